@@ -1,0 +1,309 @@
+//! What a key looks like, as data: so that garbage is refused without a look-up, and so that keys are made in it.
+
+use crate::document::Node;
+use crate::entry::Environment;
+use crate::secret::Secret;
+
+/// The format of one sort of key: a prefix, a body of random characters, perhaps a checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFormat {
+    /// What sort of key it is, in the dialect's words.
+    pub kind: String,
+    /// The environment that the prefix stands for.
+    pub environment: Option<Environment>,
+    /// What every such key begins with.
+    pub prefix: String,
+    alphabet: Alphabet,
+    min_length: usize,
+    max_length: usize,
+    issued_length: usize,
+    checksum: Checksum,
+}
+
+/// The characters of a key's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alphabet {
+    /// `0-9A-Za-z`.
+    Base62,
+    /// RFC 4648, section 5, without padding.
+    Base64Url,
+    /// Lower-case hexadecimal.
+    Hex,
+    /// Every visible ASCII character, for keys of unknown make; new ones are made of base62.
+    Visible,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checksum {
+    None,
+    /// CRC-32 (ISO 3309) of all before it, as six base62 digits, the highest first.
+    Crc32Base62,
+}
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+const CRC32_BASE62_LENGTH: usize = 6;
+
+/// The longest body a format may allow, in characters.
+pub const MAX_BODY_LENGTH: u64 = 4096;
+
+/// The least randomness of a key that is made here, in bits.
+pub const MIN_ENTROPY_BITS: f64 = 128.0;
+
+impl KeyFormat {
+    /// Whether a credential could be such a key: prefix, length, alphabet and checksum all fit.
+    pub fn matches(&self, credential: &[u8]) -> bool {
+        let Some(rest) = credential.strip_prefix(self.prefix.as_bytes()) else { return false };
+        let body = match self.checksum {
+            Checksum::None => rest,
+            Checksum::Crc32Base62 => {
+                let Some(length) = rest.len().checked_sub(CRC32_BASE62_LENGTH) else { return false };
+                let Some((body, sum)) = rest.split_at_checked(length) else { return false };
+                let Some(covered) = credential.get(..self.prefix.len() + length) else { return false };
+                if crc32_base62(covered) != sum {
+                    return false;
+                }
+                body
+            }
+        };
+        (self.min_length..=self.max_length).contains(&body.len()) && body.iter().all(|&c| self.alphabet.contains(c))
+    }
+
+    /// Makes a key out of `random`, which must fill the bytes it is given from a cryptographic source.
+    ///
+    /// # Errors
+    /// Those of `random`.
+    pub fn issue<E>(&self, mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Secret, E> {
+        let symbols = self.alphabet.issued();
+        // Bytes at or above the largest multiple of the alphabet's size would favour its first characters.
+        let unbiased = 256 - 256 % symbols.len();
+        let mut key = self.prefix.clone();
+        let mut made = 0;
+        let mut pool = [0; 64];
+        while made < self.issued_length {
+            random(&mut pool)?;
+            let usable = pool.iter().map(|&byte| usize::from(byte)).filter(|&byte| byte < unbiased);
+            for symbol in usable.filter_map(|byte| symbols.get(byte % symbols.len())).take(self.issued_length - made) {
+                key.push(char::from(*symbol));
+                made += 1;
+            }
+        }
+        if self.checksum == Checksum::Crc32Base62 {
+            let sum = crc32_base62(key.as_bytes());
+            key.extend(sum.map(char::from));
+        }
+        Ok(Secret::new(key))
+    }
+
+    /// The part of a key that may be kept and shown to recognise it by: its prefix and four characters, leaving at
+    /// least 128 bits unknown.
+    pub fn display_hint(&self, key: &Secret) -> String {
+        let shown = self.prefix.chars().count() + 4;
+        key.expose().chars().take(shown).collect::<String>() + "…"
+    }
+
+    /// Reads a format from a dialect.
+    pub(crate) fn read(node: &Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let kind = fields.required("kind").and_then(|n| n.nonempty());
+        let environment = fields
+            .optional("environment")
+            .map(|n| n.one_of(&[("live", Environment::Live), ("test", Environment::Test)]));
+        let prefix = fields.required("prefix").and_then(|n| read_prefix(&n));
+        let alphabet = fields.required("alphabet").and_then(|n| {
+            n.one_of(&[
+                ("base62", Alphabet::Base62),
+                ("base64url", Alphabet::Base64Url),
+                ("hex", Alphabet::Hex),
+                ("visible", Alphabet::Visible),
+            ])
+        });
+        let length = fields.required("length").and_then(|n| Some((n.clone(), read_length(&n)?)));
+        let checksum = match fields.optional("checksum") {
+            Some(n) => n.one_of(&[("crc32-base62", Checksum::Crc32Base62)]),
+            None => Some(Checksum::None),
+        };
+        fields.finish();
+        let (alphabet, (length_node, (min_length, issued_length, max_length))) = (alphabet?, length?);
+        let bits = issued_length as f64 * (alphabet.issued().len() as f64).log2();
+        // Four characters are shown in lists, and what is unknown of a key must still be enough.
+        let shown = 4.0 * (alphabet.issued().len() as f64).log2();
+        if bits - shown < MIN_ENTROPY_BITS {
+            length_node.problem(format!(
+                "a key needs {MIN_ENTROPY_BITS} random bits beside the four characters that are shown; this has {:.0}",
+                bits - shown
+            ));
+            return None;
+        }
+        Some(Self {
+            kind: kind?.to_owned(),
+            environment: match environment {
+                Some(environment) => Some(environment?),
+                None => None,
+            },
+            prefix: prefix?.to_owned(),
+            alphabet,
+            min_length,
+            max_length,
+            issued_length,
+            checksum: checksum?,
+        })
+    }
+}
+
+impl Alphabet {
+    fn contains(self, c: u8) -> bool {
+        match self {
+            Self::Base62 => c.is_ascii_alphanumeric(),
+            Self::Base64Url => c.is_ascii_alphanumeric() || c == b'-' || c == b'_',
+            Self::Hex => c.is_ascii_digit() || (b'a'..=b'f').contains(&c),
+            Self::Visible => c.is_ascii_graphic(),
+        }
+    }
+
+    fn issued(self) -> &'static [u8] {
+        match self {
+            Self::Base62 | Self::Visible => BASE62,
+            Self::Base64Url => BASE64URL,
+            Self::Hex => HEX,
+        }
+    }
+}
+
+fn read_prefix<'a>(node: &Node<'a>) -> Option<&'a str> {
+    let prefix = node.string()?;
+    if !prefix.bytes().all(|c| c.is_ascii_graphic()) {
+        node.problem("expected visible ASCII characters only");
+        return None;
+    }
+    Some(prefix)
+}
+
+/// `36`, or `{"min": 16, "issued": 40, "max": 512}`.
+fn read_length(node: &Node<'_>) -> Option<(usize, usize, usize)> {
+    if node.value().is_number() {
+        let length = usize::try_from(node.number(1..=MAX_BODY_LENGTH)?).ok()?;
+        return Some((length, length, length));
+    }
+    let mut fields = node.fields()?;
+    let mut bound = |name| fields.required(name).and_then(|n| usize::try_from(n.number(1..=MAX_BODY_LENGTH)?).ok());
+    let (min, issued, max) = (bound("min"), bound("issued"), bound("max"));
+    fields.finish();
+    let (min, issued, max) = (min?, issued?, max?);
+    if !(min <= issued && issued <= max) {
+        node.problem("expected min ≤ issued ≤ max");
+        return None;
+    }
+    Some((min, issued, max))
+}
+
+fn crc32_base62(covered: &[u8]) -> [u8; CRC32_BASE62_LENGTH] {
+    let mut rest = crc32fast::hash(covered) as usize;
+    let mut digits = [b'0'; CRC32_BASE62_LENGTH];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62.get(rest % BASE62.len()).copied().unwrap_or(b'0');
+        rest /= BASE62.len();
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document;
+    use proptest::prelude::*;
+
+    fn format(text: &str) -> Result<KeyFormat, String> {
+        document::parse(text.as_bytes(), |node| KeyFormat::read(&node)).map_err(|problems| problems.to_string())
+    }
+
+    fn keyward() -> KeyFormat {
+        format(
+            r#"{"kind": "key", "environment": "live", "prefix": "kw_live_", "alphabet": "base62", "length": 30,
+                "checksum": "crc32-base62"}"#,
+        )
+        .unwrap()
+    }
+
+    fn counting() -> impl FnMut(&mut [u8]) -> Result<(), ()> {
+        let mut next = 0u8;
+        move |bytes| {
+            for byte in bytes {
+                *byte = next;
+                next = next.wrapping_add(41);
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_the_crc_32_of_iso_3309_in_base62() {
+        // The check value of CRC-32/ISO-HDLC for "123456789" is cbf43926 hexadecimal, 3421780262 decimal.
+        assert_eq!(&crc32_base62(b"123456789"), b"3jZRME");
+    }
+
+    #[test]
+    fn a_key_that_is_made_matches_its_format() {
+        let key = keyward().issue(counting()).unwrap();
+        assert_eq!(key.expose().len(), 8 + 30 + 6);
+        assert!(keyward().matches(key.expose().as_bytes()));
+    }
+
+    #[test]
+    fn a_key_with_any_one_character_changed_does_not_match() {
+        let key = keyward().issue(counting()).unwrap();
+        for at in 0..key.expose().len() {
+            for replacement in [b'0', b'1', b'a', b'Z', b'_', 0, 0xff] {
+                let mut changed = key.expose().as_bytes().to_vec();
+                if changed[at] != replacement {
+                    changed[at] = replacement;
+                    assert!(!keyward().matches(&changed), "{replacement} at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_key_is_its_prefix_and_four_characters() {
+        let key = keyward().issue(counting()).unwrap();
+        assert_eq!(keyward().display_hint(&key), format!("{}…", &key.expose()[..12]));
+    }
+
+    #[test]
+    fn failing_randomness_makes_no_key() {
+        assert_eq!(keyward().issue(|_| Err("no entropy")), Err("no entropy"));
+    }
+
+    #[test]
+    fn a_format_with_too_little_randomness_is_refused() {
+        let problem = format(r#"{"kind": "k", "prefix": "p", "alphabet": "hex", "length": 35}"#).unwrap_err();
+        assert!(problem.starts_with("length: a key needs 128 random bits"), "{problem}");
+        format(r#"{"kind": "k", "prefix": "p", "alphabet": "hex", "length": 36}"#).unwrap();
+    }
+
+    #[test]
+    fn an_opaque_format_takes_any_visible_characters_within_its_lengths() {
+        let opaque = format(
+            r#"{"kind": "k", "prefix": "", "alphabet": "visible", "length": {"min": 20, "issued": 40, "max": 60}}"#,
+        )
+        .unwrap();
+        assert!(opaque.matches(&[b'~'; 20]));
+        assert!(opaque.matches(&[b'!'; 60]));
+        for bad in [&[b'a'; 19][..], &[b'a'; 61], &[b' '; 30], &[0xff; 30]] {
+            assert!(!opaque.matches(bad));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_matching_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut prefixed = b"kw_live_".to_vec();
+            prefixed.extend_from_slice(&bytes);
+            let _ = keyward().matches(&bytes);
+            // One in 2^32 would match by chance.
+            prop_assert!(!keyward().matches(&prefixed) || bytes.len() == 36);
+        }
+    }
+}
