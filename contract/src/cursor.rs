@@ -19,18 +19,29 @@ pub struct Cursor {
 }
 
 /// What a reader has, as it tells the control plane in `after`.
+///
+/// Entries show the current state of their subjects, so a reader can know of changes that it has not come to yet:
+/// `seen` is the head of the history at the last page. If the database does not know it, it was restored from a backup,
+/// and the reader may hold states of a history that is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Position {
     /// Nothing: a snapshot is wanted.
     Nothing,
-    /// Everything up to the cursor.
-    Changes(Cursor),
+    /// Every change up to `applied`.
+    Changes {
+        /// The sequence up to which every change was applied.
+        applied: u64,
+        /// The head of the history when the last page was made.
+        seen: Cursor,
+    },
     /// A snapshot begun at `base`, of which all subjects below `next` were read.
     Snapshot {
-        /// The change after which the snapshot was begun.
-        base: Cursor,
+        /// The sequence after which the snapshot was begun.
+        base: u64,
         /// The first subject that is still wanted.
         next: Digest,
+        /// The head of the history when the last page was made.
+        seen: Cursor,
     },
 }
 
@@ -64,18 +75,22 @@ impl Cursor {
 }
 
 impl Position {
-    /// Appends the binary form: a tag, then the cursor, then the next subject where there is one.
+    pub(crate) const MAX_ENCODED_LENGTH: usize = 1 + 8 + Digest::LENGTH + Cursor::ENCODED_LENGTH;
+
+    /// Appends the binary form: a tag, then the fields in order.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Nothing => out.push(0),
-            Self::Changes(cursor) => {
+            Self::Changes { applied, seen } => {
                 out.push(1);
-                cursor.encode(out);
+                out.extend_from_slice(&applied.to_le_bytes());
+                seen.encode(out);
             }
-            Self::Snapshot { base, next } => {
+            Self::Snapshot { base, next, seen } => {
                 out.push(2);
-                base.encode(out);
+                out.extend_from_slice(&base.to_le_bytes());
                 out.extend_from_slice(&next.0);
+                seen.encode(out);
             }
         }
     }
@@ -83,20 +98,24 @@ impl Position {
     /// Reads the binary form; `None` if it is not exactly one position.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
-        let position = match reader.u8()? {
-            0 => Self::Nothing,
-            1 => Self::Changes(Cursor::read(&mut reader)?),
-            2 => Self::Snapshot { base: Cursor::read(&mut reader)?, next: Digest(reader.array()?) },
-            _ => return None,
-        };
+        let position = Self::read(&mut reader)?;
         reader.is_empty().then_some(position)
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(match reader.u8()? {
+            0 => Self::Nothing,
+            1 => Self::Changes { applied: reader.u64()?, seen: Cursor::read(reader)? },
+            2 => Self::Snapshot { base: reader.u64()?, next: Digest(reader.array()?), seen: Cursor::read(reader)? },
+            _ => return None,
+        })
     }
 }
 
 /// The text of `after` in a feed request: hexadecimal of the binary form.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = Vec::with_capacity(1 + Cursor::ENCODED_LENGTH + Digest::LENGTH);
+        let mut bytes = Vec::with_capacity(Self::MAX_ENCODED_LENGTH);
         self.encode(&mut bytes);
         f.write_str(&hex::encode(bytes))
     }
@@ -122,10 +141,12 @@ mod tests {
 
     #[test]
     fn a_position_survives_its_text() {
-        let base = Cursor { epoch: 7, sequence: 9, chain: [3; 16] };
-        for position in
-            [Position::Nothing, Position::Changes(base), Position::Snapshot { base, next: Digest([0xfe; 32]) }]
-        {
+        let seen = Cursor { epoch: 7, sequence: 9, chain: [3; 16] };
+        for position in [
+            Position::Nothing,
+            Position::Changes { applied: 8, seen },
+            Position::Snapshot { base: 5, next: Digest([0xfe; 32]), seen },
+        ] {
             assert_eq!(position.to_string().parse(), Ok(position));
         }
     }

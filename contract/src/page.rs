@@ -5,28 +5,33 @@ use crate::digest::Digest;
 use crate::entry::Frames;
 use crate::wire::Reader;
 
-/// One answer of the feed. Its entries are framed as [`crate::entry`] says.
+/// One answer of the feed. Its entries are framed as [`crate::entry`] says, and show the current state of their
+/// subjects, which can be newer than the page's extent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Page<'a> {
-    /// What changed after one cursor, up to another; each subject's state is the current one.
+pub struct Page<'a> {
+    /// The position that it follows on, as the reader named it; `Nothing` where a snapshot begins, whatever was named.
+    pub answers: Position,
+    /// The head of the history when the page was made.
+    pub head: Cursor,
+    /// How far it goes.
+    pub extent: Extent,
+    /// The frames; those of a snapshot are sorted by subject.
+    pub entries: &'a [u8],
+}
+
+/// How far a page goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Every change up to this sequence. Only after `Position::Changes`.
     Changes {
-        /// The cursor that the reader named.
-        after: Cursor,
-        /// Where the reader stands once it has applied the entries.
-        to: Cursor,
-        /// The frames.
-        entries: &'a [u8],
+        /// The last change that is covered.
+        to: u64,
     },
-    /// All subjects in a range: one that is missing here does not exist (or was made after `base`).
+    /// All subjects from the position's `next` (or the first) up to, not including, `end`: one that is missing does not
+    /// exist, or was made after the snapshot's base.
     Snapshot {
-        /// The change after which the snapshot was begun.
-        base: Cursor,
-        /// The first subject of the range.
-        start: Digest,
-        /// The first subject after the range; `None` where the snapshot ends.
+        /// The first subject that is not covered; `None` where the snapshot ends.
         end: Option<Digest>,
-        /// The frames, sorted by subject.
-        entries: &'a [u8],
     },
 }
 
@@ -50,7 +55,8 @@ pub const VERSION: u8 = 1;
 const MAGIC: [u8; 4] = *b"KWFD";
 
 /// The number of bytes a page has beside its entries, at most.
-pub const MAX_HEADER_BYTES: usize = 4 + 1 + 1 + 2 * Cursor::ENCODED_LENGTH + 2 * Digest::LENGTH;
+pub const MAX_HEADER_BYTES: usize =
+    MAGIC.len() + 1 + Position::MAX_ENCODED_LENGTH + Cursor::ENCODED_LENGTH + 1 + Digest::LENGTH;
 
 const CHANGES: u8 = 0;
 const SNAPSHOT: u8 = 1;
@@ -59,25 +65,23 @@ const LAST_OF_SNAPSHOT: u8 = 2;
 impl<'a> Page<'a> {
     /// The bytes of the page.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MAX_HEADER_BYTES + self.entries().len());
+        let mut out = Vec::with_capacity(MAX_HEADER_BYTES + self.entries.len());
         out.extend_from_slice(&MAGIC);
         out.push(VERSION);
-        match self {
-            Self::Changes { after, to, .. } => {
+        self.answers.encode(&mut out);
+        self.head.encode(&mut out);
+        match &self.extent {
+            Extent::Changes { to } => {
                 out.push(CHANGES);
-                after.encode(&mut out);
-                to.encode(&mut out);
+                out.extend_from_slice(&to.to_le_bytes());
             }
-            Self::Snapshot { base, start, end, .. } => {
-                out.push(if end.is_some() { SNAPSHOT } else { LAST_OF_SNAPSHOT });
-                base.encode(&mut out);
-                out.extend_from_slice(&start.0);
-                if let Some(end) = end {
-                    out.extend_from_slice(&end.0);
-                }
+            Extent::Snapshot { end: Some(end) } => {
+                out.push(SNAPSHOT);
+                out.extend_from_slice(&end.0);
             }
+            Extent::Snapshot { end: None } => out.push(LAST_OF_SNAPSHOT),
         }
-        out.extend_from_slice(self.entries());
+        out.extend_from_slice(self.entries);
         out
     }
 
@@ -96,42 +100,60 @@ impl<'a> Page<'a> {
             None => return Err(UnreadablePage::BrokenFraming),
         }
         let page = Self::read(reader).ok_or(UnreadablePage::BrokenFraming)?;
-        if Frames::new(page.entries()).any(|frame| frame.is_err()) {
+        if !page.is_sound() || Frames::new(page.entries).any(|frame| frame.is_err()) {
             return Err(UnreadablePage::BrokenFraming);
         }
         Ok(page)
     }
 
     fn read(mut reader: Reader<'a>) -> Option<Self> {
-        Some(match reader.u8()? {
-            CHANGES => {
-                let after = Cursor::read(&mut reader)?;
-                let to = Cursor::read(&mut reader)?;
-                Self::Changes { after, to, entries: reader.rest() }
-            }
-            kind @ (SNAPSHOT | LAST_OF_SNAPSHOT) => {
-                let base = Cursor::read(&mut reader)?;
-                let start = Digest(reader.array()?);
-                let end = if kind == SNAPSHOT { Some(Digest(reader.array()?)) } else { None };
-                Self::Snapshot { base, start, end, entries: reader.rest() }
-            }
+        let answers = Position::read(&mut reader)?;
+        let head = Cursor::read(&mut reader)?;
+        let extent = match reader.u8()? {
+            CHANGES => Extent::Changes { to: reader.u64()? },
+            SNAPSHOT => Extent::Snapshot { end: Some(Digest(reader.array()?)) },
+            LAST_OF_SNAPSHOT => Extent::Snapshot { end: None },
             _ => return None,
-        })
+        };
+        Some(Self { answers, head, extent, entries: reader.rest() })
     }
 
-    /// The frames of the page.
-    pub fn entries(&self) -> &'a [u8] {
-        match self {
-            Self::Changes { entries, .. } | Self::Snapshot { entries, .. } => entries,
+    fn is_sound(&self) -> bool {
+        match (self.answers, self.extent) {
+            (Position::Changes { applied, .. }, Extent::Changes { to }) => applied <= to && to <= self.head.sequence,
+            (Position::Nothing | Position::Snapshot { .. }, Extent::Snapshot { end }) => {
+                let start = self.start();
+                let covered = |subject: &Digest| start <= *subject && end.is_none_or(|end| *subject < end);
+                end.is_none_or(|end| start < end)
+                    && Frames::new(self.entries).map_while(Result::ok).all(|frame| covered(&frame.subject))
+            }
+            _ => false,
+        }
+    }
+
+    /// The sequence after which a snapshot was begun; of changes, where they begin.
+    pub fn base(&self) -> u64 {
+        match self.answers {
+            Position::Nothing => self.head.sequence,
+            Position::Changes { applied: base, .. } | Position::Snapshot { base, .. } => base,
+        }
+    }
+
+    /// The first subject of a snapshot's range.
+    pub fn start(&self) -> Digest {
+        match self.answers {
+            Position::Snapshot { next, .. } => next,
+            Position::Nothing | Position::Changes { .. } => Digest([0; Digest::LENGTH]),
         }
     }
 
     /// Where a reader stands once it has applied the page.
     pub fn next(&self) -> Position {
-        match *self {
-            Self::Changes { to, .. } => Position::Changes(to),
-            Self::Snapshot { base, end: Some(next), .. } => Position::Snapshot { base, next },
-            Self::Snapshot { base, end: None, .. } => Position::Changes(base),
+        let seen = self.head;
+        match self.extent {
+            Extent::Changes { to } => Position::Changes { applied: to, seen },
+            Extent::Snapshot { end: Some(next) } => Position::Snapshot { base: self.base(), next, seen },
+            Extent::Snapshot { end: None } => Position::Changes { applied: self.base(), seen },
         }
     }
 }
@@ -141,9 +163,8 @@ mod tests {
     use super::*;
     use crate::entry::{Body, Entry};
 
-    fn cursor(sequence: u64) -> Cursor {
-        Cursor { epoch: 1, sequence, chain: [9; 16] }
-    }
+    const HEAD: Cursor = Cursor { epoch: 1, sequence: 9, chain: [9; 16] };
+    const CHANGES: Position = Position::Changes { applied: 3, seen: HEAD };
 
     fn entries() -> Vec<u8> {
         let mut out = Vec::new();
@@ -153,29 +174,60 @@ mod tests {
         out
     }
 
+    fn pages(entries: &[u8]) -> [(Page<'_>, Position); 4] {
+        let page = |answers, extent| Page { answers, head: HEAD, extent, entries };
+        let middle = Position::Snapshot { base: 2, next: Digest([1; 32]), seen: HEAD };
+        let end = Digest([7; 32]);
+        [
+            (page(CHANGES, Extent::Changes { to: 5 }), Position::Changes { applied: 5, seen: HEAD }),
+            (
+                page(Position::Nothing, Extent::Snapshot { end: Some(end) }),
+                Position::Snapshot { base: 9, next: end, seen: HEAD },
+            ),
+            (page(middle, Extent::Snapshot { end: Some(end) }), Position::Snapshot { base: 2, next: end, seen: HEAD }),
+            (page(middle, Extent::Snapshot { end: None }), Position::Changes { applied: 2, seen: HEAD }),
+        ]
+    }
+
     #[test]
-    fn a_page_survives_the_wire() {
+    fn a_page_survives_the_wire_and_says_where_it_leads() {
         let entries = entries();
-        for page in [
-            Page::Changes { after: cursor(1), to: cursor(2), entries: &entries },
-            Page::Snapshot { base: cursor(1), start: Digest([0; 32]), end: Some(Digest([7; 32])), entries: &entries },
-            Page::Snapshot { base: cursor(1), start: Digest([7; 32]), end: None, entries: &entries },
-        ] {
+        for (page, next) in pages(&entries) {
             let bytes = page.encode();
             assert!(bytes.len() <= MAX_HEADER_BYTES + entries.len());
             assert_eq!(Page::decode(&bytes), Ok(page));
+            assert_eq!(page.next(), next);
         }
     }
 
     #[test]
     fn what_is_no_page_another_version_or_cut_short_is_told_apart() {
         let entries = entries();
-        let page = Page::Changes { after: cursor(1), to: cursor(2), entries: &entries };
-        let mut bytes = page.encode();
+        for (page, _) in pages(&entries) {
+            let mut bytes = page.encode();
+            for cut in [bytes.len() - 1, bytes.len() - entries.len() - 1, 40, 5] {
+                assert_eq!(Page::decode(&bytes[..cut]), Err(UnreadablePage::BrokenFraming), "cut at {cut}");
+            }
+            bytes[4] = 2;
+            assert_eq!(Page::decode(&bytes), Err(UnreadablePage::UnknownVersion(2)));
+        }
         assert_eq!(Page::decode(b"<html>"), Err(UnreadablePage::NotAPage));
-        assert_eq!(Page::decode(&bytes[..bytes.len() - 1]), Err(UnreadablePage::BrokenFraming));
-        assert_eq!(Page::decode(&bytes[..40]), Err(UnreadablePage::BrokenFraming));
-        bytes[4] = 2;
-        assert_eq!(Page::decode(&bytes), Err(UnreadablePage::UnknownVersion(2)));
+    }
+
+    #[test]
+    fn a_page_that_contradicts_itself_is_not_read() {
+        let entries = entries();
+        let refused = |answers, extent| {
+            let page = Page { answers, head: HEAD, extent, entries: &entries };
+            assert_eq!(Page::decode(&page.encode()), Err(UnreadablePage::BrokenFraming), "{page:?}");
+        };
+        refused(CHANGES, Extent::Changes { to: 2 });
+        refused(CHANGES, Extent::Changes { to: 10 });
+        refused(CHANGES, Extent::Snapshot { end: None });
+        refused(Position::Nothing, Extent::Changes { to: 9 });
+        refused(Position::Nothing, Extent::Snapshot { end: Some(Digest([2; 32])) });
+        let late = Position::Snapshot { base: 1, next: Digest([2; 32]), seen: HEAD };
+        refused(late, Extent::Snapshot { end: None });
+        refused(late, Extent::Snapshot { end: Some(Digest([1; 32])) });
     }
 }

@@ -1,0 +1,223 @@
+//! The filter's configuration: JSON (a protobuf Struct in Envoy's YAML), read so that every mistake is told at once.
+
+mod rules;
+
+use crate::engine::rules::Rules;
+use keyward_contract::MAX_WAIT_SECONDS;
+use keyward_contract::dialect::Dialect;
+use keyward_contract::document::{self, Fields, Node, Problems};
+
+/// A configuration that can be used as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The system whose keys are checked and whose refusals are sent.
+    pub dialect: Dialect,
+    /// Where the snapshot comes from.
+    pub control_plane: ControlPlane,
+    /// How the snapshot is kept.
+    pub snapshot: SnapshotSettings,
+    /// The path at which the filter itself says whether it has a snapshot.
+    pub readiness_path: Option<String>,
+    /// What each route asks for.
+    pub rules: Rules,
+}
+
+/// How the control plane is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// The name of Envoy's cluster.
+    pub cluster: String,
+    /// The `:authority` of requests to it.
+    pub authority: String,
+    /// The variable of Envoy's environment that holds the edge token; `None` where mutual TLS stands for it.
+    pub token_env: Option<String>,
+    /// How long the feed may wait for a change, in seconds.
+    pub poll_wait_s: u32,
+    /// How old the last answer of the feed may be before requests are refused, in milliseconds; `None` serves on.
+    pub max_staleness_ms: Option<u64>,
+}
+
+/// How the snapshot is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotSettings {
+    /// The number of buckets in shared data, as a power of two.
+    pub bucket_bits: u32,
+    /// How many decoded records each worker keeps.
+    pub cache_records: usize,
+}
+
+const DEFAULT_BUCKETS: u64 = 65_536;
+const DEFAULT_CACHE_RECORDS: u64 = 16_384;
+const DEFAULT_POLL_WAIT_S: u64 = 20;
+const DEFAULT_TOKEN_ENV: &str = "KEYWARD_EDGE_TOKEN";
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its path.
+    pub fn parse(text: &[u8]) -> Result<Self, Problems> {
+        document::parse(text, |node| Self::read(&node))
+    }
+
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let dialect = fields.required("dialect").and_then(|n| read_dialect(&n));
+        let control_plane = fields.required("control_plane").and_then(|n| ControlPlane::read(&n));
+        let snapshot = match fields.optional("snapshot") {
+            Some(n) => SnapshotSettings::read(&n),
+            None => Some(SnapshotSettings::default()),
+        };
+        let readiness_path = optional(&mut fields, "readiness_path", |n| rules::read_path(n).map(str::to_owned));
+        let rules = match fields.optional("rules") {
+            Some(n) => rules::read(&n),
+            None => Some(Rules::everything_needs_a_key()),
+        };
+        fields.finish();
+        Some(Self {
+            dialect: dialect?,
+            control_plane: control_plane?,
+            snapshot: snapshot?,
+            readiness_path: readiness_path?,
+            rules: rules?,
+        })
+    }
+}
+
+impl ControlPlane {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let cluster = fields.required("cluster").and_then(|n| n.nonempty());
+        let authority = fields.optional("authority").map_or(Some("keyward"), |n| n.nonempty());
+        let token_env = match fields.optional("token_env") {
+            None => Some(Some(DEFAULT_TOKEN_ENV.to_owned())),
+            Some(n) if n.value().is_null() => Some(None),
+            Some(n) => n.nonempty().map(|name| Some(name.to_owned())),
+        };
+        let poll_wait_s = fields
+            .optional("poll_wait_s")
+            .map_or(Some(DEFAULT_POLL_WAIT_S), |n| n.number(1..=u64::from(MAX_WAIT_SECONDS)));
+        let max_staleness_s = optional(&mut fields, "max_staleness_s", |n| n.number(1..=u64::from(u32::MAX)));
+        fields.finish();
+        Some(Self {
+            cluster: cluster?.to_owned(),
+            authority: authority?.to_owned(),
+            token_env: token_env?,
+            poll_wait_s: u32::try_from(poll_wait_s?).ok()?,
+            max_staleness_ms: max_staleness_s?.map(|seconds| seconds * 1000),
+        })
+    }
+}
+
+impl SnapshotSettings {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let mut fields = node.fields()?;
+        let buckets = fields.optional("buckets").map_or(Some(DEFAULT_BUCKETS), |n| {
+            let buckets = n.number(16..=1 << 20)?;
+            if !buckets.is_power_of_two() {
+                n.problem("expected a power of two");
+                return None;
+            }
+            Some(buckets)
+        });
+        let cache_records =
+            fields.optional("cache_records").map_or(Some(DEFAULT_CACHE_RECORDS), |n| n.number(0..=1 << 20));
+        fields.finish();
+        Some(Self { bucket_bits: buckets?.trailing_zeros(), cache_records: usize::try_from(cache_records?).ok()? })
+    }
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> Self {
+        Self { bucket_bits: DEFAULT_BUCKETS.trailing_zeros(), cache_records: DEFAULT_CACHE_RECORDS as usize }
+    }
+}
+
+/// The name of a dialect that comes with Keyward, or a whole dialect in place.
+fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
+    let Some(name) = node.value().as_str() else { return Dialect::read(node) };
+    match Dialect::built_in(name) {
+        Some(Ok(dialect)) => Some(dialect),
+        Some(Err(problems)) => {
+            node.problem(problems.to_string());
+            None
+        }
+        None => {
+            let known: Vec<_> = Dialect::built_in_names().collect();
+            node.problem(format!("no such dialect; known: {}; or write one in place", known.join(", ")));
+            None
+        }
+    }
+}
+
+/// A field that may be absent: `None` is a mistake, `Some(None)` its absence.
+fn optional<'a, T>(
+    fields: &mut Fields<'a>,
+    name: &'static str,
+    read: impl FnOnce(&Node<'a>) -> Option<T>,
+) -> Option<Option<T>> {
+    match fields.optional(name) {
+        Some(node) => read(&node).map(Some),
+        None => Some(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_configuration_asks_for_a_key_everywhere() {
+        let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
+        assert_eq!(config.rules, Rules::everything_needs_a_key());
+        assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
+        assert_eq!(config.snapshot, SnapshotSettings { bucket_bits: 16, cache_records: 16_384 });
+    }
+
+    #[test]
+    fn numbers_may_come_as_floating_point_as_a_struct_has_them() {
+        let config = Config::parse(
+            br#"{"dialect": "exona", "control_plane": {"cluster": "cp", "poll_wait_s": 5.0, "max_staleness_s": 60.0,
+                 "token_env": null}, "snapshot": {"buckets": 256.0}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.control_plane.poll_wait_s, 5);
+        assert_eq!(config.control_plane.max_staleness_ms, Some(60_000));
+        assert_eq!(config.control_plane.token_env, None);
+        assert_eq!(config.snapshot.bucket_bits, 8);
+    }
+
+    #[test]
+    fn a_dialect_can_stand_in_place() {
+        let text = include_str!("../../contract/dialects/exograph.json");
+        let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
+        assert_eq!(Config::parse(config.as_bytes()).unwrap().dialect.name, "exograph");
+    }
+
+    #[test]
+    fn all_mistakes_are_told_with_their_paths() {
+        let problems = Config::parse(
+            br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61}, "snapshot": {"buckets": 1000},
+                 "readiness_path": "ready", "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
+                 {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
+                 {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]}], "extra": 1}"#,
+        )
+        .unwrap_err()
+        .to_string();
+        for expected in [
+            "dialect: no such dialect; known: keyward, ",
+            "control_plane: \"cluster\" is missing",
+            "control_plane.authority: expected a string that is not empty",
+            "control_plane.poll_wait_s: expected a whole number from 1 to 60",
+            "snapshot.buckets: expected a power of two",
+            "readiness_path: expected a path that begins with /",
+            "rules[0].path: expected exactly one of",
+            "rules[1].access: expected one of",
+            "rules[1].scopes[0]: expected a scope",
+            "rules[2]: \"kinds\" and \"scopes\" are asked of keys only",
+            "extra: unknown field",
+        ] {
+            assert!(problems.contains(expected), "{expected}\nin {problems}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! One bucket of the snapshot: the records whose digests share their leading bits, and how far they reflect the feed.
+//!
+//! A bucket is replaced whole. Its stamp only rises, so a fetcher that fell behind can take nothing back; and a record
+//! that says *revoked* is never replaced by one that does not, whatever a restored database sends.
+
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames};
+use std::collections::BTreeMap;
+
+/// How far a bucket reflects the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Stamp {
+    /// Rises with every snapshot that this process begins.
+    pub generation: u32,
+    /// The sequence of the feed within the generation.
+    pub sequence: u64,
+}
+
+/// What is to be written into a bucket.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// The current state of some subjects.
+    Changes,
+    /// The state of all subjects from `start` up to, not including, `end`.
+    Range {
+        /// The first subject.
+        start: &'a Digest,
+        /// The first subject that is not covered; `None` covers the rest.
+        end: Option<&'a Digest>,
+        /// The wall clock, in milliseconds since the Unix epoch.
+        now_ms: u64,
+    },
+}
+
+/// What became of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The bytes to write; `None` leaves the bucket as it is.
+    pub rewritten: Option<Vec<u8>>,
+    /// How many records it holds more than before.
+    pub gained: i64,
+    /// How many records it then holds within the input's range.
+    pub in_range: u64,
+}
+
+/// How long a revoked record that a snapshot does not mention is kept, in milliseconds: as long as the control plane
+/// keeps one, so that no backup younger than this brings a revoked key back.
+pub const REVOKED_RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+const STAMP_LENGTH: usize = 4 + 8;
+
+/// Finds a record.
+///
+/// # Errors
+/// If the bucket cannot be read; nothing in it can be trusted then.
+pub fn find<'a>(bucket: &'a [u8], subject: &Digest) -> Result<Option<Frame<'a>>, BrokenFraming> {
+    let (_, frames) = split(bucket).ok_or(BrokenFraming)?;
+    for frame in Frames::new(frames) {
+        let frame = frame?;
+        if frame.subject == *subject {
+            return Ok(Some(frame));
+        }
+    }
+    Ok(None)
+}
+
+/// The stamp of a bucket; the lowest if it was never written.
+pub fn stamp_of(bucket: &[u8]) -> Stamp {
+    split(bucket).map_or_else(Stamp::default, |(stamp, _)| stamp)
+}
+
+/// Merges frames into a bucket.
+///
+/// Changes need a stamp above the bucket's; a range may come again with the same one, since a bucket can lie in two
+/// pages of a snapshot.
+pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> Outcome {
+    let (old_stamp, old_frames) = split(bucket).unwrap_or((Stamp::default(), &[]));
+    let before: Vec<Frame<'_>> = Frames::new(old_frames).map_while(Result::ok).collect();
+    let outdated = match input {
+        Input::Changes => stamp <= old_stamp,
+        Input::Range { .. } => stamp < old_stamp,
+    };
+    if outdated {
+        let in_range = before.iter().filter(|frame| input.covers(&frame.subject)).count() as u64;
+        return Outcome { rewritten: None, gained: 0, in_range };
+    }
+    let mut records: BTreeMap<Digest, (u64, Frame<'_>)> = BTreeMap::new();
+    for frame in &before {
+        // Versions of another generation say nothing in this one: whatever comes now is newer.
+        let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
+        let kept = match input {
+            // A snapshot has passed over this bucket since and did not find it, so a stale fetcher has made it.
+            Input::Changes => old_stamp.generation == stamp.generation,
+            Input::Range { now_ms, .. } => {
+                !input.covers(&frame.subject)
+                    || version > stamp.sequence
+                    || revoked_at(frame).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms)
+            }
+        };
+        let incoming = || Frames::new(incoming).map_while(Result::ok).any(|new| new.subject == frame.subject);
+        if kept || incoming() {
+            records.insert(frame.subject, (version, *frame));
+        }
+    }
+    for frame in Frames::new(incoming).map_while(Result::ok) {
+        if let Some((version, old)) = records.get(&frame.subject)
+            && !replaces(&frame, *version, old)
+        {
+            continue;
+        }
+        if matches!(frame.decode(), Ok(Body::Removed)) {
+            records.remove(&frame.subject);
+        } else {
+            records.insert(frame.subject, (frame.version, frame));
+        }
+    }
+    let mut rewritten = Vec::with_capacity(STAMP_LENGTH + old_frames.len() + incoming.len());
+    rewritten.extend_from_slice(&stamp.generation.to_le_bytes());
+    rewritten.extend_from_slice(&stamp.sequence.to_le_bytes());
+    for (version, frame) in records.values() {
+        frame.encode_with_version(*version, &mut rewritten);
+    }
+    let gained = i64::try_from(records.len()).unwrap_or(i64::MAX) - i64::try_from(before.len()).unwrap_or(i64::MAX);
+    let in_range = records.keys().filter(|subject| input.covers(subject)).count() as u64;
+    Outcome { rewritten: Some(rewritten), gained, in_range }
+}
+
+/// Whether a frame takes the place of one whose version counts as `old_version`.
+fn replaces(new: &Frame<'_>, old_version: u64, old: &Frame<'_>) -> bool {
+    if new.version <= old_version {
+        return false;
+    }
+    match new.decode() {
+        Ok(Body::Removed) => true,
+        // A frame that cannot be read refuses, but cannot say why; the one that says so stays.
+        Ok(Body::Key(key)) if key.revoked_at_ms.is_some() => true,
+        _ => revoked_at(old).is_none(),
+    }
+}
+
+fn revoked_at(frame: &Frame<'_>) -> Option<u64> {
+    match frame.decode() {
+        Ok(Body::Key(key)) => key.revoked_at_ms,
+        _ => None,
+    }
+}
+
+fn split(bucket: &[u8]) -> Option<(Stamp, &[u8])> {
+    let (generation, rest) = bucket.split_first_chunk::<4>()?;
+    let (sequence, frames) = rest.split_first_chunk::<8>()?;
+    Some((Stamp { generation: u32::from_le_bytes(*generation), sequence: u64::from_le_bytes(*sequence) }, frames))
+}
+
+impl Input<'_> {
+    fn covers(&self, subject: &Digest) -> bool {
+        match self {
+            Self::Changes => true,
+            Self::Range { start, end, .. } => *start <= subject && end.is_none_or(|end| subject < end),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyward_contract::entry::{Entry, KeyRecord};
+
+    const EVERYTHING: Input<'static> = Input::Range { start: &Digest([0; 32]), end: None, now_ms: NOW };
+    const NOW: u64 = REVOKED_RETENTION_MS + 1000;
+
+    fn at(generation: u32, sequence: u64) -> Stamp {
+        Stamp { generation, sequence }
+    }
+
+    fn key(subject: u8, version: u64, revoked_at_ms: Option<u64>) -> Vec<u8> {
+        let body = Body::Key(KeyRecord { key_id: "k".into(), revoked_at_ms, ..KeyRecord::default() });
+        frame(subject, version, body)
+    }
+
+    fn frame(subject: u8, version: u64, body: Body) -> Vec<u8> {
+        let mut out = Vec::new();
+        Entry { subject: Digest([subject; 32]), version, body }.encode(&mut out).unwrap();
+        out
+    }
+
+    fn state(bucket: &[u8], subject: u8) -> Option<(u64, bool)> {
+        let frame = find(bucket, &Digest([subject; 32])).unwrap()?;
+        Some((frame.version, revoked_at(&frame).is_some()))
+    }
+
+    fn written(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> Vec<u8> {
+        merge(bucket, stamp, incoming, input).rewritten.expect("a rewritten bucket")
+    }
+
+    #[test]
+    fn a_change_is_written_once_and_not_taken_back_by_an_older_page() {
+        let bucket = written(&[], at(1, 5), &key(1, 5, Some(9)), Input::Changes);
+        assert_eq!(state(&bucket, 1), Some((5, true)));
+        for stale in [at(1, 5), at(1, 4), at(0, 9)] {
+            assert_eq!(merge(&bucket, stale, &key(1, 4, None), Input::Changes).rewritten, None);
+        }
+    }
+
+    #[test]
+    fn a_revoked_record_outlives_a_restored_database() {
+        let bucket = written(&[], at(1, 50), &key(1, 50, Some(NOW)), Input::Changes);
+        let bucket = written(&bucket, at(2, 10), &key(1, 10, None), EVERYTHING);
+        assert_eq!(state(&bucket, 1), Some((0, true)), "an active record from a backup");
+        let bucket = written(&bucket, at(3, 10), &[], EVERYTHING);
+        assert_eq!(state(&bucket, 1), Some((0, true)), "a backup from before the key was made");
+        let bucket = written(&bucket, at(3, 11), &frame(1, 11, Body::Removed), Input::Changes);
+        assert_eq!(state(&bucket, 1), None, "an explicit removal");
+    }
+
+    #[test]
+    fn a_revoked_record_past_its_retention_goes_with_a_snapshot_that_does_not_know_it() {
+        let bucket = written(&[], at(1, 50), &key(1, 50, Some(1)), Input::Changes);
+        assert_eq!(state(&written(&bucket, at(2, 60), &[], EVERYTHING), 1), None);
+    }
+
+    #[test]
+    fn a_snapshot_replaces_its_range_and_nothing_else() {
+        let both = [key(1, 3, None), key(7, 4, None)].concat();
+        let bucket = written(&[], at(1, 4), &both, Input::Changes);
+        let range = Input::Range { start: &Digest([0; 32]), end: Some(&Digest([5; 32])), now_ms: NOW };
+        let outcome = merge(&bucket, at(2, 2), &key(2, 1, None), range);
+        assert_eq!((outcome.gained, outcome.in_range), (0, 1));
+        let bucket = outcome.rewritten.unwrap();
+        assert_eq!(
+            (state(&bucket, 1), state(&bucket, 2), state(&bucket, 7)),
+            (None, Some((1, false)), Some((0, false)))
+        );
+        let rest = Input::Range { start: &Digest([5; 32]), end: None, now_ms: NOW };
+        let bucket = written(&bucket, at(2, 2), &[], rest);
+        assert_eq!((state(&bucket, 2), state(&bucket, 7)), (Some((1, false)), None));
+    }
+
+    #[test]
+    fn a_page_of_a_snapshot_that_comes_again_does_not_undo_what_came_after_its_base() {
+        let bucket = written(&[], at(1, 10), &key(1, 12, None), EVERYTHING);
+        let bucket = written(&bucket, at(1, 10), &[], EVERYTHING);
+        assert_eq!(state(&bucket, 1), Some((12, false)));
+    }
+
+    #[test]
+    fn a_bucket_that_a_stale_fetcher_made_behind_a_snapshot_does_not_count() {
+        let bucket = written(&[], at(1, 5), &key(1, 5, None), Input::Changes);
+        let bucket = written(&bucket, at(2, 6), &key(2, 6, None), Input::Changes);
+        assert_eq!((state(&bucket, 1), state(&bucket, 2)), (None, Some((6, false))));
+    }
+
+    #[test]
+    fn an_unreadable_frame_is_kept_as_it_is_but_does_not_hide_a_revocation() {
+        let mut strange = frame(1, 6, Body::Removed);
+        *strange.last_mut().unwrap() = 99;
+        let bucket = written(&[], at(1, 6), &strange, Input::Changes);
+        assert!(find(&bucket, &Digest([1; 32])).unwrap().unwrap().decode().is_err());
+        let bucket = written(&[], at(1, 5), &key(1, 5, Some(1)), Input::Changes);
+        assert_eq!(state(&written(&bucket, at(1, 6), &strange, Input::Changes), 1), Some((5, true)));
+    }
+}

@@ -1,0 +1,456 @@
+//! One request, one verdict. The order of the checks is that of [`Refusal`].
+
+use crate::config::Config;
+use crate::engine::credential::{self, Credential, Header};
+use crate::engine::feed::Now;
+use crate::engine::rules::{Access, Requirement};
+use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
+use crate::engine::store::SharedStore;
+use keyward_contract::digest::Digest;
+use keyward_contract::error_shape::{Facts, Rendered};
+use keyward_contract::verdict::Refusal;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes on, in this name.
+    Allow(Rc<Holder>),
+    /// It goes on without a name: the route asks for no key.
+    Public,
+    /// It goes on with its credential, which another filter checks.
+    Delegated,
+    /// It is answered here.
+    Refuse(Refused),
+}
+
+/// A refusal with what it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// The key, once its record was found.
+    pub holder: Option<Rc<Holder>>,
+    /// The permission that is lacking.
+    pub scope: String,
+}
+
+/// After how many seconds to come back when there is nothing to decide with: the first snapshot takes about that long.
+const UNAVAILABLE_RETRY_S: u64 = 1;
+
+impl Decision {
+    /// The name in filter state, metrics and logs.
+    pub fn verdict(&self) -> &'static str {
+        match self {
+            Self::Allow(_) => "allow",
+            Self::Public => "public",
+            Self::Delegated => "delegated",
+            Self::Refuse(refused) => refused.refusal.name(),
+        }
+    }
+
+    /// The id of the key, where its record was found.
+    pub fn key_id(&self) -> Option<&str> {
+        match self {
+            Self::Allow(holder) => Some(&holder.key.key_id),
+            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| holder.key.key_id.as_str()),
+            Self::Public | Self::Delegated => None,
+        }
+    }
+}
+
+impl Refused {
+    /// The answer, in the dialect's words.
+    pub fn render(&self, config: &Config, headers: &[Header]) -> Rendered {
+        let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
+        let key = self.holder.as_ref().map(|holder| &holder.key);
+        let facts = Facts {
+            header: config.dialect.sources.first().map_or("", |source| &source.header_as_written),
+            request_id: request_id.unwrap_or_default(),
+            key_id: key.map_or("", |key| &key.key_id),
+            expired_at_ms: key.and_then(|key| key.expires_at_ms).unwrap_or_default(),
+            scope: &self.scope,
+            retry_after_s: UNAVAILABLE_RETRY_S,
+            limit: 0,
+            window_s: 0,
+        };
+        config.dialect.errors.render(self.refusal, &facts)
+    }
+}
+
+/// Decides. The client's address is asked for only where a key has an allowlist.
+pub fn decide(
+    config: &Config,
+    snapshot: &mut Snapshot,
+    store: &impl SharedStore,
+    headers: &[Header],
+    now: Now,
+    client: impl FnOnce() -> Option<IpAddr>,
+) -> Decision {
+    let path = header(headers, ":path").unwrap_or_default();
+    let requirement = match config.rules.access(path) {
+        Access::Public => return Decision::Public,
+        Access::Delegated => return Decision::Delegated,
+        Access::Key(requirement) => requirement,
+    };
+    match check(config, snapshot, store, headers, now, requirement, client) {
+        Ok(holder) => Decision::Allow(holder),
+        Err(refused) => Decision::Refuse(refused),
+    }
+}
+
+fn check(
+    config: &Config,
+    snapshot: &mut Snapshot,
+    store: &impl SharedStore,
+    headers: &[Header],
+    now: Now,
+    requirement: &Requirement,
+    client: impl FnOnce() -> Option<IpAddr>,
+) -> Result<Rc<Holder>, Refused> {
+    snapshot.refresh(store, now.monotonic_ms);
+    if !snapshot.is_usable(now.monotonic_ms, config.control_plane.max_staleness_ms) {
+        return Err(Refusal::Unavailable.into());
+    }
+    let digest = digest(config, headers)?;
+    let holder = match snapshot.find(store, &digest) {
+        Found::Key(holder) => holder,
+        Found::Nothing => return Err(Refusal::Unknown.into()),
+        Found::Unreadable => return Err(Refusal::Unavailable.into()),
+    };
+    match refusal_of(config, &holder, now.wall_ms, requirement, client) {
+        None => Ok(holder),
+        Some((refusal, scope)) => Err(Refused { refusal, holder: Some(holder), scope: scope.to_owned() }),
+    }
+}
+
+/// The digest of the request's credential, if it has one that can be a key.
+fn digest(config: &Config, headers: &[Header]) -> Result<Digest, Refusal> {
+    let credential = match credential::find(&config.dialect.sources, headers) {
+        Credential::One(credential) => credential,
+        Credential::Missing => return Err(Refusal::Missing),
+        Credential::Malformed => return Err(Refusal::Malformed),
+    };
+    if credential::is_jwt(credential) {
+        return Err(Refusal::Jwt);
+    }
+    config.dialect.format_of(credential).map(|_| Digest::of_key(credential)).ok_or(Refusal::Malformed)
+}
+
+/// What speaks against a key that exists, and the scope that it lacks if it is that.
+fn refusal_of<'a>(
+    config: &Config,
+    holder: &Holder,
+    wall_ms: u64,
+    requirement: &'a Requirement,
+    client: impl FnOnce() -> Option<IpAddr>,
+) -> Option<(Refusal, &'a str)> {
+    let key = &holder.key;
+    let is_past = |time: Option<u64>| time.is_some_and(|time| time <= wall_ms);
+    if key.revoked_at_ms.is_some() || is_past(key.secret_not_after_ms) {
+        return Some((Refusal::Revoked, ""));
+    }
+    if is_past(key.expires_at_ms) {
+        return Some((Refusal::Expired, ""));
+    }
+    let associated = match &holder.owner {
+        OwnerState::Unowned => !config.dialect.owner_required,
+        OwnerState::Known(owner) => !owner.disabled,
+        OwnerState::Unknown => false,
+    };
+    if !associated {
+        return Some((Refusal::Unassociated, ""));
+    }
+    if requirement.kinds.as_ref().is_some_and(|kinds| !kinds.contains(&key.kind)) {
+        return Some((Refusal::WrongKind, ""));
+    }
+    if !key.allowlist.is_empty() {
+        let address = client().map(|address| address.to_canonical());
+        if !address.is_some_and(|address| key.allowlist.iter().any(|net| net.contains(&address))) {
+            return Some((Refusal::ForbiddenIp, ""));
+        }
+    }
+    let lacking = requirement.scopes.iter().find(|scope| !holder.may(scope))?;
+    Some((Refusal::InsufficientScope, lacking))
+}
+
+impl Holder {
+    /// Whether the key has a permission, and its owner at this moment too.
+    fn may(&self, scope: &String) -> bool {
+        let owner_may = match &self.owner {
+            OwnerState::Known(owner) => {
+                owner.permissions.as_ref().is_none_or(|permissions| permissions.contains(scope))
+            }
+            OwnerState::Unowned => true,
+            OwnerState::Unknown => false,
+        };
+        owner_may && self.key.scopes.contains(scope)
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, holder: None, scope: String::new() }
+    }
+}
+
+/// The first value of a header field.
+pub fn header<'a>(headers: &'a [Header], name: &str) -> Option<&'a [u8]> {
+    headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::bucket::{self, Input, Stamp};
+    use crate::engine::cells::Status;
+    use crate::engine::store::memory::MemoryStore;
+    use crate::engine::store::{Names, update};
+    use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+    use std::cell::Cell;
+
+    const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+    const NOW: Now = Now { monotonic_ms: 100_000, wall_ms: 1_700_000_000_000 };
+    const BITS: u32 = 4;
+
+    struct Edge {
+        config: Config,
+        store: MemoryStore,
+        names: Names,
+        snapshot: Snapshot,
+        version: u64,
+    }
+
+    impl Edge {
+        fn new(rules: &str) -> Self {
+            let text = format!(
+                r#"{{"dialect": "exona", "control_plane": {{"cluster": "c", "max_staleness_s": 60}}, "rules": {rules}}}"#
+            );
+            let names = Names::new("c", "a", BITS);
+            let snapshot = Snapshot::new(names.clone(), BITS, 100);
+            let config = Config::parse(text.as_bytes()).unwrap();
+            let edge = Self { config, store: MemoryStore::default(), names, snapshot, version: 0 };
+            edge.status(|status| {
+                status.generation = 1;
+                status.contact_ms = NOW.monotonic_ms;
+            });
+            edge
+        }
+
+        fn open() -> Self {
+            Self::new(r#"[{"path": {"prefix": "/"}, "access": "key"}]"#)
+        }
+
+        fn status(&self, change: impl Fn(&mut Status)) {
+            update(&self.store, &self.names.status, |current| {
+                let mut status = current.map_or(Status::START, Status::decode);
+                change(&mut status);
+                (Some(status.encode()), ())
+            });
+        }
+
+        fn put(&mut self, subject: Digest, body: Body) {
+            self.version += 1;
+            let mut frame = Vec::new();
+            Entry { subject, version: self.version, body }.encode(&mut frame).unwrap();
+            self.put_frame(subject, &frame);
+        }
+
+        fn put_frame(&self, subject: Digest, frame: &[u8]) {
+            let index = subject.leading_bits(BITS);
+            let stamp = Stamp { generation: 1, sequence: self.version };
+            update(&self.store, &self.names.bucket(index), |current| {
+                (bucket::merge(current.unwrap_or_default(), stamp, frame, Input::Changes).rewritten, ())
+            });
+            self.status(|status| status.stripes[Status::stripe_of(index)] += 1);
+        }
+
+        fn key(&mut self, change: impl Fn(&mut KeyRecord)) {
+            let mut key = KeyRecord { key_id: "key_1".into(), kind: "key".into(), ..KeyRecord::default() };
+            change(&mut key);
+            self.put(Digest::of_key(KEY.as_bytes()), Body::Key(key));
+        }
+
+        fn decide(&mut self, path: &str, authorization: Option<&str>, client: Option<&str>) -> Decision {
+            let mut headers = vec![(":path".to_owned(), path.as_bytes().to_vec())];
+            headers.extend(authorization.map(|value| ("authorization".to_owned(), value.as_bytes().to_vec())));
+            let client = client.map(|address| address.parse().unwrap());
+            self.snapshot.poll(&self.store, NOW.monotonic_ms);
+            decide(&self.config, &mut self.snapshot, &self.store, &headers, NOW, || client)
+        }
+
+        fn verdict(&mut self) -> &'static str {
+            self.decide("/", Some(&format!("Bearer {KEY}")), None).verdict()
+        }
+
+        fn verdict_from(&mut self, client: &str) -> &'static str {
+            self.decide("/", Some(&format!("Bearer {KEY}")), Some(client)).verdict()
+        }
+    }
+
+    #[test]
+    fn without_a_snapshot_or_with_a_stale_one_even_a_request_without_a_key_is_unavailable() {
+        let mut edge = Edge::open();
+        edge.key(|_| {});
+        assert_eq!(edge.verdict(), "allow");
+        edge.status(|status| status.contact_ms = NOW.monotonic_ms - 60_001);
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.status(|status| {
+            status.contact_ms = NOW.monotonic_ms;
+            status.generation = 0;
+        });
+        assert_eq!(edge.verdict(), "unavailable");
+        assert_eq!(edge.decide("/", None, None).verdict(), "unavailable");
+    }
+
+    #[test]
+    fn each_bad_credential_has_its_verdict() {
+        let mut edge = Edge::open();
+        edge.key(|_| {});
+        let mut verdict = |authorization| edge.decide("/", authorization, None).verdict();
+        assert_eq!(verdict(None), "missing");
+        assert_eq!(verdict(Some("Bearer nonsense")), "malformed");
+        assert_eq!(verdict(Some("Bearer eyJhbGciOiJub25lIn0.e30.")), "jwt");
+        assert_eq!(verdict(Some("Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy")), "unknown");
+    }
+
+    #[test]
+    fn a_key_is_refused_from_the_moment_it_is_revoked_or_ends() {
+        let mut edge = Edge::open();
+        edge.key(|key| key.expires_at_ms = Some(NOW.wall_ms + 1));
+        assert_eq!(edge.verdict(), "allow");
+        edge.key(|key| key.expires_at_ms = Some(NOW.wall_ms));
+        assert_eq!(edge.verdict(), "expired");
+        edge.key(|key| key.secret_not_after_ms = Some(NOW.wall_ms + 1));
+        assert_eq!(edge.verdict(), "allow");
+        edge.key(|key| key.secret_not_after_ms = Some(NOW.wall_ms));
+        assert_eq!(edge.verdict(), "revoked");
+        edge.key(|key| {
+            key.revoked_at_ms = Some(1);
+            key.expires_at_ms = Some(1);
+        });
+        assert_eq!(edge.verdict(), "revoked");
+    }
+
+    #[test]
+    fn an_owner_decides_for_its_keys() {
+        let mut edge = Edge::open();
+        edge.key(|key| key.owner = Some("acme".into()));
+        assert_eq!(edge.verdict(), "unassociated", "an owner that is not known");
+        edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
+        assert_eq!(edge.verdict(), "allow");
+        edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord { disabled: true, permissions: None }));
+        assert_eq!(edge.verdict(), "unassociated");
+    }
+
+    #[test]
+    fn a_key_that_must_have_an_owner_and_has_none_is_unassociated() {
+        let mut edge = Edge::open();
+        edge.config.dialect.owner_required = true;
+        edge.key(|_| {});
+        assert_eq!(edge.verdict(), "unassociated");
+    }
+
+    #[test]
+    fn an_allowlist_is_held_against_the_client_in_both_families() {
+        let mut edge = Edge::open();
+        edge.key(|key| key.allowlist = vec!["10.1.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+        for (client, expected) in [
+            ("10.1.2.3", "allow"),
+            ("::ffff:10.1.2.3", "allow"),
+            ("2001:db8::1", "allow"),
+            ("10.2.0.1", "forbidden_ip"),
+            ("::ffff:10.2.0.1", "forbidden_ip"),
+            ("2001:db9::1", "forbidden_ip"),
+        ] {
+            assert_eq!(edge.verdict_from(client), expected, "{client}");
+        }
+        assert_eq!(edge.verdict(), "forbidden_ip", "an address that is not known");
+    }
+
+    #[test]
+    fn the_clients_address_is_not_asked_for_without_an_allowlist() {
+        let mut edge = Edge::open();
+        edge.key(|_| {});
+        let asked = Cell::new(false);
+        let headers =
+            [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+        let decision = decide(&edge.config, &mut edge.snapshot, &edge.store, &headers, NOW, || {
+            asked.set(true);
+            None
+        });
+        assert_eq!((decision.verdict(), asked.get()), ("allow", false));
+    }
+
+    #[test]
+    fn a_key_in_the_cache_costs_no_look_up() {
+        let mut edge = Edge::open();
+        edge.key(|key| key.owner = Some("acme".into()));
+        edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
+        assert_eq!(edge.verdict(), "allow");
+        let headers =
+            [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+        let before = edge.store.calls.get();
+        let decision = decide(&edge.config, &mut edge.snapshot, &edge.store, &headers, NOW, || None);
+        assert_eq!((decision.verdict(), edge.store.calls.get() - before), ("allow", 0));
+    }
+
+    #[test]
+    fn a_status_that_is_too_old_is_read_again_before_a_cached_key_is_believed() {
+        let mut edge = Edge::open();
+        edge.key(|_| {});
+        assert_eq!(edge.verdict(), "allow");
+        edge.key(|key| key.revoked_at_ms = Some(1));
+        let headers =
+            [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+        let mut at = |ms| {
+            let now = Now { monotonic_ms: NOW.monotonic_ms + ms, ..NOW };
+            decide(&edge.config, &mut edge.snapshot, &edge.store, &headers, now, || None).verdict()
+        };
+        assert_eq!(at(50), "allow");
+        assert_eq!(at(51), "revoked");
+    }
+
+    #[test]
+    fn scopes_and_kinds_are_asked_of_the_key_and_bounded_by_its_owner() {
+        let mut edge = Edge::new(
+            r#"[{"path": {"prefix": "/admin"}, "access": "key", "scopes": ["read", "admin"]},
+                {"path": {"prefix": "/hooks"}, "access": "key", "kinds": ["team"]},
+                {"path": {"exact": "/open"}, "access": "public"}, {"path": {"prefix": "/mcp"}, "access": "delegated"}]"#,
+        );
+        let bearer = format!("Bearer {KEY}");
+        edge.key(|key| key.scopes = vec!["read".into()]);
+        let decision = edge.decide("/admin/x", Some(&bearer), None);
+        let Decision::Refuse(refused) = &decision else { panic!("{decision:?}") };
+        assert_eq!((refused.refusal, refused.scope.as_str()), (Refusal::InsufficientScope, "admin"));
+        assert_eq!(decision.key_id(), Some("key_1"));
+        assert_eq!(edge.decide("/hooks", Some(&bearer), None).verdict(), "wrong_kind");
+        assert_eq!(edge.decide("/open", None, None).verdict(), "public");
+        assert_eq!(edge.decide("/mcp", None, None).verdict(), "delegated");
+        assert_eq!(edge.decide("/elsewhere", Some(&bearer), None).verdict(), "wrong_kind", "no rule matches");
+        assert_eq!(edge.decide("/elsewhere", None, None).verdict(), "missing");
+        edge.key(|key| {
+            key.scopes = vec!["read".into(), "admin".into()];
+            key.owner = Some("acme".into());
+        });
+        edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
+        assert_eq!(edge.decide("/admin", Some(&bearer), None).verdict(), "allow");
+        let permissions = Some(vec!["read".to_owned()]);
+        edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord { disabled: false, permissions }));
+        assert_eq!(edge.decide("/admin", Some(&bearer), None).verdict(), "insufficient_scope");
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_understood_refuses() {
+        let mut edge = Edge::open();
+        edge.key(|_| {});
+        edge.version += 1;
+        let subject = Digest::of_key(KEY.as_bytes());
+        let mut frame = Vec::new();
+        Entry { subject, version: edge.version, body: Body::Removed }.encode(&mut frame).unwrap();
+        *frame.last_mut().unwrap() = 200;
+        edge.put_frame(subject, &frame);
+        assert_eq!(edge.verdict(), "unavailable");
+    }
+}

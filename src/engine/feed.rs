@@ -1,0 +1,310 @@
+//! Applying a page of the feed to the buckets, a little at a time.
+//!
+//! The order of writes is buckets, status, cursor. The cursor comes last because it is what the next fetcher goes by:
+//! a fetcher that dies before it leaves a page that is applied again, which finds the buckets done and announces them
+//! once more. (Were the status last, a fetcher that died before it would leave a revocation that no warm cache hears
+//! of.) The property test in `feed_model.rs` beside this file interleaves fetchers, deaths, replays and restored
+//! databases.
+
+use crate::engine::bucket::{self, Input, Stamp};
+use crate::engine::cells::{CursorCell, Status};
+use crate::engine::store::{Names, SharedStore, update};
+use keyward_contract::cursor::Position;
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Frame, Frames};
+use keyward_contract::page::{Extent, Page, UnreadablePage};
+use std::collections::BTreeMap;
+
+/// What a fetcher asked for, and what the cursor was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What it told the control plane.
+    pub position: Position,
+    cell: CursorCell,
+    tag: Option<u32>,
+}
+
+/// A page that is being applied.
+#[derive(Debug)]
+pub struct Application {
+    kind: Kind,
+    cell: CursorCell,
+    tag: Option<u32>,
+    next: Position,
+    stamp: Stamp,
+    frames: BTreeMap<u32, Vec<u8>>,
+    remaining: Remaining,
+    touched: u64,
+    gained: i64,
+    in_range: u64,
+    /// How many of its entries cannot be understood; their subjects are refused.
+    pub unreadable: u64,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Changes,
+    Range { start: Digest, end: Option<Digest> },
+}
+
+/// What is left to do, in order.
+#[derive(Debug)]
+enum Remaining {
+    /// Buckets from this one up to the last, all of them or only those that the page has frames for.
+    Buckets {
+        next: u32,
+        last: u32,
+        listed_only: bool,
+    },
+    Status,
+    Cursor,
+    Nothing,
+}
+
+/// Why a page is not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotApplied {
+    /// Another fetcher moved the cursor meanwhile; there is nothing wrong.
+    #[error("another fetcher came first")]
+    Superseded,
+    /// The page cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadablePage),
+    /// The page is not an answer to what was asked.
+    #[error("the page does not follow on what was asked")]
+    DoesNotFollow,
+}
+
+/// Whether there is more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Call again.
+    More,
+    /// The page is applied.
+    Done,
+}
+
+/// Which moment a step happens in.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The process's monotonic clock, in milliseconds.
+    pub monotonic_ms: u64,
+    /// The wall clock, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+impl Asked {
+    /// What to ask for now: what follows the cursor, or a snapshot from the start.
+    pub fn read(store: &impl SharedStore, names: &Names, from_the_start: bool) -> Self {
+        let (cell, tag) = read_cursor(store, names);
+        let position = if from_the_start { Position::Nothing } else { cell.position };
+        Self { position, cell, tag }
+    }
+}
+
+impl Application {
+    /// Begins to apply the answer to what was asked.
+    ///
+    /// # Errors
+    /// If the page cannot be applied; nothing was written then.
+    pub fn begin(
+        store: &impl SharedStore,
+        names: &Names,
+        bucket_bits: u32,
+        asked: &Asked,
+        page: &[u8],
+    ) -> Result<Self, NotApplied> {
+        let page = Page::decode(page)?;
+        let (cell, tag) = read_cursor(store, names);
+        if (cell, tag) != (asked.cell, asked.tag) {
+            return Err(NotApplied::Superseded);
+        }
+        if page.answers != Position::Nothing && page.answers != asked.position {
+            return Err(NotApplied::DoesNotFollow);
+        }
+        let (cell, tag) = open(store, names, &cell, tag, &page)?;
+        let generation = cell.generation;
+        Ok(match page.extent {
+            Extent::Changes { to } => {
+                let stamp = Stamp { generation, sequence: to };
+                Self::new(Kind::Changes, cell, tag, &page, stamp, bucket_bits)
+            }
+            Extent::Snapshot { end } => {
+                let stamp = Stamp { generation, sequence: page.base() };
+                Self::new(Kind::Range { start: page.start(), end }, cell, tag, &page, stamp, bucket_bits)
+            }
+        })
+    }
+
+    fn new(kind: Kind, cell: CursorCell, tag: Option<u32>, page: &Page<'_>, stamp: Stamp, bucket_bits: u32) -> Self {
+        let mut by_bucket: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        let mut unreadable = 0;
+        for frame in frames(page) {
+            unreadable += u64::from(frame.decode().is_err());
+            let bucket = by_bucket.entry(frame.subject.leading_bits(bucket_bits)).or_default();
+            frame.encode_with_version(frame.version, bucket);
+        }
+        let last_bucket = u32::MAX.checked_shr(32 - bucket_bits).unwrap_or(0);
+        let remaining = match &kind {
+            Kind::Changes => Remaining::Buckets { next: 0, last: last_bucket, listed_only: true },
+            Kind::Range { start, end } => Remaining::Buckets {
+                next: start.leading_bits(bucket_bits),
+                last: end.map_or(last_bucket, |end| end.leading_bits(bucket_bits)),
+                // The first snapshot of a process finds no buckets that it would have to clear.
+                listed_only: stamp.generation <= 1,
+            },
+        };
+        Self {
+            kind,
+            cell,
+            tag,
+            next: page.next(),
+            stamp,
+            frames: by_bucket,
+            remaining,
+            touched: 0,
+            gained: 0,
+            in_range: 0,
+            unreadable,
+        }
+    }
+
+    /// Does one more thing: one bucket, the status, or the cursor. Each leaves the snapshot sound.
+    ///
+    /// # Errors
+    /// If another fetcher moved the cursor meanwhile; the buckets written so far do no harm.
+    pub fn step(&mut self, store: &impl SharedStore, names: &Names, now: Now) -> Result<Progress, NotApplied> {
+        match self.remaining {
+            Remaining::Buckets { next, last, listed_only } => {
+                let bucket = if listed_only {
+                    self.frames.range(next..=last).next().map(|(index, _)| *index)
+                } else {
+                    Some(next)
+                };
+                if let Some(bucket) = bucket {
+                    self.write_bucket(store, names, bucket, now.wall_ms);
+                }
+                self.remaining = match bucket {
+                    Some(bucket) if bucket < last => Remaining::Buckets { next: bucket + 1, last, listed_only },
+                    _ => Remaining::Status,
+                };
+            }
+            Remaining::Status => {
+                self.write_status(store, names, now.monotonic_ms)?;
+                self.remaining = Remaining::Cursor;
+            }
+            Remaining::Cursor => {
+                self.write_cursor(store, names)?;
+                self.remaining = Remaining::Nothing;
+            }
+            Remaining::Nothing => return Ok(Progress::Done),
+        }
+        Ok(if matches!(self.remaining, Remaining::Nothing) { Progress::Done } else { Progress::More })
+    }
+
+    fn write_bucket(&mut self, store: &impl SharedStore, names: &Names, index: u32, now_ms: u64) {
+        let empty = Vec::new();
+        let incoming = self.frames.get(&index).unwrap_or(&empty);
+        let input = match &self.kind {
+            Kind::Changes => Input::Changes,
+            Kind::Range { start, end } => Input::Range { start, end: end.as_ref(), now_ms },
+        };
+        let (stamp, mut outcome) = (self.stamp, None);
+        update(store, &names.bucket(index), |current| {
+            if current.is_none() && incoming.is_empty() {
+                return (None, ());
+            }
+            let merged = bucket::merge(current.unwrap_or_default(), stamp, incoming, input);
+            let rewritten = merged.rewritten.clone();
+            outcome = Some(merged);
+            (rewritten, ())
+        });
+        if let Some(outcome) = outcome {
+            self.gained += outcome.gained;
+            self.in_range += outcome.in_range;
+            // Announced even where another fetcher wrote the bucket: it may have died before it could say so.
+            self.touched |= 1 << Status::stripe_of(index);
+        }
+    }
+
+    fn write_status(&self, store: &impl SharedStore, names: &Names, now_ms: u64) -> Result<(), NotApplied> {
+        let completes = matches!(self.kind, Kind::Range { end: None, .. });
+        if completes && read_cursor(store, names) != (self.cell, self.tag) {
+            return Err(NotApplied::Superseded);
+        }
+        update(store, &names.status, |current| {
+            let mut status = current.map_or(Status::START, Status::decode);
+            for (n, stripe) in status.stripes.iter_mut().enumerate() {
+                *stripe = stripe.wrapping_add(u32::from(self.touched >> n & 1 == 1));
+            }
+            status.contact_ms = status.contact_ms.max(now_ms);
+            let stamp = Stamp { generation: status.generation, sequence: status.sequence };
+            if completes && self.stamp.generation > status.generation {
+                status.generation = self.stamp.generation;
+                status.sequence = self.stamp.sequence;
+                status.records = self.cell.counted + self.in_range;
+                // A new generation outdates whatever an older one left behind.
+                status.stripes.iter_mut().for_each(|stripe| *stripe = stripe.wrapping_add(1));
+            } else if matches!(self.kind, Kind::Changes) && self.stamp > stamp {
+                status.sequence = self.stamp.sequence;
+                status.records = status.records.saturating_add_signed(self.gained);
+            }
+            (Some(status.encode()), ())
+        });
+        Ok(())
+    }
+
+    fn write_cursor(&self, store: &impl SharedStore, names: &Names) -> Result<(), NotApplied> {
+        let counted = match self.next {
+            Position::Snapshot { .. } => self.cell.counted + self.in_range,
+            _ => 0,
+        };
+        let cell = CursorCell { generation: self.cell.generation, counted, position: self.next };
+        if cell == self.cell {
+            return Ok(());
+        }
+        store.put(&names.cursor, &cell.encode(), self.tag).map_err(|_| NotApplied::Superseded)
+    }
+}
+
+/// Writes down, before any bucket is written, which history the page comes from, and opens a new generation where a
+/// snapshot begins. If the fetcher dies and the database is restored, the next one names a head that is gone and gets a
+/// snapshot. Of several fetchers with different pages, one succeeds.
+fn open(
+    store: &impl SharedStore,
+    names: &Names,
+    cell: &CursorCell,
+    tag: Option<u32>,
+    page: &Page<'_>,
+) -> Result<(CursorCell, Option<u32>), NotApplied> {
+    let seen = page.head;
+    let opened = match page.answers {
+        Position::Nothing => CursorCell {
+            generation: cell.generation.saturating_add(1),
+            counted: 0,
+            position: Position::Snapshot { base: page.base(), next: page.start(), seen },
+        },
+        Position::Changes { applied, .. } => CursorCell { position: Position::Changes { applied, seen }, ..*cell },
+        Position::Snapshot { base, next, .. } => {
+            CursorCell { position: Position::Snapshot { base, next, seen }, ..*cell }
+        }
+    };
+    if opened == *cell {
+        return Ok((opened, tag));
+    }
+    store.put(&names.cursor, &opened.encode(), tag).map_err(|_| NotApplied::Superseded)?;
+    let (now, tag) = read_cursor(store, names);
+    if now == opened { Ok((now, tag)) } else { Err(NotApplied::Superseded) }
+}
+
+fn read_cursor(store: &impl SharedStore, names: &Names) -> (CursorCell, Option<u32>) {
+    match store.get(&names.cursor) {
+        Some(stored) => (CursorCell::decode(&stored.bytes), Some(stored.tag)),
+        None => (CursorCell::START, None),
+    }
+}
+
+fn frames<'a>(page: &Page<'a>) -> impl Iterator<Item = Frame<'a>> + use<'a> {
+    // `Page::decode` has checked the framing of them all.
+    Frames::new(page.entries).map_while(Result::ok)
+}

@@ -1,0 +1,334 @@
+//! The feed under attack: fetchers that interleave write by write, die anywhere, get old pages, and follow a database
+//! that is restored from a backup; against a model that remembers what was once revoked.
+
+use crate::engine::bucket::{self, Stamp};
+use crate::engine::feed::{Application, Asked, Now, Progress};
+use crate::engine::snapshot::{Found, Snapshot};
+use crate::engine::store::memory::MemoryStore;
+use crate::engine::store::{Names, SharedStore};
+use keyward_contract::cursor::{Cursor, Position, chain};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, Entry, KeyRecord};
+use keyward_contract::page::{Extent, Page};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+const BUCKET_BITS: u32 = 2;
+const KEYS: u8 = 12;
+const FETCHERS: usize = 3;
+const CHANGES_PER_PAGE: usize = 2;
+const ENTRIES_PER_PAGE: usize = 3;
+const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_000 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Active,
+    Revoked,
+    Removed,
+}
+
+/// A control plane that keeps every change, as the real one does.
+#[derive(Clone, Default)]
+struct Database {
+    log: Vec<(Digest, [u8; 16])>,
+    current: BTreeMap<Digest, (u64, State)>,
+}
+
+impl Database {
+    fn change(&mut self, subject: Digest, state: State) {
+        let version = self.log.len() as u64 + 1;
+        let link = chain(&self.cursor().chain, &encoded(subject, version, state));
+        self.log.push((subject, link));
+        self.current.insert(subject, (version, state));
+    }
+
+    fn cursor(&self) -> Cursor {
+        self.cursor_at(self.log.len())
+    }
+
+    fn cursor_at(&self, sequence: usize) -> Cursor {
+        let chain = sequence.checked_sub(1).map_or([0; 16], |n| self.log[n].1);
+        Cursor { epoch: 1, sequence: sequence as u64, chain }
+    }
+
+    fn fits(&self, cursor: &Cursor) -> bool {
+        let sequence = usize::try_from(cursor.sequence).unwrap();
+        sequence <= self.log.len() && self.cursor_at(sequence) == *cursor
+    }
+
+    fn answer(&self, position: Position) -> Vec<u8> {
+        let answers = match position {
+            Position::Changes { seen, .. } | Position::Snapshot { seen, .. } if self.fits(&seen) => position,
+            _ => Position::Nothing,
+        };
+        match answers {
+            Position::Changes { applied, .. } => self.changes(answers, applied),
+            _ => self.snapshot(answers),
+        }
+    }
+
+    fn changes(&self, answers: Position, applied: u64) -> Vec<u8> {
+        let from = usize::try_from(applied).unwrap();
+        let to = (from + CHANGES_PER_PAGE).min(self.log.len());
+        let subjects: BTreeSet<Digest> = self.log[from..to].iter().map(|(subject, _)| *subject).collect();
+        let entries: Vec<u8> = subjects.iter().flat_map(|subject| self.entry(subject)).collect();
+        Page { answers, head: self.cursor(), extent: Extent::Changes { to: to as u64 }, entries: &entries }.encode()
+    }
+
+    fn snapshot(&self, answers: Position) -> Vec<u8> {
+        let start = match answers {
+            Position::Snapshot { next, .. } => next,
+            _ => Digest([0; 32]),
+        };
+        let mut subjects = self.current.range(start..).filter(|(_, (_, state))| *state != State::Removed);
+        let page: Vec<Digest> = subjects.by_ref().take(ENTRIES_PER_PAGE).map(|(subject, _)| *subject).collect();
+        let end = subjects.next().map(|(subject, _)| *subject);
+        let entries: Vec<u8> = page.iter().flat_map(|subject| self.entry(subject)).collect();
+        Page { answers, head: self.cursor(), extent: Extent::Snapshot { end }, entries: &entries }.encode()
+    }
+
+    fn entry(&self, subject: &Digest) -> Vec<u8> {
+        let (version, state) = self.current[subject];
+        encoded(*subject, version, state)
+    }
+
+    fn state(&self, subject: &Digest) -> Option<State> {
+        self.current.get(subject).map(|(_, state)| *state)
+    }
+}
+
+fn encoded(subject: Digest, version: u64, state: State) -> Vec<u8> {
+    let revoked_at_ms = (state == State::Revoked).then_some(NOW.wall_ms);
+    let body = match state {
+        State::Removed => Body::Removed,
+        _ => Body::Key(KeyRecord { key_id: "k".into(), revoked_at_ms, ..KeyRecord::default() }),
+    };
+    let mut out = Vec::new();
+    Entry { subject, version, body }.encode(&mut out).unwrap();
+    out
+}
+
+/// Keys lie close together, so that buckets hold several and pages of a snapshot cut through buckets.
+fn subject(key: u8) -> Digest {
+    let mut bytes = [key; 32];
+    bytes[0] = key.wrapping_mul(21);
+    Digest(bytes)
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Create(u8),
+    Revoke(u8),
+    Remove(u8),
+    Backup,
+    Restore,
+    Poll(usize),
+    Replay(usize, usize),
+    Step(usize, usize),
+    Die(usize),
+    Look(u8),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let key = || 0..KEYS;
+    let fetcher = || 0..FETCHERS;
+    let op = prop_oneof![
+        4 => key().prop_map(Op::Create),
+        3 => key().prop_map(Op::Revoke),
+        1 => key().prop_map(Op::Remove),
+        1 => Just(Op::Backup),
+        1 => Just(Op::Restore),
+        8 => fetcher().prop_map(Op::Poll),
+        2 => (fetcher(), any::<prop::sample::Index>()).prop_map(|(f, n)| Op::Replay(f, n.index(64))),
+        16 => (fetcher(), 1..4usize).prop_map(|(f, n)| Op::Step(f, n)),
+        2 => fetcher().prop_map(Op::Die),
+        6 => key().prop_map(Op::Look),
+    ];
+    prop::collection::vec(op, 1..160)
+}
+
+#[derive(Default)]
+struct Fetcher {
+    from_the_start: bool,
+    applying: Option<Application>,
+}
+
+struct World {
+    database: Database,
+    backup: Database,
+    pages: Vec<Vec<u8>>,
+    store: MemoryStore,
+    names: Names,
+    fetchers: Vec<Fetcher>,
+    worker: Snapshot,
+    seen_revoked: BTreeSet<Digest>,
+    stamps: HashMap<u32, Stamp>,
+}
+
+impl World {
+    fn new() -> Self {
+        let names = Names::new("c", "a", BUCKET_BITS);
+        Self {
+            database: Database::default(),
+            backup: Database::default(),
+            pages: Vec::new(),
+            store: MemoryStore::default(),
+            worker: Snapshot::new(names.clone(), BUCKET_BITS, 100),
+            names,
+            fetchers: (0..FETCHERS).map(|_| Fetcher::default()).collect(),
+            seen_revoked: BTreeSet::new(),
+            stamps: HashMap::new(),
+        }
+    }
+
+    fn run(&mut self, op: &Op) {
+        match *op {
+            Op::Create(key) => {
+                if self.database.state(&subject(key)).is_none() {
+                    self.database.change(subject(key), State::Active);
+                }
+            }
+            Op::Revoke(key) => {
+                if self.database.state(&subject(key)) == Some(State::Active) {
+                    self.database.change(subject(key), State::Revoked);
+                }
+            }
+            Op::Remove(key) => {
+                // A record is removed when its retention is over, and no backup is that old.
+                let subject = subject(key);
+                if self.database.state(&subject) == Some(State::Revoked)
+                    && self.backup.state(&subject) == Some(State::Revoked)
+                {
+                    self.database.change(subject, State::Removed);
+                }
+            }
+            Op::Backup => self.backup = self.database.clone(),
+            Op::Restore => self.database = self.backup.clone(),
+            Op::Poll(n) => {
+                let from_the_start = self.fetchers[n].from_the_start;
+                let asked = Asked::read(&self.store, &self.names, from_the_start);
+                let page = self.database.answer(asked.position);
+                self.begin(n, &asked, &page);
+                self.pages.push(page);
+            }
+            Op::Replay(n, page) => {
+                if let Some(page) = self.pages.get(page).cloned() {
+                    let asked = Asked::read(&self.store, &self.names, false);
+                    self.begin(n, &asked, &page);
+                }
+            }
+            Op::Step(n, steps) => (0..steps).for_each(|_| self.step(n)),
+            Op::Die(n) => self.fetchers[n] = Fetcher::default(),
+            Op::Look(key) => {
+                self.worker.poll(&self.store, NOW.monotonic_ms);
+                self.worker.find(&self.store, &subject(key));
+            }
+        }
+        self.check_invariants();
+    }
+
+    fn begin(&mut self, n: usize, asked: &Asked, page: &[u8]) {
+        match Application::begin(&self.store, &self.names, BUCKET_BITS, asked, page) {
+            Ok(application) => self.fetchers[n] = Fetcher { from_the_start: false, applying: Some(application) },
+            Err(_) => self.fetchers[n].from_the_start = true,
+        }
+    }
+
+    fn step(&mut self, n: usize) {
+        if let Some(application) = &mut self.fetchers[n].applying
+            && application.step(&self.store, &self.names, NOW) != Ok(Progress::More)
+        {
+            self.fetchers[n].applying = None;
+        }
+    }
+
+    /// Whatever happened: what was once revoked here is not accepted again, and no bucket went backwards.
+    fn check_invariants(&mut self) {
+        for index in 0..1 << BUCKET_BITS {
+            let Some(stored) = self.store.get(&self.names.bucket(index)) else { continue };
+            let stamp = bucket::stamp_of(&stored.bytes);
+            let before = self.stamps.insert(index, stamp).unwrap_or_default();
+            assert!(before <= stamp, "bucket {index} went from {before:?} to {stamp:?}");
+        }
+        for key in 0..KEYS {
+            match self.state(key) {
+                Some(State::Revoked) => {
+                    self.seen_revoked.insert(subject(key));
+                }
+                Some(State::Active) => {
+                    assert!(!self.seen_revoked.contains(&subject(key)), "the revoked key {key} is accepted again");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn state(&self, key: u8) -> Option<State> {
+        let mut snapshot = Snapshot::new(self.names.clone(), BUCKET_BITS, 0);
+        snapshot.poll(&self.store, NOW.monotonic_ms);
+        state_of(&snapshot.find(&self.store, &subject(key)))
+    }
+
+    /// Left alone with one fetcher, the snapshot comes to say what the database says, in warm caches too.
+    fn settle(&mut self) {
+        self.fetchers.iter_mut().for_each(|fetcher| *fetcher = Fetcher::default());
+        for _ in 0..200 {
+            let asked = Asked::read(&self.store, &self.names, self.fetchers[0].from_the_start);
+            let head = self.database.cursor();
+            if asked.position == (Position::Changes { applied: head.sequence, seen: head }) {
+                self.run(&Op::Poll(0));
+                while self.fetchers[0].applying.is_some() {
+                    self.step(0);
+                }
+                return;
+            }
+            self.run(&Op::Poll(0));
+            while self.fetchers[0].applying.is_some() {
+                self.run(&Op::Step(0, 1));
+            }
+        }
+        panic!("the feed stopped for good");
+    }
+
+    fn check_settled(&mut self) {
+        self.worker.poll(&self.store, NOW.monotonic_ms);
+        assert!(self.worker.is_usable(NOW.monotonic_ms, Some(0)));
+        for key in 0..KEYS {
+            let expected = match self.database.state(&subject(key)) {
+                _ if self.seen_revoked.contains(&subject(key)) => None,
+                Some(State::Removed) => None,
+                state => state,
+            };
+            let found = self.worker.find(&self.store, &subject(key));
+            let found = match state_of(&found) {
+                // Revoked here, and active or unknown in a restored database: it stays revoked or goes.
+                Some(State::Revoked) if self.seen_revoked.contains(&subject(key)) => None,
+                state => state,
+            };
+            assert_eq!(found, expected, "key {key}");
+        }
+    }
+}
+
+fn state_of(found: &Found) -> Option<State> {
+    match found {
+        Found::Key(holder) if holder.key.revoked_at_ms.is_some() => Some(State::Revoked),
+        Found::Key(_) => Some(State::Active),
+        Found::Nothing => None,
+        Found::Unreadable => panic!("an unreadable record"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_interleaving_brings_a_revoked_key_back_or_stops_the_feed(ops in ops()) {
+        let mut world = World::new();
+        for op in &ops {
+            world.run(op);
+        }
+        world.settle();
+        world.check_settled();
+    }
+}

@@ -1,0 +1,422 @@
+//! The long poll: when to ask the feed, what to do with the answer, and when to give up on one.
+//!
+//! It refuses to trust that an answer ever comes: a poll has a deadline of its own, because Envoy drops callouts
+//! without a word when a listener is replaced.
+
+use crate::engine::feed::{Application, Asked, NotApplied, Now, Progress};
+use crate::engine::lease::Lease;
+use crate::engine::store::{Names, SharedStore};
+use keyward_contract::FEED_PATH;
+use keyward_contract::page::UnreadablePage;
+
+/// The part of a VM that keeps the snapshot current while it holds the lease.
+#[derive(Debug)]
+pub struct Fetcher {
+    names: Names,
+    bucket_bits: u32,
+    wait_s: u32,
+    lease: Lease,
+    /// Whether requests were served when the lease was taken; it is then kept although there are requests.
+    took_it_while_serving: bool,
+    phase: Phase,
+    failures: u32,
+    from_the_start: bool,
+    jitter: u64,
+    polls: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle { not_before_ms: u64 },
+    Polling { poll: u64, asked: Asked, deadline_ms: u64 },
+    Applying(Box<Application>),
+}
+
+/// A request to be sent to the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// Names the poll when its answer comes.
+    pub id: u64,
+    /// Path and query.
+    pub path: String,
+    /// After how long the answer may be given up, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// How a poll ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// Status 200 and this body.
+    Page(&'a [u8]),
+    /// Another status, or none.
+    Failed {
+        /// The status; 0 if there was none.
+        status: u32,
+    },
+}
+
+/// What happened, for the log and the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A page has begun to be applied; so many of its entries cannot be understood.
+    Page {
+        /// How many entries were taken as refusing.
+        unreadable_entries: u64,
+    },
+    /// A page was not applied.
+    PageRefused(NotApplied),
+    /// The control plane answered with this status; 0 if not at all.
+    PollFailed {
+        /// The status.
+        status: u32,
+    },
+    /// No answer came in time.
+    PollLost,
+}
+
+/// How long an answer may take beyond what it was asked to wait, in milliseconds.
+const ANSWER_GRACE_MS: u64 = 5000;
+
+/// The shortest and the longest pause after a failure, in milliseconds.
+const BACKOFF_MS: (u64, u64) = (50, 1000);
+
+/// How many steps of an application fit in one call, so that no tick takes long.
+const STEPS_PER_CALL: u32 = 2048;
+
+impl Fetcher {
+    /// A fetcher that holds nothing; `seed` must differ between VMs.
+    pub fn new(names: Names, bucket_bits: u32, wait_s: u32, seed: u64) -> Self {
+        Self {
+            names,
+            bucket_bits,
+            wait_s,
+            lease: Lease::new(seed),
+            took_it_while_serving: false,
+            phase: Phase::Idle { not_before_ms: 0 },
+            failures: 0,
+            from_the_start: false,
+            jitter: seed | 1,
+            polls: 0,
+        }
+    }
+
+    /// Goes on: holds the lease, applies what is left of a page, and returns the next poll when it is time for one.
+    pub fn tick(&mut self, store: &impl SharedStore, now: Now, serves: bool, events: &mut Vec<Event>) -> Option<Poll> {
+        if !self.hold_lease(store, now.monotonic_ms, serves) {
+            self.phase = Phase::Idle { not_before_ms: now.monotonic_ms };
+            return None;
+        }
+        match &self.phase {
+            Phase::Polling { deadline_ms, .. } if now.monotonic_ms >= *deadline_ms => {
+                events.push(Event::PollLost);
+                self.back_off(now.monotonic_ms);
+            }
+            Phase::Applying(_) => self.apply(store, now, events),
+            _ => {}
+        }
+        self.next_poll(store, now.monotonic_ms)
+    }
+
+    /// Takes the answer to a poll, and returns the next one if it is time for it.
+    pub fn answer(
+        &mut self,
+        store: &impl SharedStore,
+        now: Now,
+        id: u64,
+        answer: Answer<'_>,
+        events: &mut Vec<Event>,
+    ) -> Option<Poll> {
+        let Phase::Polling { poll, asked, .. } = self.phase else { return None };
+        if poll != id {
+            return None;
+        }
+        match answer {
+            Answer::Failed { status } => {
+                events.push(Event::PollFailed { status });
+                self.back_off(now.monotonic_ms);
+            }
+            Answer::Page(page) => match Application::begin(store, &self.names, self.bucket_bits, &asked, page) {
+                Ok(application) => {
+                    events.push(Event::Page { unreadable_entries: application.unreadable });
+                    self.phase = Phase::Applying(Box::new(application));
+                    self.apply(store, now, events);
+                }
+                Err(refused) => self.refuse(refused, now.monotonic_ms, events),
+            },
+        }
+        if !self.lease.is_held(now.monotonic_ms) {
+            return None;
+        }
+        self.next_poll(store, now.monotonic_ms)
+    }
+
+    /// The poll could not even be sent.
+    pub fn not_sent(&mut self, now_ms: u64) {
+        self.back_off(now_ms);
+    }
+
+    /// Gives the lease up: this VM's context goes away.
+    pub fn release(&mut self, store: &impl SharedStore) {
+        self.lease.release(store, &self.names);
+        self.phase = Phase::Idle { not_before_ms: 0 };
+    }
+
+    fn hold_lease(&mut self, store: &impl SharedStore, now_ms: u64, serves: bool) -> bool {
+        let held = self.lease.is_held(now_ms);
+        if held && serves && !self.took_it_while_serving {
+            // Taken before the first request: the main thread, which never sees one, is the better place.
+            self.release(store);
+            self.took_it_while_serving = true;
+            return false;
+        }
+        let holds = self.lease.hold(store, &self.names, now_ms, serves);
+        if holds && !held {
+            self.took_it_while_serving = serves;
+        }
+        holds
+    }
+
+    fn next_poll(&mut self, store: &impl SharedStore, now_ms: u64) -> Option<Poll> {
+        match self.phase {
+            Phase::Idle { not_before_ms } if now_ms >= not_before_ms => {}
+            _ => return None,
+        }
+        let asked = Asked::read(store, &self.names, self.from_the_start);
+        let timeout_ms = u64::from(self.wait_s) * 1000 + ANSWER_GRACE_MS;
+        self.polls += 1;
+        // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
+        self.phase = Phase::Polling { poll: self.polls, asked, deadline_ms: now_ms + timeout_ms + 1000 };
+        let path = format!("{FEED_PATH}?after={}&wait={}", asked.position, self.wait_s);
+        Some(Poll { id: self.polls, path, timeout_ms })
+    }
+
+    fn apply(&mut self, store: &impl SharedStore, now: Now, events: &mut Vec<Event>) {
+        for _ in 0..STEPS_PER_CALL {
+            let Phase::Applying(application) = &mut self.phase else { return };
+            match application.step(store, &self.names, now) {
+                Ok(Progress::More) => {}
+                Ok(Progress::Done) => {
+                    self.failures = 0;
+                    self.from_the_start = false;
+                    self.phase = Phase::Idle { not_before_ms: now.monotonic_ms };
+                }
+                Err(refused) => self.refuse(refused, now.monotonic_ms, events),
+            }
+        }
+    }
+
+    fn refuse(&mut self, refused: NotApplied, now_ms: u64, events: &mut Vec<Event>) {
+        events.push(Event::PageRefused(refused));
+        // What cannot be followed is begun anew; another version would be another version then, too.
+        self.from_the_start = match refused {
+            NotApplied::Superseded => false,
+            NotApplied::Unreadable(UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage) => self.from_the_start,
+            NotApplied::Unreadable(UnreadablePage::BrokenFraming) | NotApplied::DoesNotFollow => true,
+        };
+        self.back_off(now_ms);
+    }
+
+    fn back_off(&mut self, now_ms: u64) {
+        let (shortest, longest) = BACKOFF_MS;
+        let pause = shortest.checked_shl(self.failures.min(16)).unwrap_or(longest).min(longest);
+        self.failures = self.failures.saturating_add(1);
+        // xorshift64 (Marsaglia 2003): half the pause is drawn, so that many edges do not come back at once.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        let drawn = pause / 2 + self.jitter % (pause / 2 + 1);
+        self.phase = Phase::Idle { not_before_ms: now_ms + drawn };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::cells::Status;
+    use crate::engine::store::memory::MemoryStore;
+    use keyward_contract::cursor::{Cursor, Position};
+    use keyward_contract::page::{Extent, Page};
+
+    const BITS: u32 = 4;
+    const HEAD: Cursor = Cursor { epoch: 1, sequence: 5, chain: [1; 16] };
+
+    struct Process {
+        store: MemoryStore,
+        names: Names,
+        now_ms: u64,
+        events: Vec<Event>,
+    }
+
+    impl Process {
+        fn new() -> Self {
+            let names = Names::new("c", "a", BITS);
+            Self { store: MemoryStore::default(), names, now_ms: 1000, events: Vec::new() }
+        }
+
+        fn fetcher(&self, seed: u64) -> Fetcher {
+            Fetcher::new(self.names.clone(), BITS, 20, seed)
+        }
+
+        fn now(&self) -> Now {
+            Now { monotonic_ms: self.now_ms, wall_ms: self.now_ms }
+        }
+
+        fn tick(&mut self, fetcher: &mut Fetcher, serves: bool) -> Option<Poll> {
+            fetcher.tick(&self.store, self.now(), serves, &mut self.events)
+        }
+
+        fn answer(&mut self, fetcher: &mut Fetcher, id: u64, answer: Answer<'_>) -> Option<Poll> {
+            fetcher.answer(&self.store, self.now(), id, answer, &mut self.events)
+        }
+
+        /// Ticks every 25 ms until there is a poll; returns it and how long that took.
+        fn poll_within(&mut self, fetcher: &mut Fetcher, ms: u64) -> Option<Poll> {
+            let end = self.now_ms + ms;
+            while self.now_ms < end {
+                self.now_ms += 25;
+                if let Some(poll) = self.tick(fetcher, false) {
+                    return Some(poll);
+                }
+            }
+            None
+        }
+
+        fn status(&self) -> Status {
+            self.store.get(&self.names.status).map_or(Status::START, |stored| Status::decode(&stored.bytes))
+        }
+    }
+
+    fn snapshot() -> Vec<u8> {
+        Page { answers: Position::Nothing, head: HEAD, extent: Extent::Snapshot { end: None }, entries: &[] }.encode()
+    }
+
+    #[test]
+    fn the_first_poll_asks_for_a_snapshot_and_the_next_for_what_follows_it() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let poll = process.tick(&mut fetcher, false).unwrap();
+        assert_eq!(poll.path, "/v1/edge/feed?after=00&wait=20");
+        assert_eq!(process.tick(&mut fetcher, false), None, "one poll at a time");
+        let next = process.answer(&mut fetcher, poll.id, Answer::Page(&snapshot())).unwrap();
+        let position = Position::Changes { applied: 5, seen: HEAD };
+        assert_eq!(next.path, format!("/v1/edge/feed?after={position}&wait=20"));
+        assert_eq!((process.status().generation, process.status().contact_ms), (1, 1000));
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_is_given_up_and_asked_for_again() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let lost = process.tick(&mut fetcher, false).unwrap();
+        assert_eq!(process.poll_within(&mut fetcher, 25_000), None);
+        let poll = process.poll_within(&mut fetcher, 3_000).unwrap();
+        assert!(process.events.contains(&Event::PollLost));
+        assert_eq!(process.answer(&mut fetcher, lost.id, Answer::Page(&snapshot())), None, "the lost one comes late");
+        assert_eq!(process.status(), Status::START);
+        assert!(process.answer(&mut fetcher, poll.id, Answer::Page(&snapshot())).is_some());
+    }
+
+    #[test]
+    fn failures_are_retried_ever_more_slowly_and_never_given_up() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let mut poll = process.tick(&mut fetcher, false).unwrap();
+        for _ in 0..50 {
+            assert_eq!(process.answer(&mut fetcher, poll.id, Answer::Failed { status: 503 }), None);
+            poll = process.poll_within(&mut fetcher, 1_100).expect("a poll within the longest pause");
+        }
+        assert!(process.now_ms > 1000 + 40 * 500, "pauses of at least half the longest: {}", process.now_ms);
+        assert!(process.answer(&mut fetcher, poll.id, Answer::Page(&snapshot())).is_some());
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_followed_leads_to_a_snapshot_and_one_of_another_version_does_not() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let first = process.tick(&mut fetcher, false).unwrap();
+        let poll = process.answer(&mut fetcher, first.id, Answer::Page(&snapshot())).unwrap();
+        let mut other_version = snapshot();
+        other_version[4] = 9;
+        process.answer(&mut fetcher, poll.id, Answer::Page(&other_version));
+        let again = process.poll_within(&mut fetcher, 1_100).unwrap();
+        assert_eq!(again.path, poll.path);
+        process.answer(&mut fetcher, again.id, Answer::Page(&snapshot()[..20]));
+        let anew = process.poll_within(&mut fetcher, 1_100).unwrap();
+        assert_eq!(anew.path, first.path);
+        assert!(process.answer(&mut fetcher, anew.id, Answer::Page(&snapshot())).is_some());
+        assert_eq!(process.status().generation, 2);
+    }
+
+    #[test]
+    fn a_fetcher_that_falls_silent_is_replaced_within_the_length_of_the_lease() {
+        let mut process = Process::new();
+        let (mut silent, mut other) = (process.fetcher(1), process.fetcher(2));
+        assert!(process.tick(&mut silent, false).is_some());
+        assert_eq!(process.tick(&mut other, false), None);
+        let before = process.now_ms;
+        assert!(process.poll_within(&mut other, 10_000).is_some());
+        assert!(process.now_ms - before <= crate::engine::lease::LEASE_MS + 25);
+    }
+
+    #[test]
+    fn a_fetcher_whose_context_ends_is_replaced_at_once() {
+        let mut process = Process::new();
+        let (mut old, mut new) = (process.fetcher(1), process.fetcher(2));
+        assert!(process.tick(&mut old, false).is_some());
+        old.release(&process.store);
+        assert!(process.tick(&mut new, false).is_some());
+    }
+
+    #[test]
+    fn a_worker_hands_over_to_a_vm_that_serves_no_requests() {
+        let mut process = Process::new();
+        let (mut worker, mut main) = (process.fetcher(1), process.fetcher(2));
+        let poll = process.tick(&mut worker, false).unwrap();
+        assert_eq!(process.tick(&mut worker, true), None, "its first request came");
+        assert_eq!(process.answer(&mut worker, poll.id, Answer::Page(&snapshot())), None);
+        assert!(process.tick(&mut main, false).is_some());
+    }
+
+    #[test]
+    fn a_worker_that_is_alone_fetches_although_it_serves() {
+        let mut process = Process::new();
+        let mut worker = process.fetcher(1);
+        let mut polls = 0;
+        for _ in 0..400 {
+            process.now_ms += 25;
+            if let Some(poll) = process.tick(&mut worker, true) {
+                polls += 1;
+                process.answer(&mut worker, poll.id, Answer::Failed { status: 0 });
+            }
+        }
+        assert!(polls > 5, "{polls} polls in ten seconds");
+    }
+
+    #[test]
+    fn an_application_that_takes_long_is_spread_over_ticks() {
+        let mut process = Process::new();
+        let mut fetcher = Fetcher::new(process.names.clone(), 16, 20, 1);
+        for generation in 1..=2 {
+            let poll = match process.tick(&mut fetcher, false) {
+                Some(poll) => poll,
+                None => process.poll_within(&mut fetcher, 5_000).unwrap(),
+            };
+            // Every bucket is looked at from the second snapshot on.
+            if process.answer(&mut fetcher, poll.id, Answer::Page(&snapshot())).is_none() {
+                assert_eq!(generation, 2);
+                let calls = process.store.calls.get();
+                process.now_ms += 25;
+                process.tick(&mut fetcher, false);
+                assert!(process.store.calls.get() - calls <= STEPS_PER_CALL as usize + 10);
+            } else {
+                fetcher.from_the_start = true;
+                fetcher.phase = Phase::Idle { not_before_ms: 0 };
+            }
+        }
+        while process.status().generation < 2 {
+            process.now_ms += 25;
+            process.tick(&mut fetcher, false);
+            assert!(process.now_ms < 20_000);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Pure decisions: what a request may do, and how the snapshot that says so is kept current.
+//!
+//! Nothing here knows Envoy or reads a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
+//! that every safeguard can be tested natively against a model.
+
+pub mod bucket;
+pub mod cache;
+pub mod cells;
+pub mod credential;
+pub mod decide;
+pub mod feed;
+pub mod fetcher;
+pub mod identity;
+pub mod lease;
+pub mod readiness;
+pub mod rules;
+pub mod snapshot;
+pub mod store;
+
+#[cfg(test)]
+mod feed_model;

@@ -1,0 +1,165 @@
+//! What one worker sees of the snapshot: the status it polled, and records by digest, cached as long as they are true.
+
+use crate::engine::bucket;
+use crate::engine::cache::Cache;
+use crate::engine::cells::Status;
+use crate::engine::store::{Names, SharedStore};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, KeyRecord, OwnerRecord};
+use std::rc::Rc;
+
+/// The snapshot, as one worker sees it.
+#[derive(Debug)]
+pub struct Snapshot {
+    names: Names,
+    bucket_bits: u32,
+    status: Status,
+    status_tag: Option<u32>,
+    polled_at_ms: Option<u64>,
+    cache: Cache<Cached>,
+}
+
+/// What the snapshot says of a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A key, with what its owner adds.
+    Key(Rc<Holder>),
+    /// No key has this digest.
+    Nothing,
+    /// There is an entry, and it cannot be understood: it refuses.
+    Unreadable,
+}
+
+/// A key and its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The key.
+    pub key: KeyRecord,
+    /// What decides for its owner.
+    pub owner: OwnerState,
+}
+
+/// What is known of a key's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnerState {
+    /// The key names no owner.
+    Unowned,
+    /// The owner's record.
+    Known(OwnerRecord),
+    /// The key names an owner that the snapshot does not know, or cannot read: the key is refused.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Cached {
+    holder: Rc<Holder>,
+    key_stripe: u32,
+    /// The stripe of the owner, and its count.
+    owner_stripe: Option<(usize, u32)>,
+}
+
+/// A status older than this is read again before it is relied on, in milliseconds: workers poll twice as often, so
+/// this catches a worker whose ticks are late.
+pub const STATUS_TRUSTED_MS: u64 = 50;
+
+impl Snapshot {
+    /// A view that has read nothing yet.
+    pub fn new(names: Names, bucket_bits: u32, cache_records: usize) -> Self {
+        Self {
+            names,
+            bucket_bits,
+            status: Status::START,
+            status_tag: None,
+            polled_at_ms: None,
+            cache: Cache::new(cache_records),
+        }
+    }
+
+    /// Reads the status.
+    pub fn poll(&mut self, store: &impl SharedStore, now_ms: u64) {
+        self.polled_at_ms = Some(now_ms);
+        if let Some(stored) = store.get(&self.names.status)
+            && self.status_tag != Some(stored.tag)
+        {
+            self.status = Status::decode(&stored.bytes);
+            self.status_tag = Some(stored.tag);
+        }
+    }
+
+    /// Reads the status if the last reading is too old to rely on.
+    pub fn refresh(&mut self, store: &impl SharedStore, now_ms: u64) {
+        if self.polled_at_ms.is_none_or(|at| now_ms.saturating_sub(at) > STATUS_TRUSTED_MS) {
+            self.poll(store, now_ms);
+        }
+    }
+
+    /// The status as last read.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Whether there is a complete snapshot, and the feed answered within `max_staleness_ms` where that is bounded.
+    pub fn is_usable(&self, now_ms: u64, max_staleness_ms: Option<u64>) -> bool {
+        self.status.generation > 0
+            && max_staleness_ms.is_none_or(|bound| now_ms.saturating_sub(self.status.contact_ms) <= bound)
+    }
+
+    /// What the snapshot says of a key's digest. Call [`refresh`](Self::refresh) first.
+    pub fn find(&mut self, store: &impl SharedStore, digest: &Digest) -> Found {
+        let key_stripe = self.stripe(Status::stripe_of_subject(digest, self.bucket_bits));
+        let status = &self.status;
+        if let Some(cached) = self.cache.find(digest)
+            && cached.key_stripe == key_stripe
+            && cached.owner_stripe.is_none_or(|(stripe, count)| status.stripes.get(stripe) == Some(&count))
+        {
+            return Found::Key(Rc::clone(&cached.holder));
+        }
+        self.load(store, digest, key_stripe)
+    }
+
+    /// The stripes are those of the status polled *before* the buckets are read, so that a change which comes between
+    /// makes what is cached here outdated, never the other way round.
+    fn load(&mut self, store: &impl SharedStore, digest: &Digest, key_stripe: u32) -> Found {
+        let key = match self.read(store, digest) {
+            Ok(Some(Body::Key(key))) => key,
+            Ok(_) => return Found::Nothing,
+            Err(Unreadable) => return Found::Unreadable,
+        };
+        let (owner, owner_stripe) = match &key.owner {
+            None => (OwnerState::Unowned, None),
+            Some(id) => {
+                let subject = Digest::of_owner(id);
+                let stripe = Status::stripe_of_subject(&subject, self.bucket_bits);
+                let state = match self.read(store, &subject) {
+                    Ok(Some(Body::Owner(owner))) => OwnerState::Known(owner),
+                    _ => OwnerState::Unknown,
+                };
+                (state, Some((stripe, self.stripe(stripe))))
+            }
+        };
+        let holder = Rc::new(Holder { key, owner });
+        self.cache.insert(*digest, Cached { holder: Rc::clone(&holder), key_stripe, owner_stripe });
+        Found::Key(holder)
+    }
+
+    fn read(&self, store: &impl SharedStore, subject: &Digest) -> Result<Option<Body>, Unreadable> {
+        let Some(stored) = store.get(&self.names.bucket(subject.leading_bits(self.bucket_bits))) else {
+            return Ok(None);
+        };
+        // An emptied value is a bucket that holds nothing; an older generation's was left behind by a stale fetcher.
+        if stored.bytes.is_empty() || bucket::stamp_of(&stored.bytes).generation < self.status.generation {
+            return Ok(None);
+        }
+        match bucket::find(&stored.bytes, subject) {
+            Ok(Some(frame)) => frame.decode().map(Some).map_err(|_| Unreadable),
+            Ok(None) => Ok(None),
+            Err(_) => Err(Unreadable),
+        }
+    }
+
+    fn stripe(&self, stripe: usize) -> u32 {
+        self.status.stripes.get(stripe).copied().unwrap_or_default()
+    }
+}
+
+struct Unreadable;

@@ -1,0 +1,155 @@
+//! Storage that all workers of one process share, as Envoy's shared data offers it, and the names in it.
+
+use sha2::{Digest as _, Sha256};
+
+/// Values under names, replaced whole, with compare-and-swap.
+///
+/// There is no removal: a name, once created, stays for the life of the process.
+pub trait SharedStore {
+    /// The value and its tag; `None` if the name was never created.
+    fn get(&self, name: &str) -> Option<Stored>;
+
+    /// Replaces the value if its tag is still `expected`, or creates the name if `expected` is `None`.
+    ///
+    /// # Errors
+    /// If another writer came first.
+    fn put(&self, name: &str, value: &[u8], expected: Option<u32>) -> Result<(), Conflict>;
+}
+
+/// A value as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The value.
+    pub bytes: Vec<u8>,
+    /// The tag that the next writer must name.
+    pub tag: u32,
+}
+
+/// Another writer came first: read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another writer came first")]
+pub struct Conflict;
+
+/// The names of one snapshot.
+///
+/// Envoy keeps one map for all plugins of a vm_id, so they begin with the layout's version and a hash of what makes
+/// two snapshots different: another control plane, another number of buckets.
+#[derive(Clone, Debug)]
+pub struct Names {
+    prefix: String,
+    /// The lease of the VM that fetches.
+    pub lease: String,
+    /// Where the feed stands.
+    pub cursor: String,
+    /// What every worker polls.
+    pub status: String,
+}
+
+const LAYOUT_VERSION: u8 = 1;
+
+impl Names {
+    /// The names for a control plane and a number of buckets.
+    pub fn new(cluster: &str, authority: &str, bucket_bits: u32) -> Self {
+        let mut hasher = Sha256::new();
+        for part in [cluster, authority] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.update(bucket_bits.to_le_bytes());
+        let hash: [u8; 32] = hasher.finalize().into();
+        let short: String = hex::encode(hash).chars().take(16).collect();
+        let prefix = format!("keyward{LAYOUT_VERSION}.{short}.");
+        Self {
+            lease: format!("{prefix}lease"),
+            cursor: format!("{prefix}cursor"),
+            status: format!("{prefix}status"),
+            prefix,
+        }
+    }
+
+    /// The name of a bucket.
+    pub fn bucket(&self, index: u32) -> String {
+        format!("{}{index:x}", self.prefix)
+    }
+}
+
+/// Reads, changes and writes back until no other writer comes between; `change` returns `None` to leave it.
+pub fn update<T>(
+    store: &impl SharedStore,
+    name: &str,
+    mut change: impl FnMut(Option<&[u8]>) -> (Option<Vec<u8>>, T),
+) -> T {
+    loop {
+        let current = store.get(name);
+        let (value, result) = change(current.as_ref().map(|stored| stored.bytes.as_slice()));
+        let Some(value) = value else { return result };
+        if store.put(name, &value, current.map(|stored| stored.tag)).is_ok() {
+            return result;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod memory {
+    //! A store in memory that behaves as Envoy's does.
+
+    use super::*;
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+
+    #[derive(Default)]
+    pub(crate) struct MemoryStore {
+        values: RefCell<BTreeMap<String, Stored>>,
+        next_tag: Cell<u32>,
+        pub(crate) calls: Cell<usize>,
+    }
+
+    impl SharedStore for MemoryStore {
+        fn get(&self, name: &str) -> Option<Stored> {
+            self.calls.set(self.calls.get() + 1);
+            self.values.borrow().get(name).cloned()
+        }
+
+        fn put(&self, name: &str, value: &[u8], expected: Option<u32>) -> Result<(), Conflict> {
+            self.calls.set(self.calls.get() + 1);
+            let mut values = self.values.borrow_mut();
+            if values.get(name).map(|stored| stored.tag) != expected {
+                return Err(Conflict);
+            }
+            self.next_tag.set(self.next_tag.get() + 1);
+            values.insert(name.to_owned(), Stored { bytes: value.to_vec(), tag: self.next_tag.get() });
+            Ok(())
+        }
+    }
+
+    impl MemoryStore {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_of_different_control_planes_or_sizes_do_not_meet() {
+        let names = [("a", "b", 16), ("a", "c", 16), ("ab", "", 16), ("a", "b", 8)]
+            .map(|(cluster, authority, bits)| Names::new(cluster, authority, bits).status);
+        for (n, one) in names.iter().enumerate() {
+            assert!(!names[n + 1..].contains(one));
+        }
+    }
+
+    #[test]
+    fn an_update_retries_until_it_is_alone() {
+        let store = memory::MemoryStore::default();
+        let mut rounds = 0;
+        update(&store, "n", |current| {
+            rounds += 1;
+            if rounds == 1 {
+                store.put("n", b"other", None).unwrap();
+            }
+            (Some([current.unwrap_or_default(), b"!"].concat()), ())
+        });
+        assert_eq!(store.get("n").unwrap().bytes, b"other!");
+        assert_eq!(rounds, 2);
+    }
+}

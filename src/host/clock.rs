@@ -1,0 +1,39 @@
+//! The two clocks. A request reads the monotonic one; the wall clock is kept as its distance from it.
+
+use crate::engine::feed::Now;
+use std::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where the wall clock stands, set on every tick, so that a request needs one host call for both.
+pub(super) struct Clock {
+    wall_minus_monotonic_ms: Cell<i64>,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        let clock = Self { wall_minus_monotonic_ms: Cell::new(0) };
+        clock.read_wall();
+        clock
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let monotonic_ms = monotonic_ms();
+        Now { monotonic_ms, wall_ms: monotonic_ms.saturating_add_signed(self.wall_minus_monotonic_ms.get()) }
+    }
+
+    /// Reads both clocks.
+    pub(super) fn read_wall(&self) -> Now {
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let wall_ms = i64::try_from(wall_ms).unwrap_or(i64::MAX);
+        let monotonic = i64::try_from(monotonic_ms()).unwrap_or(i64::MAX);
+        self.wall_minus_monotonic_ms.set(wall_ms.saturating_sub(monotonic));
+        self.now()
+    }
+}
+
+/// One clock for all VMs of a process (WASI's `CLOCK_MONOTONIC`), in milliseconds. `std`'s `Instant` is the same clock
+/// but cannot be put into shared data.
+pub(super) fn monotonic_ms() -> u64 {
+    let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
+    coarsetime::Duration::from_ticks(ticks).as_millis()
+}

@@ -1,0 +1,106 @@
+//! Counters and gauges. Requests are counted in memory and handed to Envoy on tick, so that counting costs a request
+//! no host call. No name carries a key, an owner or a path: Envoy never frees a name.
+
+use crate::engine::feed::NotApplied;
+use crate::engine::fetcher::Event;
+use crate::engine::snapshot::Snapshot;
+use keyward_contract::verdict::Refusal;
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::MetricType;
+
+pub(super) struct Metrics {
+    verdicts: Vec<(&'static str, Counter)>,
+    pages: Counter,
+    page_failures: Counter,
+    pages_refused: Counter,
+    unreadable_entries: Counter,
+    sequence: Gauge,
+    records: Gauge,
+    age_ms: Gauge,
+}
+
+struct Counter {
+    id: Option<u32>,
+    pending: i64,
+}
+
+struct Gauge(Option<u32>);
+
+impl Metrics {
+    pub(super) fn define() -> Self {
+        let verdicts = ["allow", "public", "delegated"].into_iter().chain(Refusal::ALL.map(Refusal::name));
+        Self {
+            verdicts: verdicts.map(|name| (name, Counter::define(&format!("keyward_requests_{name}")))).collect(),
+            pages: Counter::define("keyward_feed_pages"),
+            page_failures: Counter::define("keyward_feed_failures"),
+            pages_refused: Counter::define("keyward_feed_pages_refused"),
+            unreadable_entries: Counter::define("keyward_feed_entries_unreadable"),
+            sequence: Gauge::define("keyward_snapshot_sequence"),
+            records: Gauge::define("keyward_snapshot_records"),
+            age_ms: Gauge::define("keyward_snapshot_age_ms"),
+        }
+    }
+
+    pub(super) fn count_verdict(&mut self, verdict: &str) {
+        if let Some((_, counter)) = self.verdicts.iter_mut().find(|(name, _)| *name == verdict) {
+            counter.pending += 1;
+        }
+    }
+
+    pub(super) fn count_event(&mut self, event: &Event) {
+        match event {
+            Event::Page { unreadable_entries } => {
+                self.pages.pending += 1;
+                self.unreadable_entries.pending += i64::try_from(*unreadable_entries).unwrap_or(i64::MAX);
+            }
+            Event::PageRefused(NotApplied::Superseded) => {}
+            Event::PageRefused(_) => self.pages_refused.pending += 1,
+            Event::PollFailed { .. } | Event::PollLost => self.page_failures.pending += 1,
+        }
+    }
+
+    /// Hands what was counted to Envoy.
+    pub(super) fn flush(&mut self) {
+        let verdicts = self.verdicts.iter_mut().map(|(_, counter)| counter);
+        let feed = [&mut self.pages, &mut self.page_failures, &mut self.pages_refused, &mut self.unreadable_entries];
+        verdicts.chain(feed).for_each(Counter::flush);
+    }
+
+    /// Sets the gauges; every VM of the process sets them alike.
+    pub(super) fn gauge(&self, snapshot: &Snapshot, now_ms: u64) {
+        let status = snapshot.status();
+        self.sequence.set(status.sequence);
+        self.records.set(status.records);
+        if status.contact_ms > 0 {
+            self.age_ms.set(now_ms.saturating_sub(status.contact_ms));
+        }
+    }
+}
+
+impl Counter {
+    fn define(name: &str) -> Self {
+        Self { id: hostcalls::define_metric(MetricType::Counter, name).ok(), pending: 0 }
+    }
+
+    fn flush(&mut self) {
+        // The SDK panics on an increment that is not positive.
+        if self.pending > 0
+            && let Some(id) = self.id
+        {
+            let _ = hostcalls::increment_metric(id, self.pending);
+            self.pending = 0;
+        }
+    }
+}
+
+impl Gauge {
+    fn define(name: &str) -> Self {
+        Self(hostcalls::define_metric(MetricType::Gauge, name).ok())
+    }
+
+    fn set(&self, value: u64) {
+        if let Some(id) = self.0 {
+            let _ = hostcalls::record_metric(id, value);
+        }
+    }
+}

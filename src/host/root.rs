@@ -1,0 +1,254 @@
+//! The context of one configuration in one VM: it configures, ticks, and speaks to the control plane.
+
+use crate::config::{Config, ControlPlane};
+use crate::engine::feed::NotApplied;
+use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
+use crate::engine::snapshot::Snapshot;
+use crate::engine::store::Names;
+use crate::host::clock::{self, Clock};
+use crate::host::http::Stream;
+use crate::host::log;
+use crate::host::metrics::Metrics;
+use crate::host::shared::SharedData;
+use crate::host::worker::{self, Worker};
+use keyward_contract::MAX_PAGE_BYTES;
+use keyward_contract::secret::Secret;
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{BufferType, ContextType, LogLevel, MapType};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often the status is polled and the fetcher goes on.
+const TICK: Duration = Duration::from_millis(25);
+
+/// How often the gauges are set, in ticks.
+const TICKS_PER_GAUGE: u64 = 40;
+
+pub(super) struct Root {
+    context_id: u32,
+    running: Option<Running>,
+}
+
+struct Running {
+    worker: Rc<Worker>,
+    fetcher: Fetcher,
+    token: Option<Secret>,
+    /// The callout that is out, by Envoy's number, and the poll that it carries.
+    callout: Option<(u32, u64)>,
+    last_failure: Option<Failure>,
+    ticks: u64,
+}
+
+/// What is wrong with the feed; logged when it begins and when it ends, not each time.
+#[derive(Clone, Copy, PartialEq)]
+enum Failure {
+    Status(u32),
+    Lost,
+    Page(NotApplied),
+}
+
+impl Root {
+    pub(super) fn new(context_id: u32) -> Self {
+        Self { context_id, running: None }
+    }
+
+    /// Depends on nothing that could differ between workers: a worker whose filter fails to configure is a worker
+    /// that Envoy runs without it.
+    fn configure(&mut self) -> Result<(), String> {
+        let text = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX)
+            .map_err(|status| format!("the configuration cannot be read: {status:?}"))?
+            .unwrap_or_default();
+        let config = Config::parse(&text).map_err(|problems| format!("the configuration has mistakes: {problems}"))?;
+        let token = read_token(&config.control_plane)?;
+        #[cfg(feature = "fault-injection")]
+        crate::host::fault::on_configure(&SharedData)?;
+        let settings = config.snapshot;
+        let names = Names::new(&config.control_plane.cluster, &config.control_plane.authority, settings.bucket_bits);
+        let seed = seed(self.context_id);
+        self.running = Some(Running {
+            fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
+            worker: Rc::new(Worker {
+                snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
+                metrics: RefCell::new(Metrics::define()),
+                clock: Clock::new(),
+                config,
+            }),
+            token,
+            callout: None,
+            last_failure: None,
+            ticks: 0,
+        });
+        hostcalls::set_tick_period(TICK).map_err(|status| format!("no tick period can be set: {status:?}"))
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _configuration_size: usize) -> bool {
+        match self.configure() {
+            Ok(()) => true,
+            Err(problem) => {
+                log(LogLevel::Error, &problem);
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.tick();
+        }
+    }
+
+    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+        worker::note_request();
+        Some(Box::new(Stream::new(self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, callout: u32, headers: usize, body_size: usize, _trailers: usize) {
+        if let Some(running) = &mut self.running {
+            running.answer(callout, headers, body_size);
+        }
+    }
+
+    fn on_done(&mut self) -> bool {
+        // The configuration is replaced: its callouts end without a word, so somebody else should fetch at once.
+        if let Some(running) = &mut self.running {
+            running.fetcher.release(&SharedData);
+            running.worker.metrics.borrow_mut().flush();
+        }
+        true
+    }
+}
+
+impl Running {
+    fn tick(&mut self) {
+        let now = self.worker.clock.read_wall();
+        let mut events = Vec::new();
+        let poll = self.fetcher.tick(&SharedData, now, worker::serves(), &mut events);
+        self.note(&events);
+        self.send(poll);
+        let mut snapshot = self.worker.snapshot.borrow_mut();
+        snapshot.poll(&SharedData, now.monotonic_ms);
+        let mut metrics = self.worker.metrics.borrow_mut();
+        metrics.flush();
+        if self.ticks.is_multiple_of(TICKS_PER_GAUGE) {
+            metrics.gauge(&snapshot, now.monotonic_ms);
+        }
+        self.ticks += 1;
+    }
+
+    fn answer(&mut self, callout: u32, headers: usize, body_size: usize) {
+        let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
+        let status = if headers == 0 { 0 } else { response_status() };
+        let body = if status == 200 && body_size <= MAX_PAGE_BYTES {
+            hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok()
+        } else {
+            None
+        };
+        let answer = match &body {
+            Some(body) => Answer::Page(body.as_deref().unwrap_or_default()),
+            None => Answer::Failed { status },
+        };
+        let mut events = Vec::new();
+        let next = self.fetcher.answer(&SharedData, self.worker.clock.now(), poll, answer, &mut events);
+        self.note(&events);
+        self.send(next);
+    }
+
+    fn send(&mut self, poll: Option<Poll>) {
+        let Some(poll) = poll else { return };
+        let control_plane = &self.worker.config.control_plane;
+        let authorization = self.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        let mut headers =
+            vec![(":method", "GET"), (":path", poll.path.as_str()), (":authority", control_plane.authority.as_str())];
+        if let Some(authorization) = &authorization {
+            headers.push(("authorization", authorization));
+        }
+        let timeout = Duration::from_millis(poll.timeout_ms);
+        match hostcalls::dispatch_http_call(&control_plane.cluster, headers, None, Vec::new(), timeout) {
+            Ok(callout) => self.callout = Some((callout, poll.id)),
+            Err(_) => {
+                self.fail(Failure::Status(0));
+                self.fetcher.not_sent(clock::monotonic_ms());
+            }
+        }
+    }
+
+    fn note(&mut self, events: &[Event]) {
+        for event in events {
+            self.worker.metrics.borrow_mut().count_event(event);
+            match *event {
+                Event::Page { unreadable_entries } => {
+                    if unreadable_entries > 0 {
+                        log(
+                            LogLevel::Warn,
+                            &format!(
+                                "{unreadable_entries} entries of the feed cannot be understood: their keys are refused"
+                            ),
+                        );
+                    }
+                    if self.last_failure.take().is_some() {
+                        log(LogLevel::Info, "the feed answers again");
+                    }
+                }
+                Event::PageRefused(NotApplied::Superseded) => {}
+                Event::PageRefused(refused) => self.fail(Failure::Page(refused)),
+                Event::PollFailed { status } => self.fail(Failure::Status(status)),
+                Event::PollLost => self.fail(Failure::Lost),
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if self.last_failure.replace(failure) == Some(failure) {
+            return;
+        }
+        let cluster = &self.worker.config.control_plane.cluster;
+        let what = match failure {
+            Failure::Status(0) => format!("cluster {cluster:?} does not exist or gave no answer"),
+            Failure::Status(status @ (401 | 403)) => format!("the control plane refuses the edge token ({status})"),
+            Failure::Status(status) => format!("the control plane answers {status}"),
+            Failure::Lost => "no answer in time".to_owned(),
+            Failure::Page(refused) => refused.to_string(),
+        };
+        log(LogLevel::Warn, &format!("the feed cannot be read, the last snapshot serves on: {what}"));
+    }
+}
+
+fn read_token(control_plane: &ControlPlane) -> Result<Option<Secret>, String> {
+    let Some(variable) = &control_plane.token_env else { return Ok(None) };
+    match std::env::var(variable) {
+        // A token is what fits a header field (RFC 6750, section 2.1).
+        Ok(token) if !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic()) => Ok(Some(Secret::new(token))),
+        Ok(_) => {
+            Err(format!("the environment variable {variable} holds no token: it is empty or has other characters"))
+        }
+        Err(_) => Err(format!(
+            "the environment variable {variable}, which is to hold the edge token, is not set in Envoy's environment or \
+             not named in vm_config.environment_variables.host_env_keys"
+        )),
+    }
+}
+
+fn response_status() -> u32 {
+    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
+    status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// A number that differs between VMs.
+fn seed(context_id: u32) -> u64 {
+    let mut bytes = [0; 8];
+    if getrandom::fill(&mut bytes).is_err() {
+        // Without entropy the lease may be shared by two VMs, which costs work and breaks nothing.
+        return coarsetime::Instant::now_without_cache_update().as_ticks() ^ u64::from(context_id);
+    }
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,27 @@
+//! What the contexts of one VM share under one configuration.
+
+use crate::config::Config;
+use crate::engine::snapshot::Snapshot;
+use crate::host::clock::Clock;
+use crate::host::metrics::Metrics;
+use std::cell::{Cell, RefCell};
+
+pub(super) struct Worker {
+    pub(super) config: Config,
+    pub(super) snapshot: RefCell<Snapshot>,
+    pub(super) metrics: RefCell<Metrics>,
+    pub(super) clock: Clock,
+}
+
+thread_local! {
+    /// Whether this VM ever served a request: the main thread's never does. It outlives a change of configuration.
+    static SERVES: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn serves() -> bool {
+    SERVES.get()
+}
+
+pub(super) fn note_request() {
+    SERVES.set(true);
+}

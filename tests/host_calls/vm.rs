@@ -1,0 +1,326 @@
+//! The built filter in an interpreter with a fake Envoy around it, which counts every call that the filter makes.
+
+use std::collections::{BTreeMap, HashMap};
+use wasmi::{Caller, Engine, Extern, ExternType, Func, Instance, Linker, Memory, Module, Store, Val};
+
+/// A filter that was started and configured as Envoy does it.
+pub(crate) struct Vm {
+    store: Store<Host>,
+    instance: Instance,
+    next_context: i32,
+}
+
+/// What the fake Envoy keeps.
+#[derive(Default)]
+struct Host {
+    configuration: Vec<u8>,
+    environment: Vec<u8>,
+    monotonic_ns: u64,
+    wall_ns: u64,
+    shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
+    next_tag: u32,
+    headers: Vec<(Vec<u8>, Vec<u8>)>,
+    callout_status: Vec<u8>,
+    callout_body: Vec<u8>,
+    properties: BTreeMap<String, String>,
+    sent: Vec<Callout>,
+    answer: Option<(i32, Vec<u8>)>,
+    calls: BTreeMap<String, usize>,
+    log: Vec<String>,
+}
+
+/// A request that the filter sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Callout {
+    pub(crate) number: i32,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The local answer; `None` if the request went on.
+    pub(crate) answer: Option<(i32, String)>,
+    /// The request's headers as the upstream would see them.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) properties: BTreeMap<String, String>,
+    /// How often each host function was called.
+    pub(crate) calls: BTreeMap<String, usize>,
+}
+
+const OK: i32 = 0;
+const NOT_FOUND: i32 = 1;
+const CAS_MISMATCH: i32 = 8;
+const ROOT: i32 = 1;
+
+impl Vm {
+    pub(crate) fn start(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Self {
+        let engine = Engine::default();
+        let module = Module::new(&engine, wasm).expect("a module");
+        let host = Host {
+            configuration: configuration.as_bytes().to_vec(),
+            environment: environment
+                .iter()
+                .flat_map(|(name, value)| format!("{name}={value}\0").into_bytes())
+                .collect(),
+            monotonic_ns: 1_000_000_000,
+            wall_ns: 1_800_000_000_000_000_000,
+            ..Host::default()
+        };
+        let mut store = Store::new(&engine, host);
+        let mut linker: Linker<Host> = Linker::new(&engine);
+        for import in module.imports() {
+            let ExternType::Func(ty) = import.ty() else { panic!("{} is no function", import.name()) };
+            let name = import.name().to_owned();
+            let returns = !ty.results().is_empty();
+            linker
+                .func_new(
+                    import.module(),
+                    import.name(),
+                    ty.clone(),
+                    move |mut caller: Caller<'_, Host>, arguments, results| {
+                        *caller.data_mut().calls.entry(name.clone()).or_default() += 1;
+                        let arguments: Vec<i64> = arguments.iter().map(number).collect();
+                        let result = host_call(&mut caller, &name, &arguments);
+                        if returns {
+                            results[0] = Val::I32(result);
+                        }
+                        Ok(())
+                    },
+                )
+                .expect("an import");
+        }
+        let instance = linker.instantiate_and_start(&mut store, &module).expect("an instance");
+        let mut vm = Self { store, instance, next_context: ROOT + 1 };
+        vm.call("_initialize", &[]);
+        vm.call("proxy_on_context_create", &[ROOT, 0]);
+        assert_eq!(vm.call("proxy_on_vm_start", &[ROOT, 0]), Some(1), "{:?}", vm.log());
+        let length = i32::try_from(configuration.len()).unwrap();
+        assert_eq!(vm.call("proxy_on_configure", &[ROOT, length]), Some(1), "{:?}", vm.log());
+        vm
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.call("proxy_on_tick", &[ROOT]);
+    }
+
+    /// The requests that the filter has sent since the last call.
+    pub(crate) fn sent(&mut self) -> Vec<Callout> {
+        std::mem::take(&mut self.store.data_mut().sent)
+    }
+
+    pub(crate) fn answer_callout(&mut self, number: i32, status: &str, body: &[u8]) {
+        let host = self.store.data_mut();
+        host.callout_status = status.as_bytes().to_vec();
+        host.callout_body = body.to_vec();
+        let length = i32::try_from(body.len()).unwrap();
+        self.call("proxy_on_http_call_response", &[ROOT, number, 1, length, 0]);
+    }
+
+    pub(crate) fn request(&mut self, headers: &[(&str, &str)]) -> Outcome {
+        let context = self.next_context;
+        self.next_context += 1;
+        let host = self.store.data_mut();
+        host.headers =
+            headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
+        host.calls.clear();
+        host.properties.clear();
+        host.answer = None;
+        self.call("proxy_on_context_create", &[context, ROOT]);
+        let count = i32::try_from(headers.len()).unwrap();
+        self.call("proxy_on_request_headers", &[context, count, 1]);
+        self.call("proxy_on_done", &[context]);
+        self.call("proxy_on_log", &[context]);
+        self.call("proxy_on_delete", &[context]);
+        let host = self.store.data();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Outcome {
+            answer: host.answer.as_ref().map(|(status, body)| (*status, text(body))),
+            headers: host.headers.iter().map(|(name, value)| (text(name), text(value))).collect(),
+            properties: host.properties.clone(),
+            calls: host.calls.clone(),
+        }
+    }
+
+    pub(crate) fn log(&self) -> &[String] {
+        &self.store.data().log
+    }
+
+    fn call(&mut self, name: &str, arguments: &[i32]) -> Option<i32> {
+        let function = self.instance.get_func(&self.store, name).unwrap_or_else(|| panic!("no export {name}"));
+        let arguments: Vec<Val> = arguments.iter().map(|argument| Val::I32(*argument)).collect();
+        let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
+        if let Err(trap) = function.call(&mut self.store, &arguments, &mut results) {
+            panic!("{name}: {trap}\n{:?}", self.log());
+        }
+        results.first().map(|result| i32::try_from(number(result)).unwrap())
+    }
+}
+
+/// The host functions of proxy-wasm 0.2.1 and WASI that the filter may call.
+fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i32 {
+    let a = |n: usize| usize::try_from(arguments[n] & 0xffff_ffff).unwrap();
+    match name {
+        "proxy_log" => {
+            let line = read(caller, a(1), a(2));
+            caller.data_mut().log.push(String::from_utf8(line).unwrap());
+            OK
+        }
+        "proxy_set_tick_period_milliseconds" | "proxy_increment_metric" | "proxy_record_metric" => OK,
+        "proxy_set_effective_context" => OK,
+        "proxy_define_metric" => {
+            write(caller, a(3), &1u32.to_le_bytes());
+            OK
+        }
+        "proxy_get_buffer_bytes" => {
+            const CALLOUT_BODY: usize = 4;
+            const CONFIGURATION: usize = 7;
+            let bytes = match a(0) {
+                CALLOUT_BODY => caller.data().callout_body.clone(),
+                CONFIGURATION => caller.data().configuration.clone(),
+                other => panic!("buffer {other}"),
+            };
+            give(caller, &bytes, a(3), a(4))
+        }
+        "proxy_get_shared_data" => {
+            let key = read(caller, a(0), a(1));
+            let Some((value, tag)) = caller.data().shared.get(&key).cloned() else { return NOT_FOUND };
+            write(caller, a(4), &tag.to_le_bytes());
+            give(caller, &value, a(2), a(3))
+        }
+        "proxy_set_shared_data" => {
+            let (key, value) = (read(caller, a(0), a(1)), read(caller, a(2), a(3)));
+            let tag = u32::try_from(a(4)).unwrap();
+            let host = caller.data_mut();
+            if host.shared.get(&key).is_some_and(|(_, current)| tag != 0 && tag != *current) {
+                return CAS_MISMATCH;
+            }
+            host.next_tag += 1;
+            host.shared.insert(key, (value, host.next_tag));
+            OK
+        }
+        "proxy_get_header_map_pairs" => {
+            let pairs = encode_pairs(&caller.data().headers);
+            give(caller, &pairs, a(1), a(2))
+        }
+        "proxy_set_header_map_pairs" => {
+            let pairs = read(caller, a(1), a(2));
+            caller.data_mut().headers = decode_pairs(&pairs);
+            OK
+        }
+        "proxy_get_header_map_value" => {
+            let status = caller.data().callout_status.clone();
+            give(caller, &status, a(3), a(4))
+        }
+        "proxy_get_property" => NOT_FOUND,
+        "proxy_set_property" => {
+            let (path, value) = (read(caller, a(0), a(1)), read(caller, a(2), a(3)));
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            caller.data_mut().properties.insert(text(path), text(value));
+            OK
+        }
+        "proxy_http_call" => {
+            let headers = decode_pairs(&read(caller, a(2), a(3)));
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            let headers = headers.into_iter().map(|(name, value)| (text(name), text(value))).collect();
+            let number = i32::try_from(caller.data().calls["proxy_http_call"]).unwrap();
+            caller.data_mut().sent.push(Callout { number, headers });
+            write(caller, a(9), &number.to_le_bytes());
+            OK
+        }
+        "proxy_send_local_response" => {
+            let body = read(caller, a(3), a(4));
+            caller.data_mut().answer = Some((i32::try_from(a(0)).unwrap(), body));
+            OK
+        }
+        "clock_time_get" => {
+            let host = caller.data();
+            let ns = if a(0) == 0 { host.wall_ns } else { host.monotonic_ns };
+            write(caller, a(2), &ns.to_le_bytes());
+            OK
+        }
+        "random_get" => {
+            write(caller, a(0), &vec![7; a(1)]);
+            OK
+        }
+        "environ_sizes_get" => {
+            let environment = &caller.data().environment;
+            let count = environment.iter().filter(|&&c| c == 0).count();
+            let length = environment.len();
+            write(caller, a(0), &u32::try_from(count).unwrap().to_le_bytes());
+            write(caller, a(1), &u32::try_from(length).unwrap().to_le_bytes());
+            OK
+        }
+        "environ_get" => {
+            let environment = caller.data().environment.clone();
+            let mut pointer = a(1);
+            for (n, variable) in environment.split_inclusive(|&c| c == 0).enumerate() {
+                write(caller, a(0) + 4 * n, &u32::try_from(pointer).unwrap().to_le_bytes());
+                pointer += variable.len();
+            }
+            write(caller, a(1), &environment);
+            OK
+        }
+        other => panic!("the filter called {other}, which it should not need"),
+    }
+}
+
+fn number(value: &Val) -> i64 {
+    match value {
+        Val::I32(number) => i64::from(*number),
+        Val::I64(number) => *number,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn memory(caller: &Caller<'_, Host>) -> Memory {
+    caller.get_export("memory").and_then(Extern::into_memory).expect("a memory")
+}
+
+fn read(caller: &Caller<'_, Host>, pointer: usize, length: usize) -> Vec<u8> {
+    memory(caller).data(caller)[pointer..pointer + length].to_vec()
+}
+
+fn write(caller: &mut Caller<'_, Host>, pointer: usize, bytes: &[u8]) {
+    memory(caller).data_mut(caller)[pointer..pointer + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Allocates in the filter's memory and hands the bytes over, as Envoy does.
+fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], pointer: usize, length: usize) -> i32 {
+    let allocate = caller.get_export("proxy_on_memory_allocate").and_then(Extern::into_func);
+    let allocate: Func = allocate.expect("an allocator");
+    let mut result = [Val::I32(0)];
+    let size = i32::try_from(bytes.len()).unwrap();
+    if size > 0 {
+        allocate.call(&mut *caller, &[Val::I32(size)], &mut result).expect("memory");
+    }
+    let address = u32::try_from(number(&result[0]) & 0xffff_ffff).unwrap();
+    write(caller, address as usize, bytes);
+    write(caller, pointer, &address.to_le_bytes());
+    write(caller, length, &size.to_le_bytes());
+    OK
+}
+
+fn encode_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
+    let mut out = u32::try_from(pairs.len()).unwrap().to_le_bytes().to_vec();
+    for (name, value) in pairs {
+        out.extend([length(name), length(value)].concat());
+    }
+    for (name, value) in pairs {
+        out.extend([name, &[0][..], value, &[0]].concat());
+    }
+    out
+}
+
+fn decode_pairs(bytes: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let count = number(0);
+    let mut at = 4 + 8 * count;
+    let mut take = |length: usize| {
+        let taken = bytes[at..at + length].to_vec();
+        at += length + 1;
+        taken
+    };
+    (0..count).map(|n| (take(number(4 + 8 * n)), take(number(8 + 8 * n)))).collect()
+}
