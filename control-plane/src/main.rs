@@ -1,1 +1,53 @@
-fn main(){}
+//! The program: reads the command line, runs what it asks for, and turns the outcome into an exit code.
+
+use anyhow::{Result, anyhow};
+use clap::Parser;
+use keyward_control_plane::cli::{self, Arguments, Command, ServeArguments};
+use keyward_control_plane::serve::{Config, Server, dialect};
+use keyward_control_plane::{clock, logging};
+use std::io::Write;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(arguments) => serve(arguments),
+        Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
+        Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nowhere is left to tell that this cannot be told.
+            let _ = writeln!(std::io::stderr(), "keyward: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve(arguments: ServeArguments) -> Result<()> {
+    logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
+    let dialect = dialect(&arguments.dialect)?;
+    let ServeArguments { listen, data_dir, .. } = arguments;
+    // Before anything can be asked to end, so that a signal during the start is not lost.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let server = Server::start(Config { listen, data_dir, dialect, clock: clock::system() }).await?;
+    let tokens = server.tokens();
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            match tokens.reload() {
+                Ok(()) => tracing::info!("tokens read again"),
+                Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+            }
+        }
+    });
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server.run(end).await.map_err(|error| anyhow!("the server has failed: {error}"))
+}

@@ -1,0 +1,91 @@
+//! The parts of a request as the handlers want them, with refusals that are problem documents.
+
+use super::problem::ApiError;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::IntoResponse;
+use keyward_contract::document::{Problem, Problems};
+use std::collections::BTreeMap;
+
+/// The id in the path.
+pub(super) struct Id(pub(super) String);
+
+/// The JSON document in the body; an empty body counts as an empty object.
+pub(super) struct Document(pub(super) serde_json::Value);
+
+/// The parameters of the query, each at most once, taken by name.
+pub(super) struct Parameters {
+    given: BTreeMap<String, String>,
+    problems: Vec<Problem>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Self(id)),
+            // The only thing that can be wrong is an escape that is not UTF-8, and no id has one.
+            Err(_) => Err(ApiError::NoSuchPath { path: parts.uri.path().to_owned() }),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Document {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let body = Bytes::from_request(request, state).await.map_err(body_error)?;
+        crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
+    }
+}
+
+fn body_error(rejection: BytesRejection) -> ApiError {
+    match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge,
+        _ => ApiError::BodyLost,
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let pairs = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Ok(Query(pairs)) = pairs else {
+            return Err(ApiError::BadQuery(Problems(vec![problem("", "expected name=value pairs")])));
+        };
+        let mut parameters = Self { given: BTreeMap::new(), problems: Vec::new() };
+        for (name, value) in pairs {
+            if parameters.given.insert(name.clone(), value).is_some() {
+                parameters.problems.push(problem(&name, "given more than once"));
+            }
+        }
+        Ok(parameters)
+    }
+}
+
+impl Parameters {
+    /// The parameter of that name, read; `None` if it is absent or cannot be read, and in that case this is told.
+    pub(super) fn take<T>(&mut self, name: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = self.given.remove(name)?;
+        let read = read(&value);
+        if read.is_none() {
+            self.problems.push(problem(name, &format!("expected {expected}")));
+        }
+        read
+    }
+
+    /// Tells of everything that was wrong or that nobody has taken.
+    pub(super) fn finish(mut self) -> Result<(), ApiError> {
+        self.problems.extend(self.given.keys().map(|name| problem(name, "unknown parameter")));
+        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::BadQuery(Problems(self.problems))) }
+    }
+}
+
+pub(super) fn problem(field: &str, message: &str) -> Problem {
+    Problem { path: field.to_owned(), message: message.to_owned() }
+}

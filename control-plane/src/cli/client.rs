@@ -1,0 +1,174 @@
+//! Asks the control plane, and says what it said when it refuses.
+
+use super::arguments::ControlPlane;
+use crate::tokens::Audience;
+use keyward_contract::secret::Secret;
+use serde_json::Value;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use ureq::http::{Method, Request};
+
+/// A control plane that can be asked.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    url: String,
+    token: Secret,
+}
+
+/// The control plane was not asked, did not answer, or refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no token to show.
+    #[error("no token: KEYWARD_ADMIN_TOKEN is not set, and {}: {source}", path.display())]
+    NoToken {
+        /// The file that was looked for.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
+    /// There was no answer.
+    #[error("no answer from {url}: {source}")]
+    Unreachable {
+        /// The server.
+        url: String,
+        /// Why.
+        source: Box<ureq::Error>,
+    },
+    /// The answer is not one of a control plane.
+    #[error("{url} answered {status} with something that is not of this API")]
+    NotTheApi {
+        /// The server.
+        url: String,
+        /// The status.
+        status: u16,
+    },
+    /// The control plane refused.
+    #[error("{url} refused ({status}): {refusal}")]
+    Refused {
+        /// The server.
+        url: String,
+        /// The status.
+        status: u16,
+        /// What it said.
+        refusal: Refusal,
+    },
+}
+
+/// A problem document (RFC 9457), as far as it is shown.
+#[derive(Debug)]
+pub struct Refusal {
+    detail: String,
+    errors: Vec<(String, String)>,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+impl Client {
+    /// A client that shows the token of the environment, or of the data directory.
+    pub(super) fn new(server: &ControlPlane) -> Result<Self, ClientError> {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            // The token is for this server, not for one that it points to, nor for a proxy.
+            .max_redirects(0)
+            .proxy(None)
+            .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")));
+        Ok(Self { agent: config.build().new_agent(), url: server.url(), token: token(server)? })
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.ask(Method::GET, path, None)
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<Value, ClientError> {
+        self.ask(Method::DELETE, path, None)
+    }
+
+    pub(super) fn post(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
+        self.ask(Method::POST, path, Some(document))
+    }
+
+    pub(super) fn patch(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
+        self.ask(Method::PATCH, path, Some(document))
+    }
+
+    fn ask(&self, method: Method, path: &str, document: Option<&Value>) -> Result<Value, ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("authorization", format!("Bearer {}", self.token.expose()));
+        let unreachable =
+            |source: ureq::Error| ClientError::Unreachable { url: self.url.clone(), source: Box::new(source) };
+        let answer = match document {
+            Some(document) => {
+                let request = request.header("content-type", "application/json").body(document.to_string());
+                self.agent.run(request.map_err(|error| unreachable(error.into()))?)
+            }
+            None => self.agent.run(request.body(()).map_err(|error| unreachable(error.into()))?),
+        };
+        let mut answer = answer.map_err(unreachable)?;
+        let status = answer.status();
+        let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string().map_err(unreachable)?;
+        let not_the_api = || ClientError::NotTheApi { url: self.url.clone(), status: status.as_u16() };
+        let document: Value = serde_json::from_str(&body).map_err(|_| not_the_api())?;
+        if status.is_success() {
+            return Ok(document);
+        }
+        let refusal = Refusal::read(&document).ok_or_else(not_the_api)?;
+        Err(ClientError::Refused { url: self.url.clone(), status: status.as_u16(), refusal })
+    }
+}
+
+impl Refusal {
+    fn read(document: &Value) -> Option<Self> {
+        let text = |value: &Value, field| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        let errors = document.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        Some(Self {
+            detail: text(document, "detail").or_else(|| text(document, "title"))?,
+            errors: errors.iter().filter_map(|error| Some((text(error, "field")?, text(error, "message")?))).collect(),
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        for (field, message) in &self.errors {
+            let separator = if field.is_empty() { "" } else { ": " };
+            write!(f, "\n  {field}{separator}{message}")?;
+        }
+        Ok(())
+    }
+}
+
+fn token(server: &ControlPlane) -> Result<Secret, ClientError> {
+    // Set to nothing is as good as not set.
+    if let Some(token) = std::env::var("KEYWARD_ADMIN_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
+        return Ok(Secret::new(token.trim().to_owned()));
+    }
+    let path = server.data_dir().join(Audience::Admin.file_name());
+    let file = std::fs::read_to_string(&path).and_then(|file| {
+        let first = file.lines().map(str::trim).find(|line| !line.is_empty());
+        first.map(str::to_owned).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))
+    });
+    file.map(Secret::new).map_err(|source| ClientError::NoToken { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_refusal_is_shown_with_every_field_that_is_wrong() {
+        let document = json!({"title": "T", "detail": "some fields cannot be used", "errors": [
+            {"field": "name", "message": "is required"}, {"field": "", "message": "too long"},
+        ]});
+        let refusal = Refusal::read(&document).unwrap();
+        assert_eq!(refusal.to_string(), "some fields cannot be used\n  name: is required\n  too long");
+        assert!(Refusal::read(&json!("nonsense")).is_none());
+    }
+}

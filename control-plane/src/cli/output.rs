@@ -1,0 +1,106 @@
+//! What a person reads of the server's answers. Control characters never reach the terminal.
+
+use serde_json::Value;
+
+/// The document on one line, for programs.
+pub(super) fn line(document: &Value) -> String {
+    format!("{document}\n")
+}
+
+/// A field as text, empty where there is none.
+pub(super) fn text(document: &Value, field: &str) -> String {
+    let text = match document.get(field) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(elements)) => {
+            elements.iter().map(|element| element.as_str().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+        }
+        Some(other) => other.to_string(),
+    };
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// Keys as a table.
+pub(super) fn table(keys: &[Value]) -> String {
+    const COLUMNS: [&str; 7] = ["id", "name", "owner", "environment", "state", "created_at", "expires_at"];
+    let mut rows = vec![COLUMNS.map(|column| column.replace('_', " ").to_uppercase())];
+    rows.extend(keys.iter().map(|key| COLUMNS.map(|column| text(key, column))));
+    let mut widths = [0; COLUMNS.len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    rows.iter().map(|row| aligned(row.iter().zip(widths))).collect()
+}
+
+/// One key, a field a line.
+pub(super) fn key(key: &Value) -> String {
+    const FIELDS: [&str; 11] = [
+        "id",
+        "name",
+        "owner",
+        "kind",
+        "environment",
+        "scopes",
+        "allow_ip",
+        "state",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+    ];
+    let mut out = fields(key, &FIELDS);
+    for secret in key.get("secrets").and_then(Value::as_array).into_iter().flatten() {
+        let not_after = text(secret, "not_after");
+        let until = if not_after.is_empty() { String::new() } else { format!(" until {not_after}") };
+        out += &format!("{:<14}{}  {}{until}\n", "secret", text(secret, "id"), text(secret, "hint"));
+    }
+    out
+}
+
+/// One owner, a field a line.
+pub(super) fn owner(owner: &Value) -> String {
+    fields(owner, &["id", "disabled", "permissions", "created_at"])
+}
+
+fn fields(document: &Value, names: &[&str]) -> String {
+    let given = names.iter().map(|name| (name, text(document, name))).filter(|(_, value)| !value.is_empty());
+    given.map(|(name, value)| format!("{:<14}{value}\n", name.replace('_', " "))).collect()
+}
+
+fn aligned<'a>(cells: impl Iterator<Item = (&'a String, usize)>) -> String {
+    let line: String = cells.map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+    format!("{}\n", line.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_table_is_aligned_under_its_head() {
+        let keys = [
+            json!({"id": "key_1", "name": "a long name", "state": "active", "created_at": "2030"}),
+            json!({"id": "key_2", "name": "é", "owner": "acme", "state": "revoked", "created_at": "2029"}),
+        ];
+        assert_eq!(
+            table(&keys),
+            "ID     NAME         OWNER  ENVIRONMENT  STATE    CREATED AT  EXPIRES AT\n\
+             key_1  a long name                      active   2030\n\
+             key_2  é            acme                revoked  2029\n"
+        );
+    }
+
+    #[test]
+    fn a_key_is_shown_with_what_it_has() {
+        let shown = key(&json!({"id": "key_1", "owner": null, "scopes": ["a", "b"], "secrets": [
+            {"id": "sec_1", "hint": "kw_live_abcd…", "not_after": "2030"}]}));
+        assert_eq!(shown, "id            key_1\nscopes        a b\nsecret        sec_1  kw_live_abcd… until 2030\n");
+    }
+
+    #[test]
+    fn a_control_character_does_not_reach_the_terminal() {
+        assert_eq!(text(&json!({"name": "a\u{1b}[2J"}), "name"), "a\u{fffd}[2J");
+    }
+}

@@ -1,0 +1,19 @@
+//! The control plane of Keyward: creates, rotates and revokes API keys, and feeds every change to the edge.
+//!
+//! [`serve`] puts the parts together: [`api`] answers HTTP, [`store`] holds the state and commits each change together
+//! with its entries of the feed, [`hub`] keeps the recent ones in memory, [`feed`] answers an edge from whichever of
+//! the two has what it asks for. [`cli`] is the command line; it talks to a server over HTTP and shares no state with
+//! one. No plaintext key outlives the request that makes it.
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod feed;
+pub mod hub;
+pub mod logging;
+pub mod model;
+pub mod page;
+pub mod random;
+pub mod serve;
+pub mod store;
+pub mod tokens;

@@ -1,0 +1,24 @@
+//! Logs to standard error, at the level of `RUST_LOG` (info unless it says otherwise).
+//!
+//! Whatever `RUST_LOG` asks for, the HTTP and database libraries stay at info: below it they may show headers and
+//! bodies, and those hold tokens and new keys.
+
+use tracing::Metadata;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// Begins to log.
+///
+/// # Errors
+/// If the process logs already.
+pub fn start() -> Result<(), TryInitError> {
+    let chosen = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(chosen.and(filter_fn(may_be_shown)))).try_init()
+}
+
+fn may_be_shown(event: &Metadata<'_>) -> bool {
+    event.target().starts_with("keyward") || *event.level() <= tracing::Level::INFO
+}

@@ -1,0 +1,40 @@
+//! The frames of one page of the feed, gathered until it is full.
+
+use keyward_contract::MAX_PAGE_BYTES;
+use keyward_contract::page::MAX_HEADER_BYTES;
+
+/// The frames of a page, as many as fit.
+#[derive(Debug, Default)]
+pub struct PageEntries(Vec<u8>);
+
+impl PageEntries {
+    const ROOM: usize = MAX_PAGE_BYTES - MAX_HEADER_BYTES;
+
+    /// Appends the frame, or tells that there is no room.
+    pub fn push(&mut self, frame: &[u8]) -> bool {
+        let fits = self.0.len() + frame.len() <= Self::ROOM;
+        if fits {
+            self.0.extend_from_slice(frame);
+        }
+        fits
+    }
+
+    /// The frames so far.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_takes_what_fits_and_nothing_of_what_does_not() {
+        let mut entries = PageEntries::default();
+        assert!(entries.push(&vec![0; PageEntries::ROOM - 1]));
+        assert!(!entries.push(&[0; 2]));
+        assert!(entries.push(&[0; 1]));
+        assert_eq!(entries.as_slice().len(), PageEntries::ROOM);
+    }
+}

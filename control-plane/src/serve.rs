@@ -1,0 +1,200 @@
+//! Puts the server together, runs it, and ends it so that nobody is left waiting.
+
+use crate::api::{App, router};
+use crate::clock::Clock;
+use crate::feed::Feed;
+use crate::store::{self, Store};
+use crate::tokens::{TokenError, Tokens};
+use axum::serve::ListenerExt;
+use keyward_contract::dialect::Dialect;
+use keyward_contract::document::Problems;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+/// How a server is to run.
+pub struct Config {
+    /// Where it listens, `host:port`; port 0 is any that is free.
+    pub listen: String,
+    /// Where its state and tokens are.
+    pub data_dir: PathBuf,
+    /// What keys look like.
+    pub dialect: Dialect,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// A server that has its port, state and tokens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    tokens: Arc<Tokens>,
+    store: Store,
+    dialect: Arc<Dialect>,
+    clock: Clock,
+}
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// The state cannot be used.
+    #[error("{}: {source}", data_dir.display())]
+    Store {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Why.
+        source: store::Error,
+    },
+    /// The address cannot be had.
+    #[error("cannot listen on {listen}: {source}")]
+    Listen {
+        /// The address.
+        listen: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The dialect cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DialectError {
+    /// It is neither a name nor a file.
+    #[error("{name} is no dialect that comes with Keyward ({known}) and no file that can be read: {source}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The names that would do.
+        known: String,
+        /// Why the file cannot be read.
+        source: io::Error,
+    },
+    /// The file has mistakes.
+    #[error("dialect {name}: {problems}")]
+    Invalid {
+        /// What was asked for.
+        name: String,
+        /// All of them.
+        problems: Problems,
+    },
+}
+
+/// How long an ending server waits for answers that are under way.
+const GRACE: Duration = Duration::from_millis(1000);
+/// How long the database may take to close; one that is cut off recovers at the next start.
+const CLOSING: Duration = Duration::from_millis(500);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// The dialect of that name, or in that file.
+///
+/// # Errors
+/// If there is none, or if it has mistakes.
+pub fn dialect(name_or_file: &str) -> Result<Dialect, DialectError> {
+    let read = match Dialect::built_in(name_or_file) {
+        Some(dialect) => dialect,
+        None => {
+            let text = std::fs::read(Path::new(name_or_file)).map_err(|source| DialectError::Unknown {
+                name: name_or_file.to_owned(),
+                known: Dialect::built_in_names().collect::<Vec<_>>().join(", "),
+                source,
+            })?;
+            Dialect::parse(&text)
+        }
+    };
+    read.map_err(|problems| DialectError::Invalid { name: name_or_file.to_owned(), problems })
+}
+
+impl Server {
+    /// Makes everything ready, and takes the port last, so that whoever can connect is served.
+    ///
+    /// # Errors
+    /// If anything is missing.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let tokens = Arc::new(Tokens::open(&config.data_dir)?);
+        let store = Store::open(&config.data_dir)
+            .await
+            .map_err(|source| StartError::Store { data_dir: config.data_dir, source })?;
+        let listening = async {
+            let listener = TcpListener::bind(&config.listen).await?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) =
+            listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
+        Ok(Self { listener, address, tokens, store, dialect: Arc::new(config.dialect), clock: config.clock })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The tokens, to read their files again.
+    pub fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens)
+    }
+
+    /// Serves until `end` is done, then answers who waits and closes the state.
+    ///
+    /// # Errors
+    /// If connections cannot be accepted.
+    pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let Self { listener, address, tokens, store, dialect, clock } = self;
+        let (shutdown, ending) = watch::channel(false);
+        let feed = Feed::new(store.clone(), ending.clone());
+        let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock)));
+        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        // A page of the feed is one small write that must not wait for an acknowledgement.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!(%error, "a connection keeps its delay");
+            }
+        });
+        tracing::info!(%address, "listening");
+        let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+            end.await;
+            // Sent before the connections are told to finish, so that their long polls can.
+            shutdown.send_replace(true);
+        });
+        let served = tokio::select! {
+            served = serving.into_future() => served,
+            () = overdue(ending) => {
+                tracing::warn!("ending with connections that did not finish");
+                Ok(())
+            }
+        };
+        retention.abort();
+        if timeout(CLOSING, store.close()).await.is_err() {
+            tracing::warn!("ending with the database still open");
+        }
+        tracing::info!("ended");
+        served
+    }
+}
+
+/// Done once the server is told to end and the grace for it has passed.
+async fn overdue(mut ending: watch::Receiver<bool>) {
+    let _ = ending.wait_for(|ending| *ending).await;
+    sleep(GRACE).await;
+}
+
+/// Lets the edges forget what ended long ago, now and every hour.
+async fn keep_retention(store: Store, clock: Clock) {
+    let mut hours = interval(RETENTION_INTERVAL);
+    hours.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        hours.tick().await;
+        match store.forget_ended(clock()).await {
+            Ok(0) => {}
+            Ok(secrets) => tracing::info!(secrets, "the edges forget what ended long ago"),
+            Err(error) => tracing::warn!(%error, "the retention could not be kept; it is tried again in an hour"),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The feed, read from the database: changes after a cursor, or a snapshot, each page from one read transaction.
+
+use super::rows::{HeadRow, chain, digest, sequence, stored_sequence};
+use super::{Error, Store};
+use crate::hub::{Bounds, Change, Hub};
+use crate::page::PageEntries;
+use futures_util::TryStreamExt;
+use keyward_contract::cursor::{Cursor, Position};
+use keyward_contract::page::{Extent, Page};
+use sqlx::{SqliteConnection, SqlitePool};
+use std::collections::HashSet;
+
+/// What the database has for a reader of the feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A page, encoded.
+    Page(Vec<u8>),
+    /// The reader has everything that was committed.
+    UpToDate,
+}
+
+impl Store {
+    /// What follows the position. A position that does not fit this history is answered with the begin of a snapshot.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn feed_after(&self, position: &Position) -> Result<Found, Error> {
+        let mut transaction = self.readers.begin().await?;
+        let head = head(&mut transaction).await?;
+        let fits = match position {
+            Position::Nothing => false,
+            Position::Changes { applied: from, seen } | Position::Snapshot { base: from, seen, .. } => {
+                fits(&mut transaction, &head, *from, seen).await?
+            }
+        };
+        let answers = if fits { *position } else { Position::Nothing };
+        match answers {
+            Position::Changes { applied, .. } if applied == head.sequence => Ok(Found::UpToDate),
+            Position::Changes { applied, .. } => changes_page(&mut transaction, head, answers, applied).await,
+            Position::Nothing | Position::Snapshot { .. } => snapshot_page(&mut transaction, head, answers).await,
+        }
+    }
+}
+
+/// A hub that has the newest changes already, so that after a restart edges are served from memory as before.
+pub(super) async fn recent(readers: &SqlitePool, bounds: Bounds) -> Result<Hub, Error> {
+    let mut transaction = readers.begin().await?;
+    let head = head(&mut transaction).await?;
+    let window = u64::try_from(bounds.changes).unwrap_or(u64::MAX);
+    let first = head.sequence.saturating_sub(window);
+    let base = cursor_at(&mut transaction, &head, first).await?;
+    let hub = Hub::new(base.unwrap_or(head), bounds);
+    if let Some(base) = base {
+        let mut changes = changes_after(&mut transaction, base.sequence);
+        while let Some(change) = changes.try_next().await? {
+            hub.publish(vec![change.try_into()?]);
+        }
+    }
+    Ok(hub)
+}
+
+#[derive(sqlx::FromRow)]
+struct ChangeRow {
+    sequence: i64,
+    chain: Vec<u8>,
+    subject: Vec<u8>,
+    entry: Vec<u8>,
+}
+
+impl TryFrom<ChangeRow> for Change {
+    type Error = Error;
+
+    fn try_from(row: ChangeRow) -> Result<Self, Error> {
+        Ok(Self {
+            sequence: sequence(row.sequence)?,
+            chain: chain(row.chain)?,
+            subject: digest(row.subject)?,
+            frame: row.entry.into(),
+        })
+    }
+}
+
+async fn head(connection: &mut SqliteConnection) -> Result<Cursor, Error> {
+    let row: HeadRow = sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(connection).await?;
+    row.try_into()
+}
+
+/// Whether the head that a reader saw is one of this history, and all that followed `from` is still there.
+async fn fits(connection: &mut SqliteConnection, head: &Cursor, from: u64, seen: &Cursor) -> Result<bool, Error> {
+    Ok(seen.epoch == head.epoch
+        && from <= seen.sequence
+        && cursor_at(connection, head, seen.sequence).await? == Some(*seen)
+        && cursor_at(connection, head, from).await?.is_some())
+}
+
+/// The cursor at that sequence; `None` where the log does not reach.
+async fn cursor_at(connection: &mut SqliteConnection, head: &Cursor, sequence: u64) -> Result<Option<Cursor>, Error> {
+    let at = |chain| Cursor { epoch: head.epoch, sequence, chain };
+    if sequence == 0 {
+        let first: Option<i64> = sqlx::query_scalar("SELECT sequence FROM feed ORDER BY sequence LIMIT 1")
+            .fetch_optional(connection)
+            .await?;
+        return Ok(first.is_none_or(|first| first == 1).then(|| at([0; Cursor::CHAIN_LENGTH])));
+    }
+    let stored: Option<Vec<u8>> = sqlx::query_scalar("SELECT chain FROM feed WHERE sequence = $1")
+        .bind(stored_sequence(sequence))
+        .fetch_optional(connection)
+        .await?;
+    stored.map(|stored| chain(stored).map(at)).transpose()
+}
+
+/// The changes after a sequence in order, each with the current state of its subject.
+fn changes_after(
+    connection: &mut SqliteConnection,
+    sequence: u64,
+) -> impl TryStreamExt<Ok = ChangeRow, Error = sqlx::Error> + Unpin {
+    sqlx::query_as(
+        "SELECT feed.sequence, feed.chain, feed.subject, edge_entries.entry
+         FROM feed JOIN edge_entries ON edge_entries.subject = feed.subject
+         WHERE feed.sequence > $1 ORDER BY feed.sequence",
+    )
+    .bind(stored_sequence(sequence))
+    .fetch(connection)
+}
+
+async fn changes_page(
+    connection: &mut SqliteConnection,
+    head: Cursor,
+    answers: Position,
+    applied: u64,
+) -> Result<Found, Error> {
+    let mut entries = PageEntries::default();
+    let mut seen = HashSet::new();
+    let mut to = applied;
+    let mut changes = changes_after(connection, applied);
+    while let Some(row) = changes.try_next().await? {
+        let change = Change::try_from(row)?;
+        if seen.insert(change.subject) && !entries.push(&change.frame) {
+            break;
+        }
+        to = change.sequence;
+    }
+    Ok(Found::Page(Page { answers, head, extent: Extent::Changes { to }, entries: entries.as_slice() }.encode()))
+}
+
+async fn snapshot_page(connection: &mut SqliteConnection, head: Cursor, answers: Position) -> Result<Found, Error> {
+    let mut page = Page { answers, head, extent: Extent::Snapshot { end: None }, entries: &[] };
+    let mut entries = PageEntries::default();
+    let start = page.start();
+    let mut current = sqlx::query_as::<_, (Vec<u8>, Vec<u8>)>(
+        "SELECT subject, entry FROM edge_entries WHERE subject >= $1 AND NOT removed ORDER BY subject",
+    )
+    .bind(start.0.as_slice())
+    .fetch(connection);
+    while let Some((subject, frame)) = current.try_next().await? {
+        if !entries.push(&frame) {
+            page.extent = Extent::Snapshot { end: Some(digest(subject)?) };
+            break;
+        }
+    }
+    page.entries = entries.as_slice();
+    Ok(Found::Page(page.encode()))
+}

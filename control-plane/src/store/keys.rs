@@ -1,0 +1,260 @@
+//! Keys: made, listed, ended, rotated.
+
+use super::mutation::Mutation;
+use super::rows::{KeyRow, SecretRow, to_json};
+use super::{Error, Store, owners};
+use crate::clock::Timestamp;
+use crate::model::{Key, Secret, State};
+use keyward_contract::entry::{Body, Environment};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Which keys are wanted.
+#[derive(Clone, Debug)]
+pub struct KeyQuery {
+    /// The most of them.
+    pub limit: u32,
+    /// The id of the key after which to go on.
+    pub after: Option<String>,
+    /// Only those of this owner.
+    pub owner: Option<String>,
+    /// Only those in this state.
+    pub state: Option<State>,
+}
+
+/// Some keys, the newest first.
+#[derive(Clone, Debug)]
+pub struct KeyPage {
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// The id to go on after, where there are more.
+    pub next: Option<String>,
+}
+
+/// What became of a rotation.
+#[derive(Clone, Debug)]
+pub enum Rotated {
+    /// The key has the new secret.
+    Done(Box<Key>),
+    /// The key cannot be used any more, so neither could a new secret.
+    NotActive(State),
+    /// There is no such key.
+    NotFound,
+}
+
+const KEY_COLUMNS: &str =
+    "id, name, owner, kind, environment, scopes, allow_ip, created_at, expires_at, revoked_at FROM keys";
+
+impl Store {
+    /// Stores a new key with its secrets, and its owner where nobody has named it before.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn create_key(&self, key: Key) -> Result<Key, Error> {
+        self.mutate(|mutation| Box::pin(create(mutation, key))).await
+    }
+
+    /// The key of that id.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
+        find(&mut *self.readers.acquire().await?, id).await
+    }
+
+    /// The keys that are asked for; `None` if there is no key to go on after.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+        let mut transaction = self.readers.begin().await?;
+        list(&mut transaction, query, now).await
+    }
+
+    /// Ends the key, unless it was ended before; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn revoke_key(&self, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
+        self.mutate(move |mutation| Box::pin(revoke(mutation, id, now))).await
+    }
+
+    /// Gives the key a further secret, and ends those it has after the grace.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn rotate_key(
+        &self,
+        id: String,
+        secret: Secret,
+        grace: Duration,
+        now: Timestamp,
+    ) -> Result<Rotated, Error> {
+        self.mutate(move |mutation| Box::pin(rotate(mutation, id, secret, grace, now))).await
+    }
+}
+
+async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
+    if let Some(owner) = &key.owner {
+        // An edge refuses a key whose owner it does not know, so the owner goes first.
+        owners::ensure(mutation, owner, key.created_at).await?;
+    }
+    sqlx::query(
+        "INSERT INTO keys
+         (id, name, owner, kind, environment, scopes, allow_ip, created_at, expires_at, revoked_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(&key.id)
+    .bind(&key.name)
+    .bind(&key.owner)
+    .bind(&key.kind)
+    .bind(key.environment.map(Environment::name))
+    .bind(to_json(&key.scopes))
+    .bind(to_json(&key.allow_ip))
+    .bind(key.created_at.as_stored())
+    .bind(key.expires_at.map(Timestamp::as_stored))
+    .bind(key.revoked_at.map(Timestamp::as_stored))
+    .execute(mutation.connection())
+    .await?;
+    for secret in &key.secrets {
+        insert_secret(mutation.connection(), &key.id, secret).await?;
+    }
+    tell(mutation, &key, |_| true).await?;
+    Ok(key)
+}
+
+async fn revoke(mutation: &mut Mutation, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
+    let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(None) };
+    if key.revoked_at.is_none() {
+        key.revoked_at = Some(now);
+        sqlx::query("UPDATE keys SET revoked_at = $1 WHERE id = $2")
+            .bind(now.as_stored())
+            .bind(&key.id)
+            .execute(mutation.connection())
+            .await?;
+        tell(mutation, &key, |_| true).await?;
+    }
+    Ok(Some(key))
+}
+
+async fn rotate(
+    mutation: &mut Mutation,
+    id: String,
+    new: Secret,
+    grace: Duration,
+    now: Timestamp,
+) -> Result<Rotated, Error> {
+    let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(Rotated::NotFound) };
+    match key.state(now) {
+        State::Active => {}
+        state => return Ok(Rotated::NotActive(state)),
+    }
+    let mut concerned = vec![new.id.clone()];
+    for secret in key.secrets.iter_mut().filter(|secret| secret.is_valid(now)) {
+        secret.end_at(now.plus(grace));
+        sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
+            .bind(secret.not_after.map(Timestamp::as_stored))
+            .bind(&secret.id)
+            .execute(mutation.connection())
+            .await?;
+        concerned.push(secret.id.clone());
+    }
+    insert_secret(mutation.connection(), &key.id, &new).await?;
+    key.secrets.push(new);
+    tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
+    Ok(Rotated::Done(Box::new(key)))
+}
+
+/// Tells the edges of those secrets, except what they were told to forget.
+async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
+    for secret in key.secrets.iter().filter(|secret| !secret.forgotten && concerned(secret)) {
+        mutation.append(secret.digest, Body::Key(key.record(secret))).await?;
+    }
+    Ok(())
+}
+
+async fn insert_secret(connection: &mut SqliteConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(&secret.id)
+    .bind(key_id)
+    .bind(secret.digest.0.as_slice())
+    .bind(&secret.hint)
+    .bind(secret.created_at.as_stored())
+    .bind(secret.not_after.map(Timestamp::as_stored))
+    .bind(secret.forgotten)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Key>, Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" WHERE id = ").push_bind(id);
+    let row = query.build_query_as().fetch_optional(&mut *connection).await?;
+    Ok(with_secrets(connection, row.into_iter().collect()).await?.pop())
+}
+
+async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" WHERE 1 = 1");
+    if let Some(after) = &wanted.after {
+        let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
+            .bind(after)
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(created_at) = created_at else { return Ok(None) };
+        query.push(" AND (created_at, id) < (").push_bind(created_at).push(", ").push_bind(after).push(")");
+    }
+    if let Some(owner) = &wanted.owner {
+        query.push(" AND owner = ").push_bind(owner);
+    }
+    let now = now.as_stored();
+    match wanted.state {
+        None => {}
+        Some(State::Revoked) => {
+            query.push(" AND revoked_at IS NOT NULL");
+        }
+        Some(State::Expired) => {
+            query.push(" AND revoked_at IS NULL AND expires_at <= ").push_bind(now);
+        }
+        Some(State::Active) => {
+            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").push_bind(now).push(")");
+        }
+    }
+    // One more than wanted tells whether there are more.
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(wanted.limit) + 1);
+    let mut rows: Vec<KeyRow> = query.build_query_as().fetch_all(&mut *connection).await?;
+    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
+    Ok(Some(KeyPage { keys: with_secrets(connection, rows).await?, next }))
+}
+
+async fn with_secrets(connection: &mut SqliteConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT key_id, id, digest, hint, created_at, not_after, forgotten FROM secrets WHERE key_id IN (",
+    );
+    let mut ids = query.separated(", ");
+    for row in &rows {
+        ids.push_bind(row.id().to_owned());
+    }
+    query.push(") ORDER BY created_at, id");
+    let mut secrets: HashMap<String, Vec<Secret>> = HashMap::new();
+    for row in query.build_query_as::<SecretRow>().fetch_all(connection).await? {
+        secrets.entry(row.key_id.clone()).or_default().push(row.try_into()?);
+    }
+    rows.into_iter()
+        .map(|row| {
+            let secrets = secrets.remove(row.id()).unwrap_or_default();
+            row.with_secrets(secrets)
+        })
+        .collect()
+}

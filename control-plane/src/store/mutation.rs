@@ -1,0 +1,184 @@
+//! One transaction that changes something, and the entries of the feed that tell of it.
+
+use super::Error;
+use super::rows::{HeadRow, stored_sequence};
+use crate::hub::Change;
+use keyward_contract::cursor::{Cursor, chain};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, Entry};
+use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+
+/// How many changes the log keeps. An edge that missed more takes a snapshot.
+pub(super) const KEPT_CHANGES: u64 = 100_000;
+
+/// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
+pub(super) struct Mutation {
+    transaction: Transaction<'static, Sqlite>,
+    head: Cursor,
+    changes: Vec<Change>,
+    kept_changes: u64,
+}
+
+impl Mutation {
+    pub(super) async fn begin(writer: &SqlitePool) -> Result<Self, Error> {
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+        let head: HeadRow =
+            sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
+        Ok(Self { transaction, head: head.try_into()?, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+    }
+
+    /// The connection, for what is not the feed's.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+
+    /// Makes this the current state of the subject, and appends it to the feed.
+    pub(super) async fn append(&mut self, subject: Digest, body: Body) -> Result<(), Error> {
+        let removed = body == Body::Removed;
+        let sequence = self.head.sequence + 1;
+        let mut frame = Vec::new();
+        Entry { subject, version: sequence, body }.encode(&mut frame)?;
+        let chain = chain(&self.head.chain, &frame);
+        let stored = stored_sequence(sequence);
+        sqlx::query(
+            "INSERT INTO edge_entries (subject, version, entry, removed) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (subject) DO UPDATE
+             SET version = excluded.version, entry = excluded.entry, removed = excluded.removed",
+        )
+        .bind(subject.0.as_slice())
+        .bind(stored)
+        .bind(frame.as_slice())
+        .bind(removed)
+        .execute(self.connection())
+        .await?;
+        sqlx::query("INSERT INTO feed (sequence, subject, chain) VALUES ($1, $2, $3)")
+            .bind(stored)
+            .bind(subject.0.as_slice())
+            .bind(chain.as_slice())
+            .execute(self.connection())
+            .await?;
+        self.head.sequence = sequence;
+        self.head.chain = chain;
+        self.changes.push(Change { sequence, chain, subject, frame: frame.into() });
+        Ok(())
+    }
+
+    /// Commits, and returns what is to be published.
+    pub(super) async fn commit(mut self) -> Result<Vec<Change>, Error> {
+        if !self.changes.is_empty() {
+            let head = self.head;
+            sqlx::query("UPDATE head SET sequence = $1, chain = $2")
+                .bind(stored_sequence(head.sequence))
+                .bind(head.chain.as_slice())
+                .execute(self.connection())
+                .await?;
+            self.cut_log().await?;
+        }
+        self.transaction.commit().await?;
+        Ok(self.changes)
+    }
+
+    /// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue
+    /// has not heard of it.
+    async fn cut_log(&mut self) -> Result<(), Error> {
+        let Some(last_cut) = self.head.sequence.checked_sub(self.kept_changes) else { return Ok(()) };
+        let last_cut = stored_sequence(last_cut);
+        sqlx::query("DELETE FROM feed WHERE sequence <= $1").bind(last_cut).execute(self.connection()).await?;
+        sqlx::query("DELETE FROM edge_entries WHERE removed AND version <= $1")
+            .bind(last_cut)
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps fewer changes than usual, so that a test reaches the end of the log.
+    #[cfg(test)]
+    pub(super) fn keep(&mut self, changes: u64) {
+        self.kept_changes = changes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Found, Store};
+    use keyward_contract::cursor::Position;
+    use keyward_contract::entry::{Frames, KeyRecord};
+    use keyward_contract::page::{Extent, Page};
+
+    const KEPT: u64 = 3;
+
+    /// Commits one change of the subject, in a log of few.
+    async fn change(store: &Store, subject: u8, removed: bool) {
+        let record = KeyRecord { key_id: "k".into(), ..KeyRecord::default() };
+        let body = if removed { Body::Removed } else { Body::Key(record) };
+        let append = store.mutate(move |mutation| {
+            mutation.keep(KEPT);
+            Box::pin(mutation.append(Digest([subject; 32]), body))
+        });
+        append.await.unwrap();
+    }
+
+    async fn page(store: &Store, position: Position) -> (Position, bool, Vec<u8>) {
+        let Found::Page(bytes) = store.feed_after(&position).await.unwrap() else { panic!("nothing new") };
+        let page = Page::decode(&bytes).unwrap();
+        let subjects = Frames::new(page.entries).map(|frame| frame.unwrap().subject.0[0]).collect();
+        (page.next(), matches!(page.extent, Extent::Snapshot { .. }), subjects)
+    }
+
+    async fn count(store: &Store, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&store.readers).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_log_keeps_its_length_and_a_cursor_before_it_leads_to_a_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        change(&store, 1, false).await;
+        let (first, is_snapshot, subjects) = page(&store, start).await;
+        assert_eq!((is_snapshot, subjects), (false, vec![1]));
+        for subject in 2..=4 {
+            change(&store, subject, false).await;
+        }
+        assert_eq!(count(&store, "SELECT count(*) FROM feed").await, 3);
+        for cut in [start, first] {
+            let (_, is_snapshot, subjects) = page(&store, cut).await;
+            assert_eq!((is_snapshot, subjects), (true, vec![1, 2, 3, 4]));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_is_in_the_log_but_in_no_snapshot_and_goes_with_its_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        change(&store, 1, false).await;
+        let (known, _, _) = page(&store, Position::Nothing).await;
+        change(&store, 1, true).await;
+        assert_eq!(page(&store, known).await.2, [1]);
+        assert_eq!(page(&store, Position::Nothing).await.2, [0; 0]);
+        for subject in 2..=3 {
+            change(&store, subject, false).await;
+            assert_eq!(count(&store, "SELECT count(*) FROM edge_entries WHERE removed").await, 1);
+        }
+        change(&store, 4, false).await;
+        assert_eq!(count(&store, "SELECT count(*) FROM edge_entries WHERE removed").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_fails_leaves_nothing_and_tells_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let bell = store.hub().subscribe();
+        let failed = store.mutate(|mutation| {
+            Box::pin(async move {
+                mutation.append(Digest([1; 32]), Body::Removed).await?;
+                Err::<(), _>(Error::Interrupted)
+            })
+        });
+        assert!(failed.await.is_err());
+        assert!(!bell.has_changed().unwrap());
+        assert_eq!(count(&store, "SELECT count(*) FROM edge_entries").await, 0);
+        assert_eq!(count(&store, "SELECT sequence FROM head").await, 0);
+    }
+}

@@ -1,0 +1,75 @@
+//! Owners: known once a key names them, changed for all their keys at once.
+
+use super::mutation::Mutation;
+use super::rows::{OwnerRow, to_json};
+use super::{Error, Store};
+use crate::clock::Timestamp;
+use crate::model::{Owner, OwnerChange};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::Body;
+use sqlx::SqliteConnection;
+
+impl Store {
+    /// The owner of that id.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn owner(&self, id: &str) -> Result<Option<Owner>, Error> {
+        find(&mut *self.readers.acquire().await?, id).await
+    }
+
+    /// Changes the owner; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn change_owner(&self, id: String, change: OwnerChange) -> Result<Option<Owner>, Error> {
+        self.mutate(move |mutation| Box::pin(apply(mutation, id, change))).await
+    }
+}
+
+/// Makes the owner known where nobody has named it before.
+pub(super) async fn ensure(mutation: &mut Mutation, id: &str, now: Timestamp) -> Result<(), Error> {
+    if find(mutation.connection(), id).await?.is_some() {
+        return Ok(());
+    }
+    let owner = Owner::new(id.to_owned(), now);
+    sqlx::query("INSERT INTO owners (id, disabled, permissions, created_at) VALUES ($1, $2, NULL, $3)")
+        .bind(id)
+        .bind(owner.disabled)
+        .bind(now.as_stored())
+        .execute(mutation.connection())
+        .await?;
+    tell(mutation, &owner).await
+}
+
+async fn apply(mutation: &mut Mutation, id: String, change: OwnerChange) -> Result<Option<Owner>, Error> {
+    let Some(current) = find(mutation.connection(), &id).await? else { return Ok(None) };
+    let mut owner = current.clone();
+    owner.disabled = change.disabled.unwrap_or(owner.disabled);
+    if let Some(permissions) = change.permissions {
+        owner.permissions = permissions;
+    }
+    if owner != current {
+        sqlx::query("UPDATE owners SET disabled = $1, permissions = $2 WHERE id = $3")
+            .bind(owner.disabled)
+            .bind(owner.permissions.as_deref().map(to_json))
+            .bind(&owner.id)
+            .execute(mutation.connection())
+            .await?;
+        tell(mutation, &owner).await?;
+    }
+    Ok(Some(owner))
+}
+
+async fn tell(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
+    mutation.append(Digest::of_owner(&owner.id), Body::Owner(owner.record())).await
+}
+
+async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Owner>, Error> {
+    let row: Option<OwnerRow> =
+        sqlx::query_as("SELECT id, disabled, permissions, created_at FROM owners WHERE id = $1")
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
+    row.map(Owner::try_from).transpose()
+}

@@ -1,0 +1,126 @@
+//! What the edges may forget: secrets that ended so long ago that nobody needs to be told why they are refused.
+
+use super::mutation::Mutation;
+use super::rows::digest;
+use super::{Error, Store};
+use crate::clock::Timestamp;
+use keyward_contract::entry::Body;
+use std::time::Duration;
+
+/// How long an edge knows a secret that has ended.
+pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
+
+/// The most that one transaction forgets, so that other writes do not wait for long.
+const BATCH: u32 = 500;
+
+impl Store {
+    /// Tells the edges to forget every secret that ended before the retention, and returns how many. The keys stay.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn forget_ended(&self, now: Timestamp) -> Result<usize, Error> {
+        let ended_until = now.minus(RETENTION);
+        let mut forgotten = 0;
+        loop {
+            let batch = self.mutate(move |mutation| Box::pin(forget(mutation, ended_until))).await?;
+            forgotten += batch;
+            if batch == 0 {
+                return Ok(forgotten);
+            }
+        }
+    }
+}
+
+async fn forget(mutation: &mut Mutation, ended_until: Timestamp) -> Result<usize, Error> {
+    let ended: Vec<(String, Vec<u8>)> = sqlx::query_as(
+        "SELECT secrets.id, secrets.digest FROM secrets JOIN keys ON keys.id = secrets.key_id
+         WHERE NOT secrets.forgotten
+         AND (keys.revoked_at < $1 OR keys.expires_at < $1 OR secrets.not_after < $1)
+         LIMIT $2",
+    )
+    .bind(ended_until.as_stored())
+    .bind(i64::from(BATCH))
+    .fetch_all(mutation.connection())
+    .await?;
+    for (id, subject) in &ended {
+        sqlx::query("UPDATE secrets SET forgotten = $1 WHERE id = $2")
+            .bind(true)
+            .bind(id)
+            .execute(mutation.connection())
+            .await?;
+        mutation.append(digest(subject.clone())?, Body::Removed).await?;
+    }
+    Ok(ended.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Key, Secret};
+    use keyward_contract::digest::Digest;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const NOW: Timestamp = Timestamp::EXAMPLE;
+
+    fn key(n: u8, change: impl FnOnce(&mut Key)) -> Key {
+        let secret = Secret {
+            id: format!("sec_{n}"),
+            digest: Digest([n; 32]),
+            hint: String::new(),
+            created_at: NOW,
+            not_after: None,
+            forgotten: false,
+        };
+        let mut key = Key {
+            id: format!("key_{n}"),
+            name: "n".into(),
+            owner: None,
+            kind: "key".into(),
+            environment: None,
+            scopes: vec![],
+            allow_ip: vec![],
+            created_at: NOW,
+            expires_at: None,
+            revoked_at: None,
+            secrets: vec![secret],
+        };
+        change(&mut key);
+        key
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_forgotten_once_thirty_days_after_it_ended_in_whatever_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        for key in [
+            key(1, |_| {}),
+            key(2, |key| key.revoked_at = Some(NOW)),
+            key(3, |key| key.expires_at = Some(NOW)),
+            key(4, |key| key.secrets[0].not_after = Some(NOW)),
+        ] {
+            store.create_key(key).await.unwrap();
+        }
+        assert_eq!(store.forget_ended(NOW.plus(30 * DAY)).await.unwrap(), 0);
+        let later = NOW.plus(31 * DAY);
+        assert_eq!(store.forget_ended(later).await.unwrap(), 3);
+        assert_eq!(store.forget_ended(later).await.unwrap(), 0);
+        let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed")
+            .fetch_all(&store.readers)
+            .await
+            .unwrap();
+        assert_eq!(left, [[1; 32]]);
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_does_not_come_back_when_its_key_is_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        store.create_key(key(1, |key| key.expires_at = Some(NOW))).await.unwrap();
+        let later = NOW.plus(31 * DAY);
+        assert_eq!(store.forget_ended(later).await.unwrap(), 1);
+        let bell = store.hub().subscribe();
+        let key = store.revoke_key("key_1".into(), later).await.unwrap().unwrap();
+        assert_eq!(key.revoked_at, Some(later));
+        assert!(!bell.has_changed().unwrap());
+    }
+}

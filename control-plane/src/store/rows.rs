@@ -1,0 +1,138 @@
+//! What stands in a row, as the types of the rest: every column is read here, and nowhere trusted.
+
+use super::Error;
+use crate::clock::Timestamp;
+use crate::model::{Key, Owner, Secret};
+use keyward_contract::cursor::Cursor;
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::Environment;
+use serde::de::DeserializeOwned;
+
+#[derive(sqlx::FromRow)]
+pub(super) struct KeyRow {
+    id: String,
+    name: String,
+    owner: Option<String>,
+    kind: String,
+    environment: Option<String>,
+    scopes: String,
+    allow_ip: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct SecretRow {
+    pub(super) key_id: String,
+    id: String,
+    digest: Vec<u8>,
+    hint: String,
+    created_at: i64,
+    not_after: Option<i64>,
+    forgotten: bool,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct OwnerRow {
+    id: String,
+    disabled: bool,
+    permissions: Option<String>,
+    created_at: i64,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct HeadRow {
+    epoch: i64,
+    sequence: i64,
+    chain: Vec<u8>,
+}
+
+impl KeyRow {
+    pub(super) fn with_secrets(self, secrets: Vec<Secret>) -> Result<Key, Error> {
+        let environment = |name: String| Environment::from_name(&name).ok_or(Error::Corrupt("key's environment"));
+        Ok(Key {
+            environment: self.environment.map(environment).transpose()?,
+            scopes: from_json(&self.scopes, "key's scopes")?,
+            allow_ip: from_json::<Vec<String>>(&self.allow_ip, "key's allowlist")?
+                .iter()
+                .map(|network| network.parse().map_err(|_| Error::Corrupt("key's allowlist")))
+                .collect::<Result<_, _>>()?,
+            id: self.id,
+            name: self.name,
+            owner: self.owner,
+            kind: self.kind,
+            created_at: Timestamp::from_stored(self.created_at),
+            expires_at: self.expires_at.map(Timestamp::from_stored),
+            revoked_at: self.revoked_at.map(Timestamp::from_stored),
+            secrets,
+        })
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl TryFrom<SecretRow> for Secret {
+    type Error = Error;
+
+    fn try_from(row: SecretRow) -> Result<Self, Error> {
+        Ok(Self {
+            digest: digest(row.digest)?,
+            id: row.id,
+            hint: row.hint,
+            created_at: Timestamp::from_stored(row.created_at),
+            not_after: row.not_after.map(Timestamp::from_stored),
+            forgotten: row.forgotten,
+        })
+    }
+}
+
+impl TryFrom<OwnerRow> for Owner {
+    type Error = Error;
+
+    fn try_from(row: OwnerRow) -> Result<Self, Error> {
+        Ok(Self {
+            permissions: row.permissions.map(|list| from_json(&list, "list of permissions")).transpose()?,
+            id: row.id,
+            disabled: row.disabled,
+            created_at: Timestamp::from_stored(row.created_at),
+        })
+    }
+}
+
+impl TryFrom<HeadRow> for Cursor {
+    type Error = Error;
+
+    fn try_from(row: HeadRow) -> Result<Self, Error> {
+        let sequence = sequence(row.sequence)?;
+        Ok(Self { epoch: row.epoch.cast_unsigned(), sequence, chain: chain(row.chain)? })
+    }
+}
+
+pub(super) fn digest(stored: Vec<u8>) -> Result<Digest, Error> {
+    stored.try_into().map(Digest).map_err(|_| Error::Corrupt("digest"))
+}
+
+pub(super) fn chain(stored: Vec<u8>) -> Result<[u8; Cursor::CHAIN_LENGTH], Error> {
+    stored.try_into().map_err(|_| Error::Corrupt("chain hash"))
+}
+
+pub(super) fn sequence(stored: i64) -> Result<u64, Error> {
+    u64::try_from(stored).map_err(|_| Error::Corrupt("sequence"))
+}
+
+/// A sequence as it is stored; one that cannot be lies after all that are.
+pub(super) fn stored_sequence(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+/// A list of texts as it is stored.
+pub(super) fn to_json<T: ToString>(list: &[T]) -> String {
+    serde_json::Value::from_iter(list.iter().map(ToString::to_string)).to_string()
+}
+
+fn from_json<T: DeserializeOwned>(stored: &str, what: &'static str) -> Result<T, Error> {
+    serde_json::from_str(stored).map_err(|_| Error::Corrupt(what))
+}

@@ -1,0 +1,162 @@
+//! The command line, as its users type it.
+
+use crate::harness::{TestServer, program, stderr, stdout};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Output;
+
+/// Runs the program in a directory whose `.keyward` belongs to the server.
+fn run(server: &TestServer, dir: &Path, arguments: &[&str]) -> Output {
+    program().args(arguments).current_dir(dir).env("KEYWARD_URL", &server.address).output().unwrap()
+}
+
+fn document(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn started() -> (tempfile::TempDir, TestServer) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(&dir.path().join(".keyward"));
+    (dir, server)
+}
+
+#[test]
+fn a_key_is_made_shown_rotated_listed_and_revoked() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    let created = document(&run(&[
+        "keys",
+        "create",
+        "--name",
+        "ci",
+        "--owner",
+        "acme",
+        "--kind",
+        "key",
+        "--env",
+        "test",
+        "--scope",
+        "read",
+        "--scope",
+        "write",
+        "--allow-ip",
+        "10.0.0.0/8",
+        "--expires-in",
+        "30d",
+        "--json",
+    ]));
+    let id = created["id"].as_str().unwrap();
+    assert!(created["key"].as_str().unwrap().starts_with("kw_test_"));
+    assert_eq!(
+        (&created["scopes"], &created["expires_at"]),
+        (&json!(["read", "write"]), &json!("2027-02-14T08:00:00.000Z"))
+    );
+
+    let shown = document(&run(&["keys", "show", id, "--json"]));
+    assert_eq!(shown["name"], "ci");
+    let text = run(&["keys", "show", id]);
+    assert!(stdout(&text).contains("acme") && stdout(&text).contains("secret"), "{text:?}");
+
+    let rotated = document(&run(&["keys", "rotate", id, "--grace", "0s", "--json"]));
+    assert_ne!(rotated["key"], created["key"]);
+    assert_eq!(rotated["secrets"].as_array().unwrap().len(), 2);
+
+    let list = run(&["keys", "list", "--owner", "acme"]);
+    assert!(stdout(&list).starts_with("ID ") && stdout(&list).contains(id), "{list:?}");
+    assert_eq!(document(&run(&["keys", "revoke", id, "--json"]))["state"], "revoked");
+    assert_eq!(document(&run(&["keys", "list", "--state", "active", "--json"])), json!({"keys": [], "next": null}));
+}
+
+#[test]
+fn the_key_alone_is_on_the_standard_output_and_words_about_it_are_not() {
+    let (dir, server) = started();
+    let created = run(&server, dir.path(), &["keys", "create", "--name", "a"]);
+    let lines: Vec<_> = stdout(&created).lines().collect();
+    assert!(matches!(lines[..], [key] if key.starts_with("kw_live_")), "{lines:?}");
+    assert!(stderr(&created).contains("only this once"));
+}
+
+#[test]
+fn a_list_has_all_pages() {
+    let (dir, server) = started();
+    let client = server.client();
+    for n in 0..230 {
+        client.create(json!({"name": format!("{n}")}));
+    }
+    let list = document(&run(&server, dir.path(), &["keys", "list", "--json"]));
+    assert_eq!(list["keys"].as_array().unwrap().len(), 230);
+}
+
+#[test]
+fn an_owner_is_disabled_and_enabled() {
+    let (dir, server) = started();
+    server.client().create(json!({"name": "a", "owner": "acme/ops?"}));
+    for (command, disabled) in [("disable", true), ("enable", false)] {
+        let owner = document(&run(&server, dir.path(), &["owners", command, "acme/ops?", "--json"]));
+        assert_eq!(owner["disabled"], disabled);
+    }
+    let text = run(&server, dir.path(), &["owners", "disable", "acme/ops?"]);
+    assert!(stdout(&text).contains("true"), "{text:?}");
+}
+
+#[test]
+fn a_refusal_says_where_and_which_fields_and_ends_with_one() {
+    let (dir, server) = started();
+    let refused = run(&server, dir.path(), &["keys", "create", "--name", "", "--scope", "a b", "--allow-ip", "x"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = stderr(&refused);
+    for expected in [&server.address[..], "name: ", "scopes[0]: ", "allow_ip[0]: "] {
+        assert!(message.contains(expected), "{message}");
+    }
+    let unknown = run(&server, dir.path(), &["keys", "show", "key_unknown"]);
+    assert_eq!(unknown.status.code(), Some(1));
+}
+
+#[test]
+fn an_unreachable_server_ends_with_one_and_wrong_usage_with_two() {
+    let (dir, server) = started();
+    let url = server.address.clone();
+    server.stop();
+    let unreachable = program().args(["keys", "list", "--url", &url]).current_dir(dir.path()).output().unwrap();
+    assert_eq!(unreachable.status.code(), Some(1));
+    assert!(stderr(&unreachable).contains(&url));
+    for wrong in [&["keys", "create"][..], &["keys", "rotate", "key_1", "--grace", "soon"], &["nonsense"]] {
+        assert_eq!(program().args(wrong).output().unwrap().status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn the_token_comes_from_the_environment_before_the_file_and_its_absence_is_told() {
+    let (dir, server) = started();
+    let list = |token: Option<&str>, directory: &Path| {
+        let mut command = program();
+        command.args(["keys", "list"]).current_dir(directory).env("KEYWARD_URL", &server.address);
+        if let Some(token) = token {
+            command.env("KEYWARD_ADMIN_TOKEN", token);
+        }
+        command.output().unwrap()
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(list(None, dir.path()).status.code(), Some(0));
+    assert_eq!(list(Some(&server.client().admin), elsewhere.path()).status.code(), Some(0));
+    let refused = list(Some("a-token-that-is-wrong"), dir.path());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!stderr(&refused).contains("a-token-that-is-wrong"));
+    let without = list(None, elsewhere.path());
+    assert_eq!(without.status.code(), Some(1));
+    assert!(stderr(&without).contains("KEYWARD_ADMIN_TOKEN") && stderr(&without).contains("admin-token"));
+}
+
+#[test]
+fn the_control_port_and_the_data_directory_can_be_set_alone() {
+    let (dir, server) = started();
+    let port = server.address.rsplit(':').next().unwrap();
+    let output = program()
+        .args(["keys", "list", "--json"])
+        .env("KEYWARD_CONTROL_PORT", port)
+        .env("KEYWARD_DATA_DIR", dir.path().join(".keyward"))
+        .output()
+        .unwrap();
+    assert_eq!(document(&output)["keys"], json!([]));
+}

@@ -1,0 +1,316 @@
+//! A server inside the test, a server as a process of its own, and a reader of the feed that keeps what it reads.
+
+use keyward_contract::cursor::Position;
+use keyward_contract::dialect::Dialect;
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, Frames, KeyRecord};
+use keyward_contract::page::{Extent, Page};
+use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
+use keyward_control_plane::clock::Timestamp;
+use keyward_control_plane::serve::{Config, Server};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use ureq::http::Request;
+
+/// How long anything may take that should be immediate.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) const NOW_MS: u64 = 1_800_000_000_000;
+
+pub(crate) fn seconds(seconds: u64) -> u64 {
+    seconds * 1000
+}
+
+/// A server inside the test, whose clock the test sets.
+pub(crate) struct TestServer {
+    pub(crate) address: String,
+    pub(crate) now_ms: Arc<AtomicU64>,
+    data_dir: PathBuf,
+    runtime: Runtime,
+    end: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl TestServer {
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        Self::start_at(data_dir, NOW_MS)
+    }
+
+    pub(crate) fn start_at(data_dir: &Path, now_ms: u64) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let now_ms = Arc::new(AtomicU64::new(now_ms));
+        let clock = Arc::clone(&now_ms);
+        let config = Config {
+            listen: "127.0.0.1:0".to_owned(),
+            data_dir: data_dir.to_owned(),
+            dialect: Dialect::built_in("keyward").unwrap().unwrap(),
+            clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
+        };
+        let server = runtime.block_on(Server::start(config)).unwrap();
+        let address = format!("http://{}", server.address());
+        let (end, ended) = oneshot::channel();
+        let running = runtime.spawn(server.run(async { drop(ended.await) }));
+        let (end, running) = (Some(end), Some(running));
+        Self { address, now_ms, data_dir: data_dir.to_owned(), runtime, end, running }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.address, &self.data_dir)
+    }
+
+    pub(crate) fn advance(&self, ms: u64) {
+        self.now_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stop(mut self) {
+        drop(self.end.take());
+        self.runtime.block_on(self.running.take().unwrap()).unwrap().unwrap();
+    }
+}
+
+/// Whoever talks to a server, with both tokens.
+#[derive(Clone)]
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    pub(crate) url: String,
+    pub(crate) admin: String,
+    pub(crate) edge: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The document, if the status is the expected one.
+    pub(crate) fn expect(self, status: u16) -> Value {
+        let document = self.json();
+        assert_eq!(self.status, status, "{document}");
+        document
+    }
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, data_dir: &Path) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).max_idle_connections(0);
+        let token = |file| std::fs::read_to_string(data_dir.join(file)).unwrap().trim().to_owned();
+        let (admin, edge) = (token("admin-token"), token("edge-token"));
+        Self { agent: config.build().new_agent(), url: url.to_owned(), admin, edge }
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = match body {
+            Some(body) => self.agent.run(request.body(body).unwrap()),
+            None => self.agent.run(request.body(()).unwrap()),
+        };
+        let mut answer = answer.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Answer { status, headers, body: answer.body_mut().read_to_vec().unwrap() }
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, document: Option<Value>) -> Answer {
+        self.send(method, path, Some(&self.admin), document.map(|document| document.to_string().into_bytes()))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, None)
+    }
+
+    pub(crate) fn create(&self, document: Value) -> Value {
+        self.ask("POST", "/v1/keys", Some(document)).expect(201)
+    }
+
+    pub(crate) fn feed(&self, position: Position, wait_s: u32) -> Vec<u8> {
+        let answer = self.send("GET", &format!("{FEED_PATH}?after={position}&wait={wait_s}"), Some(&self.edge), None);
+        assert_eq!((answer.status, answer.header("content-type")), (200, FEED_MEDIA_TYPE));
+        assert!(answer.body.len() <= MAX_PAGE_BYTES);
+        answer.body
+    }
+}
+
+/// An edge: follows the feed and knows what it was told.
+pub(crate) struct Reader {
+    pub(crate) client: Client,
+    pub(crate) position: Position,
+    pub(crate) known: BTreeMap<Digest, (u64, Body)>,
+    pub(crate) snapshot_pages: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, position: Position::Nothing, known: BTreeMap::new(), snapshot_pages: 0 }
+    }
+
+    /// Reads until there is nothing new.
+    pub(crate) fn catch_up(&mut self) {
+        while self.read(0) {}
+    }
+
+    /// Reads one page; whether there was anything in it.
+    pub(crate) fn read(&mut self, wait_s: u32) -> bool {
+        let bytes = self.client.feed(self.position, wait_s);
+        let page = Page::decode(&bytes).unwrap();
+        if let Extent::Snapshot { end } = page.extent {
+            let start = page.start();
+            self.snapshot_pages += 1;
+            self.known.retain(|subject, _| *subject < start || end.is_some_and(|end| *subject >= end));
+        }
+        for frame in Frames::new(page.entries) {
+            let frame = frame.unwrap();
+            match frame.decode().unwrap() {
+                Body::Removed => drop(self.known.remove(&frame.subject)),
+                body => drop(self.known.insert(frame.subject, (frame.version, body))),
+            }
+        }
+        let news = page.next() != self.position;
+        self.position = page.next();
+        news
+    }
+
+    /// What is known of a plaintext key.
+    pub(crate) fn record(&self, key: &Value) -> Option<&KeyRecord> {
+        match self.known.get(&Digest::of_key(key.as_str().unwrap().as_bytes())) {
+            Some((_, Body::Key(record))) => Some(record),
+            Some(other) => panic!("a key leads to {other:?}"),
+            None => None,
+        }
+    }
+}
+
+/// The program as a process of its own.
+pub(crate) struct Process {
+    pub(crate) url: String,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reading: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Process {
+    pub(crate) fn start(data_dir: &Path, log_level: &str) -> Self {
+        let mut child = program()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .env("RUST_LOG", log_level)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (tell, told) = mpsc::channel();
+        let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
+        let reading = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listening address=") {
+                    drop(tell.send(address.trim().to_owned()));
+                }
+                *kept.lock().unwrap() += &(line + "\n");
+            }
+        });
+        let address = told.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no start: {}", log.lock().unwrap()));
+        Self { url: format!("http://{address}"), child, log, reading: Some(reading) }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the end, and tells how long it took and whether it was a good one.
+    pub(crate) fn wait(&mut self) -> (Duration, bool) {
+        let started = Instant::now();
+        while started.elapsed() < DEADLINE {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (started.elapsed(), status.success());
+            }
+            std::thread::yield_now();
+        }
+        panic!("it does not end");
+    }
+
+    /// What was logged until now.
+    pub(crate) fn log_so_far(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// All that was logged; only once the process has ended is it all.
+    pub(crate) fn log(&mut self) -> String {
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The program, in an environment that says nothing about any other server.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("KEYWARD_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Waits for the condition.
+pub(crate) fn until(mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < DEADLINE, "it does not come to pass");
+        std::thread::yield_now();
+    }
+}
+
+/// Every byte of every file in a directory.
+pub(crate) fn contents(dir: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for file in std::fs::read_dir(dir).unwrap() {
+        std::fs::File::open(file.unwrap().path()).unwrap().read_to_end(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}

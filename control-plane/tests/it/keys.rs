@@ -1,0 +1,182 @@
+//! Keys over the API.
+
+use crate::harness::{Reader, TestServer, seconds};
+use keyward_contract::dialect::Dialect;
+use keyward_contract::entry::Environment;
+use serde_json::{Value, json};
+
+fn fields(problem: &Value) -> Vec<&str> {
+    problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_new_key_is_shown_once_and_has_the_dialects_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let request = json!({"name": "ci", "owner": "acme", "environment": "test", "scopes": ["read"],
+                         "allow_ip": ["192.0.2.1"], "expires_in_s": 3600});
+    let answer = client.ask("POST", "/v1/keys", Some(request));
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let location = answer.header("location").to_owned();
+    let created = answer.expect(201);
+    let key = created["key"].as_str().unwrap();
+    let dialect = Dialect::built_in("keyward").unwrap().unwrap();
+    assert_eq!(dialect.format_of(key.as_bytes()).unwrap().environment, Some(Environment::Test));
+    assert_eq!(
+        (&created["state"], &created["kind"], &created["allow_ip"], &created["expires_at"], &created["revoked_at"]),
+        (&json!("active"), &json!("key"), &json!(["192.0.2.1/32"]), &json!("2027-01-15T09:00:00.000Z"), &Value::Null)
+    );
+    assert_eq!(created["secrets"][0]["hint"].as_str().unwrap(), format!("{}…", &key[..12]));
+    for (id, prefix) in [(&created["id"], "key_"), (&created["secrets"][0]["id"], "sec_")] {
+        let id = id.as_str().unwrap();
+        assert!(id.starts_with(prefix) && id.len() == 24, "{id}");
+    }
+    let mut shown = client.get(&location).expect(200);
+    assert_eq!(shown.get("key"), None);
+    shown["key"] = created["key"].clone();
+    assert_eq!(shown, created);
+}
+
+#[test]
+fn all_mistakes_of_a_request_are_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let request = json!({"owner": "a b", "kind": "x", "scopes": [""], "allow_ip": ["nowhere"], "limit": 1});
+    let answer = server.client().ask("POST", "/v1/keys", Some(request));
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    let problem = answer.expect(422);
+    assert_eq!(fields(&problem), ["name", "owner", "kind", "scopes[0]", "allow_ip[0]", "limit"]);
+    assert_eq!(problem["type"], "urn:keyward:problem:invalid");
+    assert_eq!(problem["status"], 422);
+}
+
+#[test]
+fn a_revoked_key_stays_revoked_as_it_was_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let key = client.create(json!({"name": "a"}));
+    let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
+    let first = client.ask("DELETE", &path, None).expect(200);
+    assert_eq!((&first["state"], &first["revoked_at"]), (&json!("revoked"), &json!("2027-01-15T08:00:00.000Z")));
+    server.advance(seconds(60));
+    let mut reader = Reader::new(client.clone());
+    reader.catch_up();
+    assert_eq!(client.ask("DELETE", &path, None).expect(200), first);
+    assert!(!reader.read(0), "what changes nothing tells the edges nothing");
+    assert!(reader.record(&key["key"]).unwrap().revoked_at_ms.is_some());
+    client.ask("POST", &format!("{path}/rotate"), None).expect(409);
+    client.ask("DELETE", "/v1/keys/key_unknown", None).expect(404);
+}
+
+#[test]
+fn a_key_expires_by_itself_and_cannot_be_rotated_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let path = format!("/v1/keys/{}", client.create(json!({"name": "a", "expires_in_s": 10}))["id"].as_str().unwrap());
+    server.advance(seconds(10));
+    assert_eq!(client.get(&path).expect(200)["state"], "expired");
+    let problem = client.ask("POST", &format!("{path}/rotate"), None).expect(409);
+    assert!(problem["detail"].as_str().unwrap().contains("expired"));
+}
+
+#[test]
+fn a_rotation_gives_the_old_secret_its_grace_and_no_later_one_prolongs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let created = client.create(json!({"name": "a", "owner": "acme"}));
+    let rotate = format!("/v1/keys/{}/rotate", created["id"].as_str().unwrap());
+    let second = client.ask("POST", &rotate, None);
+    assert_eq!(second.header("cache-control"), "no-store");
+    let second = second.expect(201);
+    assert_eq!(second["id"], created["id"]);
+    assert_ne!(second["key"], created["key"]);
+    let ends = |resource: &Value| {
+        let secrets = resource["secrets"].as_array().unwrap();
+        secrets.iter().map(|secret| secret["not_after"].clone()).collect::<Vec<_>>()
+    };
+    let in_a_day = json!("2027-01-16T08:00:00.000Z");
+    let mut sorted = ends(&second);
+    sorted.sort_by_key(ToString::to_string);
+    assert_eq!(sorted, [in_a_day.clone(), Value::Null]);
+
+    server.advance(seconds(3600));
+    let third = client.ask("POST", &rotate, Some(json!({"grace_s": 365 * 86_400}))).expect(201);
+    assert!(ends(&third).contains(&in_a_day), "a longer grace later does not prolong the first secret");
+    let mut reader = Reader::new(client.clone());
+    reader.catch_up();
+    let not_after = |key: &Value| reader.record(&key["key"]).unwrap().secret_not_after_ms;
+    assert_eq!(not_after(&created), Some(crate::harness::NOW_MS + seconds(86_400)));
+    assert_eq!(not_after(&second), Some(crate::harness::NOW_MS + seconds(3600 + 365 * 86_400)));
+    assert_eq!(not_after(&third), None);
+
+    let fourth = client.ask("POST", &rotate, Some(json!({"grace_s": 0}))).expect(201);
+    reader.catch_up();
+    let now = crate::harness::NOW_MS + seconds(3600);
+    for ended in [&created, &second, &third] {
+        assert_eq!(reader.record(&ended["key"]).unwrap().secret_not_after_ms, Some(now));
+    }
+    assert_eq!(reader.record(&fourth["key"]).unwrap().secret_not_after_ms, None);
+    client.ask("POST", "/v1/keys/key_unknown/rotate", None).expect(404);
+}
+
+#[test]
+fn a_list_goes_on_where_it_stopped_though_keys_are_made_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    for n in 0..5 {
+        client.create(json!({"name": format!("key {n}")}));
+        server.advance(1);
+    }
+    let mut names = Vec::new();
+    let mut path = "/v1/keys?limit=2".to_owned();
+    loop {
+        let page = client.get(&path).expect(200);
+        names.extend(page["keys"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()));
+        client.create(json!({"name": "later"}));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/keys?limit=2&after={next}");
+    }
+    assert_eq!(names, ["key 4", "key 3", "key 2", "key 1", "key 0"]);
+}
+
+#[test]
+fn a_list_has_only_the_owner_and_the_state_that_were_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    client.create(json!({"name": "active", "owner": "acme"}));
+    client.create(json!({"name": "expired", "owner": "acme", "expires_in_s": 1}));
+    let revoked = client.create(json!({"name": "revoked", "owner": "globex"}));
+    client.ask("DELETE", &format!("/v1/keys/{}", revoked["id"].as_str().unwrap()), None).expect(200);
+    server.advance(seconds(1));
+    let names = |query: &str| {
+        let page = client.get(&format!("/v1/keys{query}")).expect(200);
+        let mut names: Vec<_> =
+            page["keys"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    for state in ["active", "expired", "revoked"] {
+        assert_eq!(names(&format!("?state={state}")), [state]);
+    }
+    assert_eq!(names("?owner=acme"), ["active", "expired"]);
+    assert_eq!(names("?owner=acme&state=revoked"), [""; 0]);
+    assert_eq!(names("").len(), 3);
+}
+
+#[test]
+fn all_mistakes_of_a_query_are_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let problem = server.client().get("/v1/keys?limit=0&state=odd&colour=red&owner=a&owner=b").expect(400);
+    let mut wrong = fields(&problem);
+    wrong.sort_unstable();
+    assert_eq!(wrong, ["colour", "limit", "owner", "state"]);
+    let problem = server.client().get("/v1/keys?after=key_unknown").expect(400);
+    assert_eq!(fields(&problem), ["after"]);
+}

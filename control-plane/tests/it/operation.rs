@@ -1,0 +1,152 @@
+//! The process: its start, its files, its signals, its end.
+
+use crate::harness::{Client, Process, Reader, contains, contents, program, stderr, until};
+use keyward_contract::cursor::Position;
+use keyward_contract::page::Page;
+use serde_json::json;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn everything_that_was_answered_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), "info");
+    let client = Client::new(&process.url, dir.path());
+    let keys: Vec<_> = (0..10).map(|n| client.create(json!({"name": format!("{n}"), "owner": "acme"}))).collect();
+    let mut reader = Reader::new(client);
+    reader.catch_up();
+    process.kill();
+    let again = Process::start(dir.path(), "info");
+    reader.client = Client::new(&again.url, dir.path());
+    assert!(!reader.read(0), "the cursor still fits");
+    for key in &keys {
+        let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
+        assert_eq!(reader.client.get(&path).expect(200)["state"], "active");
+    }
+}
+
+#[test]
+fn a_server_that_is_told_to_end_answers_who_waits_and_ends_well_within_two_seconds() {
+    for signal in ["TERM", "INT"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Process::start(dir.path(), "keyward_control_plane=trace");
+        let client = Client::new(&process.url, dir.path());
+        let mut reader = Reader::new(client.clone());
+        reader.catch_up();
+        let position = reader.position;
+        let waiting = std::thread::spawn(move || client.feed(position, 60));
+        until(|| process.log_so_far().contains("wait=60s"));
+        process.signal(signal);
+        let (took, well) = process.wait();
+        assert!(well && took < Duration::from_secs(2), "{signal}: {took:?}\n{}", process.log());
+        let page = waiting.join().unwrap();
+        assert_eq!(Page::decode(&page).unwrap().next(), position);
+    }
+}
+
+#[test]
+fn the_files_of_a_new_server_are_its_owners_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let process = Process::start(&dir, "info");
+    Client::new(&process.url, &dir).create(json!({"name": "a"}));
+    assert_eq!(mode(&dir), 0o700);
+    for file in fs::read_dir(&dir).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_token_file_that_others_can_read_is_a_refused_start() {
+    let dir = tempfile::tempdir().unwrap();
+    Process::start(dir.path(), "info").kill();
+    fs::set_permissions(dir.path().join("admin-token"), Permissions::from_mode(0o644)).unwrap();
+    let output = program().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains("admin-token can be read by others (mode 644)"), "{message}");
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_a_refused_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = Process::start(dir.path(), "info");
+    let output = program().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("another server uses this data directory"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_dialect_that_is_no_dialect_is_a_refused_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.json");
+    fs::write(&file, "{}").unwrap();
+    for (dialect, expected) in [("nonsense", "keyward, exona"), (file.to_str().unwrap(), "\"sources\" is missing")] {
+        let output = program()
+            .args(["serve", "--listen", "127.0.0.1:0", "--dialect", dialect, "--data-dir"])
+            .arg(dir.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn tokens_are_read_again_on_sighup_and_a_bad_file_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), "info");
+    let mut client = Client::new(&process.url, dir.path());
+    let path = dir.path().join("admin-token");
+    let new = "n".repeat(43);
+    fs::write(&path, format!("{}\n{new}\n", client.admin)).unwrap();
+    process.signal("HUP");
+    let old = std::mem::replace(&mut client.admin, new.clone());
+    until(|| client.get("/v1/keys").status == 200);
+    fs::write(&path, &new).unwrap();
+    process.signal("HUP");
+    client.admin = old;
+    until(|| client.get("/v1/keys").status == 401);
+    fs::write(&path, "").unwrap();
+    process.signal("HUP");
+    client.admin = new;
+    until(|| process.log_so_far().contains("the tokens stay as they were"));
+    assert_eq!(client.get("/v1/keys").status, 200);
+    process.kill();
+}
+
+#[test]
+fn no_key_and_no_token_is_in_the_files_or_in_the_log_at_its_most_talkative() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), "trace");
+    let client = Client::new(&process.url, dir.path());
+    let created = client.create(json!({"name": "a", "owner": "acme"}));
+    let id = created["id"].as_str().unwrap();
+    let rotated = client.ask("POST", &format!("/v1/keys/{id}/rotate"), None).expect(201);
+    client.feed(Position::Nothing, 0);
+    client.send("GET", "/v1/keys", Some("kwa_a_token_that_is_not_valid_anywhere"), None);
+    client.ask("DELETE", &format!("/v1/keys/{id}"), None).expect(200);
+    let while_running = contents(dir.path());
+    process.signal("TERM");
+    process.wait();
+    let log = process.log();
+    assert!(log.contains(&format!("key created key=\"{id}\"")), "{log}");
+    let keys = [&created, &rotated].map(|answer| answer["key"].as_str().unwrap().to_owned());
+    for key in &keys {
+        // Past the hint, which may be known.
+        let secret = &key[12..];
+        assert!(!contains(&while_running, secret) && !contains(&contents(dir.path()), secret));
+        assert!(!log.contains(secret));
+    }
+    for token in [&client.admin, &client.edge, "kwa_a_token_that_is_not_valid_anywhere"] {
+        assert!(!log.contains(token));
+        assert!(!contains(&fs::read(dir.path().join("keyward.db")).unwrap(), token));
+    }
+}

@@ -1,0 +1,80 @@
+//! What every route has in common: tokens, problem documents, limits.
+
+use crate::harness::TestServer;
+use keyward_contract::FEED_PATH;
+
+#[test]
+fn no_route_with_keys_answers_without_the_right_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let for_admins = [
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+        ("GET", "/v1/keys/key_1"),
+        ("DELETE", "/v1/keys/key_1"),
+        ("POST", "/v1/keys/key_1/rotate"),
+        ("GET", "/v1/owners/acme"),
+        ("PATCH", "/v1/owners/acme"),
+    ];
+    let unknown = "kwa_0000000000000000000000000000000000000000000";
+    for (method, path, others) in for_admins.map(|(method, path)| (method, path, &client.edge)).into_iter().chain([(
+        "GET",
+        FEED_PATH,
+        &client.admin,
+    )]) {
+        for (token, challenge) in [
+            (None, "Bearer realm=\"keyward\""),
+            (Some(unknown), "Bearer realm=\"keyward\", error=\"invalid_token\""),
+            (Some(others.as_str()), "Bearer realm=\"keyward\", error=\"invalid_token\""),
+        ] {
+            let answer = client.send(method, path, token, None);
+            assert_eq!((answer.status, answer.header("www-authenticate")), (401, challenge), "{method} {path}");
+            assert_eq!(answer.header("content-type"), "application/problem+json");
+            assert_eq!(answer.json()["status"], 401);
+        }
+    }
+}
+
+#[test]
+fn whoever_asks_is_told_that_the_process_lives_and_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(client.send("GET", path, None, None).status, 200);
+    }
+}
+
+#[test]
+fn every_refusal_is_a_problem_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let too_large = format!("{{\"name\":\"{}\"}}", "a".repeat(64 << 10)).into_bytes();
+    for (method, path, body, status) in [
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/v1/keys/%ff", None, 404),
+        ("GET", "/v1/keys/key_unknown", None, 404),
+        ("PUT", "/v1/keys", Some(b"{}".to_vec()), 405),
+        ("DELETE", FEED_PATH, None, 405),
+        ("POST", "/healthz", Some(b"{}".to_vec()), 405),
+        ("POST", "/v1/keys", Some(b"{".to_vec()), 400),
+        ("POST", "/v1/keys", Some(vec![0xff]), 400),
+        ("POST", "/v1/keys", Some(b"[]".to_vec()), 422),
+        ("POST", "/v1/keys", Some(too_large), 413),
+    ] {
+        let answer = client.send(method, path, Some(&client.admin), body);
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (status, "application/problem+json"),
+            "{method} {path}"
+        );
+        let problem = answer.json();
+        assert_eq!(problem["status"], status);
+        for field in ["type", "title", "detail"] {
+            assert!(!problem[field].as_str().unwrap().is_empty(), "{problem}");
+        }
+        assert_eq!(status == 405, !answer.header("allow").is_empty(), "{method} {path}");
+    }
+}
