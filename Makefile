@@ -1,0 +1,97 @@
+# Everything there is to do with this repository; `make help` says what.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit e2e clean help cargo
+
+# Both `DIALECT=exona make run` and `make run DIALECT=exona`.
+export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
+
+# Where Cargo puts things.
+OUT := $(or $(CARGO_TARGET_DIR),target)
+# What is run and tested: what `make build` makes, unless the environment names something else.
+BIN := $(or $(KEYWARD_BIN),$(abspath $(OUT)/release/keyward))
+WASM := $(or $(KEYWARD_WASM),$(abspath $(OUT)/wasm32-wasip1/release/keyward_filter.wasm))
+PRODUCT := KEYWARD_BIN="$(BIN)" KEYWARD_WASM="$(WASM)"
+
+build: wasm control-plane dev
+
+wasm: cargo
+	tools/wasm-build
+
+# The filter that can be told to fail, for the end-to-end tests; beside the real one, never instead of it.
+wasm-fault: cargo
+	tools/wasm-build --features fault-injection --target-dir $(OUT)/fault
+
+control-plane: cargo
+	cargo build --release -p keyward
+
+dev: cargo
+	cargo build -p keyward-harness --bin keyward-dev
+
+run: build
+	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) exec $(OUT)/debug/keyward-dev run
+
+test: fmt-check lint unit e2e
+
+fmt: cargo
+	cargo fmt --all
+
+fmt-check: cargo
+	cargo fmt --all --check
+
+lint: cargo
+	cargo clippy --workspace --all-targets -- -D warnings
+	tools/wasm-build --clippy
+
+# Tests that run processes, among them Envoy: the integration tests of these two packages.
+E2E := -p keyward-filter -p keyward-harness
+
+# `cargo nextest` where it is installed: a process for each test, and the limits of .config/nextest.toml.
+unit: cargo
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		set -x; cargo nextest run --workspace \
+			-E 'not (kind(test) and (package(keyward-filter) or package(keyward-harness)))'; \
+	else \
+		echo "cargo nextest is not installed: using cargo test"; \
+		set -x; cargo test --workspace --exclude keyward-filter --exclude keyward-harness && cargo test $(E2E) --lib; \
+	fi
+	cargo test --workspace --doc --quiet
+
+e2e: build wasm-fault
+	@envoy=$$(tools/envoy) && export KEYWARD_ENVOY="$$envoy" $(PRODUCT) && echo "Envoy: $$envoy" && \
+	if cargo nextest --version >/dev/null 2>&1; then \
+		set -x; cargo nextest run $(E2E) --test '*'; \
+	else \
+		echo "cargo nextest is not installed: using cargo test"; \
+		set -x; cargo test $(E2E) --test '*' -- --test-threads=2; \
+	fi
+
+clean: cargo
+	cargo clean
+
+cargo:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+
+help:
+	@echo 'make build   the filter (target/wasm32-wasip1/release/keyward_filter.wasm), the control plane'
+	@echo '             (target/release/keyward) and keyward-dev'
+	@echo 'make run     starts control plane, echo upstream and Envoy in the foreground; Ctrl-C ends them'
+	@echo 'make test    everything, from nothing: fmt-check, lint, unit, e2e'
+	@echo 'make lint    clippy, for this machine and for wasm32-wasip1'
+	@echo 'make unit    the tests that need no Envoy'
+	@echo 'make e2e     the tests against a real Envoy'
+	@echo 'make fmt     formats the code'
+	@echo 'make clean   removes what Cargo built; .keyward (keys, tokens, a downloaded Envoy) stays'
+	@echo
+	@echo 'Environment:'
+	@echo '  DIALECT                   of make run (keyward)'
+	@echo '  KEYWARD_GATEWAY_PORT      of make run (8080)'
+	@echo '  KEYWARD_CONTROL_PORT      of make run (8081)'
+	@echo '  KEYWARD_ENVOY_ADMIN_PORT  of make run (9901)'
+	@echo '  KEYWARD_ENVOY             path of the Envoy to use; otherwise tools/envoy finds or installs one'
+	@echo '  KEYWARD_WASM_TOOLCHAIN    rustup or debian: where the wasm32-wasip1 target comes from'
+	@echo '  KEYWARD_BIN               path of the keyward binary that is run; otherwise the newest one built'
+	@echo '  KEYWARD_WASM              path of the filter that is run; otherwise the one built'
+	@echo '  KEYWARD_EDGE_TOKEN        what envoy/envoy.yaml hands the filter; make run sets it'

@@ -1,0 +1,20 @@
+//! The product against a real Envoy, as a client and an operator see it. `make e2e` builds what these tests run.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "this is what tests are made of"
+)]
+
+#[path = "e2e/bad_input.rs"]
+mod bad_input;
+#[path = "e2e/common.rs"]
+mod common;
+#[path = "e2e/control_plane_away.rs"]
+mod control_plane_away;
+#[path = "e2e/fails_closed.rs"]
+mod fails_closed;
+#[path = "e2e/opens_and_closes.rs"]
+mod opens_and_closes;

@@ -1,0 +1,22 @@
+//! What several files ask of an answer.
+
+use keyward_harness::Response;
+use std::time::Duration;
+
+/// Until a change at the control plane must hold on every worker. Milliseconds where nothing else runs; a machine that
+/// compiles meanwhile is slower.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// That an answer is the default dialect's refusal for this verdict.
+#[track_caller]
+pub(crate) fn assert_refused(answer: &Response, status: u16, verdict: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(answer.header("content-type").as_deref(), Some("application/problem+json"), "{answer:?}");
+    let body = answer.json();
+    assert_eq!(body["code"], verdict, "{body}");
+    assert_eq!(body["status"], status, "{body}");
+    assert!(body["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{body}");
+    let challenge = answer.header("www-authenticate");
+    assert_eq!(challenge.is_some(), status == 401, "{challenge:?}");
+    assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
+}

@@ -1,0 +1,63 @@
+//! A filter that is broken or absent lets nothing through.
+
+use crate::common::SOON;
+use keyward_harness::{Gateway, Request, artifacts};
+
+#[tokio::test]
+async fn without_the_filter_the_guard_refuses_everything() {
+    let gateway = Gateway::builder()
+        .configure(|config| config.http_filters()[0]["disabled"] = true.into())
+        .without_snapshot()
+        .start()
+        .await
+        .unwrap();
+    let created = gateway.control_plane.create_named("demo").await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    for path in ["/", "/health", "/keyward/ready"] {
+        assert_eq!(workers.statuses(&Request::get(path).bearer(&created.key)).await.unwrap(), [403, 403], "{path}");
+    }
+    assert_eq!(gateway.upstream().take_seen(), []);
+}
+
+#[tokio::test]
+async fn a_worker_that_trapped_refuses_and_then_serves_again() {
+    let gateway = Gateway::builder().wasm(artifacts::faulty_filter().unwrap()).start().await.unwrap();
+    let created = gateway.control_plane.create_named("demo").await.unwrap();
+    let good = Request::get("/").bearer(&created.key);
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&good, 200, SOON).await.unwrap();
+    gateway.upstream().take_seen();
+    for worker in 0..2 {
+        let trapped = workers.worker(worker).send(&good.clone().header("x-fault-trap", "1")).await.unwrap();
+        assert_eq!(trapped.status, 503, "{}", trapped.text());
+    }
+    assert_eq!(gateway.upstream().take_seen(), []);
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&good, 200, SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_whose_filter_cannot_be_configured_refuses_everything() {
+    // The first two configurations are the canary's and the main thread's.
+    let gateway = Gateway::builder()
+        .wasm(artifacts::faulty_filter().unwrap())
+        .envoy_environment("KEYWARD_FAULT_CONFIGURE", "3")
+        .configure(|config| {
+            for filter in config.wasm_filters() {
+                let names = &mut filter["config"]["vm_config"]["environment_variables"]["host_env_keys"];
+                names.as_array_mut().unwrap().push("KEYWARD_FAULT_CONFIGURE".into());
+            }
+        })
+        .without_snapshot()
+        .start()
+        .await
+        .unwrap();
+    let created = gateway.control_plane.create_named("demo").await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    for path in ["/", "/health"] {
+        for status in workers.statuses(&Request::get(path).bearer(&created.key)).await.unwrap() {
+            assert!(matches!(status, 403 | 503), "{path}: {status}");
+        }
+    }
+    assert_eq!(gateway.upstream().take_seen(), []);
+}

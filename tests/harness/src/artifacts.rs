@@ -1,0 +1,78 @@
+//! Where the things under test are: those that `make build` makes, unless the environment names others.
+
+use crate::{Failure, Result};
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The directory that Cargo builds into.
+pub fn target_dir() -> PathBuf {
+    let root = root().canonicalize().unwrap_or_else(|_| root().to_owned());
+    root.join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
+}
+
+/// The filter: `KEYWARD_WASM`, or the one built.
+///
+/// # Errors
+/// When there is none.
+pub fn filter() -> Result<PathBuf> {
+    named("KEYWARD_WASM", target_dir().join("wasm32-wasip1/release/keyward_filter.wasm"), "make wasm")
+}
+
+/// The filter that can be told to fail: `KEYWARD_FAULT_WASM`, or the one built.
+///
+/// # Errors
+/// When there is none.
+pub fn faulty_filter() -> Result<PathBuf> {
+    let built = target_dir().join("fault/wasm32-wasip1/release/keyward_filter.wasm");
+    named("KEYWARD_FAULT_WASM", built, "make wasm-fault")
+}
+
+/// The `keyward` binary: `KEYWARD_BIN`, or the one built last, whatever its profile, so that a stale one is not tested.
+///
+/// # Errors
+/// When there is none.
+pub fn keyward() -> Result<PathBuf> {
+    let modified = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let newest = ["debug", "release"]
+        .map(|profile| target_dir().join(profile).join("keyward"))
+        .into_iter()
+        .max_by_key(modified)
+        .unwrap_or_default();
+    named("KEYWARD_BIN", newest, "make control-plane")
+}
+
+/// Envoy: `KEYWARD_ENVOY`, or what `tools/envoy` finds or installs.
+///
+/// # Errors
+/// When there is none; why is on standard error.
+pub fn envoy() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("KEYWARD_ENVOY").filter(|path| !path.is_empty()) {
+        return existing(path.into(), "KEYWARD_ENVOY names it");
+    }
+    let script = root().join("tools/envoy");
+    let output = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| Failure::new(format!("{}: {error}", script.display())))?;
+    if !output.status.success() {
+        return Err(Failure::new("no Envoy to run: see what tools/envoy says above"));
+    }
+    existing(String::from_utf8_lossy(&output.stdout).trim().into(), "tools/envoy printed it")
+}
+
+fn named(variable: &str, built: PathBuf, command: &str) -> Result<PathBuf> {
+    match env::var_os(variable).filter(|path| !path.is_empty()) {
+        Some(path) => existing(path.into(), &format!("{variable} names it")),
+        None => existing(built, &format!("`{command}` builds it")),
+    }
+}
+
+fn existing(path: PathBuf, why: &str) -> Result<PathBuf> {
+    path.canonicalize().map_err(|error| Failure::new(format!("{}: {error}; {why}", path.display())))
+}

@@ -1,0 +1,304 @@
+//! The configuration that a user runs, with what must differ here changed in place: never a copy of its own, so that the
+//! file that is shipped is the file that is tested.
+//!
+//! A change that finds nothing to change panics: the file has then moved on without the tests.
+
+use crate::failure::Context as _;
+use crate::{Failure, Result, artifacts};
+use serde_json::{Map, Value};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+
+/// In a Wasm filter's `typed_config`.
+const FILTER_CONFIGURATION: &str = "/config/configuration/value";
+
+/// The cluster of the control plane; every other one is an upstream.
+pub const CONTROL_PLANE: &str = "keyward_control_plane";
+
+/// The listener of the gateway.
+pub const GATEWAY: &str = "gateway";
+
+/// A configuration of Envoy as a tree.
+#[derive(Clone, Debug)]
+pub struct EnvoyConfig {
+    tree: Value,
+    file: PathBuf,
+}
+
+impl EnvoyConfig {
+    /// The shipped `envoy/envoy.yaml`.
+    ///
+    /// # Errors
+    /// Those of [`EnvoyConfig::read`].
+    pub fn shipped() -> Result<Self> {
+        Self::read(&artifacts::root().join("envoy/envoy.yaml"))
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it is not there or no YAML.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).context(|| file.display().to_string())?;
+        let tree = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
+        let mut config = Self { tree, file: file.to_owned() };
+        // Envoy takes a filter's configuration as a string with JSON in it; here it is part of the tree.
+        for filter in config.wasm_filters() {
+            if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
+                && let Some(json) = value.as_str()
+            {
+                *value = serde_json::from_str(json).context(|| format!("{}: {json}", file.display()))?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// Writes it as JSON, which Envoy takes by its file's ending.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let mut config = self.clone();
+        for filter in config.wasm_filters() {
+            if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION) {
+                *value = value.to_string().into();
+            }
+        }
+        fs::write(file, format!("{:#}\n", config.tree)).context(|| file.display().to_string())
+    }
+
+    /// The whole tree, for what has no method here.
+    pub fn tree_mut(&mut self) -> &mut Value {
+        &mut self.tree
+    }
+
+    /// The configuration of the filter itself. What is said here about one filter is said of the first.
+    #[track_caller]
+    pub fn filter(&mut self) -> &mut Value {
+        let told = self.told("no Wasm filter with a configuration");
+        let filter = self.wasm_filters().into_iter().next();
+        filter.and_then(|filter| filter.pointer_mut(FILTER_CONFIGURATION)).unwrap_or_else(|| panic!("{told}"))
+    }
+
+    /// Every Wasm filter's `typed_config`.
+    pub fn wasm_filters(&mut self) -> Vec<&mut Map<String, Value>> {
+        let mut found = Vec::new();
+        collect(&mut self.tree, &mut found, |map| map.get("@type").is_some_and(|of| of == WASM));
+        found
+    }
+
+    /// The filter's `http_filters` list of the gateway, to add a filter or take one out.
+    #[track_caller]
+    pub fn http_filters(&mut self) -> &mut Vec<Value> {
+        let told = self.told("no http_filters");
+        let mut found = Vec::new();
+        collect(&mut self.tree, &mut found, |map| map.contains_key("http_filters"));
+        let first = found.into_iter().next().and_then(|map| map.get_mut("http_filters")?.as_array_mut());
+        first.unwrap_or_else(|| panic!("{told}"))
+    }
+
+    /// Sets the dialect of every Wasm filter: a name, or a whole dialect.
+    #[track_caller]
+    pub fn set_dialect(&mut self, dialect: &Value) -> &mut Self {
+        self.every_wasm_filter("/config/configuration/value/dialect", dialect)
+    }
+
+    /// Sets the module of every Wasm filter.
+    #[track_caller]
+    pub fn set_wasm(&mut self, module: &Path) -> &mut Self {
+        self.every_wasm_filter("/config/vm_config/code/local/filename", &module.to_string_lossy().into())
+    }
+
+    /// Sets where the admin interface listens.
+    #[track_caller]
+    pub fn set_admin(&mut self, address: SocketAddr) -> &mut Self {
+        let told = self.told("no admin address");
+        set_address(self.tree.pointer_mut("/admin/address"), address, &told);
+        self
+    }
+
+    /// Sets where the gateway listens.
+    #[track_caller]
+    pub fn set_gateway(&mut self, address: SocketAddr) -> &mut Self {
+        let told = self.told("no listener \"gateway\" with an address");
+        let listener = self.resource("listeners", GATEWAY);
+        set_address(listener.and_then(|listener| listener.get_mut("address")), address, &told);
+        self
+    }
+
+    /// Sets where the only endpoint of a cluster is.
+    #[track_caller]
+    pub fn set_cluster(&mut self, name: &str, address: SocketAddr) -> &mut Self {
+        let told = self.told(&format!("no cluster {name:?} with one endpoint"));
+        let cluster = self.resource("clusters", name);
+        let endpoint =
+            cluster.and_then(|of| of.pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address"));
+        set_address(endpoint, address, &told);
+        self
+    }
+
+    /// Where the admin interface listens.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        address_of(self.tree.pointer("/admin/address")).unwrap_or_else(|| panic!("{}", self.told("no admin address")))
+    }
+
+    /// Where the gateway listens.
+    #[track_caller]
+    pub fn gateway(&self) -> SocketAddr {
+        let listeners = self.tree.pointer("/static_resources/listeners").and_then(Value::as_array);
+        let listener = listeners.into_iter().flatten().find(|listener| listener["name"] == GATEWAY);
+        address_of(listener.and_then(|listener| listener.get("address")))
+            .unwrap_or_else(|| panic!("{}", self.told("no listener \"gateway\" with an address")))
+    }
+
+    /// The path that the filter answers itself with whether it can decide; `None` if it has none, or there is no filter.
+    pub fn readiness_path(&self) -> Option<&str> {
+        let mut found = None;
+        visit(&self.tree, &mut |map| found = found.or_else(|| map.get("readiness_path")?.as_str()));
+        found
+    }
+
+    /// The clusters that are upstreams, with where the file has them.
+    pub fn upstreams(&self) -> Vec<(String, SocketAddr)> {
+        let clusters = self.tree.pointer("/static_resources/clusters").and_then(Value::as_array);
+        let named = clusters.into_iter().flatten().filter_map(|cluster| {
+            let endpoint = cluster.pointer("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address");
+            Some((cluster.get("name")?.as_str()?.to_owned(), address_of(endpoint)?))
+        });
+        named.filter(|(name, _)| name != CONTROL_PLANE).collect()
+    }
+
+    #[track_caller]
+    fn every_wasm_filter(&mut self, pointer: &str, value: &Value) -> &mut Self {
+        let told = self.told(&format!("no Wasm filter with {pointer}"));
+        let mut changed = 0;
+        for filter in self.wasm_filters() {
+            if let Some(there) = filter.pointer_mut(pointer) {
+                *there = value.clone();
+                changed += 1;
+            }
+        }
+        assert!(changed > 0, "{told}");
+        self
+    }
+
+    fn resource(&mut self, kind: &str, name: &str) -> Option<&mut Value> {
+        let list = self.tree.pointer_mut(&format!("/static_resources/{kind}"))?.as_array_mut()?;
+        list.iter_mut().find(|resource| resource["name"] == name)
+    }
+
+    fn told(&self, problem: &str) -> String {
+        format!("{}: {problem}", self.file.display())
+    }
+}
+
+/// `Value::pointer_mut` for a map.
+trait PointerMut {
+    fn pointer_mut(&mut self, pointer: &str) -> Option<&mut Value>;
+}
+
+impl PointerMut for Map<String, Value> {
+    fn pointer_mut(&mut self, pointer: &str) -> Option<&mut Value> {
+        let (name, rest) = pointer.strip_prefix('/')?.split_once('/')?;
+        self.get_mut(name)?.pointer_mut(&format!("/{rest}"))
+    }
+}
+
+/// All maps in a tree that are what is wanted; what is inside one of them is not looked at.
+fn collect<'a>(
+    tree: &'a mut Value,
+    found: &mut Vec<&'a mut Map<String, Value>>,
+    wanted: impl Fn(&Map<String, Value>) -> bool + Copy,
+) {
+    match tree {
+        Value::Object(map) => {
+            if wanted(map) {
+                found.push(map);
+            } else {
+                map.values_mut().for_each(|value| collect(value, found, wanted));
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| collect(value, found, wanted)),
+        _ => {}
+    }
+}
+
+fn visit<'a>(tree: &'a Value, see: &mut impl FnMut(&'a Map<String, Value>)) {
+    match tree {
+        Value::Object(map) => {
+            see(map);
+            map.values().for_each(|value| visit(value, see));
+        }
+        Value::Array(list) => list.iter().for_each(|value| visit(value, see)),
+        _ => {}
+    }
+}
+
+#[track_caller]
+fn set_address(there: Option<&mut Value>, address: SocketAddr, told: &str) {
+    let Some(socket) = there.and_then(|address| address.pointer_mut("/socket_address")) else { panic!("{told}") };
+    socket["address"] = address.ip().to_string().into();
+    socket["port_value"] = address.port().into();
+}
+
+fn address_of(there: Option<&Value>) -> Option<SocketAddr> {
+    let socket = there?.pointer("/socket_address")?;
+    let port = u16::try_from(socket.get("port_value")?.as_u64()?).ok()?;
+    Some(SocketAddr::new(socket.get("address")?.as_str()?.parse().ok()?, port))
+}
+
+/// Checks a configuration by Envoy's own validation.
+///
+/// # Errors
+/// What Envoy says.
+pub fn validate(envoy: &Path, file: &Path) -> Result<()> {
+    let output = std::process::Command::new(envoy)
+        .args(["--mode", "validate", "--config-path"])
+        .arg(file)
+        .current_dir(artifacts::root())
+        .output()
+        .context(|| envoy.display().to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(String::from_utf8_lossy(&output.stderr)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::loopback;
+
+    #[test]
+    fn the_shipped_file_has_all_that_a_run_changes() {
+        let mut config = EnvoyConfig::shipped().unwrap();
+        assert_eq!(config.gateway(), loopback(8080));
+        assert_eq!(config.admin(), loopback(9901));
+        assert_eq!(config.upstreams(), [("upstream".to_owned(), loopback(8090))]);
+        assert_eq!(config.readiness_path(), Some("/keyward/ready"));
+        config
+            .set_gateway(loopback(1))
+            .set_admin(loopback(2))
+            .set_cluster("upstream", loopback(3))
+            .set_cluster(CONTROL_PLANE, loopback(4))
+            .set_wasm(Path::new("/filter.wasm"))
+            .set_dialect(&"exona".into());
+        assert_eq!((config.gateway(), config.admin()), (loopback(1), loopback(2)));
+        assert_eq!(config.upstreams(), [("upstream".to_owned(), loopback(3))]);
+        assert_eq!(config.filter()["dialect"], "exona");
+        let text = config.tree_mut().to_string();
+        for default in ["8080", "8081", "8090", "9901", "target/"] {
+            assert!(!text.contains(default), "{default} is still in {text}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "no cluster \"nonsense\"")]
+    fn a_change_that_finds_nothing_to_change_panics() {
+        EnvoyConfig::shipped().unwrap().set_cluster("nonsense", loopback(1));
+    }
+}

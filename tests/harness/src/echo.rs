@@ -1,0 +1,159 @@
+//! An upstream that tells what reached it.
+
+use crate::Result;
+use crate::failure::Context as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use serde_json::{Map, Value, json};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A server for HTTP/1.1 and HTTP/2 in clear text that answers each request with 200 and the request as JSON, until it
+/// is dropped.
+#[derive(Debug)]
+pub struct Echo {
+    name: String,
+    address: SocketAddr,
+    seen: Seen,
+    task: JoinHandle<()>,
+}
+
+/// A request that reached an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenRequest {
+    /// The method.
+    pub method: String,
+    /// The path with its query.
+    pub path: String,
+    /// Header fields, names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+type Seen = Arc<Mutex<Vec<SeenRequest>>>;
+
+impl Echo {
+    /// Starts one on this address; port 0 is any free one. Its name is in its answers.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn start(name: &str, address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await.context(|| format!("the upstream {name} on {address}"))?;
+        let address = listener.local_addr().context(|| format!("the upstream {name}"))?;
+        let seen = Seen::default();
+        let task = tokio::spawn(accept(listener, Arc::from(name), Arc::clone(&seen)));
+        Ok(Self { name: name.to_owned(), address, seen, task })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The requests that reached it since this was asked before.
+    pub fn take_seen(&self) -> Vec<SeenRequest> {
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl SeenRequest {
+    /// All values of a header field.
+    pub fn header(&self, name: &str) -> Vec<String> {
+        let of_name = self.headers.iter().filter(|(known, _)| known == name);
+        of_name.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, name: Arc<str>, seen: Seen) {
+    // The connections end with this task, which owns them.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (name, seen) = (Arc::clone(&name), Arc::clone(&seen));
+        connections.spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&name), Arc::clone(&seen), request));
+            let server = auto::Builder::new(TokioExecutor::new());
+            // A client that goes away is no business of an upstream's.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(
+    name: Arc<str>,
+    seen: Seen,
+    request: hyper::Request<Incoming>,
+) -> std::result::Result<hyper::Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    // The body is read so that the connection can be used again.
+    let _ = body.collect().await;
+    let request = SeenRequest {
+        method: head.method.to_string(),
+        path: head.uri.path_and_query().map_or_else(|| "*".to_owned(), ToString::to_string),
+        headers: head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
+            .collect(),
+    };
+    let mut headers = Map::new();
+    for name in head.headers.keys() {
+        headers.insert(name.as_str().to_owned(), request.header(name.as_str()).into());
+    }
+    let told = json!({
+        "upstream": &*name,
+        "method": request.method,
+        "path": request.path,
+        "headers": Value::Object(headers),
+    });
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    let mut response = hyper::Response::new(Full::from(format!("{told}\n")));
+    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Connection, Request};
+    use crate::ports::loopback;
+
+    #[tokio::test]
+    async fn an_upstream_tells_what_it_received_over_either_protocol() {
+        let echo = Echo::start("one", loopback(0)).await.unwrap();
+        let request = Request::get("/a?b=c").header("x-twice", "1").header("x-twice", b"\xff");
+        for http2 in [false, true] {
+            let open = if http2 {
+                Connection::open_http2(echo.address()).await
+            } else {
+                Connection::open(echo.address()).await
+            };
+            let told = open.unwrap().send(&request).await.unwrap().json();
+            assert_eq!(told["upstream"], "one");
+            assert_eq!(told["method"], "GET");
+            assert_eq!(told["path"], "/a?b=c");
+            assert_eq!(told["headers"]["x-twice"], json!(["1", "\u{fffd}"]));
+            let seen = echo.take_seen();
+            assert_eq!(seen.len(), 1);
+            assert_eq!(seen[0].headers.iter().filter(|(name, _)| name == "x-twice").count(), 2);
+        }
+    }
+}

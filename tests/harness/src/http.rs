@@ -1,0 +1,297 @@
+//! Requests as a client sends them, well formed or not.
+
+use crate::failure::Context as _;
+use crate::{Failure, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long one exchange may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A request to be sent.
+#[derive(Clone, Debug)]
+pub struct Request {
+    method: String,
+    path: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Bytes,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Header fields in the order of arrival, names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// One connection, kept alive: all its requests are served by the same worker of Envoy.
+#[derive(Debug)]
+pub struct Connection {
+    authority: SocketAddr,
+    sender: Sender,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Request {
+    /// A request with this method and path.
+    pub fn new(method: &str, path: &str) -> Self {
+        Self { method: method.to_owned(), path: path.to_owned(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// A GET of this path.
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    /// With one more header field; the same name may come again.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push((name.to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// With `Authorization: Bearer` and this credential.
+    #[must_use]
+    pub fn bearer(self, credential: &str) -> Self {
+        self.header("authorization", format!("Bearer {credential}"))
+    }
+
+    /// With a JSON body.
+    #[must_use]
+    pub fn json(mut self, body: &Value) -> Self {
+        self.body = body.to_string().into();
+        self.header("content-type", "application/json")
+    }
+
+    fn build(&self, uri: &str, authority: Option<&SocketAddr>) -> Result<hyper::Request<Full<Bytes>>> {
+        let describe = || format!("{} {}", self.method, self.path);
+        let mut request =
+            hyper::Request::builder().method(self.method.as_str()).uri(uri).body(Full::new(self.body.clone()));
+        if let Ok(request) = &mut request {
+            let headers = request.headers_mut();
+            if let Some(authority) = authority {
+                headers.insert("host", HeaderValue::from_str(&authority.to_string()).context(describe)?);
+            }
+            for (name, value) in &self.headers {
+                let name = HeaderName::from_bytes(name.as_bytes()).context(describe)?;
+                headers.append(name, HeaderValue::from_bytes(value).context(describe)?);
+            }
+        }
+        request.context(describe)
+    }
+}
+
+impl Response {
+    /// The value of a header field as text: its first, if it came several times.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is not, with the whole answer.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in the body of {} {:?}", self.status, self.text()))
+    }
+}
+
+impl Connection {
+    /// Opens one for HTTP/1.1.
+    ///
+    /// # Errors
+    /// When nobody accepts it.
+    pub async fn open(to: SocketAddr) -> Result<Self> {
+        let io = TokioIo::new(connect(to).await?);
+        let (sender, connection) = http1::handshake(io).await.context(|| to.to_string())?;
+        tokio::spawn(connection);
+        Ok(Self { authority: to, sender: Sender::Http1(sender) })
+    }
+
+    /// Opens one for HTTP/2 in clear text, with prior knowledge (RFC 9113, section 3.3).
+    ///
+    /// # Errors
+    /// When nobody accepts it.
+    pub async fn open_http2(to: SocketAddr) -> Result<Self> {
+        let io = TokioIo::new(connect(to).await?);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.context(|| to.to_string())?;
+        tokio::spawn(connection);
+        Ok(Self { authority: to, sender: Sender::Http2(sender) })
+    }
+
+    /// Sends a request and waits for the whole answer.
+    ///
+    /// # Errors
+    /// When the connection ends before, or the answer takes longer than half a minute.
+    pub async fn send(&mut self, request: &Request) -> Result<Response> {
+        let told = format!("{} http://{}{}", request.method, self.authority, request.path);
+        let exchange = async {
+            let response = match &mut self.sender {
+                Sender::Http1(sender) => {
+                    sender.ready().await.context(|| "the connection is closed".into())?;
+                    sender.send_request(request.build(&request.path, Some(&self.authority))?).await
+                }
+                Sender::Http2(sender) => {
+                    sender.ready().await.context(|| "the connection is closed".into())?;
+                    let uri = format!("http://{}{}", self.authority, request.path);
+                    sender.send_request(request.build(&uri, None)?).await
+                }
+            };
+            let (head, body) = response.context(|| "no answer".into())?.into_parts();
+            let body = body.collect().await.context(|| "half an answer".into())?;
+            let headers =
+                head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
+            Ok::<_, Failure>(Response {
+                status: head.status.as_u16(),
+                headers: headers.collect(),
+                body: body.to_bytes().into(),
+            })
+        };
+        match timeout(LIMIT, exchange).await {
+            Ok(answer) => answer.context(|| told),
+            Err(_) => Err(Failure::new(format!("{told}: no answer within {LIMIT:?}"))),
+        }
+    }
+}
+
+/// Sends a request on a connection of its own.
+///
+/// # Errors
+/// Those of [`Connection`].
+pub async fn send(to: SocketAddr, request: &Request) -> Result<Response> {
+    Connection::open(to).await?.send(request).await
+}
+
+/// Sends these bytes, whatever they are, and reads one response: until it is whole, or the other side closes.
+///
+/// # Errors
+/// When nothing like a response comes within half a minute.
+pub async fn send_bytes(to: SocketAddr, bytes: &[u8]) -> Result<Response> {
+    let (mut reader, mut writer) = connect(to).await?.into_split();
+    // Who answers early stops reading early: what was answered is what counts.
+    let bytes = bytes.to_owned();
+    let writing = tokio::spawn(async move {
+        let _ = writer.write_all(&bytes).await;
+        writer
+    });
+    let mut received = Vec::new();
+    let reading = async {
+        loop {
+            if let Some(response) = parse(&received, false) {
+                return Some(response);
+            }
+            if !matches!(reader.read_buf(&mut received).await, Ok(1..)) {
+                return parse(&received, true);
+            }
+        }
+    };
+    let response = timeout(LIMIT, reading).await;
+    writing.abort();
+    match response {
+        Ok(Some(response)) => Ok(response),
+        Ok(None) => Err(Failure::new(format!("{to}: no response in {:?}", String::from_utf8_lossy(&received)))),
+        Err(_) => Err(Failure::new(format!("{to}: within {LIMIT:?} only {:?}", String::from_utf8_lossy(&received)))),
+    }
+}
+
+async fn connect(to: SocketAddr) -> Result<TcpStream> {
+    match timeout(LIMIT, TcpStream::connect(to)).await {
+        Ok(stream) => {
+            let stream = stream.context(|| format!("connecting to {to}"))?;
+            stream.set_nodelay(true).context(|| to.to_string())?;
+            Ok(stream)
+        }
+        Err(_) => Err(Failure::new(format!("{to} accepts no connection within {LIMIT:?}"))),
+    }
+}
+
+/// Reads an HTTP/1.1 response (RFC 9112); `None` if it is none, or not whole yet and the connection not `closed`.
+fn parse(received: &[u8], closed: bool) -> Option<Response> {
+    let head_length = received.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&received[..head_length]).into_owned();
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().as_bytes().to_owned()))
+        .collect();
+    let rest = &received[head_length + 4..];
+    let value = |name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| String::from_utf8_lossy(value));
+    let body = if value("transfer-encoding").as_deref() == Some("chunked") {
+        unchunked(rest)?
+    } else if let Some(length) = value("content-length") {
+        rest.get(..length.parse().ok()?)?.to_owned()
+    } else if closed {
+        rest.to_owned()
+    } else {
+        return None;
+    };
+    Some(Response { status, headers, body })
+}
+
+fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = rest.windows(2).position(|window| window == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).ok()?.trim(), 16).ok()?;
+        rest = &rest[line + 2..];
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size + 2..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_read_with_a_length_or_in_chunks() {
+        let response = parse(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nX: a: b\r\n\r\n{}", false).unwrap();
+        assert_eq!((response.status, response.text().as_str()), (401, "{}"));
+        assert_eq!(response.header("x").as_deref(), Some("a: b"));
+        let response =
+            parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n", false)
+                .unwrap();
+        assert_eq!(response.text(), "abcd");
+        assert!(parse(b"nonsense", true).is_none());
+    }
+
+    #[test]
+    fn a_response_that_is_not_whole_is_waited_for() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        for length in 0..whole.len() {
+            assert!(parse(&whole[..length], false).is_none(), "{length}");
+        }
+        assert!(parse(b"HTTP/1.1 200 OK\r\n\r\n{", false).is_none());
+        assert_eq!(parse(b"HTTP/1.1 200 OK\r\n\r\n{", true).unwrap().text(), "{");
+    }
+}

@@ -1,0 +1,228 @@
+//! A process that was started here: it is watched, its logs are in files, and it ends with its owner.
+
+use crate::failure::Context as _;
+use crate::until::PAUSE;
+use crate::{Failure, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How many lines of a log are shown.
+const TAIL_LINES: usize = 40;
+
+/// How many characters of a line are shown: Envoy repeats whole configurations on one.
+const TAIL_WIDTH: usize = 400;
+
+/// A running process, or one that has ended.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it. Its standard error is appended to `log`, and its standard output to `output`, which may be the same.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(name: &str, command: &mut Command, output: &Path, log: &Path) -> Result<Self> {
+        let append = |path: &Path| {
+            File::options().create(true).append(true).open(path).context(|| format!("the log {}", path.display()))
+        };
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(append(output)?)
+            .stderr(append(log)?)
+            .spawn()
+            .context(|| format!("{name} ({})", command.get_program().to_string_lossy()))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// Makes sure that it has not ended.
+    ///
+    /// # Errors
+    /// How it ended, with the end of its log.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        match self.exit_status()? {
+            None => Ok(()),
+            Some(status) => Err(Failure::new(format!("{} ended: {status}\n{}", self.name, self.log_tail()))),
+        }
+    }
+
+    /// Asks until the answer is `Ok`, as long as it runs.
+    ///
+    /// # Errors
+    /// When it ended or time is up, with the end of its log.
+    pub async fn until<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut probe: impl AsyncFnMut() -> Result<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.ensure_running()?;
+            match probe().await {
+                Ok(answer) => return Ok(answer),
+                Err(last) if Instant::now() >= deadline => {
+                    let tail = self.log_tail();
+                    return Err(Failure::new(format!("{what}: not within {limit:?}: {last}\n{tail}")));
+                }
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Ends it with SIGTERM, and after `grace` with SIGKILL. Whether SIGTERM was enough.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn terminate(&mut self, grace: Duration) -> Result<bool> {
+        if self.exit_status()?.is_none() {
+            // It is this process's child and has not been waited for, so the id is still its own.
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        }
+        let deadline = Instant::now() + grace;
+        while self.exit_status()?.is_none() {
+            if Instant::now() >= deadline {
+                self.kill();
+                return Ok(false);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(true)
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to its log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).context(|| self.log.display().to_string())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log().unwrap_or_else(|error| error.to_string());
+        let lines: Vec<_> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(TAIL_LINES)..].iter();
+        let last: Vec<String> = last.map(|line| line.chars().take(TAIL_WIDTH).collect()).collect();
+        let of = self.log.display();
+        format!("--- the end of {of}\n{}\n---", last.join("\n"))
+    }
+
+    fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context(|| format!("waiting for {}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+        self.kill();
+    }
+}
+
+/// Empties a log of an earlier run.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn forget_log(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::new(format!("{}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TestDir;
+
+    fn shell(dir: &TestDir, script: &str) -> Process {
+        let log = dir.path().join("log");
+        Process::spawn("the shell", Command::new("sh").args(["-c", script]), &log, &log).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_early_exit_shows_how_and_the_log() {
+        let dir = TestDir::new().unwrap();
+        let mut process = shell(&dir, "echo the cause >&2; exit 7");
+        let never = async || Err::<(), _>(Failure::new("not yet"));
+        let told = process.until("ready", Duration::from_secs(30), never).await.unwrap_err().to_string();
+        assert!(told.contains("the shell ended: exit status: 7"), "{told}");
+        assert!(told.contains("the cause"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_shows_the_last_answer_and_the_log() {
+        let dir = TestDir::new().unwrap();
+        let mut process = shell(&dir, "echo busy >&2; exec sleep 60");
+        process
+            .until("log", Duration::from_secs(30), async || {
+                let log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+                if log.is_empty() { Err(Failure::new("empty")) } else { Ok(()) }
+            })
+            .await
+            .unwrap();
+        let never = async || Err::<(), _>(Failure::new("still closed"));
+        let told = process.until("ready", Duration::ZERO, never).await.unwrap_err().to_string();
+        assert!(told.contains("still closed"), "{told}");
+        assert!(told.contains("busy"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn dropping_a_process_ends_it() {
+        let dir = TestDir::new().unwrap();
+        let process = shell(&dir, "exec sleep 60");
+        let id = Pid::from_child(&process.child);
+        rustix::process::test_kill_process(id).unwrap();
+        drop(process);
+        assert!(rustix::process::test_kill_process(id).is_err());
+    }
+
+    #[tokio::test]
+    async fn one_that_ignores_sigterm_is_killed_after_its_grace() {
+        let dir = TestDir::new().unwrap();
+        let mut process = shell(&dir, "trap '' TERM; echo set >&2; while :; do sleep 1; done");
+        until_log(&mut process, "set").await;
+        assert!(!process.terminate(Duration::from_millis(100)).await.unwrap());
+        assert!(process.ensure_running().is_err());
+    }
+
+    async fn until_log(process: &mut Process, text: &str) {
+        let log = process.log.clone();
+        process
+            .until("log", Duration::from_secs(30), async || {
+                let seen = fs::read_to_string(&log).unwrap_or_default();
+                if seen.contains(text) { Ok(()) } else { Err(Failure::new(seen)) }
+            })
+            .await
+            .unwrap();
+    }
+}
