@@ -8,6 +8,8 @@
     reason = "this is what tests are made of"
 )]
 
+#[path = "e2e/bad_feed.rs"]
+mod bad_feed;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
 #[path = "e2e/common.rs"]
@@ -16,5 +18,11 @@ mod common;
 mod control_plane_away;
 #[path = "e2e/fails_closed.rs"]
 mod fails_closed;
+#[path = "e2e/listener_replaced.rs"]
+mod listener_replaced;
 #[path = "e2e/opens_and_closes.rs"]
 mod opens_and_closes;
+#[path = "e2e/secrets.rs"]
+mod secrets;
+#[path = "e2e/within_100_ms.rs"]
+mod within_100_ms;

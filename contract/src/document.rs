@@ -38,9 +38,16 @@ impl fmt::Display for Problems {
 /// # Errors
 /// Every problem that was found.
 pub fn parse<T>(text: &[u8], read: impl FnOnce(Node<'_>) -> Option<T>) -> Result<T, Problems> {
-    let value: Value = serde_json::from_slice(text)
-        .map_err(|error| Problems(vec![Problem { path: String::new(), message: format!("not JSON: {error}") }]))?;
-    read_value(&value, read)
+    read_value(&from_json(text)?, read)
+}
+
+/// The document as it stands.
+///
+/// # Errors
+/// If it is not JSON; the message says where, and shows nothing of the document.
+pub fn from_json(text: &[u8]) -> Result<Value, Problems> {
+    serde_json::from_slice(text)
+        .map_err(|error| Problems(vec![Problem { path: String::new(), message: format!("not JSON: {error}") }]))
 }
 
 /// The same for a document that is already parsed.

@@ -1,11 +1,12 @@
-//! The filter's configuration: JSON (a protobuf Struct in Envoy's YAML), read so that every mistake is told at once.
+//! The filter's configuration, read so that every mistake is told at once.
 
+mod document;
 mod rules;
 
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
-use keyward_contract::document::{self, Fields, Node, Problems};
+use keyward_contract::document::{Fields, Node, Problems, read_value};
 
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +53,12 @@ const DEFAULT_POLL_WAIT_S: u64 = 20;
 const DEFAULT_TOKEN_ENV: &str = "KEYWARD_EDGE_TOKEN";
 
 impl Config {
-    /// Reads a configuration.
+    /// Reads a configuration: JSON, or the binary form of a `google.protobuf.Struct`.
     ///
     /// # Errors
     /// Every mistake in it, with its path.
-    pub fn parse(text: &[u8]) -> Result<Self, Problems> {
-        document::parse(text, |node| Self::read(&node))
+    pub fn parse(bytes: &[u8]) -> Result<Self, Problems> {
+        read_value(&document::read(bytes)?, |node| Self::read(&node))
     }
 
     fn read(node: &Node<'_>) -> Option<Self> {

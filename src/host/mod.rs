@@ -19,7 +19,7 @@ proxy_wasm::main! {{
     proxy_wasm::set_root_context(|context_id| Box::new(root::Root::new(context_id)));
 }}
 
-/// Logs a line; there is nothing to be done where Envoy does not take it.
+/// Logs a line, which Envoy prefixes with the filter's name; there is nothing to be done where Envoy does not take it.
 fn log(level: LogLevel, message: &str) {
-    let _ = proxy_wasm::hostcalls::log(level, &format!("keyward: {message}"));
+    let _ = proxy_wasm::hostcalls::log(level, message);
 }

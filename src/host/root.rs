@@ -219,7 +219,10 @@ impl Running {
             Failure::Lost => "no answer in time".to_owned(),
             Failure::Page(refused) => refused.to_string(),
         };
-        log(LogLevel::Warn, &format!("the feed cannot be read, the last snapshot serves on: {what}"));
+        log(
+            LogLevel::Warn,
+            &format!("the feed cannot be read, and the last snapshot, if there is one, serves on: {what}"),
+        );
     }
 }
 

@@ -5,12 +5,14 @@
 
 use crate::failure::Context as _;
 use crate::{Failure, Result, artifacts};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+
+const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 
 /// In a Wasm filter's `typed_config`.
 const FILTER_CONFIGURATION: &str = "/config/configuration/value";
@@ -26,6 +28,7 @@ pub const GATEWAY: &str = "gateway";
 pub struct EnvoyConfig {
     tree: Value,
     file: PathBuf,
+    listener_file: Option<PathBuf>,
 }
 
 impl EnvoyConfig {
@@ -44,8 +47,8 @@ impl EnvoyConfig {
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).context(|| file.display().to_string())?;
         let tree = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
-        let mut config = Self { tree, file: file.to_owned() };
-        // Envoy takes a filter's configuration as a string with JSON in it; here it is part of the tree.
+        let mut config = Self { tree, file: file.to_owned(), listener_file: None };
+        // A filter's configuration may be JSON in a string; here it is part of the tree.
         for filter in config.wasm_filters() {
             if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
                 && let Some(json) = value.as_str()
@@ -63,16 +66,42 @@ impl EnvoyConfig {
     pub fn write(&self, file: &Path) -> Result<()> {
         let mut config = self.clone();
         for filter in config.wasm_filters() {
-            if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION) {
+            let is_text = filter.pointer_mut("/config/configuration/@type").is_some_and(|of| *of == STRING_VALUE);
+            if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
+                && is_text
+            {
                 *value = value.to_string().into();
             }
         }
+        if let Some(listener_file) = &self.listener_file {
+            let listeners = config.tree["static_resources"]["listeners"].take();
+            config.tree["static_resources"]["listeners"] = Value::Array(Vec::new());
+            config.tree["node"] = json!({"id": "test", "cluster": "test"});
+            config.tree["dynamic_resources"] = json!({"lds_config": {"path_config_source": {"path": listener_file}}});
+            write_listeners(listeners, listener_file)?;
+        }
         fs::write(file, format!("{:#}\n", config.tree)).context(|| file.display().to_string())
+    }
+
+    /// Puts the listeners into a file of their own, which Envoy watches.
+    pub fn set_listener_file(&mut self, file: &Path) -> &mut Self {
+        self.listener_file = Some(file.to_owned());
+        self
     }
 
     /// The whole tree, for what has no method here.
     pub fn tree_mut(&mut self) -> &mut Value {
         &mut self.tree
+    }
+
+    /// Hands the filter its configuration as JSON in a string, which keeps the order of fields.
+    pub fn set_configuration_as_text(&mut self) -> &mut Self {
+        for filter in self.wasm_filters() {
+            if let Some(of) = filter.pointer_mut("/config/configuration/@type") {
+                *of = STRING_VALUE.into();
+            }
+        }
+        self
     }
 
     /// The configuration of the filter itself. What is said here about one filter is said of the first.
@@ -194,6 +223,16 @@ impl EnvoyConfig {
     fn told(&self, problem: &str) -> String {
         format!("{}: {problem}", self.file.display())
     }
+}
+
+/// Listeners as discovery has them; the file changes in one step, as Envoy wants it.
+fn write_listeners(mut listeners: Value, file: &Path) -> Result<()> {
+    for listener in listeners.as_array_mut().into_iter().flatten() {
+        listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    }
+    let new = file.with_extension("new");
+    fs::write(&new, json!({"resources": listeners}).to_string()).context(|| new.display().to_string())?;
+    fs::rename(&new, file).context(|| file.display().to_string())
 }
 
 /// `Value::pointer_mut` for a map.

@@ -27,6 +27,7 @@ pub struct ControlPlane {
     data_dir: PathBuf,
     dialect: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     _port: Option<ReservedPort>,
 }
@@ -65,6 +66,7 @@ impl ControlPlane {
             data_dir: data_dir.to_owned(),
             dialect: dialect.to_owned(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             log: log.to_owned(),
             _port: None,
         })
@@ -74,6 +76,13 @@ impl ControlPlane {
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self
+    }
+
+    /// With these variables in its environment.
+    #[must_use]
+    pub fn environment(mut self, environment: &[(String, String)]) -> Self {
+        self.environment = environment.to_vec();
         self
     }
 
@@ -88,6 +97,7 @@ impl ControlPlane {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(artifacts::root());
         let mut process = Process::spawn("the control plane", &mut command, &self.log, &self.log)?;
         let address = self.address;

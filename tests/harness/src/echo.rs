@@ -38,16 +38,35 @@ pub struct SeenRequest {
 
 type Seen = Arc<Mutex<Vec<SeenRequest>>>;
 
+/// A status, a media type and a body.
+pub type Answer = (u16, &'static str, Vec<u8>);
+
 impl Echo {
     /// Starts one on this address; port 0 is any free one. Its name is in its answers.
     ///
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn start(name: &str, address: SocketAddr) -> Result<Self> {
+        let told = name.to_owned();
+        Self::start_with(name, address, move |request| std::future::ready(echo(&told, &request))).await
+    }
+
+    /// Starts one that answers as it is told to.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn start_with<F>(
+        name: &str,
+        address: SocketAddr,
+        answer: impl Fn(SeenRequest) -> F + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         let listener = TcpListener::bind(address).await.context(|| format!("the upstream {name} on {address}"))?;
         let address = listener.local_addr().context(|| format!("the upstream {name}"))?;
         let seen = Seen::default();
-        let task = tokio::spawn(accept(listener, Arc::from(name), Arc::clone(&seen)));
+        let task = tokio::spawn(accept(listener, Arc::new(answer), Arc::clone(&seen)));
         Ok(Self { name: name.to_owned(), address, seen, task })
     }
 
@@ -81,15 +100,18 @@ impl Drop for Echo {
     }
 }
 
-async fn accept(listener: TcpListener, name: Arc<str>, seen: Seen) {
+async fn accept<F>(listener: TcpListener, script: Arc<impl Fn(SeenRequest) -> F + Send + Sync + 'static>, seen: Seen)
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
     // The connections end with this task, which owns them.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let (name, seen) = (Arc::clone(&name), Arc::clone(&seen));
+        let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
         connections.spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&name), Arc::clone(&seen), request));
+            let service = service_fn(move |request| answer(Arc::clone(&script), Arc::clone(&seen), request));
             let server = auto::Builder::new(TokioExecutor::new());
             // A client that goes away is no business of an upstream's.
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -97,11 +119,14 @@ async fn accept(listener: TcpListener, name: Arc<str>, seen: Seen) {
     }
 }
 
-async fn answer(
-    name: Arc<str>,
+async fn answer<F>(
+    script: Arc<impl Fn(SeenRequest) -> F>,
     seen: Seen,
     request: hyper::Request<Incoming>,
-) -> std::result::Result<hyper::Response<Full<Bytes>>, Infallible> {
+) -> std::result::Result<hyper::Response<Full<Bytes>>, Infallible>
+where
+    F: Future<Output = Answer>,
+{
     let (head, body) = request.into_parts();
     // The body is read so that the connection can be used again.
     let _ = body.collect().await;
@@ -114,20 +139,27 @@ async fn answer(
             .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
             .collect(),
     };
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+    let (status, media_type, body) = script(request).await;
+    let mut response = hyper::Response::new(Full::from(body));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
+    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(media_type));
+    Ok(response)
+}
+
+/// The request as JSON.
+fn echo(name: &str, request: &SeenRequest) -> Answer {
     let mut headers = Map::new();
-    for name in head.headers.keys() {
-        headers.insert(name.as_str().to_owned(), request.header(name.as_str()).into());
+    for (name, _) in &request.headers {
+        headers.insert(name.clone(), request.header(name).into());
     }
     let told = json!({
-        "upstream": &*name,
+        "upstream": name,
         "method": request.method,
         "path": request.path,
         "headers": Value::Object(headers),
     });
-    seen.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-    let mut response = hyper::Response::new(Full::from(format!("{told}\n")));
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
-    Ok(response)
+    (200, "application/json", format!("{told}\n").into_bytes())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::envoy::Options;
 use crate::ports::{ReservedPort, loopback};
 use crate::{ControlPlane, Echo, Envoy, EnvoyConfig, Failure, Result, TestDir, artifacts};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Gateway {
     pub control_plane: ControlPlane,
     /// The upstreams, in the configuration's order.
     pub upstreams: Vec<Echo>,
+    /// What Envoy runs with.
+    pub config: EnvoyConfig,
     _ports: [ReservedPort; 2],
     // Last, so that it outlives those whose logs are in it.
     dir: TestDir,
@@ -32,6 +35,8 @@ pub struct Builder {
     wasm: Option<PathBuf>,
     options: Options,
     control_plane_arguments: Vec<String>,
+    control_plane_environment: Vec<(String, String)>,
+    feed: Option<SocketAddr>,
     control_plane_away: bool,
     snapshot_awaited: bool,
 }
@@ -53,6 +58,8 @@ impl Gateway {
             wasm: None,
             options: Options::default(),
             control_plane_arguments: Vec::new(),
+            control_plane_environment: Vec::new(),
+            feed: None,
             control_plane_away: false,
             snapshot_awaited: true,
         }
@@ -129,6 +136,20 @@ impl Builder {
         self
     }
 
+    /// With a variable more in the control plane's environment.
+    #[must_use]
+    pub fn control_plane_environment(mut self, name: &str, value: &str) -> Self {
+        self.control_plane_environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the filter's feed from somewhere else than the control plane; no snapshot is waited for.
+    #[must_use]
+    pub fn feed_from(mut self, address: SocketAddr) -> Self {
+        self.feed = Some(address);
+        self.without_snapshot()
+    }
+
     /// With a control plane that has run once, for its tokens, and does not run when Envoy starts; no snapshot is
     /// waited for.
     #[must_use]
@@ -152,7 +173,9 @@ impl Builder {
         let dir = TestDir::new()?;
         let mut config = self.config?;
         let arguments: Vec<_> = self.control_plane_arguments.iter().map(String::as_str).collect();
-        let mut control_plane = ControlPlane::new(dir.path(), &self.dialect)?.arguments(&arguments);
+        let mut control_plane = ControlPlane::new(dir.path(), &self.dialect)?
+            .arguments(&arguments)
+            .environment(&self.control_plane_environment);
         control_plane.start().await?;
         let token = control_plane.edge_token()?;
         if self.control_plane_away {
@@ -174,7 +197,7 @@ impl Builder {
         config
             .set_gateway(ports[0].address())
             .set_admin(ports[1].address())
-            .set_cluster(CONTROL_PLANE, control_plane.address())
+            .set_cluster(CONTROL_PLANE, self.feed.unwrap_or(control_plane.address()))
             .set_wasm(&wasm);
         let mut options = self.options;
         options.environment.insert(0, ("KEYWARD_EDGE_TOKEN".to_owned(), token));
@@ -182,6 +205,6 @@ impl Builder {
         if self.snapshot_awaited {
             envoy.wait_for_snapshot(SNAPSHOT).await?;
         }
-        Ok(Gateway { envoy, control_plane, upstreams, _ports: ports, dir })
+        Ok(Gateway { envoy, control_plane, upstreams, config, _ports: ports, dir })
     }
 }

@@ -1,0 +1,156 @@
+//! What the feed sends cannot stop the gateway: pages that are cut short, of another version, or with an entry that this
+//! edge cannot understand.
+
+use crate::common::{SOON, assert_refused};
+use keyward_contract::cursor::{Cursor, Position};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, Entry, KeyRecord};
+use keyward_contract::page::{Extent, Page};
+use keyward_harness::ports::loopback;
+use keyward_harness::{Echo, Failure, Gateway, Request, until};
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc};
+
+const KEYS: [&str; 3] = [
+    "exo_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "exo_live_bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+    "exo_live_cccccccccccccccccccccccccccccccccccc",
+];
+
+/// A control plane that sends just what it is given.
+struct Feed {
+    server: Echo,
+    pages: mpsc::UnboundedSender<Vec<u8>>,
+}
+
+impl Feed {
+    async fn start() -> Self {
+        let (pages, waiting) = mpsc::unbounded_channel::<Vec<u8>>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        let server = Echo::start_with("feed", loopback(0), move |_| {
+            let waiting = Arc::clone(&waiting);
+            async move {
+                // Whoever asks while there is nothing waits, as at the real one.
+                let page = waiting.lock().await.recv().await;
+                (200, "application/vnd.keyward.feed; version=1", page.unwrap_or_default())
+            }
+        });
+        Self { server: server.await.unwrap(), pages }
+    }
+
+    fn send(&self, page: Vec<u8>) {
+        self.pages.send(page).unwrap();
+    }
+
+    /// The position that the edge named last.
+    async fn asked(&self) -> Position {
+        until("the edge asks", SOON, async || {
+            let seen = self.server.take_seen();
+            let last = seen.last().ok_or_else(|| Failure::new("it does not"))?;
+            let after = last.path.split(['?', '&']).find_map(|part| part.strip_prefix("after="));
+            Ok(after.unwrap().parse().unwrap())
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn head(sequence: u64) -> Cursor {
+    Cursor { epoch: 1, sequence, chain: [u8::try_from(sequence).unwrap(); 16] }
+}
+
+fn frame(key: &str, version: u64) -> Vec<u8> {
+    let body = Body::Key(KeyRecord { key_id: format!("key_{version}"), kind: "key".into(), ..KeyRecord::default() });
+    let mut out = Vec::new();
+    Entry { subject: Digest::of_key(key.as_bytes()), version, body }.encode(&mut out).unwrap();
+    out
+}
+
+/// The same with a field that a newer control plane calls critical.
+fn frame_from_the_future(key: &str, version: u64) -> Vec<u8> {
+    let mut out = frame(key, version);
+    out.extend_from_slice(&[0x60, 1, 0, 9]);
+    let length = u16::try_from(out.len() - 2).unwrap();
+    out[..2].copy_from_slice(&length.to_le_bytes());
+    out
+}
+
+fn snapshot(sequence: u64) -> Vec<u8> {
+    let mut keys = [KEYS[0], KEYS[1]];
+    keys.sort_by_key(|key| Digest::of_key(key.as_bytes()));
+    let entries: Vec<u8> = keys.iter().flat_map(|key| frame(key, sequence)).collect();
+    let extent = Extent::Snapshot { end: None };
+    Page { answers: Position::Nothing, head: head(sequence), extent, entries: &entries }.encode()
+}
+
+#[tokio::test]
+async fn a_bad_page_is_counted_and_the_feed_goes_on() {
+    let feed = Feed::start().await;
+    let gateway = Gateway::builder().dialect("exona").feed_from(feed.server.address()).start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let with = |key: &str| Request::get("/").bearer(key);
+    let counted = async |name: &str| {
+        let stats = gateway.envoy.stats(&format!("{name}$")).await.unwrap();
+        stats.into_values().next().unwrap_or_default()
+    };
+
+    assert_eq!(feed.asked().await, Position::Nothing);
+    feed.send(snapshot(2));
+    workers.until_status(&with(KEYS[0]), 200, SOON).await.unwrap();
+    let at_two = Position::Changes { applied: 2, seen: head(2) };
+    assert_eq!(feed.asked().await, at_two);
+
+    // Another version: the edge asks the same again, in case it was a mistake.
+    let changes =
+        |entries: &[u8]| Page { answers: at_two, head: head(4), extent: Extent::Changes { to: 4 }, entries }.encode();
+    let mut other_version = changes(&[]);
+    other_version[4] = 9;
+    feed.send(other_version);
+    assert_eq!(feed.asked().await, at_two);
+
+    // Cut short: nothing in it can be trusted, so the edge begins anew.
+    let whole = changes(&frame(KEYS[2], 3));
+    feed.send(whole[..whole.len() - 1].to_vec());
+    assert_eq!(feed.asked().await, Position::Nothing);
+    assert_eq!(workers.statuses(&with(KEYS[0])).await.unwrap(), [200, 200], "the last snapshot serves on");
+    feed.send(snapshot(2));
+    assert_eq!(feed.asked().await, at_two);
+
+    // One bad entry among good ones: its key is refused, the others are applied.
+    feed.send(changes(&[frame_from_the_future(KEYS[1], 3), frame(KEYS[2], 4)].concat()));
+    workers.until_status(&with(KEYS[2]), 200, SOON).await.unwrap();
+    assert_eq!(workers.statuses(&with(KEYS[0])).await.unwrap(), [200, 200]);
+    assert_eq!(workers.statuses(&with(KEYS[1])).await.unwrap(), [503, 503]);
+    assert_eq!(feed.asked().await, Position::Changes { applied: 4, seen: head(4) });
+
+    until("the counters are there", SOON, async || {
+        let counts = [
+            counted("keyward_feed_pages_refused").await,
+            counted("keyward_feed_entries_unreadable").await,
+            counted("keyward_snapshot_sequence").await,
+            counted("keyward_snapshot_records").await,
+        ];
+        if counts == [2, 1, 4, 3] { Ok(()) } else { Err(Failure::new(format!("{counts:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_feed_at_all_leaves_the_gateway_refusing_in_its_dialect() {
+    let answers =
+        Echo::start_with("nonsense", loopback(0), |_| std::future::ready((200, "text/html", b"<html>".to_vec())));
+    let server = answers.await.unwrap();
+    let gateway = Gateway::builder().feed_from(server.address()).start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let mut asked = 0;
+    until("the filter has asked several times", SOON, async || {
+        asked += server.take_seen().len();
+        if asked > 2 { Ok(()) } else { Err(Failure::new(format!("{asked} times"))) }
+    })
+    .await
+    .unwrap();
+    for answer in workers.send(&Request::get("/")).await.unwrap() {
+        assert_refused(&answer, 503, "unavailable");
+    }
+}

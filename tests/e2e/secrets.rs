@@ -1,0 +1,90 @@
+//! No key and no token reaches a log, a metric, or what the admin interface shows.
+
+use crate::common::SOON;
+use keyward_harness::http::Connection;
+use keyward_harness::{CreatedKey, Gateway, Request};
+use serde_json::json;
+
+/// What the admin interface shows.
+async fn shown(gateway: &Gateway) -> Vec<(String, String)> {
+    let mut shown = Vec::new();
+    for path in ["/stats", "/stats/prometheus", "/config_dump?include_eds", "/clusters", "/listeners", "/server_info"] {
+        shown.push((path.to_owned(), gateway.envoy.admin_get(path).await.unwrap().text()));
+    }
+    shown
+}
+
+/// Every file of the run but the two that are there to hold the tokens: logs, configuration, the database.
+fn written(gateway: &Gateway) -> Vec<(String, String)> {
+    let files = walk(gateway.dir().path()).into_iter();
+    let searched = files.filter(|file| !file.ends_with("admin-token") && !file.ends_with("edge-token"));
+    let read = |file: std::path::PathBuf| {
+        (file.display().to_string(), String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned())
+    };
+    searched.map(read).collect()
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+async fn use_in_every_way(gateway: &Gateway, created: &CreatedKey) {
+    let key = &created.key;
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&Request::get("/").bearer(key), 200, SOON).await.unwrap();
+    for request in [
+        Request::get("/").header("x-api-key", key),
+        Request::get("/health").bearer(key),
+        // Where a key does not belong, but where people put it.
+        Request::get("/health").header("authorization", format!("Basic {key}")),
+        Request::get(&format!("/?api_key={key}")),
+        Request::get("/").bearer(&format!("{key}x")),
+        Request::get("/").bearer(key).header("x-api-key", format!("{key}x")),
+    ] {
+        workers.send(&request).await.unwrap();
+    }
+    let mut http2 = Connection::open_http2(gateway.envoy.gateway()).await.unwrap();
+    http2.send(&Request::get("/").bearer(key)).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_key_and_no_token_is_in_any_log_metric_or_file() {
+    let mut gateway = Gateway::builder().control_plane_environment("RUST_LOG", "trace").start().await.unwrap();
+    let mut created = Vec::new();
+    for fields in [
+        json!({"name": "plain"}),
+        json!({"name": "owned", "owner": "acme", "scopes": ["read"]}),
+        json!({"name": "expiring", "expires_in_s": 3600}),
+    ] {
+        created.push(gateway.control_plane.create(&fields).await.unwrap());
+    }
+    for key in &created {
+        use_in_every_way(&gateway, key).await;
+    }
+    gateway.control_plane.revoke(&created[0].id).await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&Request::get("/").bearer(&created[0].key), 401, SOON).await.unwrap();
+    gateway.control_plane.api("POST", "/v1/keys", Some(&json!({"name": 1, "key": created[1].key}))).await.unwrap();
+
+    let secrets: Vec<String> = created
+        .iter()
+        .map(|key| key.key.clone())
+        .chain([gateway.control_plane.admin_token().unwrap(), gateway.control_plane.edge_token().unwrap()])
+        .collect();
+    let mut texts = shown(&gateway).await;
+    gateway.envoy.stop().await.unwrap();
+    gateway.control_plane.stop().await.unwrap();
+    texts.extend(written(&gateway));
+    for expected in ["envoy.log", "access.log", "control-plane.log", "keyward.db", "/stats/prometheus"] {
+        let found = texts.iter().find(|(name, _)| name.ends_with(expected));
+        assert!(found.is_some_and(|(_, text)| text.len() > 100), "{expected} was not searched");
+    }
+    let control_plane_log = texts.iter().find(|(name, _)| name.ends_with("control-plane.log")).unwrap();
+    assert!(control_plane_log.1.contains("TRACE"), "the control plane did not log at trace");
+    for (name, text) in &texts {
+        for secret in &secrets {
+            assert!(!text.contains(secret.as_str()), "a secret is in {name}");
+        }
+    }
+}

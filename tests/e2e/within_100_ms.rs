@@ -1,0 +1,43 @@
+//! The promise of time: from the API's answer to the last worker, 100 ms.
+
+use keyward_harness::{Gateway, Request, WorkerConnections};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 100;
+const PROMISED: Duration = Duration::from_millis(100);
+
+/// A worker that never gets there ends the test here.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_new_key_opens_and_a_revoked_one_closes_every_worker_within_100_ms() {
+    let gateway = Gateway::start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let (mut opening, mut closing) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let created = gateway.control_plane.create_named(&format!("round {round}")).await.unwrap();
+        let request = Request::get("/").bearer(&created.key);
+        opening.push(time_until(&mut workers, &request, 200).await);
+        gateway.control_plane.revoke(&created.id).await.unwrap();
+        closing.push(time_until(&mut workers, &request, 401).await);
+    }
+    for (what, times) in [("opening", opening), ("closing", closing)] {
+        let (median, p99, max) = summary(times);
+        println!("{what}: median {median:?}, p99 {p99:?}, max {max:?} of {ROUNDS}");
+        assert!(p99 < PROMISED, "{what}: p99 is {p99:?}");
+    }
+}
+
+/// From now, when the API has answered, until the last worker answers with this status.
+async fn time_until(workers: &mut WorkerConnections, request: &Request, status: u16) -> Duration {
+    let started = Instant::now();
+    while workers.statuses(request).await.unwrap().iter().any(|answered| *answered != status) {
+        assert!(started.elapsed() < GIVEN_UP, "not every worker answers {status}");
+    }
+    started.elapsed()
+}
+
+fn summary(mut times: Vec<Duration>) -> (Duration, Duration, Duration) {
+    times.sort();
+    (times[times.len() / 2], times[times.len() * 99 / 100 - 1], times[times.len() - 1])
+}
