@@ -16,25 +16,48 @@ pub struct Dialect {
     pub formats: Vec<KeyFormat>,
     /// Whether a key must belong to an owner to be accepted.
     pub owner_required: bool,
+    /// The permission that holds all others, if there is one.
+    pub superscope: Option<String>,
     /// What its refusals look like.
     pub errors: ErrorShape,
 }
 
 /// A place in a request that a credential is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The header field's name, in lower case.
-    pub header: String,
-    /// The name as it is written in messages.
-    pub header_as_written: String,
-    /// The authentication scheme before the credential, compared without case (RFC 9110, section 11.1).
-    pub scheme: Option<String>,
+pub enum Source {
+    /// A header field.
+    Header {
+        /// Its name, in lower case.
+        name: String,
+        /// Its name as it is written in messages.
+        written: String,
+        /// The authentication scheme before the credential, compared without case (RFC 9110, section 11.1).
+        scheme: Option<String>,
+    },
+    /// A part of the `authorization` field's Basic credentials (RFC 7617).
+    Basic(BasicPart),
+    /// A parameter of the query.
+    Query(String),
+    /// A cookie (RFC 6265).
+    Cookie(String),
 }
 
-const BUILT_IN: [(&str, &str); 3] = [
+/// Which part of Basic credentials is the key; the other one is not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicPart {
+    /// What stands before the first colon.
+    Username,
+    /// What stands behind it.
+    Password,
+}
+
+const BUILT_IN: [(&str, &str); 6] = [
     ("keyward", include_str!("../dialects/keyward.json")),
-    ("exona", include_str!("../dialects/exona.json")),
     ("exograph", include_str!("../dialects/exograph.json")),
+    ("exona", include_str!("../dialects/exona.json")),
+    ("graph8", include_str!("../dialects/graph8.json")),
+    ("ai-api", include_str!("../dialects/ai-api.json")),
+    ("auxot", include_str!("../dialects/auxot.json")),
 ];
 
 impl Dialect {
@@ -65,6 +88,10 @@ impl Dialect {
         let sources = fields.required("sources").and_then(|n| some_of(&n, Source::read));
         let formats = fields.required("keys").and_then(|n| some_of(&n, KeyFormat::read));
         let owner_required = fields.optional("owner_required").map_or(Some(false), |n| n.boolean());
+        let superscope = match fields.optional("superscope") {
+            Some(n) => n.nonempty().map(|scope| Some(scope.to_owned())),
+            None => Some(None),
+        };
         let errors = fields.required("errors").and_then(|n| ErrorShape::read(&n));
         fields.finish();
         Some(Self {
@@ -72,6 +99,7 @@ impl Dialect {
             sources: sources?,
             formats: formats?,
             owner_required: owner_required?,
+            superscope: superscope?,
             errors: errors?,
         })
     }
@@ -80,19 +108,62 @@ impl Dialect {
     pub fn format_of(&self, credential: &[u8]) -> Option<&KeyFormat> {
         self.formats.iter().find(|format| format.matches(credential))
     }
+
+    /// Whether keys of that kind have the permissions of their owner instead of their own.
+    pub fn has_owners_scopes(&self, kind: &str) -> bool {
+        self.formats.iter().any(|format| format.kind == kind && format.has_owners_scopes)
+    }
 }
 
 impl Source {
+    /// The header field that it is read from, in lower case; `None` for the query.
+    pub fn header(&self) -> Option<&str> {
+        match self {
+            Self::Header { name, .. } => Some(name),
+            Self::Basic(_) => Some("authorization"),
+            Self::Cookie(_) => Some("cookie"),
+            Self::Query(_) => None,
+        }
+    }
+
+    /// The place, as it is named in messages.
+    pub fn written(&self) -> &str {
+        match self {
+            Self::Header { written, .. } => written,
+            Self::Basic(_) => "Authorization",
+            Self::Cookie(name) | Self::Query(name) => name,
+        }
+    }
+
     fn read(node: &Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
-        let header = fields.required("header").and_then(|n| token(&n));
-        let scheme = match fields.optional("scheme") {
-            Some(n) => token(&n).map(Some),
-            None => Some(None),
-        };
+        let header = fields.optional("header").map(|n| token(&n));
+        let scheme = fields.optional("scheme").map(|n| token(&n));
+        let basic = fields
+            .optional("basic")
+            .map(|n| n.one_of(&[("username", BasicPart::Username), ("password", BasicPart::Password)]));
+        let query = fields.optional("query").map(|n| n.nonempty().map(str::to_owned));
+        let cookie = fields.optional("cookie").map(|n| token(&n));
         fields.finish();
-        let header = header?;
-        Some(Self { header: header.to_ascii_lowercase(), header_as_written: header, scheme: scheme? })
+        match (header, scheme, basic, query, cookie) {
+            (Some(name), scheme, None, None, None) => {
+                let scheme = match scheme {
+                    Some(scheme) => Some(scheme?),
+                    None => None,
+                };
+                let written = name?;
+                Some(Self::Header { name: written.to_ascii_lowercase(), written, scheme })
+            }
+            (None, None, Some(part), None, None) => part.map(Self::Basic),
+            (None, None, None, Some(parameter), None) => parameter.map(Self::Query),
+            (None, None, None, None, Some(cookie)) => cookie.map(Self::Cookie),
+            _ => {
+                node.problem(
+                    "expected exactly one of \"header\" (with or without \"scheme\"), \"basic\", \"query\", \"cookie\"",
+                );
+                None
+            }
+        }
     }
 }
 
@@ -161,7 +232,7 @@ mod tests {
         for expected in [
             "name: expected a string that is not empty",
             "sources[0].header: expected a token",
-            "sources[1]: \"header\" is missing",
+            "sources[1]: expected exactly one of \"header\"",
             "keys: expected at least one element",
             "\"errors\" is missing",
             "x: unknown field",

@@ -5,13 +5,13 @@
 //! the facts that the verdict carries ([`Fact`]). A name that a verdict cannot fill is a mistake of the dialect, told
 //! when it is read, so rendering cannot fail.
 
-use crate::document::Node;
+use crate::document::{self, Node, Problems};
 use crate::verdict::Refusal;
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The replies to all refusals.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorShape {
     content_type: String,
     realm: String,
@@ -46,6 +46,8 @@ pub enum Fact {
 /// The facts of one refusal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
+    /// The URL of the route's protected-resource metadata, told in the challenge (RFC 9728, section 5.1); may be empty.
+    pub resource_metadata: &'a str,
     /// See [`Fact::Header`].
     pub header: &'a str,
     /// See [`Fact::RequestId`].
@@ -75,13 +77,26 @@ pub struct Rendered {
     pub body: String,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+impl Rendered {
+    /// The status of a gRPC request's answer: UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED or UNAVAILABLE.
+    /// Envoy would map 429 to UNAVAILABLE by itself.
+    pub fn grpc_status(&self) -> u32 {
+        match self.status {
+            401 => 16,
+            403 => 7,
+            402 | 429 => 8,
+            _ => 14,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Reply {
     status: u16,
     body: Vec<Segment>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Literal(String),
     /// As a JSON value: a number, or a string in quotes.
@@ -90,7 +105,23 @@ enum Segment {
     Text(Fact),
 }
 
+const BUILT_IN: [(&str, &str); 2] = [
+    ("anthropic", include_str!("../dialects/shapes/anthropic.json")),
+    ("openai", include_str!("../dialects/shapes/openai.json")),
+];
+
 impl ErrorShape {
+    /// The names of the shapes that come with Keyward beside those of its dialects.
+    pub fn built_in_names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// The shape of that name that comes with Keyward; `None` if there is none.
+    pub fn built_in(name: &str) -> Option<Result<Self, Problems>> {
+        let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+        Some(document::parse(text.as_bytes(), |node| Self::read(&node)))
+    }
+
     /// The answer to a refusal, with the fields that HTTP asks for: `www-authenticate` on every 401 (RFC 9110, section
     /// 15.5.2; its parameters are those of RFC 6750, section 3), `retry-after` on every 429 and 503.
     pub fn render(&self, refusal: Refusal, facts: &Facts<'_>) -> Rendered {
@@ -128,6 +159,9 @@ impl ErrorShape {
         let mut challenge = format!("Bearer realm=\"{}\"", self.realm);
         if let Some(error) = refusal.challenge_error() {
             challenge.push_str(&format!(", error=\"{error}\""));
+        }
+        if !facts.resource_metadata.is_empty() {
+            challenge.push_str(&format!(", resource_metadata=\"{}\"", facts.resource_metadata));
         }
         if refusal == Refusal::InsufficientScope && !facts.scope.is_empty() {
             challenge.push_str(&format!(", scope=\"{}\"", facts.scope));

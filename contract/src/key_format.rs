@@ -11,6 +11,8 @@ pub struct KeyFormat {
     pub kind: String,
     /// The environment that the prefix stands for.
     pub environment: Option<Environment>,
+    /// Whether such a key has the permissions of its owner instead of its own.
+    pub has_owners_scopes: bool,
     /// What every such key begins with.
     pub prefix: String,
     alphabet: Alphabet,
@@ -111,6 +113,10 @@ impl KeyFormat {
         let environment = fields
             .optional("environment")
             .map(|n| n.one_of(&[("live", Environment::Live), ("test", Environment::Test)]));
+        let has_owners_scopes = match fields.optional("scopes") {
+            Some(n) => n.one_of(&[("own", false), ("owner", true)]),
+            None => Some(false),
+        };
         let prefix = fields.required("prefix").and_then(|n| read_prefix(&n));
         let alphabet = fields.required("alphabet").and_then(|n| {
             n.one_of(&[
@@ -143,6 +149,7 @@ impl KeyFormat {
                 Some(environment) => Some(environment?),
                 None => None,
             },
+            has_owners_scopes: has_owners_scopes?,
             prefix: prefix?.to_owned(),
             alphabet,
             min_length,

@@ -72,15 +72,16 @@ impl Config {
         let readiness_path = optional(&mut fields, "readiness_path", |n| rules::read_path(n).map(str::to_owned));
         let rules = match fields.optional("rules") {
             Some(n) => rules::read(&n),
-            None => Some(Rules::everything_needs_a_key()),
+            None => Some(Rules::everything_needs_a_key().rules),
         };
+        let ignore_case = fields.optional("ignore_path_case").map_or(Some(false), |n| n.boolean());
         fields.finish();
         Some(Self {
             dialect: dialect?,
             control_plane: control_plane?,
             snapshot: snapshot?,
             readiness_path: readiness_path?,
-            rules: rules?,
+            rules: Rules { rules: rules?, ignore_case: ignore_case? },
         })
     }
 }
@@ -206,7 +207,7 @@ mod tests {
         .unwrap_err()
         .to_string();
         for expected in [
-            "dialect: no such dialect; known: keyward, ",
+            "dialect: no such dialect; known: keyward, exograph, ",
             "control_plane: \"cluster\" is missing",
             "control_plane.authority: expected a string that is not empty",
             "control_plane.poll_wait_s: expected a whole number from 1 to 60",

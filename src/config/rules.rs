@@ -1,61 +1,94 @@
-//! Reading the rules: which path asks for what.
+//! Reading the rules: which requests they are for, and what they ask.
 
-use crate::engine::rules::{Access, PathMatch, Requirement, Rule, Rules};
-use keyward_contract::document::Node;
+use crate::engine::rules::{Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, ScopesByMethod};
+use keyward_contract::dialect::Dialect;
+use keyward_contract::document::{Fields, Node};
+use keyward_contract::error_shape::ErrorShape;
+use std::rc::Rc;
 
-pub(super) fn read(node: &Node<'_>) -> Option<Rules> {
+/// The rules in order. A protected resource's metadata is found by a rule of its own, before all others.
+pub(super) fn read(node: &Node<'_>) -> Option<Vec<Rule>> {
     let rules: Vec<_> = node.list()?.iter().map(read_rule).collect();
-    Some(Rules(rules.into_iter().collect::<Option<_>>()?))
+    let rules = rules.into_iter().collect::<Option<Vec<_>>>()?;
+    let metadata = rules.iter().filter_map(metadata_rule).collect::<Vec<_>>();
+    Some(metadata.into_iter().chain(rules).collect())
 }
 
 fn read_rule(node: &Node<'_>) -> Option<Rule> {
     let mut fields = node.fields()?;
     let path = fields.required("path").and_then(|n| read_path_match(&n));
-    let access = fields
-        .required("access")
-        .and_then(|n| n.one_of(&[("key", Word::Key), ("public", Word::Public), ("delegated", Word::Delegated)]));
-    let kinds = fields.optional("kinds");
-    let scopes = fields.optional("scopes");
-    fields.finish();
-    let asks = kinds.is_some() || scopes.is_some();
-    let kinds = match kinds {
-        Some(n) => n.strings().map(|kinds| Some(kinds.into_iter().map(str::to_owned).collect())),
+    let methods = fields.optional("methods").map_or(Some(Vec::new()), |n| each(&n, read_method));
+    let hosts = fields.optional("hosts").map_or(Some(Vec::new()), |n| each(&n, read_host));
+    let ambiguous_paths = fields.optional("ambiguous_paths").map_or(Some(false), |n| n.boolean());
+    let access = read_access(&mut fields);
+    let errors = match fields.optional("errors") {
+        Some(n) => read_errors(&n).map(Some),
         None => Some(None),
     };
-    let scopes = match scopes {
-        Some(n) => read_scopes(&n),
-        None => Some(Vec::new()),
-    };
-    let access = access?;
-    if asks && access != Word::Key {
-        node.problem("\"kinds\" and \"scopes\" are asked of keys only");
-        return None;
-    }
-    let access = match access {
-        Word::Key => Access::Key(Requirement { kinds: kinds?, scopes: scopes? }),
-        Word::Public => Access::Public,
-        Word::Delegated => Access::Delegated,
-    };
-    Some(Rule { path: path?, access })
+    fields.finish();
+    let route = Route { access: access?, errors: errors? };
+    Some(Rule { path: path?, methods: methods?, hosts: hosts?, ambiguous_paths: ambiguous_paths?, route })
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Word {
     Key,
+    Optional,
     Public,
     Delegated,
+}
+
+const ACCESS: [(&str, Word); 4] =
+    [("key", Word::Key), ("optional", Word::Optional), ("public", Word::Public), ("delegated", Word::Delegated)];
+
+fn read_access(fields: &mut Fields<'_>) -> Option<Access> {
+    let word = fields.required("access").and_then(|n| n.one_of(&ACCESS));
+    let kinds = fields.optional("kinds");
+    let scopes = fields.optional("scopes");
+    let resource = fields.optional("protected_resource");
+    let asks = kinds.is_some() || scopes.is_some();
+    let requirement = {
+        let kinds = match &kinds {
+            Some(n) => n.strings().map(|kinds| Some(kinds.into_iter().map(str::to_owned).collect())),
+            None => Some(None),
+        };
+        let scopes = scopes.as_ref().map_or(Some(ScopesByMethod::default()), read_scopes);
+        kinds.zip(scopes).map(|(kinds, scopes)| Requirement { kinds, scopes })
+    };
+    let word = word?;
+    if asks && !matches!(word, Word::Key | Word::Optional) {
+        fields.node().problem("\"kinds\" and \"scopes\" are asked of keys only");
+        return None;
+    }
+    if let Some(resource) = &resource
+        && word != Word::Delegated
+    {
+        resource.problem("only a delegated route is a protected resource");
+        return None;
+    }
+    Some(match word {
+        Word::Key => Access::Key(requirement?),
+        Word::Optional => Access::Optional(requirement?),
+        Word::Public => Access::Public,
+        Word::Delegated => Access::Delegated(match resource {
+            Some(n) => Some(Rc::new(read_resource(&n)?)),
+            None => None,
+        }),
+    })
 }
 
 fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     let mut fields = node.fields()?;
     let exact = fields.optional("exact");
     let prefix = fields.optional("prefix");
+    let template = fields.optional("template");
     fields.finish();
-    match (exact, prefix) {
-        (Some(n), None) => read_path(&n).map(|path| PathMatch::Exact(path.to_owned())),
-        (None, Some(n)) => read_path(&n).map(PathMatch::prefix),
+    match (exact, prefix, template) {
+        (Some(n), None, None) => read_path(&n).map(|path| PathMatch::Exact(path.to_owned())),
+        (None, Some(n), None) => read_path(&n).map(PathMatch::prefix),
+        (None, None, Some(n)) => read_path(&n).map(PathMatch::template),
         _ => {
-            node.problem("expected exactly one of \"exact\" and \"prefix\"");
+            node.problem("expected exactly one of \"exact\", \"prefix\" and \"template\"");
             None
         }
     }
@@ -70,16 +103,110 @@ pub(super) fn read_path<'a>(node: &Node<'a>) -> Option<&'a str> {
     Some(path)
 }
 
-/// Scope tokens (RFC 6749, section 3.3), so that they can stand in a challenge.
-fn read_scopes(node: &Node<'_>) -> Option<Vec<String>> {
-    let read = |n: &Node<'_>| {
-        let scope = n.nonempty()?;
-        if !scope.bytes().all(|c| c.is_ascii_graphic() && c != b'"' && c != b'\\') {
-            n.problem("expected a scope: visible ASCII without quotes, backslashes and spaces");
-            return None;
+fn read_method(node: &Node<'_>) -> Option<String> {
+    let method = node.nonempty()?;
+    if !method.bytes().all(|c| c.is_ascii_uppercase() || c == b'-') {
+        node.problem("expected a method in capital letters");
+        return None;
+    }
+    Some(method.to_owned())
+}
+
+fn read_host(node: &Node<'_>) -> Option<HostMatch> {
+    let host = node.nonempty()?;
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || b".-[:]".contains(&c)) {
+        node.problem("expected a host without its port, or *. and a domain");
+        return None;
+    }
+    Some(HostMatch::new(host))
+}
+
+/// A list for all methods, or an object of lists by method in which `*` stands for all others.
+fn read_scopes(node: &Node<'_>) -> Option<ScopesByMethod> {
+    if node.value().is_array() {
+        return Some(ScopesByMethod { by_method: Vec::new(), otherwise: each(node, read_scope)? });
+    }
+    let mut scopes = ScopesByMethod::default();
+    let mut otherwise = None;
+    let mut complete = true;
+    for (method, list) in node.fields()?.all() {
+        match each(&list, read_scope) {
+            Some(list) if method == "*" => otherwise = Some(list),
+            Some(list) => scopes.by_method.push((method.to_owned(), list)),
+            None => complete = false,
         }
-        Some(scope.to_owned())
+    }
+    let Some(otherwise) = otherwise else {
+        node.problem("\"*\" is missing: the scopes that all other methods need");
+        return None;
     };
-    let scopes: Vec<_> = node.list()?.iter().map(read).collect();
-    scopes.into_iter().collect()
+    scopes.otherwise = otherwise;
+    complete.then_some(scopes)
+}
+
+/// A scope token (RFC 6749, section 3.3), so that it can stand in a challenge.
+fn read_scope(node: &Node<'_>) -> Option<String> {
+    let scope = node.nonempty()?;
+    if !scope.bytes().all(|c| c.is_ascii_graphic() && c != b'"' && c != b'\\') {
+        node.problem("expected a scope: visible ASCII without quotes, backslashes and spaces");
+        return None;
+    }
+    Some(scope.to_owned())
+}
+
+/// The name of a shape or of a dialect whose shape it is, or a shape in place.
+fn read_errors(node: &Node<'_>) -> Option<Rc<ErrorShape>> {
+    let Some(name) = node.value().as_str() else { return ErrorShape::read(node).map(Rc::new) };
+    let of_dialect = || Dialect::built_in(name).map(|dialect| dialect.map(|dialect| dialect.errors));
+    match ErrorShape::built_in(name).or_else(of_dialect) {
+        Some(Ok(shape)) => Some(Rc::new(shape)),
+        Some(Err(problems)) => {
+            node.problem(problems.to_string());
+            None
+        }
+        None => {
+            let known: Vec<_> = ErrorShape::built_in_names().chain(Dialect::built_in_names()).collect();
+            node.problem(format!("no such error shape; known: {}; or write one in place", known.join(", ")));
+            None
+        }
+    }
+}
+
+/// Protected-resource metadata (RFC 9728, section 2), of which only `resource` is looked at: an `https` or, for trying,
+/// `http` URL. Its metadata is found with the well-known part between host and path (section 3.1).
+fn read_resource(node: &Node<'_>) -> Option<ProtectedResource> {
+    let mut fields = node.fields()?;
+    let resource = fields.required("resource")?;
+    let url = resource.nonempty()?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+    let (host, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let quotable = url.bytes().all(|c| c.is_ascii_graphic() && !b"\"\\?#".contains(&c));
+    if host.is_empty() || !quotable {
+        resource.problem("expected a URL with https:// or http://, a host, and no query");
+        return None;
+    }
+    let origin = url.get(..url.len() - path.len()).unwrap_or_default();
+    let path = path.strip_suffix('/').unwrap_or(path);
+    Some(ProtectedResource { metadata_url: format!("{origin}{WELL_KNOWN}{path}"), metadata: node.value().to_string() })
+}
+
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+fn metadata_rule(rule: &Rule) -> Option<Rule> {
+    let Access::Delegated(Some(resource)) = &rule.route.access else { return None };
+    let path = resource.metadata_url.find(WELL_KNOWN).and_then(|at| resource.metadata_url.get(at..))?;
+    Some(Rule {
+        path: PathMatch::Exact(path.to_owned()),
+        methods: Vec::new(),
+        hosts: rule.hosts.clone(),
+        ambiguous_paths: false,
+        route: Route { access: Access::Metadata(Rc::clone(resource)), errors: None },
+    })
+}
+
+/// Reads every element, so that every mistake is told.
+fn each<T>(node: &Node<'_>, read: impl Fn(&Node<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let read: Vec<_> = node.list()?.iter().map(read).collect();
+    read.into_iter().collect()
 }

@@ -3,11 +3,12 @@
 use crate::config::Config;
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::feed::Now;
-use crate::engine::rules::{Access, Requirement};
+use crate::engine::rules::{Access, ProtectedResource, Requirement, Route, Target};
 use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
 use crate::engine::store::SharedStore;
+use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
-use keyward_contract::error_shape::{Facts, Rendered};
+use keyward_contract::error_shape::{ErrorShape, Facts, Rendered};
 use keyward_contract::verdict::Refusal;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -21,6 +22,8 @@ pub enum Decision {
     Public,
     /// It goes on with its credential, which another filter checks.
     Delegated,
+    /// It is answered with this metadata.
+    Metadata(Rc<ProtectedResource>),
     /// It is answered here.
     Refuse(Refused),
 }
@@ -34,6 +37,10 @@ pub struct Refused {
     pub holder: Option<Rc<Holder>>,
     /// The permission that is lacking.
     pub scope: String,
+    /// The resource whose metadata the answer names.
+    pub resource: Option<Rc<ProtectedResource>>,
+    /// The shape of the answer; `None` for the dialect's own.
+    pub errors: Option<Rc<ErrorShape>>,
 }
 
 /// After how many seconds to come back when there is nothing to decide with: the first snapshot takes about that long.
@@ -44,7 +51,7 @@ impl Decision {
     pub fn verdict(&self) -> &'static str {
         match self {
             Self::Allow(_) => "allow",
-            Self::Public => "public",
+            Self::Public | Self::Metadata(_) => "public",
             Self::Delegated => "delegated",
             Self::Refuse(refused) => refused.refusal.name(),
         }
@@ -55,7 +62,7 @@ impl Decision {
         match self {
             Self::Allow(holder) => Some(&holder.key.key_id),
             Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| holder.key.key_id.as_str()),
-            Self::Public | Self::Delegated => None,
+            Self::Public | Self::Delegated | Self::Metadata(_) => None,
         }
     }
 }
@@ -66,7 +73,8 @@ impl Refused {
         let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
         let key = self.holder.as_ref().map(|holder| &holder.key);
         let facts = Facts {
-            header: config.dialect.sources.first().map_or("", |source| &source.header_as_written),
+            resource_metadata: self.resource.as_ref().map_or("", |resource| &resource.metadata_url),
+            header: config.dialect.sources.first().map_or("", |source| source.written()),
             request_id: request_id.unwrap_or_default(),
             key_id: key.map_or("", |key| &key.key_id),
             expired_at_ms: key.and_then(|key| key.expires_at_ms).unwrap_or_default(),
@@ -75,7 +83,7 @@ impl Refused {
             limit: 0,
             window_s: 0,
         };
-        config.dialect.errors.render(self.refusal, &facts)
+        self.errors.as_deref().unwrap_or(&config.dialect.errors).render(self.refusal, &facts)
     }
 }
 
@@ -88,16 +96,33 @@ pub fn decide(
     now: Now,
     client: impl FnOnce() -> Option<IpAddr>,
 ) -> Decision {
-    let path = header(headers, ":path").unwrap_or_default();
-    let requirement = match config.rules.access(path) {
+    let field = |name| header(headers, name).unwrap_or_default();
+    let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
+    let Route { access, errors } = config.rules.route(&target);
+    let sources = &config.dialect.sources;
+    let has_credential = || credential::find(sources, headers) != Credential::Missing;
+    let requirement = match access {
         Access::Public => return Decision::Public,
-        Access::Delegated => return Decision::Delegated,
-        Access::Key(requirement) => requirement,
+        Access::Metadata(resource) => return Decision::Metadata(resource),
+        Access::Delegated(Some(resource)) if header(headers, "authorization").is_none() => {
+            let refused = Refused { resource: Some(resource), errors, ..Refusal::Missing.into() };
+            return Decision::Refuse(refused);
+        }
+        Access::Delegated(_) => return Decision::Delegated,
+        Access::Optional(_) if !has_credential() => return Decision::Public,
+        Access::Optional(requirement) | Access::Key(requirement) => requirement,
     };
-    match check(config, snapshot, store, headers, now, requirement, client) {
+    let asked = Asked { requirement: &requirement, method: target.method };
+    match check(config, snapshot, store, headers, now, &asked, client) {
         Ok(holder) => Decision::Allow(holder),
-        Err(refused) => Decision::Refuse(refused),
+        Err(refused) => Decision::Refuse(Refused { errors, ..refused }),
     }
+}
+
+/// What the route asks of a key.
+struct Asked<'a> {
+    requirement: &'a Requirement,
+    method: &'a [u8],
 }
 
 fn check(
@@ -106,7 +131,7 @@ fn check(
     store: &impl SharedStore,
     headers: &[Header],
     now: Now,
-    requirement: &Requirement,
+    asked: &Asked<'_>,
     client: impl FnOnce() -> Option<IpAddr>,
 ) -> Result<Rc<Holder>, Refused> {
     snapshot.refresh(store, now.monotonic_ms);
@@ -119,9 +144,9 @@ fn check(
         Found::Nothing => return Err(Refusal::Unknown.into()),
         Found::Unreadable => return Err(Refusal::Unavailable.into()),
     };
-    match refusal_of(config, &holder, now.wall_ms, requirement, client) {
+    match refusal_of(config, &holder, now.wall_ms, asked, client) {
         None => Ok(holder),
-        Some((refusal, scope)) => Err(Refused { refusal, holder: Some(holder), scope: scope.to_owned() }),
+        Some((refusal, scope)) => Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() }),
     }
 }
 
@@ -132,10 +157,10 @@ fn digest(config: &Config, headers: &[Header]) -> Result<Digest, Refusal> {
         Credential::Missing => return Err(Refusal::Missing),
         Credential::Malformed => return Err(Refusal::Malformed),
     };
-    if credential::is_jwt(credential) {
+    if credential::is_jwt(&credential) {
         return Err(Refusal::Jwt);
     }
-    config.dialect.format_of(credential).map(|_| Digest::of_key(credential)).ok_or(Refusal::Malformed)
+    config.dialect.format_of(&credential).map(|_| Digest::of_key(&credential)).ok_or(Refusal::Malformed)
 }
 
 /// What speaks against a key that exists, and the scope that it lacks if it is that.
@@ -143,7 +168,7 @@ fn refusal_of<'a>(
     config: &Config,
     holder: &Holder,
     wall_ms: u64,
-    requirement: &'a Requirement,
+    asked: &Asked<'a>,
     client: impl FnOnce() -> Option<IpAddr>,
 ) -> Option<(Refusal, &'a str)> {
     let key = &holder.key;
@@ -162,7 +187,7 @@ fn refusal_of<'a>(
     if !associated {
         return Some((Refusal::Unassociated, ""));
     }
-    if requirement.kinds.as_ref().is_some_and(|kinds| !kinds.contains(&key.kind)) {
+    if asked.requirement.kinds.as_ref().is_some_and(|kinds| !kinds.contains(&key.kind)) {
         return Some((Refusal::WrongKind, ""));
     }
     if !key.allowlist.is_empty() {
@@ -171,27 +196,45 @@ fn refusal_of<'a>(
             return Some((Refusal::ForbiddenIp, ""));
         }
     }
-    let lacking = requirement.scopes.iter().find(|scope| !holder.may(scope))?;
+    let scopes = asked.requirement.scopes.of(asked.method);
+    let lacking = scopes.iter().find(|scope| !holder.may(scope, &config.dialect))?;
     Some((Refusal::InsufficientScope, lacking))
 }
 
 impl Holder {
     /// Whether the key has a permission, and its owner at this moment too.
-    fn may(&self, scope: &String) -> bool {
-        let owner_may = match &self.owner {
-            OwnerState::Known(owner) => {
-                owner.permissions.as_ref().is_none_or(|permissions| permissions.contains(scope))
-            }
-            OwnerState::Unowned => true,
-            OwnerState::Unknown => false,
+    fn may(&self, scope: &str, dialect: &Dialect) -> bool {
+        let holds =
+            |scopes: &[String]| scopes.iter().any(|held| held == scope || Some(held) == dialect.superscope.as_ref());
+        let owners = match &self.owner {
+            OwnerState::Known(owner) => owner.permissions.as_deref(),
+            OwnerState::Unowned | OwnerState::Unknown => None,
         };
-        owner_may && self.key.scopes.contains(scope)
+        if dialect.has_owners_scopes(&self.key.kind) {
+            // An owner that was given no permissions has none to lend.
+            return owners.is_some_and(holds);
+        }
+        owners.is_none_or(holds) && holds(&self.key.scopes)
+    }
+
+    /// The permissions that the upstream is told: the key's, bounded by its owner's, or the owner's where its kind has those.
+    pub fn scopes(&self, has_owners_scopes: bool) -> Vec<&str> {
+        let owners = match &self.owner {
+            OwnerState::Known(owner) => owner.permissions.as_ref(),
+            OwnerState::Unowned | OwnerState::Unknown => None,
+        };
+        let of_key = self.key.scopes.iter().map(String::as_str);
+        match owners {
+            Some(owners) if has_owners_scopes => owners.iter().map(String::as_str).collect(),
+            Some(owners) => of_key.filter(|scope| owners.iter().any(|held| held == scope)).collect(),
+            None => of_key.collect(),
+        }
     }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, holder: None, scope: String::new() }
+        Self { refusal, holder: None, scope: String::new(), resource: None, errors: None }
     }
 }
 

@@ -1,9 +1,13 @@
 //! What the upstream sees of a request: the identity that was found, never the credential, never a copy of either
 //! that the client made up.
 
-use crate::engine::credential::Header;
+use crate::engine::credential::{self, Header};
 use crate::engine::snapshot::Holder;
 use keyward_contract::dialect::Source;
+use std::borrow::Cow;
+
+/// A header field as it goes on.
+pub type Field<'a> = (&'a str, Cow<'a, [u8]>);
 
 /// Which of the client's header fields are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +26,47 @@ pub fn forwarded<'a>(
     sources: &[Source],
     strip: Strip,
     identity: &'a [(&'static str, String)],
-) -> Option<Vec<(&'a str, &'a [u8])>> {
-    let taken = |name: &str| {
-        is_ours(name)
-            || strip == Strip::IdentityAndCredentials
-                && sources.iter().any(|source| is_spelling_of(&source.header, name))
-    };
-    if identity.is_empty() && !headers.iter().any(|(name, _)| taken(name)) {
+) -> Option<Vec<Field<'a>>> {
+    let sources = if strip == Strip::IdentityAndCredentials { sources } else { &[] };
+    let mut changed = !identity.is_empty();
+    let mut forwarded = Vec::with_capacity(headers.len() + identity.len());
+    for (name, value) in headers {
+        match kept(name, value, sources) {
+            Some(value) => {
+                changed |= matches!(value, Cow::Owned(_));
+                forwarded.push((name.as_str(), value));
+            }
+            None => changed = true,
+        }
+    }
+    forwarded.extend(identity.iter().map(|(name, value)| (*name, Cow::Borrowed(value.as_bytes()))));
+    changed.then_some(forwarded)
+}
+
+/// What stays of a field; `None` if nothing does.
+fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source]) -> Option<Cow<'a, [u8]>> {
+    if is_ours(name) {
         return None;
     }
-    let kept = headers.iter().filter(|(name, _)| !taken(name)).map(|(name, value)| (name.as_str(), value.as_slice()));
-    Some(kept.chain(identity.iter().map(|(name, value)| (*name, value.as_bytes()))).collect())
+    let mut value = Cow::Borrowed(value);
+    for source in sources {
+        let rest = match source {
+            Source::Header { name: of, .. } if is_spelling_of(of, name) => return None,
+            Source::Basic(_) if is_spelling_of("authorization", name) => return None,
+            Source::Query(parameter) if name == ":path" => credential::without_parameters(&value, &[parameter]),
+            Source::Cookie(cookie) if name == "cookie" => credential::without_cookies(&value, &[cookie]),
+            _ => None,
+        };
+        if let Some(rest) = rest {
+            value = Cow::Owned(rest);
+        }
+    }
+    // A cookie field that held nothing but the credential goes as a whole.
+    (name != "cookie" || !value.is_empty()).then_some(value)
 }
 
 /// The header fields that tell the upstream who is calling.
-pub fn headers_of(holder: &Holder) -> Vec<(&'static str, String)> {
+pub fn headers_of(holder: &Holder, has_owners_scopes: bool) -> Vec<(&'static str, String)> {
     let key = &holder.key;
     let mut headers = vec![("x-keyward-key-id", key.key_id.clone()), ("x-keyward-kind", key.kind.clone())];
     if let Some(owner) = &key.owner {
@@ -45,8 +75,9 @@ pub fn headers_of(holder: &Holder) -> Vec<(&'static str, String)> {
     if let Some(environment) = key.environment {
         headers.push(("x-keyward-environment", environment.name().to_owned()));
     }
-    if !key.scopes.is_empty() {
-        headers.push(("x-keyward-scopes", key.scopes.join(" ")));
+    let scopes = holder.scopes(has_owners_scopes);
+    if !scopes.is_empty() {
+        headers.push(("x-keyward-scopes", scopes.join(" ")));
     }
     headers
 }
@@ -100,6 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_in_the_query_or_a_cookie_is_taken_out_of_it() {
+        let sources = [Source::Query("key".into()), Source::Cookie("key".into())];
+        let headers: Vec<Header> =
+            [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s"), ("cookie", "key=s"), ("accept", "*/*")]
+                .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+                .into();
+        let kept = forwarded(&headers, &sources, Strip::IdentityAndCredentials, &[]).unwrap();
+        let kept: Vec<_> = kept.iter().map(|(name, value)| (*name, std::str::from_utf8(value).unwrap())).collect();
+        assert_eq!(kept, [(":path", "/a?b=c"), ("cookie", "x=y"), ("accept", "*/*")]);
+        assert_eq!(forwarded(&headers, &sources, Strip::Identity, &[]), None);
+    }
+
+    #[test]
     fn a_request_that_needs_no_change_is_left_alone() {
         assert_eq!(names(Strip::IdentityAndCredentials, &[":path", "accept"], &[]), None);
         assert_eq!(names(Strip::Identity, &["authorization"], &[]), None);
@@ -115,7 +159,7 @@ mod tests {
             scopes: vec!["a".into(), "b".into()],
             ..KeyRecord::default()
         };
-        let headers = headers_of(&Holder { key, owner: OwnerState::Unowned });
+        let headers = headers_of(&Holder { key, owner: OwnerState::Unowned }, false);
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),

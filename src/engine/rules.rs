@@ -1,19 +1,42 @@
 //! Which route asks for what. The first rule that matches decides; where none does, no kind of key is enough.
 
-/// The rules, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules(pub Vec<Rule>);
+use keyward_contract::error_shape::ErrorShape;
+use std::rc::Rc;
 
-/// What the paths it matches ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The rules, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// The first that matches decides.
+    pub rules: Vec<Rule>,
+    /// Whether upstreams take `/Admin` for `/admin`; paths are then compared without case (of ASCII letters).
+    pub ignore_case: bool,
+}
+
+/// Which requests it is for, and what they are asked for.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// The paths.
     pub path: PathMatch,
-    /// What they ask for.
-    pub access: Access,
+    /// The methods; empty for all.
+    pub methods: Vec<String>,
+    /// The hosts; empty for all.
+    pub hosts: Vec<HostMatch>,
+    /// Whether it is also for paths that an upstream could read in two ways, see [`is_ambiguous`].
+    pub ambiguous_paths: bool,
+    /// What is asked.
+    pub route: Route,
 }
 
-/// A set of paths, compared byte by byte with the path as Envoy has normalised it, without its query.
+/// What a request is asked for, and how it is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// What it is asked for.
+    pub access: Access,
+    /// The shape of refusals; `None` for the dialect's own.
+    pub errors: Option<Rc<ErrorShape>>,
+}
+
+/// A set of paths, compared with the path as Envoy has normalised it, without its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     /// This path.
@@ -21,17 +44,41 @@ pub enum PathMatch {
     /// This path and everything below it, whole segments: `/api` covers `/api/x` and not `/apix`.
     /// Stored without a final slash.
     Prefix(String),
+    /// Segments, of which `None` stands for any one that is not empty.
+    Template(Vec<Option<String>>),
+}
+
+/// A set of hosts, compared without case and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostMatch {
+    /// This host, in lower case.
+    Exact(String),
+    /// Every host below this domain; stored in lower case with its leading dot.
+    Below(String),
 }
 
 /// What a route asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Access {
     /// No key.
     Public,
-    /// What another filter checks.
-    Delegated,
+    /// A key if there is a credential; without one it is public.
+    Optional(Requirement),
     /// A key that meets this.
     Key(Requirement),
+    /// What another filter checks. Without any credential, the answer names the resource's metadata.
+    Delegated(Option<Rc<ProtectedResource>>),
+    /// The metadata of a protected resource, answered by the filter itself.
+    Metadata(Rc<ProtectedResource>),
+}
+
+/// A resource whose callers are authorized by OAuth (RFC 9728).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtectedResource {
+    /// Where its metadata is found (section 3.1).
+    pub metadata_url: String,
+    /// The metadata, JSON (section 2).
+    pub metadata: String,
 }
 
 /// What a key must have.
@@ -39,27 +86,68 @@ pub enum Access {
 pub struct Requirement {
     /// The kinds that are accepted; `None` accepts all.
     pub kinds: Option<Vec<String>>,
-    /// The permissions that it needs, all of them.
-    pub scopes: Vec<String>,
+    /// The permissions that it needs.
+    pub scopes: ScopesByMethod,
+}
+
+/// The permissions that a request needs, all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ScopesByMethod {
+    /// Those of some methods.
+    pub by_method: Vec<(String, Vec<String>)>,
+    /// Those of all others.
+    pub otherwise: Vec<String>,
+}
+
+/// A request, as far as rules look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The method.
+    pub method: &'a [u8],
+    /// `:authority`.
+    pub host: &'a [u8],
+    /// `:path`, with or without a query.
+    pub path: &'a [u8],
 }
 
 /// What is asked where no rule matches: a key of no kind, so that nothing passes and a stranger learns nothing.
-static UNMATCHED: Access = Access::Key(Requirement { kinds: Some(Vec::new()), scopes: Vec::new() });
+const UNMATCHED: Route = Route {
+    access: Access::Key(Requirement {
+        kinds: Some(Vec::new()),
+        scopes: ScopesByMethod { by_method: Vec::new(), otherwise: Vec::new() },
+    }),
+    errors: None,
+};
 
 impl Rules {
     /// The rules where none are configured.
     pub fn everything_needs_a_key() -> Self {
-        Self(vec![Rule { path: PathMatch::prefix("/"), access: Access::Key(Requirement::default()) }])
+        let rule = Rule {
+            path: PathMatch::prefix("/"),
+            methods: Vec::new(),
+            hosts: Vec::new(),
+            ambiguous_paths: false,
+            route: Route { access: Access::Key(Requirement::default()), errors: None },
+        };
+        Self { rules: vec![rule], ignore_case: false }
     }
 
-    /// What a request to this path (with or without a query) asks for.
-    pub fn access(&self, path_and_query: &[u8]) -> &Access {
-        let path = path_and_query.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
+    /// What a request is asked for.
+    pub fn route(&self, target: &Target<'_>) -> Route {
+        let path = target.path.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
         let ambiguous = is_ambiguous(path);
-        self.0
+        self.rules
             .iter()
-            .find(|rule| rule.path.matches(path) && (!ambiguous || matches!(rule.access, Access::Key(_))))
-            .map_or(&UNMATCHED, |rule| &rule.access)
+            .find(|rule| (!ambiguous || rule.ambiguous_paths) && rule.matches(target, path, self.ignore_case))
+            .map_or(UNMATCHED, |rule| rule.route.clone())
+    }
+}
+
+impl Rule {
+    fn matches(&self, target: &Target<'_>, path: &[u8], ignore_case: bool) -> bool {
+        (self.methods.is_empty() || self.methods.iter().any(|method| method.as_bytes() == target.method))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(target.host)))
+            && self.path.matches(path, ignore_case)
     }
 }
 
@@ -69,19 +157,77 @@ impl PathMatch {
         Self::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned())
     }
 
-    fn matches(&self, path: &[u8]) -> bool {
+    /// Segments, of which those in braces stand for any.
+    pub fn template(path: &str) -> Self {
+        let is_any = |segment: &str| segment.starts_with('{') && segment.ends_with('}');
+        Self::Template(path.split('/').map(|segment| (!is_any(segment)).then(|| segment.to_owned())).collect())
+    }
+
+    fn matches(&self, path: &[u8], ignore_case: bool) -> bool {
+        let same = |a: &[u8], b: &str| {
+            if ignore_case { a.eq_ignore_ascii_case(b.as_bytes()) } else { a == b.as_bytes() }
+        };
         match self {
-            Self::Exact(exact) => path == exact.as_bytes(),
-            Self::Prefix(prefix) => {
-                path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            Self::Exact(exact) => same(path, exact),
+            Self::Prefix(prefix) => path
+                .split_at_checked(prefix.len())
+                .is_some_and(|(start, rest)| same(start, prefix) && (rest.is_empty() || rest.starts_with(b"/"))),
+            Self::Template(segments) => {
+                let mut parts = path.split(|&c| c == b'/');
+                let all = segments.iter().all(|segment| match (segment, parts.next()) {
+                    (_, None) => false,
+                    (Some(segment), Some(part)) => same(part, segment),
+                    (None, Some(part)) => !part.is_empty(),
+                });
+                all && parts.next().is_none()
             }
         }
     }
 }
 
-/// Whether an upstream could read the path differently than it is compared here: such a path never opens a route that
-/// asks for no key.
-fn is_ambiguous(path: &[u8]) -> bool {
+impl HostMatch {
+    /// `api.example.com`, or `*.example.com` for every host below.
+    pub fn new(host: &str) -> Self {
+        let host = host.to_ascii_lowercase();
+        match host.strip_prefix('*') {
+            Some(domain) => Self::Below(domain.to_owned()),
+            None => Self::Exact(host),
+        }
+    }
+
+    fn matches(&self, authority: &[u8]) -> bool {
+        let host = without_port(authority).to_ascii_lowercase();
+        // A fully qualified name may end in a dot (RFC 3986, section 3.2.2).
+        let host = host.strip_suffix(b".").unwrap_or(&host);
+        match self {
+            Self::Exact(exact) => host == exact.as_bytes(),
+            Self::Below(domain) => host.len() > domain.len() && host.ends_with(domain.as_bytes()),
+        }
+    }
+}
+
+impl ScopesByMethod {
+    /// The permissions that a method needs. HEAD needs what GET does, unless it is told apart.
+    pub fn of(&self, method: &[u8]) -> &[String] {
+        let find = |method: &[u8]| self.by_method.iter().find(|(name, _)| name.as_bytes() == method);
+        let found = find(method).or_else(|| if method == b"HEAD" { find(b"GET") } else { None });
+        found.map_or(&self.otherwise, |(_, scopes)| scopes)
+    }
+}
+
+fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|&c| c == b':') {
+        // A colon inside brackets is part of an IPv6 address.
+        Some(colon) if authority.get(colon..).is_some_and(|port| !port.contains(&b']')) => {
+            authority.get(..colon).unwrap_or(authority)
+        }
+        _ => authority,
+    }
+}
+
+/// Whether an upstream could read the path differently than it is compared here. Such a path matches no rule that does
+/// not say that it may: it could name what another rule guards.
+pub fn is_ambiguous(path: &[u8]) -> bool {
     let has = |needle: &[u8]| path.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle));
     path.iter().any(|&c| matches!(c, b';' | b'\\') || !c.is_ascii_graphic())
         || [&b"//"[..], b"%2f", b"%5c", b"%2e", b"%3b", b"%25", b"%00"].into_iter().any(has)
@@ -92,26 +238,42 @@ fn is_ambiguous(path: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn rules() -> Rules {
-        let rule = |path, access| Rule { path, access };
-        let scoped = Requirement { scopes: vec!["admin".to_owned()], kinds: None };
-        Rules(vec![
-            rule(PathMatch::Exact("/health".into()), Access::Public),
-            rule(PathMatch::prefix("/public/"), Access::Public),
-            rule(PathMatch::prefix("/mcp"), Access::Delegated),
-            rule(PathMatch::prefix("/admin"), Access::Key(scoped)),
-            rule(PathMatch::prefix("/v1"), Access::Key(Requirement::default())),
-        ])
+    fn rule(path: PathMatch, access: Access) -> Rule {
+        let route = Route { access, errors: None };
+        Rule { path, methods: Vec::new(), hosts: Vec::new(), ambiguous_paths: false, route }
     }
 
-    fn access(path: &str) -> &'static str {
-        match rules().access(path.as_bytes()) {
-            Access::Public => "public",
-            Access::Delegated => "delegated",
-            access if *access == UNMATCHED => "nobody",
-            Access::Key(requirement) if requirement.scopes.is_empty() => "key",
-            Access::Key(_) => "scoped",
+    fn key(scope: &str) -> Access {
+        let scopes = ScopesByMethod { by_method: Vec::new(), otherwise: vec![scope.to_owned()] };
+        Access::Key(Requirement { kinds: None, scopes })
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            rules: vec![
+                rule(PathMatch::Exact("/health".into()), Access::Public),
+                rule(PathMatch::prefix("/public/"), Access::Public),
+                rule(PathMatch::prefix("/mcp"), Access::Delegated(None)),
+                rule(PathMatch::template("/keys/{id}/secrets/{secret}"), key("template")),
+                rule(PathMatch::prefix("/admin"), key("admin")),
+                rule(PathMatch::prefix("/v1"), key("v1")),
+            ],
+            ignore_case: false,
         }
+    }
+
+    fn name(route: &Route) -> String {
+        match &route.access {
+            Access::Public => "public".into(),
+            Access::Delegated(_) => "delegated".into(),
+            _ if *route == UNMATCHED => "nobody".into(),
+            Access::Key(requirement) => requirement.scopes.otherwise.join(" "),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn access(rules: &Rules, path: &str) -> String {
+        name(&rules.route(&Target { method: b"GET", host: b"h", path: path.as_bytes() }))
     }
 
     #[test]
@@ -125,19 +287,33 @@ mod tests {
             ("/public/a/b?c", "public"),
             ("/publicity", "nobody"),
             ("/mcp/x", "delegated"),
-            ("/admin/keys", "scoped"),
-            ("/v1/contacts", "key"),
+            ("/keys/1/secrets/2", "template"),
+            ("/keys//secrets/2", "nobody"),
+            ("/keys/1/secrets/2/3", "nobody"),
+            ("/keys/1/secrets", "nobody"),
+            ("/admin/keys", "admin"),
+            ("/v1/contacts", "v1"),
             ("/V1/contacts", "nobody"),
             ("/", "nobody"),
             ("", "nobody"),
             ("*", "nobody"),
         ] {
-            assert_eq!(access(path), expected, "{path:?}");
+            assert_eq!(access(&rules(), path), expected, "{path:?}");
         }
     }
 
     #[test]
-    fn a_path_that_can_be_read_in_two_ways_opens_nothing_without_a_key() {
+    fn case_can_be_ignored() {
+        let rules = Rules { ignore_case: true, ..rules() };
+        for (path, expected) in [("/HEALTH", "public"), ("/Admin/x", "admin"), ("/Keys/A/Secrets/b", "template")] {
+            assert_eq!(access(&rules, path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_can_be_read_in_two_ways_matches_no_rule_that_does_not_say_so() {
+        let mut lenient = rules();
+        lenient.rules.push(Rule { ambiguous_paths: true, ..rule(PathMatch::prefix("/v1/files"), key("files")) });
         for path in [
             "/public/..;/v1/x",
             "/public/%2e%2e/v1",
@@ -150,18 +326,50 @@ mod tests {
             "/public/%252e",
             "/public/\u{e9}",
             "/mcp/./x",
+            "/admin;x/users",
+            "/v1/a;b=1",
         ] {
-            assert_eq!(access(path), "nobody", "{path:?}");
+            assert_eq!(access(&lenient, path), "nobody", "{path:?}");
         }
-        assert_eq!(access("/v1/a;b=1"), "key");
+        assert_eq!(access(&lenient, "/v1/files/a%2Fb;c"), "files");
+        assert_eq!(access(&lenient, "/v1/%20x"), "v1");
+    }
+
+    #[test]
+    fn methods_and_hosts_narrow_a_rule() {
+        let mut rules = rules();
+        rules.rules[5].methods = vec!["POST".into()];
+        rules.rules[5].hosts = vec![HostMatch::new("api.Example.com"), HostMatch::new("*.example.org")];
+        let access = |method: &str, host: &str| {
+            name(&rules.route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" }))
+        };
+        for host in ["api.example.com", "API.example.COM:8080", "api.example.com.", "a.b.example.org"] {
+            assert_eq!(access("POST", host), "v1", "{host}");
+        }
+        for host in ["example.com", "xapi.example.com", "example.org", ".example.org", "[::1]:80", ""] {
+            assert_eq!(access("POST", host), "nobody", "{host}");
+        }
+        assert_eq!(access("GET", "api.example.com"), "nobody");
+        assert_eq!(access("post", "api.example.com"), "nobody");
+    }
+
+    #[test]
+    fn scopes_depend_on_the_method_and_head_is_read_as_get() {
+        let scopes =
+            ScopesByMethod { by_method: vec![("GET".into(), vec!["read".into()])], otherwise: vec!["write".into()] };
+        assert_eq!(scopes.of(b"GET"), ["read"]);
+        assert_eq!(scopes.of(b"HEAD"), ["read"]);
+        assert_eq!(scopes.of(b"DELETE"), ["write"]);
+        assert_eq!(scopes.of(b"get"), ["write"]);
     }
 
     #[test]
     fn without_configuration_every_path_needs_a_key() {
         let rules = Rules::everything_needs_a_key();
-        for path in ["/", "/a", "/a/b?c"] {
-            assert_eq!(rules.access(path.as_bytes()), &Access::Key(Requirement::default()));
+        let access = |path: &[u8]| rules.route(&Target { method: b"GET", host: b"h", path }).access;
+        for path in [&b"/"[..], b"/a", b"/a/b?c"] {
+            assert_eq!(access(path), Access::Key(Requirement::default()));
         }
-        assert_eq!(rules.access(b"*"), &UNMATCHED);
+        assert_eq!(access(b"*"), UNMATCHED.access);
     }
 }

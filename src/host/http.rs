@@ -4,12 +4,14 @@ use crate::engine::credential::Header;
 use crate::engine::decide::{self, Decision, Refused};
 use crate::engine::identity::{self, Strip};
 use crate::engine::readiness::Readiness;
+use crate::engine::rules::ProtectedResource;
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
+use keyward_contract::error_shape::Rendered;
 use keyward_contract::verdict::Refusal;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::{Action, MapType, Status};
+use proxy_wasm::types::{Action, GrpcStatusCode, MapType, Status};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -60,12 +62,17 @@ impl Worker {
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow(holder) => (Strip::IdentityAndCredentials, identity::headers_of(holder)),
+            Decision::Allow(holder) => {
+                let has_owners_scopes = self.config.dialect.has_owners_scopes(&holder.key.kind);
+                (Strip::IdentityAndCredentials, identity::headers_of(holder, has_owners_scopes))
+            }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
+            Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
         };
         if let Some(forwarded) = identity::forwarded(headers, &self.config.dialect.sources, strip, &identity) {
+            let forwarded = forwarded.iter().map(|(name, value)| (*name, value.as_ref())).collect();
             hostcalls::set_map_bytes(MapType::HttpRequestHeaders, forwarded).ok()?;
         }
         mark(decision).ok()?;
@@ -78,8 +85,17 @@ impl Worker {
         let decision = Decision::Refuse(refused);
         let _ = mark(&decision);
         self.metrics.borrow_mut().count_verdict(decision.verdict());
+        if is_grpc(headers) {
+            return answer_grpc(&rendered, decision.verdict());
+        }
         let fields = rendered.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         answer(u32::from(rendered.status), fields, &rendered.body)
+    }
+
+    fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource) -> Action {
+        let _ = mark(decision);
+        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 
     fn is_readiness(&self, headers: &[Header]) -> bool {
@@ -102,6 +118,11 @@ fn mark(decision: &Decision) -> Result<(), Status> {
     if let Some(key_id) = decision.key_id() {
         hostcalls::set_property(vec!["keyward.key_id"], Some(key_id.as_bytes()))?;
     }
+    if let Decision::Allow(holder) = decision
+        && let Some(environment) = holder.key.environment
+    {
+        hostcalls::set_property(vec!["keyward.environment"], Some(environment.name().as_bytes()))?;
+    }
     hostcalls::set_property(vec!["keyward.verdict"], Some(decision.verdict().as_bytes()))
 }
 
@@ -110,6 +131,32 @@ fn answer(status: u32, headers: Vec<(&str, &str)>, body: &str) -> Action {
         let _ = hostcalls::reset_http_request();
     }
     Action::Pause
+}
+
+/// A gRPC request is answered in gRPC's words: a status of its own, which Envoy would choose otherwise for 429, and the
+/// verdict as its message.
+fn answer_grpc(rendered: &Rendered, verdict: &str) -> Action {
+    let fields = rendered.headers.iter().filter(|(name, _)| *name != "content-type");
+    let fields = fields.map(|(name, value)| (*name, value.as_bytes())).collect();
+    if hostcalls::send_grpc_response(grpc_code(rendered.grpc_status()), Some(verdict), fields).is_err() {
+        let _ = hostcalls::reset_http_request();
+    }
+    Action::Pause
+}
+
+fn grpc_code(status: u32) -> GrpcStatusCode {
+    match status {
+        16 => GrpcStatusCode::Unauthenticated,
+        7 => GrpcStatusCode::PermissionDenied,
+        8 => GrpcStatusCode::ResourceExhausted,
+        _ => GrpcStatusCode::Unavailable,
+    }
+}
+
+/// Whether Envoy takes it for gRPC: `application/grpc`, with or without a `+` and a message format.
+fn is_grpc(headers: &[Header]) -> bool {
+    let media_type = decide::header(headers, "content-type").unwrap_or_default();
+    media_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
 
 /// The client's address as Envoy's trusted-hop settings give it.
