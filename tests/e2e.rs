@@ -20,6 +20,8 @@ mod control_plane_away;
 mod fails_closed;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
+#[path = "e2e/live_and_test.rs"]
+mod live_and_test;
 #[path = "e2e/opens_and_closes.rs"]
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]

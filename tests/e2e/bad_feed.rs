@@ -4,7 +4,7 @@
 use crate::common::{SOON, assert_refused};
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord};
+use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, Gateway, Request, until};
@@ -60,7 +60,12 @@ fn head(sequence: u64) -> Cursor {
 }
 
 fn frame(key: &str, version: u64) -> Vec<u8> {
-    let body = Body::Key(KeyRecord { key_id: format!("key_{version}"), kind: "key".into(), ..KeyRecord::default() });
+    let body = Body::Key(KeyRecord {
+        key_id: format!("key_{version}"),
+        kind: "key".into(),
+        environment: Some(Environment::Live),
+        ..KeyRecord::default()
+    });
     let mut out = Vec::new();
     Entry { subject: Digest::of_key(key.as_bytes()), version, body }.encode(&mut out).unwrap();
     out

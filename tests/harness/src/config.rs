@@ -40,6 +40,22 @@ impl EnvoyConfig {
         Self::read(&artifacts::root().join("envoy/envoy.yaml"))
     }
 
+    /// The shipped file with what `envoy/variants` adds for a dialect, if it adds anything.
+    ///
+    /// # Errors
+    /// Those of [`EnvoyConfig::read`].
+    pub fn variant(dialect: &str) -> Result<Self> {
+        let mut config = Self::shipped()?;
+        let file = artifacts::root().join(format!("envoy/variants/{dialect}.yaml"));
+        if file.exists() {
+            let text = fs::read_to_string(&file).context(|| file.display().to_string())?;
+            let variant: Variant = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
+            config.file = file;
+            config.apply(variant);
+        }
+        Ok(config)
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -57,6 +73,33 @@ impl EnvoyConfig {
             }
         }
         Ok(config)
+    }
+
+    #[track_caller]
+    fn apply(&mut self, variant: Variant) {
+        merge(self.filter(), &variant.filter);
+        let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0")).expect("a virtual host");
+        merge(host, &variant.virtual_host);
+        if !variant.routes.is_empty() {
+            host["routes"] = variant.routes.into();
+        }
+        let filters = self.http_filters();
+        let position = |filters: &[Value], name: &str| {
+            filters.iter().position(|filter| filter["name"] == name).unwrap_or_else(|| panic!("no filter {name}"))
+        };
+        let guard = position(filters, "keyward_guard");
+        merge(&mut filters[guard]["typed_config"]["rules"]["policies"], &variant.policies);
+        filters.splice(guard..guard, variant.before_guard);
+        let keyward = position(filters, "keyward");
+        filters.splice(keyward..keyward, variant.before_filter);
+        for (name, port) in variant.upstreams.into_iter().zip(8091..) {
+            let clusters = self.tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
+            let mut cluster = clusters.iter().find(|cluster| cluster["name"] == "upstream").expect("upstream").clone();
+            cluster["name"] = name.clone().into();
+            cluster["load_assignment"]["cluster_name"] = name.clone().into();
+            clusters.push(cluster);
+            self.set_cluster(&name, SocketAddr::from(([127, 0, 0, 1], port)));
+        }
     }
 
     /// Writes it as JSON, which Envoy takes by its file's ending.
@@ -129,6 +172,14 @@ impl EnvoyConfig {
         first.unwrap_or_else(|| panic!("{told}"))
     }
 
+    /// The routes of the gateway.
+    #[track_caller]
+    pub fn routes(&mut self) -> &mut Vec<Value> {
+        let told = self.told("no routes");
+        let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0/routes"));
+        host.and_then(Value::as_array_mut).unwrap_or_else(|| panic!("{told}"))
+    }
+
     /// Sets the dialect of every Wasm filter: a name, or a whole dialect.
     #[track_caller]
     pub fn set_dialect(&mut self, dialect: &Value) -> &mut Self {
@@ -155,6 +206,8 @@ impl EnvoyConfig {
         let told = self.told("no listener \"gateway\" with an address");
         let listener = self.resource("listeners", GATEWAY);
         set_address(listener.and_then(|listener| listener.get_mut("address")), address, &told);
+        // What is told to clients of where they are.
+        replace(&mut self.tree, "127.0.0.1:8080", &address.to_string());
         self
     }
 
@@ -235,6 +288,46 @@ fn write_listeners(mut listeners: Value, file: &Path) -> Result<()> {
     fs::rename(&new, file).context(|| file.display().to_string())
 }
 
+/// The HTTP connection manager of the gateway.
+const HCM: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+
+/// What a dialect's gateway has beyond the shipped file.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Variant {
+    /// Merged into the filter's configuration.
+    filter: Value,
+    /// Merged into the virtual host.
+    virtual_host: Value,
+    /// Instead of the routes.
+    routes: Vec<Value>,
+    /// Names of clusters like `upstream`.
+    upstreams: Vec<String>,
+    /// HTTP filters in front of the filter.
+    before_filter: Vec<Value>,
+    /// HTTP filters between the filter and the guard.
+    before_guard: Vec<Value>,
+    /// Merged into the guard's policies.
+    policies: Value,
+}
+
+/// JSON Merge Patch (RFC 7386); a patch that is absent changes nothing.
+fn merge(there: &mut Value, patch: &Value) {
+    match (there, patch) {
+        (Value::Object(there), Value::Object(patch)) => {
+            for (name, patch) in patch {
+                if patch.is_null() {
+                    there.remove(name);
+                } else {
+                    merge(there.entry(name.clone()).or_insert(Value::Null), patch);
+                }
+            }
+        }
+        (_, Value::Null) => {}
+        (there, patch) => *there = patch.clone(),
+    }
+}
+
 /// `Value::pointer_mut` for a map.
 trait PointerMut {
     fn pointer_mut(&mut self, pointer: &str) -> Option<&mut Value>;
@@ -273,6 +366,16 @@ fn visit<'a>(tree: &'a Value, see: &mut impl FnMut(&'a Map<String, Value>)) {
             map.values().for_each(|value| visit(value, see));
         }
         Value::Array(list) => list.iter().for_each(|value| visit(value, see)),
+        _ => {}
+    }
+}
+
+/// Replaces a part of every string.
+fn replace(tree: &mut Value, old: &str, new: &str) {
+    match tree {
+        Value::String(text) => *text = text.replace(old, new),
+        Value::Array(list) => list.iter_mut().for_each(|value| replace(value, old, new)),
+        Value::Object(map) => map.values_mut().for_each(|value| replace(value, old, new)),
         _ => {}
     }
 }

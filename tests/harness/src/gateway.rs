@@ -77,13 +77,11 @@ impl Gateway {
 }
 
 impl Builder {
-    /// With this dialect on both sides.
+    /// With this dialect on both sides, and the configuration that is shipped for it.
     #[must_use]
     pub fn dialect(mut self, name: &str) -> Self {
         self.dialect = name.to_owned();
-        self.configure(|config| {
-            config.set_dialect(&name.into());
-        })
+        self.config(EnvoyConfig::variant(name))
     }
 
     /// With this number of workers; otherwise there are two.

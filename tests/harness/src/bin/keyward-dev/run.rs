@@ -63,7 +63,7 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
         forget_log(log)?;
     }
 
-    let mut config = EnvoyConfig::shipped()?;
+    let mut config = EnvoyConfig::variant(&settings.dialect)?;
     let wasm = artifacts::filter()?;
     let mut control_plane = ControlPlane::on(settings.control, &data_dir, &settings.dialect, &control_plane_log)?;
     control_plane.start().await?;
@@ -83,8 +83,7 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
         .set_gateway(loopback(settings.gateway))
         .set_admin(loopback(settings.admin))
         .set_cluster(CONTROL_PLANE, control_plane.address())
-        .set_wasm(&wasm)
-        .set_dialect(&settings.dialect.as_str().into());
+        .set_wasm(&wasm);
     let token = ("KEYWARD_EDGE_TOKEN".to_owned(), control_plane.edge_token()?);
     let options = Options { environment: vec![token], ..Options::default() };
     let mut envoy = Envoy::start(&config, &run_dir, &options).await?;
