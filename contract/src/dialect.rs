@@ -4,6 +4,7 @@
 use crate::document::{self, Node, Problems};
 use crate::error_shape::ErrorShape;
 use crate::key_format::KeyFormat;
+use crate::limit::{Limit, Limits};
 
 /// One system.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Dialect {
     pub owner_required: bool,
     /// The permission that holds all others, if there is one.
     pub superscope: Option<String>,
+    /// What a key may use that has no limits of its own; empty limits nothing.
+    pub limits: Limits,
     /// What its refusals look like.
     pub errors: ErrorShape,
 }
@@ -92,6 +95,7 @@ impl Dialect {
             Some(n) => n.nonempty().map(|scope| Some(scope.to_owned())),
             None => Some(None),
         };
+        let limits = fields.optional("limits").map_or(Some(Limits::default()), |n| read_limits(&n));
         let errors = fields.required("errors").and_then(|n| ErrorShape::read(&n));
         fields.finish();
         Some(Self {
@@ -100,6 +104,7 @@ impl Dialect {
             formats: formats?,
             owner_required: owner_required?,
             superscope: superscope?,
+            limits: limits?,
             errors: errors?,
         })
     }
@@ -163,6 +168,27 @@ impl Source {
                 );
                 None
             }
+        }
+    }
+}
+
+/// Limits as in `["10/s", "200/min"]`.
+///
+/// Every mistake is told at its place.
+pub fn read_limits(node: &Node<'_>) -> Option<Limits> {
+    let read = |n: &Node<'_>| match n.string()?.parse::<Limit>() {
+        Ok(limit) => Some(limit),
+        Err(error) => {
+            n.problem(error.to_string());
+            None
+        }
+    };
+    let limits: Vec<_> = node.list()?.iter().map(read).collect();
+    match Limits::new(limits.into_iter().collect::<Option<_>>()?) {
+        Ok(limits) => Some(limits),
+        Err(error) => {
+            node.problem(error.to_string());
+            None
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ignore it (high bit set) or must refuse the record (high bit clear).
 
 use crate::digest::Digest;
+use crate::limit::Limits;
 use crate::wire::Reader;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -54,6 +55,10 @@ pub struct KeyRecord {
     pub scopes: Vec<String>,
     /// The client addresses it may be used from; empty means from anywhere.
     pub allowlist: Vec<IpNet>,
+    /// What it may use; `None` for the dialect's default.
+    pub limits: Option<Limits>,
+    /// Whether its credits are used up.
+    pub credits_exhausted: bool,
 }
 
 /// Whether a key's requests are real.
@@ -137,6 +142,8 @@ mod key_field {
     pub(super) const OWNER: u8 = 8;
     pub(super) const SCOPE: u8 = 9;
     pub(super) const ALLOW: u8 = 10;
+    pub(super) const LIMITS: u8 = 11;
+    pub(super) const CREDITS_EXHAUSTED: u8 = 12;
 }
 
 mod owner_field {
@@ -207,6 +214,14 @@ impl KeyRecord {
         for net in &self.allowlist {
             put(out, key_field::ALLOW, &encode_net(net))?;
         }
+        if let Some(limits) = &self.limits {
+            let mut encoded = Vec::new();
+            limits.encode(&mut encoded);
+            put(out, key_field::LIMITS, &encoded)?;
+        }
+        if self.credits_exhausted {
+            put(out, key_field::CREDITS_EXHAUSTED, &[])?;
+        }
         Ok(())
     }
 
@@ -225,6 +240,10 @@ impl KeyRecord {
                 key_field::OWNER => key.owner = Some(text(tag, value)?),
                 key_field::SCOPE => key.scopes.push(text(tag, value)?),
                 key_field::ALLOW => key.allowlist.push(decode_net(value).ok_or(UnreadableEntry::BadField(tag))?),
+                key_field::LIMITS => {
+                    key.limits = Some(Limits::decode(value).map_err(|_| UnreadableEntry::BadField(tag))?);
+                }
+                key_field::CREDITS_EXHAUSTED => key.credits_exhausted = true,
                 _ if tag & IGNORABLE != 0 => {}
                 _ => return Err(UnreadableEntry::UnknownCriticalField(tag)),
             }
@@ -427,6 +446,8 @@ mod tests {
             owner: Some("acme".into()),
             scopes: vec!["read".into(), "write".into()],
             allowlist: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+            limits: Some(Limits::new(vec!["10/s".parse().unwrap(), "200/min".parse().unwrap()]).unwrap()),
+            credits_exhausted: true,
         }
     }
 

@@ -6,6 +6,7 @@
 //! when it is read, so rendering cannot fail.
 
 use crate::document::{self, Node, Problems};
+use crate::limit::Limit;
 use crate::verdict::Refusal;
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
@@ -64,6 +65,19 @@ pub struct Facts<'a> {
     pub limit: u64,
     /// See [`Fact::Window`].
     pub window_s: u64,
+    /// The key's windows, of which one is exhausted; told on every 429.
+    pub windows: &'a [Window],
+}
+
+/// One window of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The limit.
+    pub limit: Limit,
+    /// How many requests it would admit now.
+    pub remaining: u32,
+    /// After how many seconds it would admit more.
+    pub reset_s: u64,
 }
 
 /// A refusal, ready to be sent.
@@ -135,6 +149,10 @@ impl ErrorShape {
         }
         if reply.status == 429 || reply.status == 503 {
             headers.push(("retry-after", facts.retry_after_s.to_string()));
+        }
+        if reply.status == 429 && !facts.windows.is_empty() {
+            headers.push(("ratelimit-policy", list(facts.windows, policy)));
+            headers.push(("ratelimit", list(facts.windows, state)));
         }
         let mut body = String::new();
         for segment in &reply.body {
@@ -400,6 +418,22 @@ pub fn rfc3339(ms: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
+/// A member of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10): the quota, and the window in seconds.
+fn policy(window: &Window) -> String {
+    let limit = window.limit;
+    format!("\"{limit}\";q={};w={}", limit.requests(), limit.window_ms().get() / 1000)
+}
+
+/// A member of `RateLimit` (the same draft): what remains, and the seconds until there is more.
+fn state(window: &Window) -> String {
+    format!("\"{}\";r={};t={}", window.limit, window.remaining, window.reset_s)
+}
+
+/// A list of structured fields (RFC 9651, section 3.1).
+fn list(windows: &[Window], member: impl Fn(&Window) -> String) -> String {
+    windows.iter().map(member).collect::<Vec<_>>().join(", ")
+}
+
 /// `name` if the text is exactly `{name}`.
 fn placeholder(text: &str) -> Option<&str> {
     let name = text.strip_prefix('{')?.strip_suffix('}')?;
@@ -499,6 +533,17 @@ mod tests {
             let rendered = shape(|_| {}).unwrap().render(refusal, &facts);
             assert!(rendered.headers.contains(&("retry-after", "7".to_owned())), "{rendered:?}");
         }
+    }
+
+    #[test]
+    fn a_429_tells_the_windows_as_structured_fields() {
+        let window = |limit: &str, remaining, reset_s| Window { limit: limit.parse().unwrap(), remaining, reset_s };
+        let windows = [window("10/s", 0, 1), window("200/min", 190, 60)];
+        let rendered =
+            shape(|_| {}).unwrap().render(Refusal::RateLimited, &Facts { windows: &windows, ..Facts::default() });
+        let field = |name| rendered.headers.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str());
+        assert_eq!(field("ratelimit-policy"), Some(r#""10/s";q=10;w=1, "200/min";q=200;w=60"#));
+        assert_eq!(field("ratelimit"), Some(r#""10/s";r=0;t=1, "200/min";r=190;t=60"#));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod document;
 pub mod entry;
 pub mod error_shape;
 pub mod key_format;
+pub mod limit;
 pub mod page;
 pub mod secret;
 pub mod verdict;

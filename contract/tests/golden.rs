@@ -8,6 +8,7 @@
 use keyward_contract::cursor::{Cursor, Position, chain};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, Environment, Frames, KeyRecord, OwnerRecord};
+use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
 use std::path::Path;
 
@@ -23,6 +24,8 @@ fn entries() -> Vec<Entry> {
         owner: Some("acme".into()),
         scopes: vec!["read".into(), "write".into()],
         allowlist: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+        limits: Some(Limits::new(vec!["10/s".parse().unwrap(), "200/min".parse().unwrap()]).unwrap()),
+        credits_exhausted: true,
     };
     let bare =
         KeyRecord { key_id: "key_1".into(), secret_id: "sec_1".into(), kind: "key".into(), ..KeyRecord::default() };

@@ -17,6 +17,8 @@ CREATE TABLE keys (
     environment TEXT,
     scopes      TEXT   NOT NULL,
     allow_ip    TEXT   NOT NULL,
+    -- A list such as ["10/s"], or NULL for the dialect's default.
+    limits      TEXT,
     created_at  BIGINT NOT NULL,
     expires_at  BIGINT,
     revoked_at  BIGINT

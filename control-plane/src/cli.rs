@@ -30,7 +30,7 @@ pub enum CliError {
 pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError> {
     let client = Client::new(server)?;
     match command {
-        KeysCommand::Create { name, owner, kind, env, scope, allow_ip, expires_in, json } => {
+        KeysCommand::Create { name, owner, kind, env, scope, allow_ip, limit, expires_in, json } => {
             let mut request = Map::from_iter([("name".to_owned(), json!(name))]);
             let given = [
                 ("owner", owner.map(Value::from)),
@@ -38,6 +38,7 @@ pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError>
                 ("environment", env.map(Value::from)),
                 ("scopes", Some(Value::from(scope))),
                 ("allow_ip", Some(Value::from(allow_ip))),
+                ("limits", (!limit.is_empty()).then(|| Value::from(limit))),
                 ("expires_in_s", expires_in.map(|lifetime| Value::from(lifetime.as_secs()))),
             ];
             request.extend(given.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
@@ -70,11 +71,12 @@ pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError>
 /// If the server refuses or cannot be reached.
 pub fn owners(server: &ControlPlane, command: OwnersCommand) -> Result<(), CliError> {
     let client = Client::new(server)?;
-    let (id, disabled, json) = match command {
-        OwnersCommand::Disable { id, json } => (id, true, json),
-        OwnersCommand::Enable { id, json } => (id, false, json),
+    let (id, change, json) = match command {
+        OwnersCommand::Disable { id, json } => (id, json!({"disabled": true}), json),
+        OwnersCommand::Enable { id, json } => (id, json!({"disabled": false}), json),
+        OwnersCommand::Permit { id, scope, json } => (id, json!({"permissions": scope}), json),
     };
-    let owner = client.patch(&format!("/v1/owners/{}", escaped(&id)), &json!({"disabled": disabled}))?;
+    let owner = client.patch(&format!("/v1/owners/{}", escaped(&id)), &change)?;
     print(&if json { output::line(&owner) } else { output::owner(&owner) })
 }
 

@@ -45,11 +45,16 @@ pub struct SnapshotSettings {
     pub bucket_bits: u32,
     /// How many decoded records each worker keeps.
     pub cache_records: usize,
+    /// The number of buckets for the state of limits in shared data, as a power of two.
+    pub limit_bucket_bits: u32,
 }
 
 const DEFAULT_BUCKETS: u64 = 65_536;
+const DEFAULT_LIMIT_BUCKETS: u64 = 4096;
 const DEFAULT_CACHE_RECORDS: u64 = 16_384;
 const DEFAULT_POLL_WAIT_S: u64 = 20;
+/// How much later than asked an answer of the feed may be without anything being wrong, in seconds.
+const MIN_STALENESS_BEYOND_WAIT_S: u64 = 6;
 const DEFAULT_TOKEN_ENV: &str = "KEYWARD_EDGE_TOKEN";
 
 impl Config {
@@ -100,6 +105,16 @@ impl ControlPlane {
             .optional("poll_wait_s")
             .map_or(Some(DEFAULT_POLL_WAIT_S), |n| n.number(1..=u64::from(MAX_WAIT_SECONDS)));
         let max_staleness_s = optional(&mut fields, "max_staleness_s", |n| n.number(1..=u64::from(u32::MAX)));
+        if let (Some(wait), Some(Some(staleness))) = (poll_wait_s, max_staleness_s)
+            && staleness < wait + MIN_STALENESS_BEYOND_WAIT_S
+        {
+            node.problem(format!(
+                "max_staleness_s is {staleness}; while nothing changes the feed answers every {wait} s (poll_wait_s), so it must \
+                 be at least {}",
+                wait + MIN_STALENESS_BEYOND_WAIT_S
+            ));
+            return None;
+        }
         fields.finish();
         Some(Self {
             cluster: cluster?.to_owned(),
@@ -114,25 +129,36 @@ impl ControlPlane {
 impl SnapshotSettings {
     fn read(node: &Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
-        let buckets = fields.optional("buckets").map_or(Some(DEFAULT_BUCKETS), |n| {
-            let buckets = n.number(16..=1 << 20)?;
-            if !buckets.is_power_of_two() {
-                n.problem("expected a power of two");
-                return None;
-            }
-            Some(buckets)
-        });
+        let buckets = fields.optional("buckets").map_or(Some(DEFAULT_BUCKETS), |n| power_of_two(&n));
+        let limit_buckets = fields.optional("limit_buckets").map_or(Some(DEFAULT_LIMIT_BUCKETS), |n| power_of_two(&n));
         let cache_records =
             fields.optional("cache_records").map_or(Some(DEFAULT_CACHE_RECORDS), |n| n.number(0..=1 << 20));
         fields.finish();
-        Some(Self { bucket_bits: buckets?.trailing_zeros(), cache_records: usize::try_from(cache_records?).ok()? })
+        Some(Self {
+            bucket_bits: buckets?.trailing_zeros(),
+            cache_records: usize::try_from(cache_records?).ok()?,
+            limit_bucket_bits: limit_buckets?.trailing_zeros(),
+        })
     }
 }
 
 impl Default for SnapshotSettings {
     fn default() -> Self {
-        Self { bucket_bits: DEFAULT_BUCKETS.trailing_zeros(), cache_records: DEFAULT_CACHE_RECORDS as usize }
+        Self {
+            bucket_bits: DEFAULT_BUCKETS.trailing_zeros(),
+            cache_records: DEFAULT_CACHE_RECORDS as usize,
+            limit_bucket_bits: DEFAULT_LIMIT_BUCKETS.trailing_zeros(),
+        }
     }
+}
+
+fn power_of_two(node: &Node<'_>) -> Option<u64> {
+    let number = node.number(16..=1 << 20)?;
+    if !number.is_power_of_two() {
+        node.problem("expected a power of two");
+        return None;
+    }
+    Some(number)
 }
 
 /// The name of a dialect that comes with Keyward, or a whole dialect in place.
@@ -173,7 +199,8 @@ mod tests {
         let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
         assert_eq!(config.rules, Rules::everything_needs_a_key());
         assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
-        assert_eq!(config.snapshot, SnapshotSettings { bucket_bits: 16, cache_records: 16_384 });
+        let expected = SnapshotSettings { bucket_bits: 16, cache_records: 16_384, limit_bucket_bits: 12 };
+        assert_eq!(config.snapshot, expected);
     }
 
     #[test]
@@ -190,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_on_staleness_that_a_quiet_feed_would_break_is_refused() {
+        let parse = |staleness: u32| {
+            let text = format!(
+                r#"{{"dialect": "exona", "control_plane": {{"cluster": "c", "poll_wait_s": 5, "max_staleness_s": {staleness}}}}}"#
+            );
+            Config::parse(text.as_bytes())
+        };
+        assert!(parse(10).unwrap_err().to_string().contains("must be at least 11"));
+        assert_eq!(parse(11).unwrap().control_plane.max_staleness_ms, Some(11_000));
+    }
+
+    #[test]
     fn a_dialect_can_stand_in_place() {
         let text = include_str!("../../contract/dialects/exograph.json");
         let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
@@ -202,7 +241,8 @@ mod tests {
             br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61}, "snapshot": {"buckets": 1000},
                  "readiness_path": "ready", "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
                  {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
-                 {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]}], "extra": 1}"#,
+                 {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]},
+                 {"path": {"prefix": "/a%2fb"}, "access": "key"}], "extra": 1}"#,
         )
         .unwrap_err()
         .to_string();
@@ -211,6 +251,7 @@ mod tests {
             "control_plane: \"cluster\" is missing",
             "control_plane.authority: expected a string that is not empty",
             "control_plane.poll_wait_s: expected a whole number from 1 to 60",
+            "rules[3].path.prefix: this path can be read in two ways",
             "snapshot.buckets: expected a power of two",
             "readiness_path: expected a path that begins with /",
             "rules[0].path: expected exactly one of",

@@ -1,9 +1,12 @@
 //! Reading the rules: which requests they are for, and what they ask.
 
-use crate::engine::rules::{Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, ScopesByMethod};
+use crate::engine::rules::{
+    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, ScopesByMethod, canonical_path,
+};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::{Fields, Node};
 use keyward_contract::error_shape::ErrorShape;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 /// The rules in order. A protected resource's metadata is found by a rule of its own, before all others.
@@ -25,8 +28,11 @@ fn read_rule(node: &Node<'_>) -> Option<Rule> {
         Some(n) => read_errors(&n).map(Some),
         None => Some(None),
     };
+    let cost = fields
+        .optional("cost")
+        .map_or(Some(NonZeroU32::MIN), |n| NonZeroU32::new(u32::try_from(n.number(1..=u64::from(u32::MAX))?).ok()?));
     fields.finish();
-    let route = Route { access: access?, errors: errors? };
+    let route = Route { access: access?, errors: errors?, cost: cost? };
     Some(Rule { path: path?, methods: methods?, hosts: hosts?, ambiguous_paths: ambiguous_paths?, route })
 }
 
@@ -84,9 +90,9 @@ fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     let template = fields.optional("template");
     fields.finish();
     match (exact, prefix, template) {
-        (Some(n), None, None) => read_path(&n).map(|path| PathMatch::Exact(path.to_owned())),
-        (None, Some(n), None) => read_path(&n).map(PathMatch::prefix),
-        (None, None, Some(n)) => read_path(&n).map(PathMatch::template),
+        (Some(n), None, None) => read_canonical(&n).map(PathMatch::Exact),
+        (None, Some(n), None) => read_canonical(&n).map(|path| PathMatch::prefix(&path)),
+        (None, None, Some(n)) => read_canonical(&n).map(|path| PathMatch::template(&path)),
         _ => {
             node.problem("expected exactly one of \"exact\", \"prefix\" and \"template\"");
             None
@@ -101,6 +107,15 @@ pub(super) fn read_path<'a>(node: &Node<'a>) -> Option<&'a str> {
         return None;
     }
     Some(path)
+}
+
+/// A path in the form that requests' paths are compared in.
+fn read_canonical(node: &Node<'_>) -> Option<String> {
+    let canonical = canonical_path(read_path(node)?.as_bytes()).and_then(|path| String::from_utf8(path).ok());
+    if canonical.is_none() {
+        node.problem("this path can be read in two ways, so no request matches it");
+    }
+    canonical
 }
 
 fn read_method(node: &Node<'_>) -> Option<String> {
@@ -201,7 +216,7 @@ fn metadata_rule(rule: &Rule) -> Option<Rule> {
         methods: Vec::new(),
         hosts: rule.hosts.clone(),
         ambiguous_paths: false,
-        route: Route { access: Access::Metadata(Rc::clone(resource)), errors: None },
+        route: Route { access: Access::Metadata(Rc::clone(resource)), errors: None, cost: NonZeroU32::MIN },
     })
 }
 

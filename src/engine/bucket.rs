@@ -1,10 +1,11 @@
 //! One bucket of the snapshot: the records whose digests share their leading bits, and how far they reflect the feed.
 //!
 //! A bucket is replaced whole. Its stamp only rises, so a fetcher that fell behind can take nothing back; and a record
-//! that says *revoked* is never replaced by one that does not, whatever a restored database sends.
+//! that says *revoked*, or when its secret ends, is never replaced by one that says less, whatever a restored database
+//! sends.
 
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames};
+use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord};
 use std::collections::BTreeMap;
 
 /// How far a bucket reflects the feed.
@@ -27,8 +28,6 @@ pub enum Input<'a> {
         start: &'a Digest,
         /// The first subject that is not covered; `None` covers the rest.
         end: Option<&'a Digest>,
-        /// The wall clock, in milliseconds since the Unix epoch.
-        now_ms: u64,
     },
 }
 
@@ -72,8 +71,8 @@ pub fn stamp_of(bucket: &[u8]) -> Stamp {
 /// Merges frames into a bucket.
 ///
 /// Changes need a stamp above the bucket's; a range may come again with the same one, since a bucket can lie in two
-/// pages of a snapshot.
-pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> Outcome {
+/// pages of a snapshot. `now_ms` is the wall clock, in milliseconds since the Unix epoch.
+pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>, now_ms: u64) -> Outcome {
     let (old_stamp, old_frames) = split(bucket).unwrap_or((Stamp::default(), &[]));
     let before: Vec<Frame<'_>> = Frames::new(old_frames).map_while(Result::ok).collect();
     let outdated = match input {
@@ -88,14 +87,12 @@ pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> 
     for frame in &before {
         // Versions of another generation say nothing in this one: whatever comes now is newer.
         let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
+        let ended = || ended_at(frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
         let kept = match input {
-            // A snapshot has passed over this bucket since and did not find it, so a stale fetcher has made it.
-            Input::Changes => old_stamp.generation == stamp.generation,
-            Input::Range { now_ms, .. } => {
-                !input.covers(&frame.subject)
-                    || version > stamp.sequence
-                    || revoked_at(frame).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms)
-            }
+            // A snapshot has passed over this bucket since and did not find it, so a stale fetcher has made it; what
+            // that one knew to have ended has ended all the same.
+            Input::Changes => old_stamp.generation == stamp.generation || ended(),
+            Input::Range { .. } => !input.covers(&frame.subject) || version > stamp.sequence || ended(),
         };
         let incoming = || Frames::new(incoming).map_while(Result::ok).any(|new| new.subject == frame.subject);
         if kept || incoming() {
@@ -130,17 +127,31 @@ fn replaces(new: &Frame<'_>, old_version: u64, old: &Frame<'_>) -> bool {
     if new.version <= old_version {
         return false;
     }
+    // The end of a secret is moved forward at most. A frame that cannot be read refuses, but cannot say why, so one
+    // that says *ended* stays.
     match new.decode() {
         Ok(Body::Removed) => true,
-        // A frame that cannot be read refuses, but cannot say why; the one that says so stays.
-        Ok(Body::Key(key)) if key.revoked_at_ms.is_some() => true,
-        _ => revoked_at(old).is_none(),
+        Ok(Body::Key(key)) => end_of(&key) <= frame_end(old),
+        _ => frame_end(old) == u64::MAX,
     }
 }
 
-fn revoked_at(frame: &Frame<'_>) -> Option<u64> {
+/// When a secret ends for good, in milliseconds since the Unix epoch: 0 once its key is revoked.
+fn end_of(key: &KeyRecord) -> u64 {
+    if key.revoked_at_ms.is_some() { 0 } else { key.secret_not_after_ms.unwrap_or(u64::MAX) }
+}
+
+fn frame_end(frame: &Frame<'_>) -> u64 {
     match frame.decode() {
-        Ok(Body::Key(key)) => key.revoked_at_ms,
+        Ok(Body::Key(key)) => end_of(&key),
+        _ => u64::MAX,
+    }
+}
+
+/// Since when a secret has been refused for good.
+fn ended_at(frame: &Frame<'_>, now_ms: u64) -> Option<u64> {
+    match frame.decode() {
+        Ok(Body::Key(key)) => key.revoked_at_ms.or(key.secret_not_after_ms.filter(|end| *end <= now_ms)),
         _ => None,
     }
 }
@@ -155,7 +166,7 @@ impl Input<'_> {
     fn covers(&self, subject: &Digest) -> bool {
         match self {
             Self::Changes => true,
-            Self::Range { start, end, .. } => *start <= subject && end.is_none_or(|end| subject < end),
+            Self::Range { start, end } => *start <= subject && end.is_none_or(|end| subject < end),
         }
     }
 }
@@ -163,9 +174,9 @@ impl Input<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keyward_contract::entry::{Entry, KeyRecord};
+    use keyward_contract::entry::Entry;
 
-    const EVERYTHING: Input<'static> = Input::Range { start: &Digest([0; 32]), end: None, now_ms: NOW };
+    const EVERYTHING: Input<'static> = Input::Range { start: &Digest([0; 32]), end: None };
     const NOW: u64 = REVOKED_RETENTION_MS + 1000;
 
     fn at(generation: u32, sequence: u64) -> Stamp {
@@ -185,11 +196,11 @@ mod tests {
 
     fn state(bucket: &[u8], subject: u8) -> Option<(u64, bool)> {
         let frame = find(bucket, &Digest([subject; 32])).unwrap()?;
-        Some((frame.version, revoked_at(&frame).is_some()))
+        Some((frame.version, frame_end(&frame) == 0))
     }
 
     fn written(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> Vec<u8> {
-        merge(bucket, stamp, incoming, input).rewritten.expect("a rewritten bucket")
+        merge(bucket, stamp, incoming, input, NOW).rewritten.expect("a rewritten bucket")
     }
 
     #[test]
@@ -197,7 +208,7 @@ mod tests {
         let bucket = written(&[], at(1, 5), &key(1, 5, Some(9)), Input::Changes);
         assert_eq!(state(&bucket, 1), Some((5, true)));
         for stale in [at(1, 5), at(1, 4), at(0, 9)] {
-            assert_eq!(merge(&bucket, stale, &key(1, 4, None), Input::Changes).rewritten, None);
+            assert_eq!(merge(&bucket, stale, &key(1, 4, None), Input::Changes, NOW).rewritten, None);
         }
     }
 
@@ -213,6 +224,23 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_secret_outlives_a_restored_database_and_only_moves_forward() {
+        let ending = |version, secret_not_after_ms| {
+            let record = KeyRecord { key_id: "k".into(), secret_not_after_ms, ..KeyRecord::default() };
+            frame(1, version, Body::Key(record))
+        };
+        let end = |bucket: &[u8]| frame_end(&find(bucket, &Digest([1; 32])).unwrap().unwrap());
+        let rotated = written(&[], at(1, 50), &ending(50, Some(NOW)), Input::Changes);
+        for restored in [None, Some(NOW + 1)] {
+            let bucket = written(&rotated, at(2, 10), &ending(10, restored), EVERYTHING);
+            assert_eq!(end(&bucket), NOW, "{restored:?}");
+        }
+        assert_eq!(end(&written(&rotated, at(2, 10), &[], EVERYTHING)), NOW, "a backup from before the key was made");
+        assert_eq!(end(&written(&rotated, at(1, 51), &ending(51, Some(NOW - 1)), Input::Changes)), NOW - 1);
+        assert_eq!(end(&written(&rotated, at(1, 51), &key(1, 51, Some(NOW)), Input::Changes)), 0);
+    }
+
+    #[test]
     fn a_revoked_record_past_its_retention_goes_with_a_snapshot_that_does_not_know_it() {
         let bucket = written(&[], at(1, 50), &key(1, 50, Some(1)), Input::Changes);
         assert_eq!(state(&written(&bucket, at(2, 60), &[], EVERYTHING), 1), None);
@@ -222,15 +250,15 @@ mod tests {
     fn a_snapshot_replaces_its_range_and_nothing_else() {
         let both = [key(1, 3, None), key(7, 4, None)].concat();
         let bucket = written(&[], at(1, 4), &both, Input::Changes);
-        let range = Input::Range { start: &Digest([0; 32]), end: Some(&Digest([5; 32])), now_ms: NOW };
-        let outcome = merge(&bucket, at(2, 2), &key(2, 1, None), range);
+        let range = Input::Range { start: &Digest([0; 32]), end: Some(&Digest([5; 32])) };
+        let outcome = merge(&bucket, at(2, 2), &key(2, 1, None), range, NOW);
         assert_eq!((outcome.gained, outcome.in_range), (0, 1));
         let bucket = outcome.rewritten.unwrap();
         assert_eq!(
             (state(&bucket, 1), state(&bucket, 2), state(&bucket, 7)),
             (None, Some((1, false)), Some((0, false)))
         );
-        let rest = Input::Range { start: &Digest([5; 32]), end: None, now_ms: NOW };
+        let rest = Input::Range { start: &Digest([5; 32]), end: None };
         let bucket = written(&bucket, at(2, 2), &[], rest);
         assert_eq!((state(&bucket, 2), state(&bucket, 7)), (Some((1, false)), None));
     }
@@ -247,6 +275,9 @@ mod tests {
         let bucket = written(&[], at(1, 5), &key(1, 5, None), Input::Changes);
         let bucket = written(&bucket, at(2, 6), &key(2, 6, None), Input::Changes);
         assert_eq!((state(&bucket, 1), state(&bucket, 2)), (None, Some((6, false))));
+        let bucket = written(&[], at(1, 5), &key(1, 5, Some(NOW)), Input::Changes);
+        let bucket = written(&bucket, at(2, 6), &key(1, 6, None), Input::Changes);
+        assert_eq!(state(&bucket, 1), Some((0, true)), "a revocation that it brought counts");
     }
 
     #[test]

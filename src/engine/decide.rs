@@ -3,14 +3,17 @@
 use crate::config::Config;
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::feed::Now;
+use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Route, Target};
 use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
 use crate::engine::store::SharedStore;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
-use keyward_contract::error_shape::{ErrorShape, Facts, Rendered};
+use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
+use keyward_contract::limit::Limit;
 use keyward_contract::verdict::Refusal;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 /// What becomes of a request.
@@ -39,8 +42,21 @@ pub struct Refused {
     pub scope: String,
     /// The resource whose metadata the answer names.
     pub resource: Option<Rc<ProtectedResource>>,
+    /// The windows, of which one is exhausted.
+    pub exhausted: Option<Exhausted>,
     /// The shape of the answer; `None` for the dialect's own.
     pub errors: Option<Rc<ErrorShape>>,
+}
+
+/// What a key has used up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// The limit that refuses for longest.
+    pub limit: Limit,
+    /// After how many seconds the key may be used again.
+    pub retry_after_s: u64,
+    /// All of the key's windows.
+    pub windows: Vec<Window>,
 }
 
 /// After how many seconds to come back when there is nothing to decide with: the first snapshot takes about that long.
@@ -72,6 +88,7 @@ impl Refused {
     pub fn render(&self, config: &Config, headers: &[Header]) -> Rendered {
         let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
         let key = self.holder.as_ref().map(|holder| &holder.key);
+        let exhausted = self.exhausted.as_ref();
         let facts = Facts {
             resource_metadata: self.resource.as_ref().map_or("", |resource| &resource.metadata_url),
             header: config.dialect.sources.first().map_or("", |source| source.written()),
@@ -79,74 +96,107 @@ impl Refused {
             key_id: key.map_or("", |key| &key.key_id),
             expired_at_ms: key.and_then(|key| key.expires_at_ms).unwrap_or_default(),
             scope: &self.scope,
-            retry_after_s: UNAVAILABLE_RETRY_S,
-            limit: 0,
-            window_s: 0,
+            retry_after_s: exhausted.map_or(UNAVAILABLE_RETRY_S, |exhausted| exhausted.retry_after_s),
+            limit: exhausted.map_or(0, |exhausted| exhausted.limit.requests().into()),
+            window_s: exhausted.map_or(0, |exhausted| exhausted.limit.window_ms().get() / 1000),
+            windows: exhausted.map_or(&[], |exhausted| &exhausted.windows),
         };
         self.errors.as_deref().unwrap_or(&config.dialect.errors).render(self.refusal, &facts)
     }
 }
 
-/// Decides. The client's address is asked for only where a key has an allowlist.
-pub fn decide(
-    config: &Config,
-    snapshot: &mut Snapshot,
-    store: &impl SharedStore,
-    headers: &[Header],
-    now: Now,
-    client: impl FnOnce() -> Option<IpAddr>,
-) -> Decision {
-    let field = |name| header(headers, name).unwrap_or_default();
-    let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
-    let Route { access, errors } = config.rules.route(&target);
-    let sources = &config.dialect.sources;
-    let has_credential = || credential::find(sources, headers) != Credential::Missing;
-    let requirement = match access {
-        Access::Public => return Decision::Public,
-        Access::Metadata(resource) => return Decision::Metadata(resource),
-        Access::Delegated(Some(resource)) if header(headers, "authorization").is_none() => {
-            let refused = Refused { resource: Some(resource), errors, ..Refusal::Missing.into() };
-            return Decision::Refuse(refused);
-        }
-        Access::Delegated(_) => return Decision::Delegated,
-        Access::Optional(_) if !has_credential() => return Decision::Public,
-        Access::Optional(requirement) | Access::Key(requirement) => requirement,
-    };
-    let asked = Asked { requirement: &requirement, method: target.method };
-    match check(config, snapshot, store, headers, now, &asked, client) {
-        Ok(holder) => Decision::Allow(holder),
-        Err(refused) => Decision::Refuse(Refused { errors, ..refused }),
-    }
+/// What one worker decides with.
+pub struct Edge<'a, S> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The keys.
+    pub snapshot: &'a mut Snapshot,
+    /// What the keys have used.
+    pub limiter: &'a Limiter,
+    /// What all workers share.
+    pub store: &'a S,
 }
 
 /// What the route asks of a key.
 struct Asked<'a> {
     requirement: &'a Requirement,
     method: &'a [u8],
+    cost: NonZeroU32,
 }
 
-fn check(
-    config: &Config,
-    snapshot: &mut Snapshot,
-    store: &impl SharedStore,
-    headers: &[Header],
-    now: Now,
-    asked: &Asked<'_>,
-    client: impl FnOnce() -> Option<IpAddr>,
-) -> Result<Rc<Holder>, Refused> {
-    snapshot.refresh(store, now.monotonic_ms);
-    if !snapshot.is_usable(now.monotonic_ms, config.control_plane.max_staleness_ms) {
-        return Err(Refusal::Unavailable.into());
+impl<S: SharedStore> Edge<'_, S> {
+    /// Decides. The client's address is asked for only where a key has an allowlist.
+    pub fn decide(&mut self, headers: &[Header], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
+        let field = |name| header(headers, name).unwrap_or_default();
+        let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
+        let Route { access, errors, cost } = self.config.rules.route(&target);
+        let has_credential = || credential::find(&self.config.dialect.sources, headers) != Credential::Missing;
+        let requirement = match access {
+            Access::Public => return Decision::Public,
+            Access::Metadata(resource) => return Decision::Metadata(resource),
+            Access::Delegated(Some(resource)) if header(headers, "authorization").is_none() => {
+                let refused = Refused { resource: Some(resource), errors, ..Refusal::Missing.into() };
+                return Decision::Refuse(refused);
+            }
+            Access::Delegated(_) => return Decision::Delegated,
+            Access::Optional(_) if !has_credential() => return Decision::Public,
+            Access::Optional(requirement) | Access::Key(requirement) => requirement,
+        };
+        let asked = Asked { requirement: &requirement, method: target.method, cost };
+        match self.check(headers, now, &asked, client) {
+            Ok(holder) => Decision::Allow(holder),
+            Err(refused) => Decision::Refuse(Refused { errors, ..refused }),
+        }
     }
-    let digest = digest(config, headers)?;
-    let holder = match snapshot.find(store, &digest) {
-        Found::Key(holder) => holder,
-        Found::Nothing => return Err(Refusal::Unknown.into()),
-        Found::Unreadable => return Err(Refusal::Unavailable.into()),
-    };
-    match refusal_of(config, &holder, now.wall_ms, asked, client) {
-        None => Ok(holder),
-        Some((refusal, scope)) => Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() }),
+
+    fn check(
+        &mut self,
+        headers: &[Header],
+        now: Now,
+        asked: &Asked<'_>,
+        client: impl FnOnce() -> Option<IpAddr>,
+    ) -> Result<Rc<Holder>, Refused> {
+        self.snapshot.refresh(self.store, now.monotonic_ms);
+        if !self.snapshot.is_usable(now.monotonic_ms, self.config.control_plane.max_staleness_ms) {
+            return Err(Refusal::Unavailable.into());
+        }
+        let digest = digest(self.config, headers)?;
+        let holder = match self.snapshot.find(self.store, &digest) {
+            Found::Key(holder) => holder,
+            Found::Nothing => return Err(Refusal::Unknown.into()),
+            Found::Unreadable => return Err(Refusal::Unavailable.into()),
+        };
+        if let Some((refusal, scope)) = refusal_of(self.config, &holder, now.wall_ms, asked, client) {
+            return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() });
+        }
+        if let Some(exhausted) = self.exhausted(&holder, asked.cost, now.monotonic_ms) {
+            let refused: Refused = Refusal::RateLimited.into();
+            return Err(Refused { holder: Some(holder), exhausted: Some(exhausted), ..refused });
+        }
+        if holder.key.credits_exhausted {
+            return Err(Refused { holder: Some(holder), ..Refusal::QuotaExhausted.into() });
+        }
+        Ok(holder)
+    }
+
+    /// Counts the request against the key's limits, or the dialect's where it has none of its own; tells which window
+    /// is exhausted if one is.
+    fn exhausted(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Option<Exhausted> {
+        let limits = holder.key.limits.as_ref().unwrap_or(&self.config.dialect.limits);
+        match self.limiter.admit(self.store, &holder.key.key_id, limits, cost, now_ms) {
+            Verdict::Admitted { .. } => None,
+            Verdict::Exhausted { limit, retry_after_ms, windows } => {
+                let window = |state: &WindowState| Window {
+                    limit: state.limit,
+                    remaining: state.remaining,
+                    reset_s: state.reset_ms.div_ceil(1000),
+                };
+                // What never gets through is told to come back after a window, as a status of 429 has to say something.
+                let retry_after_ms = retry_after_ms.unwrap_or(limit.window_ms().get());
+                let windows = windows.iter().map(window).collect();
+                Some(Exhausted { limit, retry_after_s: retry_after_ms.div_ceil(1000), windows })
+            }
+        }
     }
 }
 
@@ -217,24 +267,23 @@ impl Holder {
         owners.is_none_or(holds) && holds(&self.key.scopes)
     }
 
-    /// The permissions that the upstream is told: the key's, bounded by its owner's, or the owner's where its kind has those.
-    pub fn scopes(&self, has_owners_scopes: bool) -> Vec<&str> {
+    /// The permissions that the upstream is told: those that the key may use at this moment.
+    pub fn scopes(&self, dialect: &Dialect) -> Vec<&str> {
         let owners = match &self.owner {
-            OwnerState::Known(owner) => owner.permissions.as_ref(),
+            OwnerState::Known(owner) => owner.permissions.as_deref(),
             OwnerState::Unowned | OwnerState::Unknown => None,
         };
-        let of_key = self.key.scopes.iter().map(String::as_str);
-        match owners {
-            Some(owners) if has_owners_scopes => owners.iter().map(String::as_str).collect(),
-            Some(owners) => of_key.filter(|scope| owners.iter().any(|held| held == scope)).collect(),
-            None => of_key.collect(),
-        }
+        let named = self.key.scopes.iter().chain(owners.unwrap_or_default());
+        let mut scopes: Vec<&str> = named.map(String::as_str).filter(|scope| self.may(scope, dialect)).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        scopes
     }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, holder: None, scope: String::new(), resource: None, errors: None }
+        Self { refusal, holder: None, scope: String::new(), resource: None, exhausted: None, errors: None }
     }
 }
 
@@ -251,21 +300,23 @@ mod tests {
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::store::{Names, update};
     use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+    use keyward_contract::limit::Limits;
     use std::cell::Cell;
 
     const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
     const NOW: Now = Now { monotonic_ms: 100_000, wall_ms: 1_700_000_000_000 };
     const BITS: u32 = 4;
 
-    struct Edge {
+    struct Fixture {
         config: Config,
         store: MemoryStore,
         names: Names,
         snapshot: Snapshot,
+        limiter: Limiter,
         version: u64,
     }
 
-    impl Edge {
+    impl Fixture {
         fn new(rules: &str) -> Self {
             let text = format!(
                 r#"{{"dialect": "exona", "control_plane": {{"cluster": "c", "max_staleness_s": 60}}, "rules": {rules}}}"#
@@ -273,7 +324,14 @@ mod tests {
             let names = Names::new("c", "a", BITS);
             let snapshot = Snapshot::new(names.clone(), BITS, 100);
             let config = Config::parse(text.as_bytes()).unwrap();
-            let edge = Self { config, store: MemoryStore::default(), names, snapshot, version: 0 };
+            let edge = Self {
+                config,
+                store: MemoryStore::default(),
+                limiter: Limiter::new(names.limits(), 4),
+                names,
+                snapshot,
+                version: 0,
+            };
             edge.status(|status| {
                 status.generation = 1;
                 status.contact_ms = NOW.monotonic_ms;
@@ -304,7 +362,7 @@ mod tests {
             let index = subject.leading_bits(BITS);
             let stamp = Stamp { generation: 1, sequence: self.version };
             update(&self.store, &self.names.bucket(index), |current| {
-                (bucket::merge(current.unwrap_or_default(), stamp, frame, Input::Changes).rewritten, ())
+                (bucket::merge(current.unwrap_or_default(), stamp, frame, Input::Changes, NOW.wall_ms).rewritten, ())
             });
             self.status(|status| status.stripes[Status::stripe_of(index)] += 1);
         }
@@ -320,7 +378,12 @@ mod tests {
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value.as_bytes().to_vec())));
             let client = client.map(|address| address.parse().unwrap());
             self.snapshot.poll(&self.store, NOW.monotonic_ms);
-            decide(&self.config, &mut self.snapshot, &self.store, &headers, NOW, || client)
+            self.edge().decide(&headers, NOW, || client)
+        }
+
+        fn edge(&mut self) -> Edge<'_, MemoryStore> {
+            let Self { config, snapshot, limiter, store, .. } = self;
+            Edge { config, snapshot, limiter, store }
         }
 
         fn verdict(&mut self) -> &'static str {
@@ -334,7 +397,7 @@ mod tests {
 
     #[test]
     fn without_a_snapshot_or_with_a_stale_one_even_a_request_without_a_key_is_unavailable() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|_| {});
         assert_eq!(edge.verdict(), "allow");
         edge.status(|status| status.contact_ms = NOW.monotonic_ms - 60_001);
@@ -349,7 +412,7 @@ mod tests {
 
     #[test]
     fn each_bad_credential_has_its_verdict() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|_| {});
         let mut verdict = |authorization| edge.decide("/", authorization, None).verdict();
         assert_eq!(verdict(None), "missing");
@@ -360,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_key_is_refused_from_the_moment_it_is_revoked_or_ends() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|key| key.expires_at_ms = Some(NOW.wall_ms + 1));
         assert_eq!(edge.verdict(), "allow");
         edge.key(|key| key.expires_at_ms = Some(NOW.wall_ms));
@@ -378,7 +441,7 @@ mod tests {
 
     #[test]
     fn an_owner_decides_for_its_keys() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|key| key.owner = Some("acme".into()));
         assert_eq!(edge.verdict(), "unassociated", "an owner that is not known");
         edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
@@ -389,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_key_that_must_have_an_owner_and_has_none_is_unassociated() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.config.dialect.owner_required = true;
         edge.key(|_| {});
         assert_eq!(edge.verdict(), "unassociated");
@@ -397,7 +460,7 @@ mod tests {
 
     #[test]
     fn an_allowlist_is_held_against_the_client_in_both_families() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|key| key.allowlist = vec!["10.1.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
         for (client, expected) in [
             ("10.1.2.3", "allow"),
@@ -414,12 +477,12 @@ mod tests {
 
     #[test]
     fn the_clients_address_is_not_asked_for_without_an_allowlist() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|_| {});
         let asked = Cell::new(false);
         let headers =
             [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
-        let decision = decide(&edge.config, &mut edge.snapshot, &edge.store, &headers, NOW, || {
+        let decision = edge.edge().decide(&headers, NOW, || {
             asked.set(true);
             None
         });
@@ -428,20 +491,20 @@ mod tests {
 
     #[test]
     fn a_key_in_the_cache_costs_no_look_up() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|key| key.owner = Some("acme".into()));
         edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
         assert_eq!(edge.verdict(), "allow");
         let headers =
             [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
         let before = edge.store.calls.get();
-        let decision = decide(&edge.config, &mut edge.snapshot, &edge.store, &headers, NOW, || None);
+        let decision = edge.edge().decide(&headers, NOW, || None);
         assert_eq!((decision.verdict(), edge.store.calls.get() - before), ("allow", 0));
     }
 
     #[test]
     fn a_status_that_is_too_old_is_read_again_before_a_cached_key_is_believed() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|_| {});
         assert_eq!(edge.verdict(), "allow");
         edge.key(|key| key.revoked_at_ms = Some(1));
@@ -449,7 +512,7 @@ mod tests {
             [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
         let mut at = |ms| {
             let now = Now { monotonic_ms: NOW.monotonic_ms + ms, ..NOW };
-            decide(&edge.config, &mut edge.snapshot, &edge.store, &headers, now, || None).verdict()
+            edge.edge().decide(&headers, now, || None).verdict()
         };
         assert_eq!(at(50), "allow");
         assert_eq!(at(51), "revoked");
@@ -457,7 +520,7 @@ mod tests {
 
     #[test]
     fn scopes_and_kinds_are_asked_of_the_key_and_bounded_by_its_owner() {
-        let mut edge = Edge::new(
+        let mut edge = Fixture::new(
             r#"[{"path": {"prefix": "/admin"}, "access": "key", "scopes": ["read", "admin"]},
                 {"path": {"prefix": "/hooks"}, "access": "key", "kinds": ["team"]},
                 {"path": {"exact": "/open"}, "access": "public"}, {"path": {"prefix": "/mcp"}, "access": "delegated"}]"#,
@@ -485,8 +548,41 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_held_to_its_limits_and_to_the_dialects_where_it_has_none() {
+        let mut edge = Fixture::open();
+        edge.config.dialect.limits = Limits::new(vec!["2/s".parse().unwrap()]).unwrap();
+        edge.key(|_| {});
+        assert_eq!([edge.verdict(), edge.verdict(), edge.verdict()], ["allow", "allow", "rate_limited"]);
+        edge.key(|key| {
+            key.key_id = "key_2".into();
+            key.limits = Some(Limits::new(vec!["1/s".parse().unwrap(), "9/min".parse().unwrap()]).unwrap());
+        });
+        assert_eq!(edge.verdict(), "allow");
+        let decision = edge.decide("/", Some(&format!("Bearer {KEY}")), None);
+        let Decision::Refuse(refused) = &decision else { panic!("{decision:?}") };
+        let exhausted = refused.exhausted.as_ref().unwrap();
+        assert_eq!((exhausted.limit.to_string().as_str(), exhausted.windows.len()), ("1/s", 2));
+        assert!((1..=2).contains(&exhausted.retry_after_s), "{exhausted:?}");
+        let rendered = refused.render(&edge.config, &[]);
+        assert_eq!(rendered.status, 429);
+        assert!(rendered.headers.iter().any(|(name, _)| *name == "ratelimit-policy"), "{rendered:?}");
+    }
+
+    #[test]
+    fn a_route_costs_what_it_says_and_used_up_credits_are_told() {
+        let mut edge = Fixture::new(r#"[{"path": {"prefix": "/"}, "access": "key", "cost": 5}]"#);
+        edge.key(|key| key.limits = Some(Limits::new(vec!["9/min".parse().unwrap()]).unwrap()));
+        assert_eq!([edge.verdict(), edge.verdict()], ["allow", "rate_limited"]);
+        edge.key(|key| {
+            key.limits = Some(Limits::default());
+            key.credits_exhausted = true;
+        });
+        assert_eq!(edge.verdict(), "quota_exhausted");
+    }
+
+    #[test]
     fn an_entry_that_cannot_be_understood_refuses() {
-        let mut edge = Edge::open();
+        let mut edge = Fixture::open();
         edge.key(|_| {});
         edge.version += 1;
         let subject = Digest::of_key(KEY.as_bytes());

@@ -207,14 +207,14 @@ impl Application {
         let incoming = self.frames.get(&index).unwrap_or(&empty);
         let input = match &self.kind {
             Kind::Changes => Input::Changes,
-            Kind::Range { start, end } => Input::Range { start, end: end.as_ref(), now_ms },
+            Kind::Range { start, end } => Input::Range { start, end: end.as_ref() },
         };
         let (stamp, mut outcome) = (self.stamp, None);
         update(store, &names.bucket(index), |current| {
             if current.is_none() && incoming.is_empty() {
                 return (None, ());
             }
-            let merged = bucket::merge(current.unwrap_or_default(), stamp, incoming, input);
+            let merged = bucket::merge(current.unwrap_or_default(), stamp, incoming, input, now_ms);
             let rewritten = merged.rewritten.clone();
             outcome = Some(merged);
             (rewritten, ())

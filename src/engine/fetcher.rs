@@ -133,6 +133,8 @@ impl Fetcher {
         match answer {
             Answer::Failed { status } => {
                 events.push(Event::PollFailed { status });
+                // A position that this control plane cannot read will not become readable.
+                self.from_the_start |= status == 400;
                 self.back_off(now.monotonic_ms);
             }
             Answer::Page(page) => match Application::begin(store, &self.names, self.bucket_bits, &asked, page) {
@@ -151,8 +153,9 @@ impl Fetcher {
     }
 
     /// The poll could not even be sent.
-    pub fn not_sent(&mut self, now_ms: u64) {
+    pub fn not_sent(&mut self, now_ms: u64) -> Event {
         self.back_off(now_ms);
+        Event::PollFailed { status: 0 }
     }
 
     /// Gives the lease up: this VM's context goes away.

@@ -3,7 +3,7 @@
 
 use crate::engine::credential::{self, Header};
 use crate::engine::snapshot::Holder;
-use keyward_contract::dialect::Source;
+use keyward_contract::dialect::{Dialect, Source};
 use std::borrow::Cow;
 
 /// A header field as it goes on.
@@ -48,7 +48,7 @@ fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source]) -> Option<Cow<'a, [
     if is_ours(name) {
         return None;
     }
-    let mut value = Cow::Borrowed(value);
+    let mut value = if name == "connection" { without_our_options(value) } else { Cow::Borrowed(value) };
     for source in sources {
         let rest = match source {
             Source::Header { name: of, .. } if is_spelling_of(of, name) => return None,
@@ -65,8 +65,19 @@ fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source]) -> Option<Cow<'a, [
     (name != "cookie" || !value.is_empty()).then_some(value)
 }
 
+/// The options of a `connection` field without our names: whoever comes next would remove the fields that they name (RFC
+/// 9110, section 7.6.1).
+fn without_our_options(value: &[u8]) -> Cow<'_, [u8]> {
+    let ours = |option: &[u8]| is_ours(&String::from_utf8_lossy(option.trim_ascii()));
+    let options = || value.split(|&c| c == b',');
+    if !options().any(ours) {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(options().filter(|option| !ours(option)).collect::<Vec<_>>().join(&b','))
+}
+
 /// The header fields that tell the upstream who is calling.
-pub fn headers_of(holder: &Holder, has_owners_scopes: bool) -> Vec<(&'static str, String)> {
+pub fn headers_of(holder: &Holder, dialect: &Dialect) -> Vec<(&'static str, String)> {
     let key = &holder.key;
     let mut headers = vec![("x-keyward-key-id", key.key_id.clone()), ("x-keyward-kind", key.kind.clone())];
     if let Some(owner) = &key.owner {
@@ -75,14 +86,15 @@ pub fn headers_of(holder: &Holder, has_owners_scopes: bool) -> Vec<(&'static str
     if let Some(environment) = key.environment {
         headers.push(("x-keyward-environment", environment.name().to_owned()));
     }
-    let scopes = holder.scopes(has_owners_scopes);
+    let scopes = holder.scopes(dialect);
     if !scopes.is_empty() {
         headers.push(("x-keyward-scopes", scopes.join(" ")));
     }
     headers
 }
 
-/// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`.
+/// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`, and CGI reads every
+/// character that is no letter or digit alike.
 fn is_ours(name: &str) -> bool {
     let mut letters = name.bytes().map(unify);
     b"x-keyward".iter().all(|&c| letters.next() == Some(c)) && matches!(letters.next(), None | Some(b'-'))
@@ -93,14 +105,13 @@ fn is_spelling_of(header: &str, name: &str) -> bool {
 }
 
 fn unify(c: u8) -> u8 {
-    if c == b'_' { b'-' } else { c.to_ascii_lowercase() }
+    if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { b'-' }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::snapshot::OwnerState;
-    use keyward_contract::dialect::Dialect;
     use keyward_contract::entry::{Environment, KeyRecord};
 
     fn names(strip: Strip, sent: &[&str], identity: &[(&'static str, String)]) -> Option<Vec<String>> {
@@ -121,6 +132,7 @@ mod tests {
             "x_keyward_owner",
             "x-keyward_scopes",
             "x-keyward",
+            "x.keyward~owner",
             "x-keywarden",
             "accept",
         ];
@@ -144,6 +156,14 @@ mod tests {
     }
 
     #[test]
+    fn the_client_cannot_have_the_identity_removed_at_the_next_hop() {
+        let headers = [("connection".to_owned(), b"Upgrade, X-Keyward-Key-Id,x_keyward_kind".to_vec())];
+        let kept = forwarded(&headers, &[], Strip::Identity, &[]).unwrap();
+        assert_eq!(kept, [("connection", Cow::Borrowed(&b"Upgrade"[..]))]);
+        assert_eq!(names(Strip::Identity, &["connection"], &[]), None);
+    }
+
+    #[test]
     fn a_request_that_needs_no_change_is_left_alone() {
         assert_eq!(names(Strip::IdentityAndCredentials, &[":path", "accept"], &[]), None);
         assert_eq!(names(Strip::Identity, &["authorization"], &[]), None);
@@ -159,7 +179,8 @@ mod tests {
             scopes: vec!["a".into(), "b".into()],
             ..KeyRecord::default()
         };
-        let headers = headers_of(&Holder { key, owner: OwnerState::Unowned }, false);
+        let headers =
+            headers_of(&Holder { key, owner: OwnerState::Unowned }, &Dialect::built_in("keyward").unwrap().unwrap());
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),

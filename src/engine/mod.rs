@@ -12,6 +12,7 @@ pub mod feed;
 pub mod fetcher;
 pub mod identity;
 pub mod lease;
+pub mod limiter;
 pub mod readiness;
 pub mod rules;
 pub mod snapshot;

@@ -1,6 +1,7 @@
 //! Which route asks for what. The first rule that matches decides; where none does, no kind of key is enough.
 
 use keyward_contract::error_shape::ErrorShape;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 /// The rules, in order.
@@ -21,7 +22,7 @@ pub struct Rule {
     pub methods: Vec<String>,
     /// The hosts; empty for all.
     pub hosts: Vec<HostMatch>,
-    /// Whether it is also for paths that an upstream could read in two ways, see [`is_ambiguous`].
+    /// Whether it is also for paths that an upstream could read in two ways, see [`canonical_path`].
     pub ambiguous_paths: bool,
     /// What is asked.
     pub route: Route,
@@ -34,6 +35,8 @@ pub struct Route {
     pub access: Access,
     /// The shape of refusals; `None` for the dialect's own.
     pub errors: Option<Rc<ErrorShape>>,
+    /// How much of the key's limits a request uses.
+    pub cost: NonZeroU32,
 }
 
 /// A set of paths, compared with the path as Envoy has normalised it, without its query.
@@ -117,6 +120,7 @@ const UNMATCHED: Route = Route {
         scopes: ScopesByMethod { by_method: Vec::new(), otherwise: Vec::new() },
     }),
     errors: None,
+    cost: NonZeroU32::MIN,
 };
 
 impl Rules {
@@ -127,26 +131,36 @@ impl Rules {
             methods: Vec::new(),
             hosts: Vec::new(),
             ambiguous_paths: false,
-            route: Route { access: Access::Key(Requirement::default()), errors: None },
+            route: Route { access: Access::Key(Requirement::default()), errors: None, cost: NonZeroU32::MIN },
         };
         Self { rules: vec![rule], ignore_case: false }
     }
 
     /// What a request is asked for.
+    ///
+    /// Methods are compared as they stand, so one in small letters, which an upstream may read as in capitals, matches
+    /// no rule; and neither does an authority that is no host.
     pub fn route(&self, target: &Target<'_>) -> Route {
         let path = target.path.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
-        let ambiguous = is_ambiguous(path);
-        self.rules
-            .iter()
-            .find(|rule| (!ambiguous || rule.ambiguous_paths) && rule.matches(target, path, self.ignore_case))
-            .map_or(UNMATCHED, |rule| rule.route.clone())
+        let canonical = canonical_path(path);
+        let host = host_of(target.host);
+        let odd = target.method.iter().any(u8::is_ascii_lowercase) || host.is_none();
+        let matches = |rule: &&Rule| {
+            let path = match &canonical {
+                Some(canonical) => canonical.as_slice(),
+                None if rule.ambiguous_paths => path,
+                None => return false,
+            };
+            rule.matches(target.method, host.as_deref().unwrap_or_default(), path, self.ignore_case)
+        };
+        self.rules.iter().find(|rule| !odd && matches(rule)).map_or(UNMATCHED, |rule| rule.route.clone())
     }
 }
 
 impl Rule {
-    fn matches(&self, target: &Target<'_>, path: &[u8], ignore_case: bool) -> bool {
-        (self.methods.is_empty() || self.methods.iter().any(|method| method.as_bytes() == target.method))
-            && (self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(target.host)))
+    fn matches(&self, method: &[u8], host: &[u8], path: &[u8], ignore_case: bool) -> bool {
+        (self.methods.is_empty() || self.methods.iter().any(|given| given.as_bytes() == method))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)))
             && self.path.matches(path, ignore_case)
     }
 }
@@ -195,10 +209,7 @@ impl HostMatch {
         }
     }
 
-    fn matches(&self, authority: &[u8]) -> bool {
-        let host = without_port(authority).to_ascii_lowercase();
-        // A fully qualified name may end in a dot (RFC 3986, section 3.2.2).
-        let host = host.strip_suffix(b".").unwrap_or(&host);
+    fn matches(&self, host: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => host == exact.as_bytes(),
             Self::Below(domain) => host.len() > domain.len() && host.ends_with(domain.as_bytes()),
@@ -215,23 +226,64 @@ impl ScopesByMethod {
     }
 }
 
-fn without_port(authority: &[u8]) -> &[u8] {
-    match authority.iter().rposition(|&c| c == b':') {
-        // A colon inside brackets is part of an IPv6 address.
-        Some(colon) if authority.get(colon..).is_some_and(|port| !port.contains(&b']')) => {
-            authority.get(..colon).unwrap_or(authority)
-        }
-        _ => authority,
+/// The host of an authority in small letters, without its port and without the dots at the end of a fully qualified name
+/// (RFC 3986, section 3.2.2); `None` if it is none.
+fn host_of(authority: &[u8]) -> Option<Vec<u8>> {
+    let (host, port) = match authority.iter().position(|&c| c == b']') {
+        Some(bracket) => authority.split_at_checked(bracket + 1)?,
+        None => authority.split_at(authority.iter().position(|&c| c == b':').unwrap_or(authority.len())),
+    };
+    let is_port = port.is_empty() || port.strip_prefix(b":").is_some_and(|port| port.iter().all(u8::is_ascii_digit));
+    let inside = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]"));
+    let is_host = match inside {
+        Some(address) => address.iter().all(|&c| c.is_ascii_hexdigit() || b":.".contains(&c)),
+        None => host.iter().all(|&c| c.is_ascii_alphanumeric() || b".-_".contains(&c)),
+    };
+    let mut host = host.to_ascii_lowercase();
+    while host.last() == Some(&b'.') {
+        host.pop();
     }
+    (is_port && is_host).then_some(host)
 }
 
-/// Whether an upstream could read the path differently than it is compared here. Such a path matches no rule that does
-/// not say that it may: it could name what another rule guards.
-pub fn is_ambiguous(path: &[u8]) -> bool {
-    let has = |needle: &[u8]| path.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle));
-    path.iter().any(|&c| matches!(c, b';' | b'\\') || !c.is_ascii_graphic())
-        || [&b"//"[..], b"%2f", b"%5c", b"%2e", b"%3b", b"%25", b"%00"].into_iter().any(has)
-        || path.split(|&c| c == b'/').any(|segment| matches!(segment, b"." | b".."))
+/// The path in the one form in which rules are compared with it; `None` if an upstream could read it in two ways. Such
+/// a path matches no rule that does not say that it may: it could name what another rule guards.
+///
+/// Percent-encoded visible characters are decoded, since upstreams do. What would change the path's structure if it were
+/// decoded makes it ambiguous (`/`, `\\`, `.`, `;`, `%`, `?`, `#`), and so do control characters, spaces at the end of a
+/// segment, empty and dot segments, and a `;` or `\\` as it stands. Bytes beyond ASCII stay encoded, in capitals.
+pub fn canonical_path(path: &[u8]) -> Option<Vec<u8>> {
+    let mut canonical = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&c, tail)) = rest.split_first() {
+        rest = tail;
+        match c {
+            b'%' => {
+                let (digits, tail) = rest.split_first_chunk::<2>()?;
+                let mut byte = [0];
+                hex::decode_to_slice(digits, &mut byte).ok()?;
+                rest = tail;
+                match byte {
+                    [b'/' | b'\\' | b'.' | b';' | b'%' | b'?' | b'#' | 0..=0x1f | 0x7f] => return None,
+                    [byte @ ..0x80] => canonical.push(byte),
+                    _ => canonical.extend([[b'%'].as_slice(), &digits.to_ascii_uppercase()].concat()),
+                }
+            }
+            b';' | b'\\' => return None,
+            _ if !c.is_ascii_graphic() => return None,
+            _ => canonical.push(c),
+        }
+    }
+    let segments = || canonical.split(|&c| c == b'/');
+    let last = segments().count().saturating_sub(1);
+    let odd = segments().enumerate().any(|(n, segment)| match segment {
+        // Before the first slash and after the last there is nothing.
+        [] => n != 0 && n != last,
+        b"." | b".." => true,
+        [b' ', ..] | [.., b' '] => true,
+        _ => false,
+    });
+    (!odd).then_some(canonical)
 }
 
 #[cfg(test)]
@@ -239,7 +291,7 @@ mod tests {
     use super::*;
 
     fn rule(path: PathMatch, access: Access) -> Rule {
-        let route = Route { access, errors: None };
+        let route = Route { access, errors: None, cost: NonZeroU32::MIN };
         Rule { path, methods: Vec::new(), hosts: Vec::new(), ambiguous_paths: false, route }
     }
 
@@ -315,6 +367,16 @@ mod tests {
         let mut lenient = rules();
         lenient.rules.push(Rule { ambiguous_paths: true, ..rule(PathMatch::prefix("/v1/files"), key("files")) });
         for path in [
+            "/admin%0a",
+            "/admin%09",
+            "/admin%20",
+            "/admin%20/x",
+            "/admin%7f",
+            "/admin%23",
+            "/admin%3fx",
+            "/admin%",
+            "/admin%4",
+            "/admin%zz",
             "/public/..;/v1/x",
             "/public/%2e%2e/v1",
             "/public/%2E%2e/v1",
@@ -332,7 +394,30 @@ mod tests {
             assert_eq!(access(&lenient, path), "nobody", "{path:?}");
         }
         assert_eq!(access(&lenient, "/v1/files/a%2Fb;c"), "files");
-        assert_eq!(access(&lenient, "/v1/%20x"), "v1");
+        assert_eq!(access(&lenient, "/v1/a%20b"), "v1");
+    }
+
+    #[test]
+    fn what_an_upstream_decodes_is_compared_decoded() {
+        let mut rules = rules();
+        for path in ["/v1/batch:run", "/users/@me", "/a$b", "/caf%C3%A9"] {
+            rules.rules.insert(0, rule(PathMatch::prefix(path), key("special")));
+        }
+        for path in ["/v1/batch:run", "/v1/batch%3arun", "/v1/batch%3Arun", "/users/%40me/x", "/a%24b", "/caf%c3%a9"] {
+            assert_eq!(access(&rules, path), "special", "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_method_in_small_letters_and_an_authority_that_is_no_host_match_no_rule() {
+        let route = |method: &str, host: &str| {
+            name(&rules().route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" }))
+        };
+        assert_eq!(route("DELETE", "t"), "v1");
+        assert_eq!(route("M-SEARCH", "[::1]:80"), "v1");
+        for (method, host) in [("delete", "t"), ("Delete", "t"), ("GET", "t:80:80"), ("GET", "t%2e"), ("GET", "a b")] {
+            assert_eq!(route(method, host), "nobody", "{method} {host}");
+        }
     }
 
     #[test]
@@ -343,7 +428,9 @@ mod tests {
         let access = |method: &str, host: &str| {
             name(&rules.route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" }))
         };
-        for host in ["api.example.com", "API.example.COM:8080", "api.example.com.", "a.b.example.org"] {
+        for host in
+            ["api.example.com", "API.example.COM:8080", "api.example.com.", "api.example.com..:80", "a.b.example.org"]
+        {
             assert_eq!(access("POST", host), "v1", "{host}");
         }
         for host in ["example.com", "xapi.example.com", "example.org", ".example.org", "[::1]:80", ""] {

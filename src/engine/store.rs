@@ -67,6 +67,11 @@ impl Names {
         }
     }
 
+    /// What the names of the limiter's buckets begin with.
+    pub fn limits(&self) -> String {
+        format!("{}limit.", self.prefix)
+    }
+
     /// The name of a bucket.
     pub fn bucket(&self, index: u32) -> String {
         format!("{}{index:x}", self.prefix)

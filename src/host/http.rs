@@ -1,7 +1,7 @@
 //! The context of one request.
 
 use crate::engine::credential::Header;
-use crate::engine::decide::{self, Decision, Refused};
+use crate::engine::decide::{self, Decision, Edge, Refused};
 use crate::engine::identity::{self, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
@@ -42,19 +42,32 @@ impl HttpContext for Stream {
         if worker.is_readiness(&headers) {
             return worker.tell_readiness();
         }
-        let decision = decide::decide(
-            &worker.config,
-            &mut worker.snapshot.borrow_mut(),
-            &SharedData,
-            &headers,
-            worker.clock.now(),
-            client_address,
-        );
+        let mut edge = Edge {
+            config: &worker.config,
+            snapshot: &mut worker.snapshot.borrow_mut(),
+            limiter: &worker.limiter,
+            store: &SharedData,
+        };
+        let decision = edge.decide(&headers, worker.clock.now(), client_address);
         match worker.pass(&decision, &headers) {
             Some(action) => action,
             // What cannot be marked as passed would be stopped by the guard behind; this says why.
             None => worker.refuse(Refusal::Unavailable.into(), &headers),
         }
+    }
+
+    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there.
+    fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
+        let Some(worker) = &self.worker else { return Action::Continue };
+        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
+        let sources = &worker.config.dialect.sources;
+        if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[]) {
+            let forwarded = forwarded.iter().map(|(name, value)| (*name, value.as_ref())).collect();
+            if hostcalls::set_map_bytes(MapType::HttpRequestTrailers, forwarded).is_err() {
+                let _ = hostcalls::reset_http_request();
+            }
+        }
+        Action::Continue
     }
 }
 
@@ -63,8 +76,7 @@ impl Worker {
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
             Decision::Allow(holder) => {
-                let has_owners_scopes = self.config.dialect.has_owners_scopes(&holder.key.kind);
-                (Strip::IdentityAndCredentials, identity::headers_of(holder, has_owners_scopes))
+                (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.dialect))
             }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),

@@ -3,6 +3,7 @@
 use crate::config::{Config, ControlPlane};
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
+use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::Names;
 use crate::host::clock::{self, Clock};
@@ -70,6 +71,7 @@ impl Root {
         self.running = Some(Running {
             fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
             worker: Rc::new(Worker {
+                limiter: Limiter::new(names.limits(), settings.limit_bucket_bits),
                 snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
@@ -176,8 +178,8 @@ impl Running {
         match hostcalls::dispatch_http_call(&control_plane.cluster, headers, None, Vec::new(), timeout) {
             Ok(callout) => self.callout = Some((callout, poll.id)),
             Err(_) => {
-                self.fail(Failure::Status(0));
-                self.fetcher.not_sent(clock::monotonic_ms());
+                let event = self.fetcher.not_sent(clock::monotonic_ms());
+                self.note(&[event]);
             }
         }
     }

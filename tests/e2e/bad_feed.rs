@@ -8,8 +8,9 @@ use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, Gateway, Request, until};
-use std::sync::Arc;
-use tokio::sync::{Mutex, mpsc};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 const KEYS: [&str; 3] = [
     "exo_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -17,29 +18,57 @@ const KEYS: [&str; 3] = [
     "exo_live_cccccccccccccccccccccccccccccccccccc",
 ];
 
-/// A control plane that sends just what it is given.
+/// A control plane that sends just what it is given, to whoever asked last: a VM that hands the lease over leaves a poll
+/// behind whose answer nobody wants.
 struct Feed {
     server: Echo,
-    pages: mpsc::UnboundedSender<Vec<u8>>,
+    script: Arc<Script>,
+}
+
+#[derive(Default)]
+struct Script {
+    state: Mutex<(u64, VecDeque<Vec<u8>>)>,
+    changed: Notify,
+}
+
+impl Script {
+    async fn answer(&self) -> (u16, &'static str, Vec<u8>) {
+        let mine = {
+            let mut state = self.state.lock().unwrap();
+            state.0 += 1;
+            state.0
+        };
+        self.changed.notify_waiters();
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state.lock().unwrap();
+                if state.0 != mine {
+                    return (503, "text/plain", Vec::new());
+                }
+                if let Some(page) = state.1.pop_front() {
+                    return (200, "application/vnd.keyward.feed; version=1", page);
+                }
+            }
+            changed.await;
+        }
+    }
 }
 
 impl Feed {
     async fn start() -> Self {
-        let (pages, waiting) = mpsc::unbounded_channel::<Vec<u8>>();
-        let waiting = Arc::new(Mutex::new(waiting));
+        let script = Arc::new(Script::default());
+        let answering = Arc::clone(&script);
         let server = Echo::start_with("feed", loopback(0), move |_| {
-            let waiting = Arc::clone(&waiting);
-            async move {
-                // Whoever asks while there is nothing waits, as at the real one.
-                let page = waiting.lock().await.recv().await;
-                (200, "application/vnd.keyward.feed; version=1", page.unwrap_or_default())
-            }
+            let script = Arc::clone(&answering);
+            async move { script.answer().await }
         });
-        Self { server: server.await.unwrap(), pages }
+        Self { server: server.await.unwrap(), script }
     }
 
     fn send(&self, page: Vec<u8>) {
-        self.pages.send(page).unwrap();
+        self.script.state.lock().unwrap().1.push_back(page);
+        self.script.changed.notify_waiters();
     }
 
     /// The position that the edge named last.

@@ -87,6 +87,9 @@ pub enum KeysCommand {
         /// Where it may be used from; can be repeated
         #[arg(long, value_name = "CIDR")]
         allow_ip: Vec<String>,
+        /// How much it may be used, such as 10/s or 200/min; can be repeated
+        #[arg(long, value_name = "LIMIT")]
+        limit: Vec<String>,
         /// After how long it ends by itself, such as 30d
         #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
         expires_in: Option<Duration>,
@@ -142,6 +145,17 @@ pub enum OwnersCommand {
     Disable {
         /// The owner's id
         id: String,
+        /// Print what the server says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what an owner's keys may do at most, instead of what was said before
+    Permit {
+        /// The owner's id
+        id: String,
+        /// What they may do; can be repeated, and without any they may do nothing
+        #[arg(long)]
+        scope: Vec<String>,
         /// Print what the server says
         #[arg(long)]
         json: bool,

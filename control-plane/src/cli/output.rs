@@ -36,7 +36,7 @@ pub(super) fn table(keys: &[Value]) -> String {
 
 /// One key, a field a line.
 pub(super) fn key(key: &Value) -> String {
-    const FIELDS: [&str; 11] = [
+    const FIELDS: [&str; 12] = [
         "id",
         "name",
         "owner",
@@ -44,6 +44,7 @@ pub(super) fn key(key: &Value) -> String {
         "environment",
         "scopes",
         "allow_ip",
+        "limits",
         "state",
         "created_at",
         "expires_at",

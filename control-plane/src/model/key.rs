@@ -4,6 +4,7 @@ use crate::clock::Timestamp;
 use ipnet::IpNet;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Environment, KeyRecord};
+use keyward_contract::limit::Limits;
 
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Key {
     pub scopes: Vec<String>,
     /// Where it may be used from; empty means anywhere.
     pub allow_ip: Vec<IpNet>,
+    /// What it may use; `None` for the dialect's default.
+    pub limits: Option<Limits>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ends by itself.
@@ -88,19 +91,23 @@ impl Key {
         }
     }
 
-    /// What an edge is told about one of its secrets.
-    pub fn record(&self, secret: &Secret) -> KeyRecord {
+    /// What an edge is told at that time about one of its secrets. One that has ended is revoked, whatever the clock of
+    /// the edge says.
+    pub fn record(&self, secret: &Secret, now: Timestamp) -> KeyRecord {
+        let ended = secret.not_after.filter(|end| *end <= now);
         KeyRecord {
             key_id: self.id.clone(),
             secret_id: secret.id.clone(),
             kind: self.kind.clone(),
             environment: self.environment,
-            revoked_at_ms: self.revoked_at.map(Timestamp::as_ms),
+            revoked_at_ms: self.revoked_at.or(ended).map(Timestamp::as_ms),
             expires_at_ms: self.expires_at.map(Timestamp::as_ms),
             secret_not_after_ms: secret.not_after.map(Timestamp::as_ms),
             owner: self.owner.clone(),
             scopes: self.scopes.clone(),
             allowlist: self.allow_ip.clone(),
+            limits: self.limits.clone(),
+            credits_exhausted: false,
         }
     }
 }
@@ -130,6 +137,7 @@ mod tests {
             environment: None,
             scopes: vec![],
             allow_ip: vec![],
+            limits: None,
             created_at: Timestamp::from_ms(0),
             expires_at: Some(Timestamp::from_ms(10)),
             revoked_at: None,

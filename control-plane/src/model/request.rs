@@ -2,12 +2,13 @@
 
 use crate::clock::Timestamp;
 use crate::random::ID_LENGTH;
-use ipnet::IpNet;
-use keyward_contract::dialect::Dialect;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use keyward_contract::dialect::{Dialect, read_limits};
 use keyward_contract::digest::Digest;
 use keyward_contract::document::{Fields, Node, Problems, read_value};
 use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord};
 use keyward_contract::key_format::KeyFormat;
+use keyward_contract::limit::Limits;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct NewKey {
     pub scopes: Vec<String>,
     /// Where it may be used from; empty means anywhere.
     pub allow_ip: Vec<IpNet>,
+    /// What it may use; `None` for the dialect's default.
+    pub limits: Option<Limits>,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
 }
@@ -82,6 +85,7 @@ impl NewKey {
         let format = format(&mut fields, dialect);
         let scopes = optional(&mut fields, "scopes", |n| each(n, scope));
         let allow_ip = optional(&mut fields, "allow_ip", |n| each(n, network));
+        let limits = optional(&mut fields, "limits", read_limits);
         let expires_at = expiry(&mut fields, now);
         fields.finish();
         let made = Self {
@@ -90,6 +94,7 @@ impl NewKey {
             format: format?,
             scopes: scopes?.unwrap_or_default(),
             allow_ip: allow_ip?.unwrap_or_default(),
+            limits: limits?,
             expires_at: expires_at?,
         };
         made.fits_an_entry(node).then_some(made)
@@ -109,6 +114,8 @@ impl NewKey {
             owner: self.owner.clone(),
             scopes: self.scopes.clone(),
             allowlist: self.allow_ip.clone(),
+            limits: self.limits.clone(),
+            credits_exhausted: true,
         };
         fits(node, Body::Key(longest))
     }
@@ -220,7 +227,19 @@ fn network(node: &Node<'_>) -> Option<IpNet> {
     if network.is_none() {
         node.problem("expected an IP address or a network in CIDR notation");
     }
-    network.map(|network| network.trunc())
+    network.map(|network| canonical(network.trunc()))
+}
+
+/// Edges compare IPv4 addresses as such, so a network of IPv4-mapped ones (RFC 4291, section 2.5.5.2) is one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = |network: Ipv6Net| {
+        let address = network.network().to_ipv4_mapped()?;
+        Ipv4Net::new(address, network.prefix_len().checked_sub(96)?).ok()
+    };
+    match network {
+        IpNet::V6(v6) => mapped(v6).map_or(network, IpNet::V4),
+        IpNet::V4(_) => network,
+    }
 }
 
 fn format(fields: &mut Fields<'_>, dialect: &Dialect) -> Option<KeyFormat> {

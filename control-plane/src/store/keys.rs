@@ -44,7 +44,7 @@ pub enum Rotated {
 }
 
 const KEY_COLUMNS: &str =
-    "id, name, owner, kind, environment, scopes, allow_ip, created_at, expires_at, revoked_at FROM keys";
+    "id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at FROM keys";
 
 impl Store {
     /// Stores a new key with its secrets, and its owner where nobody has named it before.
@@ -102,8 +102,8 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     }
     sqlx::query(
         "INSERT INTO keys
-         (id, name, owner, kind, environment, scopes, allow_ip, created_at, expires_at, revoked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(&key.id)
     .bind(&key.name)
@@ -112,6 +112,7 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     .bind(key.environment.map(Environment::name))
     .bind(to_json(&key.scopes))
     .bind(to_json(&key.allow_ip))
+    .bind(key.limits.as_ref().map(|limits| to_json(limits)))
     .bind(key.created_at.as_stored())
     .bind(key.expires_at.map(Timestamp::as_stored))
     .bind(key.revoked_at.map(Timestamp::as_stored))
@@ -120,7 +121,7 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     for secret in &key.secrets {
         insert_secret(mutation.connection(), &key.id, secret).await?;
     }
-    tell(mutation, &key, |_| true).await?;
+    tell(mutation, &key, key.created_at, |_| true).await?;
     Ok(key)
 }
 
@@ -133,7 +134,7 @@ async fn revoke(mutation: &mut Mutation, id: String, now: Timestamp) -> Result<O
             .bind(&key.id)
             .execute(mutation.connection())
             .await?;
-        tell(mutation, &key, |_| true).await?;
+        tell(mutation, &key, now, |_| true).await?;
     }
     Ok(Some(key))
 }
@@ -162,14 +163,19 @@ async fn rotate(
     }
     insert_secret(mutation.connection(), &key.id, &new).await?;
     key.secrets.push(new);
-    tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
+    tell(mutation, &key, now, |secret| concerned.contains(&secret.id)).await?;
     Ok(Rotated::Done(Box::new(key)))
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
-async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
+async fn tell(
+    mutation: &mut Mutation,
+    key: &Key,
+    now: Timestamp,
+    concerned: impl Fn(&Secret) -> bool,
+) -> Result<(), Error> {
     for secret in key.secrets.iter().filter(|secret| !secret.forgotten && concerned(secret)) {
-        mutation.append(secret.digest, Body::Key(key.record(secret))).await?;
+        mutation.append(secret.digest, Body::Key(key.record(secret, now))).await?;
     }
     Ok(())
 }

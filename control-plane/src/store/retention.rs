@@ -79,6 +79,7 @@ mod tests {
             environment: None,
             scopes: vec![],
             allow_ip: vec![],
+            limits: None,
             created_at: NOW,
             expires_at: None,
             revoked_at: None,

@@ -6,6 +6,7 @@ use crate::model::{Key, Owner, Secret};
 use keyward_contract::cursor::Cursor;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Environment;
+use keyward_contract::limit::Limits;
 use serde::de::DeserializeOwned;
 
 #[derive(sqlx::FromRow)]
@@ -17,6 +18,7 @@ pub(super) struct KeyRow {
     environment: Option<String>,
     scopes: String,
     allow_ip: String,
+    limits: Option<String>,
     created_at: i64,
     expires_at: Option<i64>,
     revoked_at: Option<i64>,
@@ -58,6 +60,7 @@ impl KeyRow {
                 .iter()
                 .map(|network| network.parse().map_err(|_| Error::Corrupt("key's allowlist")))
                 .collect::<Result<_, _>>()?,
+            limits: self.limits.map(|stored| limits(&stored)).transpose()?,
             id: self.id,
             name: self.name,
             owner: self.owner,
@@ -109,6 +112,13 @@ impl TryFrom<HeadRow> for Cursor {
         let sequence = sequence(row.sequence)?;
         Ok(Self { epoch: row.epoch.cast_unsigned(), sequence, chain: chain(row.chain)? })
     }
+}
+
+fn limits(stored: &str) -> Result<Limits, Error> {
+    let corrupt = || Error::Corrupt("key's limits");
+    let texts: Vec<String> = from_json(stored, "key's limits")?;
+    let limits: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
+    Limits::new(limits.map_err(|_| corrupt())?).map_err(|_| corrupt())
 }
 
 pub(super) fn digest(stored: Vec<u8>) -> Result<Digest, Error> {

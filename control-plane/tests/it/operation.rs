@@ -88,7 +88,9 @@ fn a_dialect_that_is_no_dialect_is_a_refused_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mine.json");
     fs::write(&file, "{}").unwrap();
-    for (dialect, expected) in [("nonsense", "keyward, exona"), (file.to_str().unwrap(), "\"sources\" is missing")] {
+    for (dialect, expected) in
+        [("nonsense", "keyward, exograph, exona"), (file.to_str().unwrap(), "\"sources\" is missing")]
+    {
         let output = program()
             .args(["serve", "--listen", "127.0.0.1:0", "--dialect", dialect, "--data-dir"])
             .arg(dir.path())

@@ -1,0 +1,335 @@
+//! Whether a key may do one more request now: strict sliding windows that all workers of one process share.
+//!
+//! **The promise.** In any span as long as a limit's window, both ends included, at most the limit is admitted, however
+//! workers interleave (`model::nothing_ever_passes_a_limit`). And no more is refused than that asks for: while requests
+//! are always waiting, a single limit admits at least 95 % of itself (`model::a_saturated_limit_is_used`).
+//!
+//! **How.** A window keeps a list of admissions, each a cost and the last millisecond it may have happened in, and a
+//! request passes if its cost fits beside all that are not older than the window. Up to [`SUB_WINDOWS`] requests every
+//! admission has an entry of its own, which is exact. Above, the admissions of one sub-window (a 64th of the window)
+//! share an entry that is as old as the youngest of them. So each one counts for at least its window, which makes the
+//! promise strict, and for at most a sub-window longer, which makes at least 64/65 of it usable. There is one
+//! mechanism, an entry means the same under every limit, and the time at which enough leaves is known, not estimated:
+//! a client that waits for `retry_after_ms` gets through unless the key was used meanwhile.
+//!
+//! **Time.** A clock in milliseconds rounds down: readings that are a window apart may be taken up to a millisecond
+//! less apart. Hence *both ends included*: an admission at 0 under `1/s` makes room at 1001. An admission happens at
+//! the latest reading that anyone has written to its bucket or its own worker has taken, so a worker whose clock is
+//! behind breaks nothing; spans are measured between these times.
+//!
+//! **Where.** In one of a fixed number of shared buckets, by the hash of the key's id, so that all secrets of a key share
+//! its limits. Each rewrite drops the windows, of whatever key, that have become empty, and nothing else. So a bucket
+//! holds, for each key and window in use when it was last written, at most [`MAX_ENTRIES`] entries.
+//!
+//! **When limits change**, a window keeps its count under the new number of requests; a new one begins empty; one that
+//! is no longer a limit no longer counts, and its list stays until it is empty, should the limit come back.
+//!
+//! What this does not do: queue, smooth bursts, or count beyond one process.
+
+mod bucket;
+
+#[cfg(test)]
+mod model;
+
+use crate::engine::store::{self, SharedStore};
+use bucket::{Bucket, KeyHash};
+use keyward_contract::limit::Limit;
+use std::num::NonZeroU32;
+
+pub use bucket::{MAX_ENTRIES, SUB_WINDOWS};
+
+/// The limits of all keys, as far as they are in use.
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    prefix: String,
+    bucket_bits: u32,
+}
+
+/// Whether a request may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may, and is counted in every window.
+    Admitted {
+        /// The windows with this request counted, in the order of the limits.
+        windows: Vec<WindowState>,
+    },
+    /// It may not, and is counted in none.
+    Exhausted {
+        /// Of the limits that refuse it, the one that does so for longest.
+        limit: Limit,
+        /// How long until all limits admit it if the key is not used meanwhile, in milliseconds, never 0; `None` if they
+        /// never will, because it costs more than a limit.
+        retry_after_ms: Option<u64>,
+        /// The windows as they are, in the order of the limits.
+        windows: Vec<WindowState>,
+    },
+}
+
+/// How far a limit is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowState {
+    /// The limit.
+    pub limit: Limit,
+    /// How many requests it would admit now.
+    pub remaining: u32,
+    /// How long until it would admit more than that, in milliseconds; 0 if none of it is used.
+    pub reset_ms: u64,
+}
+
+impl Limiter {
+    /// A limiter whose 2^`bucket_bits` buckets (at most 2^32) have names that begin with `prefix`.
+    pub fn new(prefix: impl Into<String>, bucket_bits: u32) -> Self {
+        Self { prefix: prefix.into(), bucket_bits }
+    }
+
+    /// Admits a request of a key if all of the limits do.
+    ///
+    /// `now_ms` is the process's monotonic clock. A refused request reads the bucket once, an admitted one also writes
+    /// it, and both begin again when another worker has written in between.
+    pub fn admit(
+        &self,
+        store: &impl SharedStore,
+        key_id: &str,
+        limits: &[Limit],
+        cost: NonZeroU32,
+        now_ms: u64,
+    ) -> Verdict {
+        if limits.is_empty() {
+            return Verdict::Admitted { windows: Vec::new() };
+        }
+        let key = KeyHash::of(key_id);
+        store::update(store, &self.bucket_name(&key), |current| {
+            let bucket = Bucket::read(current.unwrap_or_default());
+            let at_ms = now_ms.max(bucket.written_ms);
+            let refusal = limits
+                .iter()
+                .map(|limit| (limit, bucket.entries(&key, limit.window_ms()).room_from_ms(*limit, cost.get())))
+                .filter(|(_, room_from_ms)| room_from_ms.is_none_or(|from_ms| from_ms > at_ms))
+                .max_by_key(|(_, room_from_ms)| room_from_ms.unwrap_or(u64::MAX));
+            if let Some((limit, room_from_ms)) = refusal {
+                let retry_after_ms = room_from_ms.map(|from_ms| from_ms.saturating_sub(now_ms));
+                let windows = states(&bucket, &key, limits, at_ms, now_ms);
+                return (None, Verdict::Exhausted { limit: *limit, retry_after_ms, windows });
+            }
+            let rewritten = bucket.with_admission(&key, limits, cost.get(), at_ms);
+            let windows = states(&Bucket::read(&rewritten), &key, limits, at_ms, now_ms);
+            (Some(rewritten), Verdict::Admitted { windows })
+        })
+    }
+
+    fn bucket_name(&self, key: &KeyHash) -> String {
+        format!("{}{:x}", self.prefix, key.leading_bits(self.bucket_bits))
+    }
+}
+
+fn states(bucket: &Bucket<'_>, key: &KeyHash, limits: &[Limit], at_ms: u64, now_ms: u64) -> Vec<WindowState> {
+    let state = |limit: &Limit| {
+        let entries = bucket.entries(key, limit.window_ms()).live(at_ms);
+        let used = u32::try_from(entries.cost()).unwrap_or(u32::MAX);
+        let remaining = limit.requests().saturating_sub(used);
+        let more_from_ms = remaining.checked_add(1).and_then(|more| entries.room_from_ms(*limit, more));
+        WindowState { limit: *limit, remaining, reset_ms: more_from_ms.unwrap_or(0).saturating_sub(now_ms) }
+    };
+    limits.iter().map(state).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::store::memory::MemoryStore;
+
+    const ONE: NonZeroU32 = NonZeroU32::MIN;
+
+    struct Setup {
+        store: MemoryStore,
+        limiter: Limiter,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            Self { store: MemoryStore::default(), limiter: Limiter::new("t.", 0) }
+        }
+
+        fn admit(&self, key: &str, limits: &[&str], cost: u32, now_ms: u64) -> Verdict {
+            self.limiter.admit(&self.store, key, &parsed(limits), NonZeroU32::new(cost).unwrap(), now_ms)
+        }
+
+        fn passes(&self, key: &str, limits: &[&str], now_ms: u64) -> bool {
+            matches!(self.admit(key, limits, 1, now_ms), Verdict::Admitted { .. })
+        }
+
+        fn bytes(&self) -> usize {
+            self.store.get("t.0").map_or(0, |stored| stored.bytes.len())
+        }
+    }
+
+    fn parsed(limits: &[&str]) -> Vec<Limit> {
+        limits.iter().map(|limit| limit.parse().unwrap()).collect()
+    }
+
+    fn retry_after_ms(verdict: &Verdict) -> Option<u64> {
+        match verdict {
+            Verdict::Admitted { .. } => panic!("admitted"),
+            Verdict::Exhausted { retry_after_ms, .. } => *retry_after_ms,
+        }
+    }
+
+    fn remaining(verdict: &Verdict) -> Vec<u32> {
+        let (Verdict::Admitted { windows } | Verdict::Exhausted { windows, .. }) = verdict;
+        windows.iter().map(|window| window.remaining).collect()
+    }
+
+    #[test]
+    fn a_small_limit_is_exact_to_the_millisecond() {
+        let setup = Setup::new();
+        assert!(setup.passes("k", &["2/s"], 5000));
+        assert!(setup.passes("k", &["2/s"], 5400));
+        assert_eq!(retry_after_ms(&setup.admit("k", &["2/s"], 1, 5401)), Some(600));
+        assert!(!setup.passes("k", &["2/s"], 6000));
+        assert!(setup.passes("k", &["2/s"], 6001));
+        assert!(!setup.passes("k", &["2/s"], 6400));
+        assert!(setup.passes("k", &["2/s"], 6401));
+    }
+
+    #[test]
+    fn what_remains_is_told_with_the_time_of_more() {
+        let setup = Setup::new();
+        let limit: Limit = "3/s".parse().unwrap();
+        let windows = |remaining, reset_ms| vec![WindowState { limit, remaining, reset_ms }];
+        assert_eq!(setup.admit("k", &["3/s"], 1, 0), Verdict::Admitted { windows: windows(2, 1001) });
+        assert_eq!(setup.admit("k", &["3/s"], 2, 100), Verdict::Admitted { windows: windows(0, 901) });
+        let exhausted = |retry_after_ms, reset_ms| Verdict::Exhausted {
+            limit,
+            retry_after_ms: Some(retry_after_ms),
+            windows: windows(0, reset_ms),
+        };
+        assert_eq!(setup.admit("k", &["3/s"], 1, 200), exhausted(801, 801));
+        assert_eq!(setup.admit("k", &["3/s"], 2, 200), exhausted(901, 801));
+    }
+
+    #[test]
+    fn all_windows_must_admit_and_the_longest_wait_is_told() {
+        let setup = Setup::new();
+        let limits = ["2/s", "3/min"];
+        assert!(setup.passes("k", &limits, 0));
+        assert!(setup.passes("k", &limits, 0));
+        let verdict = setup.admit("k", &limits, 1, 500);
+        assert_eq!((retry_after_ms(&verdict), remaining(&verdict)), (Some(501), vec![0, 1]));
+        assert!(setup.passes("k", &limits, 1001));
+        let verdict = setup.admit("k", &limits, 1, 1002);
+        assert_eq!((retry_after_ms(&verdict), remaining(&verdict)), (Some(58_999), vec![1, 0]));
+        assert!(matches!(verdict, Verdict::Exhausted { limit, .. } if limit.to_string() == "3/min"));
+    }
+
+    #[test]
+    fn a_request_that_costs_more_than_a_limit_never_passes_and_is_not_counted() {
+        let setup = Setup::new();
+        for limits in [["5/s", "100/min"], ["100/min", "5/s"]] {
+            let verdict = setup.admit("k", &limits, 6, 0);
+            assert_eq!(retry_after_ms(&verdict), None);
+            assert!(matches!(verdict, Verdict::Exhausted { limit, .. } if limit.to_string() == "5/s"));
+        }
+        assert_eq!(setup.bytes(), 0);
+        assert!(matches!(setup.admit("k", &["5/s"], 5, 0), Verdict::Admitted { .. }));
+        assert_eq!(retry_after_ms(&setup.admit("k", &["0/s"], 1, 9999)), None);
+    }
+
+    #[test]
+    fn without_limits_nothing_is_read_or_written() {
+        let setup = Setup::new();
+        assert_eq!(setup.admit("k", &[], 1, 0), Verdict::Admitted { windows: vec![] });
+        assert_eq!(setup.store.calls.get(), 0);
+    }
+
+    #[test]
+    fn a_refused_request_is_one_read_and_an_admitted_one_a_read_and_a_write() {
+        let setup = Setup::new();
+        setup.admit("k", &["1/s"], 1, 0);
+        assert_eq!(setup.store.calls.get(), 2);
+        setup.admit("k", &["1/s"], 1, 0);
+        assert_eq!(setup.store.calls.get(), 3);
+    }
+
+    #[test]
+    fn the_largest_limit_and_the_latest_time_do_not_overflow() {
+        let setup = Setup::new();
+        let limits = ["4294967295/s", "4294967295/31d"];
+        assert_eq!(remaining(&setup.admit("k", &limits, u32::MAX - 1, 0)), [1, 1]);
+        assert_eq!(remaining(&setup.admit("k", &limits, 1, 0)), [0, 0]);
+        assert_eq!(retry_after_ms(&setup.admit("k", &limits, 1, 0)), Some(Limit::MAX_WINDOW_MS + 1));
+        for now_ms in [u64::MAX - 1, u64::MAX, u64::MAX] {
+            setup.admit("k", &limits, u32::MAX, now_ms);
+        }
+    }
+
+    #[test]
+    fn a_window_keeps_its_count_when_limits_change_and_a_new_one_begins_empty() {
+        let setup = Setup::new();
+        (0..5).for_each(|n| assert!(setup.passes("k", &["10/s", "100/min"], n)));
+        assert_eq!(remaining(&setup.admit("k", &["8/s", "100/h"], 1, 10)), [2, 99]);
+        let verdict = setup.admit("k", &["3/s"], 1, 20);
+        assert_eq!((retry_after_ms(&verdict), remaining(&verdict)), (Some(984), vec![0]));
+        assert_eq!(remaining(&setup.admit("k", &["100000/s"], 1, 30)), [99_993]);
+        assert_eq!(remaining(&setup.admit("k", &["100/min"], 1, 40)), [94], "a limit that comes back");
+    }
+
+    #[test]
+    fn empty_windows_are_dropped_with_the_next_write_and_live_ones_never() {
+        let setup = Setup::new();
+        (0..100).for_each(|n| assert!(setup.passes(&format!("k{n}"), &["1/s", "2/min"], n)));
+        let full = setup.bytes();
+        assert!(setup.passes("other", &["1/s"], 1050));
+        assert!(setup.bytes() < full);
+        assert!((0..50).all(|n| setup.passes(&format!("k{n}"), &["1/s"], 1100)));
+        assert!((50..100).all(|n| setup.passes(&format!("k{n}"), &["1/s"], 1100)));
+        assert!((0..100).all(|n| setup.passes(&format!("k{n}"), &["2/min"], 1100)));
+        assert!((0..100).all(|n| !setup.passes(&format!("k{n}"), &["2/min"], 60_000)));
+        assert!(setup.passes("other", &["1/s"], 70_000));
+        assert_eq!(setup.bytes(), bucket::HEADER_LENGTH + bucket::RECORD_HEADER_LENGTH + bucket::ENTRY_LENGTH);
+    }
+
+    #[test]
+    fn a_worker_whose_clock_is_behind_cannot_bring_a_dropped_window_back() {
+        let setup = Setup::new();
+        assert!(setup.passes("k", &["1/s"], 0));
+        assert!(setup.passes("other", &["1/s"], 1001));
+        assert!(setup.passes("k", &["1/s"], 990), "it happens at 1001");
+        assert!(!setup.passes("k", &["1/s"], 1991));
+        assert!(setup.passes("k", &["1/s"], 2002));
+    }
+
+    #[test]
+    fn a_window_has_a_bounded_number_of_entries_whatever_its_limits() {
+        let setup = Setup::new();
+        let bound = bucket::HEADER_LENGTH + bucket::RECORD_HEADER_LENGTH + MAX_ENTRIES * bucket::ENTRY_LENGTH;
+        for now_ms in 0..3000 {
+            let limit = ["64/s", "1000/s", "1000000/s"][now_ms as usize % 3];
+            setup.admit("k", &[limit], 1, now_ms);
+            assert!(setup.bytes() <= bound);
+        }
+    }
+
+    #[test]
+    fn keys_are_spread_over_the_buckets_and_no_further() {
+        let (store, limiter) = (MemoryStore::default(), Limiter::new("p.", 3));
+        for n in 0..100 {
+            limiter.admit(&store, &n.to_string(), &parsed(&["1/s"]), ONE, 0);
+        }
+        assert!((0..8).all(|n| store.get(&format!("p.{n:x}")).is_some()));
+    }
+
+    #[test]
+    fn a_bucket_that_cannot_be_read_is_empty() {
+        let setup = Setup::new();
+        assert!(setup.passes("k", &["1/s"], 0));
+        let good = setup.store.get("t.0").unwrap().bytes;
+        let other_layout = [&[good[0] + 1], &good[1..]].concat();
+        let cut = good[..good.len() - 1].to_vec();
+        for bad in [other_layout, cut, vec![], b"?".to_vec()] {
+            let tag = setup.store.get("t.0").unwrap().tag;
+            setup.store.put("t.0", &bad, Some(tag)).unwrap();
+            assert!(setup.passes("k", &["1/s"], 1));
+            assert!(!setup.passes("k", &["1/s"], 2));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The bytes of one bucket of the limiter: for each key and window, when how much was admitted.
+//!
+//! Layout, little-endian: a byte of version, when the bucket was written (8); then records: key (16), window (8), number
+//! of entries (2), and the entries, oldest first: last millisecond (8), cost (4). The key that was admitted last comes
+//! first. Entries are in order because an admission never happens before the bucket was last written.
+
+use keyward_contract::limit::Limit;
+use sha2::{Digest as _, Sha256};
+use std::num::NonZeroU64;
+
+/// How many sub-windows a window has; limits up to this are exact.
+pub const SUB_WINDOWS: u32 = 64;
+
+/// The most entries a window has: those of an exact limit, and if that became a larger one within the window, those of
+/// the sub-windows that began or ended since. (Should there ever be more, the newest takes what comes.)
+pub const MAX_ENTRIES: usize = 2 * SUB_WINDOWS as usize + 2;
+
+pub(super) const HEADER_LENGTH: usize = 1 + 8;
+pub(super) const RECORD_HEADER_LENGTH: usize = KeyHash::LENGTH + 8 + 2;
+pub(super) const ENTRY_LENGTH: usize = 8 + 4;
+
+const LAYOUT_VERSION: u8 = 1;
+
+/// What a key's records are found by: the first half of the SHA-256 of its id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyHash([u8; Self::LENGTH]);
+
+/// A bucket as it was read.
+pub(super) struct Bucket<'a> {
+    /// The latest reading of the clock that was written.
+    pub(super) written_ms: u64,
+    records: Records<'a>,
+}
+
+/// What was admitted in one window of one key.
+#[derive(Clone, Copy)]
+pub(super) struct Entries<'a> {
+    window_ms: NonZeroU64,
+    encoded: &'a [[u8; ENTRY_LENGTH]],
+}
+
+struct Entry {
+    last_ms: u64,
+    cost: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Record<'a> {
+    key: KeyHash,
+    entries: Entries<'a>,
+}
+
+/// Reads one record after another; `None` before the bytes are at their end means that they are broken.
+#[derive(Clone)]
+struct Records<'a>(&'a [u8]);
+
+impl KeyHash {
+    const LENGTH: usize = 16;
+
+    pub(super) fn of(key_id: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(key_id.as_bytes()).into();
+        Self(digest.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// The leading `bits` as a number; `bits` above 32 count as 32.
+    pub(super) fn leading_bits(&self, bits: u32) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d]).checked_shr(32 - bits.min(32)).unwrap_or(0)
+    }
+}
+
+impl<'a> Bucket<'a> {
+    /// Reads a bucket; one that was never written, or cannot be read, is empty.
+    pub(super) fn read(bytes: &'a [u8]) -> Self {
+        let read = || {
+            let (version, rest) = bytes.split_first()?;
+            let (written_ms, rest) = rest.split_first_chunk::<8>()?;
+            let mut unread = Records(rest);
+            unread.by_ref().for_each(drop);
+            (*version == LAYOUT_VERSION && unread.0.is_empty())
+                .then(|| Self { written_ms: u64::from_le_bytes(*written_ms), records: Records(rest) })
+        };
+        read().unwrap_or(Self { written_ms: 0, records: Records(&[]) })
+    }
+
+    /// What was admitted in a window of a key, also what is older than the window.
+    pub(super) fn entries(&self, key: &KeyHash, window_ms: NonZeroU64) -> Entries<'a> {
+        self.records
+            .clone()
+            .find(|record| record.key == *key && record.entries.window_ms == window_ms)
+            .map_or(Entries { window_ms, encoded: &[] }, |record| record.entries)
+    }
+
+    /// The bucket with one more admission of a key in the window of each limit, without what has become empty.
+    pub(super) fn with_admission(&self, key: &KeyHash, limits: &[Limit], cost: u32, at_ms: u64) -> Vec<u8> {
+        let most_added = limits.len() * (RECORD_HEADER_LENGTH + ENTRY_LENGTH);
+        let mut out = Vec::with_capacity(HEADER_LENGTH + self.records.0.len() + most_added);
+        out.push(LAYOUT_VERSION);
+        out.extend_from_slice(&at_ms.to_le_bytes());
+        for limit in limits {
+            let (kept, newest) = self.entries(key, limit.window_ms()).live(at_ms).with(*limit, cost, at_ms);
+            Record { key: *key, entries: kept }.encode(Some(newest), &mut out);
+        }
+        for Record { key: other, entries } in self.records.clone() {
+            let rewritten = other == *key && limits.iter().any(|limit| limit.window_ms() == entries.window_ms);
+            let live = entries.live(at_ms);
+            if !rewritten && !live.encoded.is_empty() {
+                Record { key: other, entries: live }.encode(None, &mut out);
+            }
+        }
+        out
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// Those that still count.
+    pub(super) fn live(self, at_ms: u64) -> Self {
+        let gone = self.encoded.partition_point(|entry| self.leaves_ms(&Entry::decode(entry)) <= at_ms);
+        Self { encoded: self.encoded.get(gone..).unwrap_or_default(), ..self }
+    }
+
+    /// What they cost together.
+    pub(super) fn cost(&self) -> u64 {
+        self.iter().map(|entry| u64::from(entry.cost)).sum()
+    }
+
+    /// From when on the limit has room for `cost`; 0 if it always had, `None` if it never has.
+    pub(super) fn room_from_ms(&self, limit: Limit, cost: u32) -> Option<u64> {
+        let allowed_beside = u64::from(limit.requests().checked_sub(cost)?);
+        let mut beside = self.cost();
+        let mut from_ms = 0;
+        for entry in self.iter() {
+            if beside <= allowed_beside {
+                break;
+            }
+            beside = beside.saturating_sub(u64::from(entry.cost));
+            from_ms = self.leaves_ms(&entry);
+        }
+        Some(from_ms)
+    }
+
+    /// Splits them, with one more admission, into those that stay as they are and the newest.
+    fn with(self, limit: Limit, cost: u32, at_ms: u64) -> (Self, Entry) {
+        let sub_window_ms = sub_window_ms(limit);
+        if let Some((newest, before)) = self.encoded.split_last() {
+            let newest = Entry::decode(newest);
+            if newest.last_ms / sub_window_ms == at_ms / sub_window_ms || self.encoded.len() >= MAX_ENTRIES {
+                // What fits beside the rest of a limit fits into the limit's type.
+                let joined = Entry { last_ms: at_ms, cost: newest.cost.saturating_add(cost) };
+                return (Self { encoded: before, ..self }, joined);
+            }
+        }
+        (self, Entry { last_ms: at_ms, cost })
+    }
+
+    /// When an entry counts no more: it does still when it is exactly as old as the window.
+    fn leaves_ms(&self, entry: &Entry) -> u64 {
+        entry.last_ms.saturating_add(self.window_ms.get()).saturating_add(1)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Entry> + 'a {
+        self.encoded.iter().map(Entry::decode)
+    }
+}
+
+/// How long admissions share an entry, in milliseconds.
+///
+/// A limit that has no more requests than a window has sub-windows needs no more entries if they share none.
+fn sub_window_ms(limit: Limit) -> NonZeroU64 {
+    let shared_ms = limit.window_ms().get().div_ceil(u64::from(SUB_WINDOWS));
+    if limit.requests() <= SUB_WINDOWS {
+        NonZeroU64::MIN
+    } else {
+        NonZeroU64::new(shared_ms).unwrap_or(NonZeroU64::MIN)
+    }
+}
+
+impl Entry {
+    fn decode(bytes: &[u8; ENTRY_LENGTH]) -> Self {
+        let [a, b, c, d, e, f, g, h, cost @ ..] = *bytes;
+        Self { last_ms: u64::from_le_bytes([a, b, c, d, e, f, g, h]), cost: u32::from_le_bytes(cost) }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.last_ms.to_le_bytes());
+        out.extend_from_slice(&self.cost.to_le_bytes());
+    }
+}
+
+impl Record<'_> {
+    fn encode(&self, newest: Option<Entry>, out: &mut Vec<u8>) {
+        let encoded = self.entries.encoded;
+        // Never more than MAX_ENTRIES: what is read has no more, and `Entries::with` adds none to as many.
+        let count = (encoded.len() + usize::from(newest.is_some())) as u16;
+        out.extend_from_slice(&self.key.0);
+        out.extend_from_slice(&self.entries.window_ms.get().to_le_bytes());
+        out.extend_from_slice(&count.to_le_bytes());
+        out.extend_from_slice(encoded.as_flattened());
+        newest.iter().for_each(|entry| entry.encode(out));
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Record<'a>> {
+        let (key, rest) = self.0.split_first_chunk()?;
+        let (window_ms, rest) = rest.split_first_chunk::<8>()?;
+        let (count, rest) = rest.split_first_chunk::<2>()?;
+        let count = usize::from(u16::from_le_bytes(*count));
+        let window_ms = NonZeroU64::new(u64::from_le_bytes(*window_ms))?;
+        if count > MAX_ENTRIES {
+            return None;
+        }
+        let (entries, rest) = rest.split_at_checked(count * ENTRY_LENGTH)?;
+        let (encoded, _) = entries.as_chunks();
+        self.0 = rest;
+        Some(Record { key: KeyHash(*key), entries: Entries { window_ms, encoded } })
+    }
+}
