@@ -3,6 +3,7 @@
 mod document;
 mod rules;
 
+use crate::engine::decide::Policy;
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
@@ -11,16 +12,14 @@ use keyward_contract::document::{Fields, Node, Problems, read_value};
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The system whose keys are checked and whose refusals are sent.
-    pub dialect: Dialect,
+    /// What is asked of requests, and how they are answered.
+    pub policy: Policy,
     /// Where the snapshot comes from.
     pub control_plane: ControlPlane,
     /// How the snapshot is kept.
     pub snapshot: SnapshotSettings,
     /// The path at which the filter itself says whether it has a snapshot.
     pub readiness_path: Option<String>,
-    /// What each route asks for.
-    pub rules: Rules,
 }
 
 /// How the control plane is reached.
@@ -34,8 +33,6 @@ pub struct ControlPlane {
     pub token_env: Option<String>,
     /// How long the feed may wait for a change, in seconds.
     pub poll_wait_s: u32,
-    /// How old the last answer of the feed may be before requests are refused, in milliseconds; `None` serves on.
-    pub max_staleness_ms: Option<u64>,
 }
 
 /// How the snapshot is kept.
@@ -81,18 +78,20 @@ impl Config {
         };
         let ignore_case = fields.optional("ignore_path_case").map_or(Some(false), |n| n.boolean());
         fields.finish();
+        let (control_plane, max_staleness_ms) = control_plane?;
+        let rules = Rules { rules: rules?, ignore_case: ignore_case? };
         Some(Self {
-            dialect: dialect?,
-            control_plane: control_plane?,
+            policy: Policy { dialect: dialect?, rules, max_staleness_ms },
+            control_plane,
             snapshot: snapshot?,
             readiness_path: readiness_path?,
-            rules: Rules { rules: rules?, ignore_case: ignore_case? },
         })
     }
 }
 
 impl ControlPlane {
-    fn read(node: &Node<'_>) -> Option<Self> {
+    /// The control plane, and how stale its snapshot may be, in milliseconds.
+    fn read(node: &Node<'_>) -> Option<(Self, Option<u64>)> {
         let mut fields = node.fields()?;
         let cluster = fields.required("cluster").and_then(|n| n.nonempty());
         let authority = fields.optional("authority").map_or(Some("keyward"), |n| n.nonempty());
@@ -116,13 +115,13 @@ impl ControlPlane {
             return None;
         }
         fields.finish();
-        Some(Self {
+        let control_plane = Self {
             cluster: cluster?.to_owned(),
             authority: authority?.to_owned(),
             token_env: token_env?,
             poll_wait_s: u32::try_from(poll_wait_s?).ok()?,
-            max_staleness_ms: max_staleness_s?.map(|seconds| seconds * 1000),
-        })
+        };
+        Some((control_plane, max_staleness_s?.map(|seconds| seconds * 1000)))
     }
 }
 
@@ -197,7 +196,7 @@ mod tests {
     #[test]
     fn the_smallest_configuration_asks_for_a_key_everywhere() {
         let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
-        assert_eq!(config.rules, Rules::everything_needs_a_key());
+        assert_eq!(config.policy.rules, Rules::everything_needs_a_key());
         assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
         let expected = SnapshotSettings { bucket_bits: 16, cache_records: 16_384, limit_bucket_bits: 12 };
         assert_eq!(config.snapshot, expected);
@@ -211,7 +210,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.control_plane.poll_wait_s, 5);
-        assert_eq!(config.control_plane.max_staleness_ms, Some(60_000));
+        assert_eq!(config.policy.max_staleness_ms, Some(60_000));
         assert_eq!(config.control_plane.token_env, None);
         assert_eq!(config.snapshot.bucket_bits, 8);
     }
@@ -225,14 +224,14 @@ mod tests {
             Config::parse(text.as_bytes())
         };
         assert!(parse(10).unwrap_err().to_string().contains("must be at least 11"));
-        assert_eq!(parse(11).unwrap().control_plane.max_staleness_ms, Some(11_000));
+        assert_eq!(parse(11).unwrap().policy.max_staleness_ms, Some(11_000));
     }
 
     #[test]
     fn a_dialect_can_stand_in_place() {
         let text = include_str!("../../contract/dialects/exograph.json");
         let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
-        assert_eq!(Config::parse(config.as_bytes()).unwrap().dialect.name, "exograph");
+        assert_eq!(Config::parse(config.as_bytes()).unwrap().policy.dialect.name, "exograph");
     }
 
     #[test]

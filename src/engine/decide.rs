@@ -1,10 +1,9 @@
 //! One request, one verdict. The order of the checks is that of [`Refusal`].
 
-use crate::config::Config;
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::feed::Now;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
-use crate::engine::rules::{Access, ProtectedResource, Requirement, Route, Target};
+use crate::engine::rules::{Access, ProtectedResource, Requirement, Route, Rules, Target};
 use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
 use crate::engine::store::SharedStore;
 use keyward_contract::dialect::Dialect;
@@ -15,6 +14,17 @@ use keyward_contract::verdict::Refusal;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
+
+/// What a gateway asks, and how it answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// The system whose keys are checked and whose refusals are sent.
+    pub dialect: Dialect,
+    /// What each route asks for.
+    pub rules: Rules,
+    /// How old the last answer of the feed may be before requests are refused, in milliseconds; `None` serves on.
+    pub max_staleness_ms: Option<u64>,
+}
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,13 +95,13 @@ impl Decision {
 
 impl Refused {
     /// The answer, in the dialect's words.
-    pub fn render(&self, config: &Config, headers: &[Header]) -> Rendered {
+    pub fn render(&self, policy: &Policy, headers: &[Header]) -> Rendered {
         let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
         let key = self.holder.as_ref().map(|holder| &holder.key);
         let exhausted = self.exhausted.as_ref();
         let facts = Facts {
             resource_metadata: self.resource.as_ref().map_or("", |resource| &resource.metadata_url),
-            header: config.dialect.sources.first().map_or("", |source| source.written()),
+            header: policy.dialect.sources.first().map_or("", |source| source.written()),
             request_id: request_id.unwrap_or_default(),
             key_id: key.map_or("", |key| &key.key_id),
             expired_at_ms: key.and_then(|key| key.expires_at_ms).unwrap_or_default(),
@@ -101,14 +111,14 @@ impl Refused {
             window_s: exhausted.map_or(0, |exhausted| exhausted.limit.window_ms().get() / 1000),
             windows: exhausted.map_or(&[], |exhausted| &exhausted.windows),
         };
-        self.errors.as_deref().unwrap_or(&config.dialect.errors).render(self.refusal, &facts)
+        self.errors.as_deref().unwrap_or(&policy.dialect.errors).render(self.refusal, &facts)
     }
 }
 
 /// What one worker decides with.
 pub struct Edge<'a, S> {
-    /// The configuration.
-    pub config: &'a Config,
+    /// What is asked, and how refusals look.
+    pub policy: &'a Policy,
     /// The keys.
     pub snapshot: &'a mut Snapshot,
     /// What the keys have used.
@@ -129,8 +139,8 @@ impl<S: SharedStore> Edge<'_, S> {
     pub fn decide(&mut self, headers: &[Header], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
         let field = |name| header(headers, name).unwrap_or_default();
         let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
-        let Route { access, errors, cost } = self.config.rules.route(&target);
-        let has_credential = || credential::find(&self.config.dialect.sources, headers) != Credential::Missing;
+        let Route { access, errors, cost } = self.policy.rules.route(&target);
+        let has_credential = || credential::find(&self.policy.dialect.sources, headers) != Credential::Missing;
         let requirement = match access {
             Access::Public => return Decision::Public,
             Access::Metadata(resource) => return Decision::Metadata(resource),
@@ -156,17 +166,16 @@ impl<S: SharedStore> Edge<'_, S> {
         asked: &Asked<'_>,
         client: impl FnOnce() -> Option<IpAddr>,
     ) -> Result<Rc<Holder>, Refused> {
-        self.snapshot.refresh(self.store, now.monotonic_ms);
-        if !self.snapshot.is_usable(now.monotonic_ms, self.config.control_plane.max_staleness_ms) {
+        if !self.snapshot.is_usable_now(self.store, now.monotonic_ms, self.policy.max_staleness_ms) {
             return Err(Refusal::Unavailable.into());
         }
-        let digest = digest(self.config, headers)?;
+        let digest = digest(self.policy, headers)?;
         let holder = match self.snapshot.find(self.store, &digest) {
             Found::Key(holder) => holder,
             Found::Nothing => return Err(Refusal::Unknown.into()),
             Found::Unreadable => return Err(Refusal::Unavailable.into()),
         };
-        if let Some((refusal, scope)) = refusal_of(self.config, &holder, now.wall_ms, asked, client) {
+        if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
             return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() });
         }
         if let Some(exhausted) = self.exhausted(&holder, asked.cost, now.monotonic_ms) {
@@ -182,7 +191,7 @@ impl<S: SharedStore> Edge<'_, S> {
     /// Counts the request against the key's limits, or the dialect's where it has none of its own; tells which window
     /// is exhausted if one is.
     fn exhausted(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Option<Exhausted> {
-        let limits = holder.key.limits.as_ref().unwrap_or(&self.config.dialect.limits);
+        let limits = holder.key.limits.as_ref().unwrap_or(&self.policy.dialect.limits);
         match self.limiter.admit(self.store, &holder.key.key_id, limits, cost, now_ms) {
             Verdict::Admitted { .. } => None,
             Verdict::Exhausted { limit, retry_after_ms, windows } => {
@@ -201,8 +210,8 @@ impl<S: SharedStore> Edge<'_, S> {
 }
 
 /// The digest of the request's credential, if it has one that can be a key.
-fn digest(config: &Config, headers: &[Header]) -> Result<Digest, Refusal> {
-    let credential = match credential::find(&config.dialect.sources, headers) {
+fn digest(policy: &Policy, headers: &[Header]) -> Result<Digest, Refusal> {
+    let credential = match credential::find(&policy.dialect.sources, headers) {
         Credential::One(credential) => credential,
         Credential::Missing => return Err(Refusal::Missing),
         Credential::Malformed => return Err(Refusal::Malformed),
@@ -210,12 +219,12 @@ fn digest(config: &Config, headers: &[Header]) -> Result<Digest, Refusal> {
     if credential::is_jwt(&credential) {
         return Err(Refusal::Jwt);
     }
-    config.dialect.format_of(&credential).map(|_| Digest::of_key(&credential)).ok_or(Refusal::Malformed)
+    policy.dialect.format_of(&credential).map(|_| Digest::of_key(&credential)).ok_or(Refusal::Malformed)
 }
 
 /// What speaks against a key that exists, and the scope that it lacks if it is that.
 fn refusal_of<'a>(
-    config: &Config,
+    policy: &Policy,
     holder: &Holder,
     wall_ms: u64,
     asked: &Asked<'a>,
@@ -230,7 +239,7 @@ fn refusal_of<'a>(
         return Some((Refusal::Expired, ""));
     }
     let associated = match &holder.owner {
-        OwnerState::Unowned => !config.dialect.owner_required,
+        OwnerState::Unowned => !policy.dialect.owner_required,
         OwnerState::Known(owner) => !owner.disabled,
         OwnerState::Unknown => false,
     };
@@ -247,7 +256,7 @@ fn refusal_of<'a>(
         }
     }
     let scopes = asked.requirement.scopes.of(asked.method);
-    let lacking = scopes.iter().find(|scope| !holder.may(scope, &config.dialect))?;
+    let lacking = scopes.iter().find(|scope| !holder.may(scope, &policy.dialect))?;
     Some((Refusal::InsufficientScope, lacking))
 }
 
@@ -295,6 +304,7 @@ pub fn header<'a>(headers: &'a [Header], name: &str) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::engine::bucket::{self, Input, Stamp};
     use crate::engine::cells::Status;
     use crate::engine::store::memory::MemoryStore;
@@ -308,7 +318,7 @@ mod tests {
     const BITS: u32 = 4;
 
     struct Fixture {
-        config: Config,
+        policy: Policy,
         store: MemoryStore,
         names: Names,
         snapshot: Snapshot,
@@ -323,9 +333,9 @@ mod tests {
             );
             let names = Names::new("c", "a", BITS);
             let snapshot = Snapshot::new(names.clone(), BITS, 100);
-            let config = Config::parse(text.as_bytes()).unwrap();
+            let policy = Config::parse(text.as_bytes()).unwrap().policy;
             let edge = Self {
-                config,
+                policy,
                 store: MemoryStore::default(),
                 limiter: Limiter::new(names.limits(), 4),
                 names,
@@ -382,8 +392,8 @@ mod tests {
         }
 
         fn edge(&mut self) -> Edge<'_, MemoryStore> {
-            let Self { config, snapshot, limiter, store, .. } = self;
-            Edge { config, snapshot, limiter, store }
+            let Self { policy, snapshot, limiter, store, .. } = self;
+            Edge { policy, snapshot, limiter, store }
         }
 
         fn verdict(&mut self) -> &'static str {
@@ -408,6 +418,18 @@ mod tests {
         });
         assert_eq!(edge.verdict(), "unavailable");
         assert_eq!(edge.decide("/", None, None).verdict(), "unavailable");
+    }
+
+    #[test]
+    fn once_one_worker_can_decide_every_other_can() {
+        let mut edge = Fixture::open();
+        edge.key(|_| {});
+        edge.status(|status| status.generation = 0);
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.status(|status| status.generation = 1);
+        let headers =
+            [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+        assert_eq!(edge.edge().decide(&headers, NOW, || None).verdict(), "allow", "without a tick in between");
     }
 
     #[test]
@@ -453,7 +475,7 @@ mod tests {
     #[test]
     fn a_key_that_must_have_an_owner_and_has_none_is_unassociated() {
         let mut edge = Fixture::open();
-        edge.config.dialect.owner_required = true;
+        edge.policy.dialect.owner_required = true;
         edge.key(|_| {});
         assert_eq!(edge.verdict(), "unassociated");
     }
@@ -550,7 +572,7 @@ mod tests {
     #[test]
     fn a_key_is_held_to_its_limits_and_to_the_dialects_where_it_has_none() {
         let mut edge = Fixture::open();
-        edge.config.dialect.limits = Limits::new(vec!["2/s".parse().unwrap()]).unwrap();
+        edge.policy.dialect.limits = Limits::new(vec!["2/s".parse().unwrap()]).unwrap();
         edge.key(|_| {});
         assert_eq!([edge.verdict(), edge.verdict(), edge.verdict()], ["allow", "allow", "rate_limited"]);
         edge.key(|key| {
@@ -563,7 +585,7 @@ mod tests {
         let exhausted = refused.exhausted.as_ref().unwrap();
         assert_eq!((exhausted.limit.to_string().as_str(), exhausted.windows.len()), ("1/s", 2));
         assert!((1..=2).contains(&exhausted.retry_after_s), "{exhausted:?}");
-        let rendered = refused.render(&edge.config, &[]);
+        let rendered = refused.render(&edge.policy, &[]);
         assert_eq!(rendered.status, 429);
         assert!(rendered.headers.iter().any(|(name, _)| *name == "ratelimit-policy"), "{rendered:?}");
     }

@@ -1,6 +1,7 @@
 //! Whether this process can decide, for load balancers and for people.
 
 use crate::engine::snapshot::Snapshot;
+use crate::engine::store::SharedStore;
 use serde::Serialize;
 
 /// The answer on the readiness path. Clients can reach it, so it says no more than that; the metrics do.
@@ -12,8 +13,8 @@ pub struct Readiness {
 
 impl Readiness {
     /// The state of a snapshot now.
-    pub fn of(snapshot: &Snapshot, now_ms: u64, max_staleness_ms: Option<u64>) -> Self {
-        Self { ready: snapshot.is_usable(now_ms, max_staleness_ms) }
+    pub fn of(snapshot: &mut Snapshot, store: &impl SharedStore, now_ms: u64, max_staleness_ms: Option<u64>) -> Self {
+        Self { ready: snapshot.is_usable_now(store, now_ms, max_staleness_ms) }
     }
 
     /// 200 or 503.

@@ -87,7 +87,7 @@ impl Snapshot {
     }
 
     /// Reads the status if the last reading is too old to rely on.
-    pub fn refresh(&mut self, store: &impl SharedStore, now_ms: u64) {
+    fn refresh(&mut self, store: &impl SharedStore, now_ms: u64) {
         if self.polled_at_ms.is_none_or(|at| now_ms.saturating_sub(at) > STATUS_TRUSTED_MS) {
             self.poll(store, now_ms);
         }
@@ -104,7 +104,16 @@ impl Snapshot {
             && max_staleness_ms.is_none_or(|bound| now_ms.saturating_sub(self.status.contact_ms) <= bound)
     }
 
-    /// What the snapshot says of a key's digest. Call [`refresh`](Self::refresh) first.
+    /// The same, from a status that can be relied on. One that says no is read again: another worker may have said yes.
+    pub fn is_usable_now(&mut self, store: &impl SharedStore, now_ms: u64, max_staleness_ms: Option<u64>) -> bool {
+        self.refresh(store, now_ms);
+        if !self.is_usable(now_ms, max_staleness_ms) {
+            self.poll(store, now_ms);
+        }
+        self.is_usable(now_ms, max_staleness_ms)
+    }
+
+    /// What the snapshot says of a key's digest. Call [`is_usable_now`](Self::is_usable_now) first.
     pub fn find(&mut self, store: &impl SharedStore, digest: &Digest) -> Found {
         let key_stripe = self.stripe(Status::stripe_of_subject(digest, self.bucket_bits));
         let status = &self.status;

@@ -43,7 +43,7 @@ impl HttpContext for Stream {
             return worker.tell_readiness();
         }
         let mut edge = Edge {
-            config: &worker.config,
+            policy: &worker.config.policy,
             snapshot: &mut worker.snapshot.borrow_mut(),
             limiter: &worker.limiter,
             store: &SharedData,
@@ -60,7 +60,7 @@ impl HttpContext for Stream {
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
         let Some(worker) = &self.worker else { return Action::Continue };
         let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
-        let sources = &worker.config.dialect.sources;
+        let sources = &worker.config.policy.dialect.sources;
         if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[]) {
             let forwarded = forwarded.iter().map(|(name, value)| (*name, value.as_ref())).collect();
             if hostcalls::set_map_bytes(MapType::HttpRequestTrailers, forwarded).is_err() {
@@ -76,14 +76,14 @@ impl Worker {
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
             Decision::Allow(holder) => {
-                (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.dialect))
+                (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.policy.dialect))
             }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
             Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
         };
-        if let Some(forwarded) = identity::forwarded(headers, &self.config.dialect.sources, strip, &identity) {
+        if let Some(forwarded) = identity::forwarded(headers, &self.config.policy.dialect.sources, strip, &identity) {
             let forwarded = forwarded.iter().map(|(name, value)| (*name, value.as_ref())).collect();
             hostcalls::set_map_bytes(MapType::HttpRequestHeaders, forwarded).ok()?;
         }
@@ -93,7 +93,7 @@ impl Worker {
     }
 
     fn refuse(&self, refused: Refused, headers: &[Header]) -> Action {
-        let rendered = refused.render(&self.config, headers);
+        let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
         let _ = mark(&decision);
         self.metrics.borrow_mut().count_verdict(decision.verdict());
@@ -119,8 +119,8 @@ impl Worker {
     fn tell_readiness(&self) -> Action {
         let now = self.clock.now();
         let mut snapshot = self.snapshot.borrow_mut();
-        snapshot.refresh(&SharedData, now.monotonic_ms);
-        let readiness = Readiness::of(&snapshot, now.monotonic_ms, self.config.control_plane.max_staleness_ms);
+        let max_staleness_ms = self.config.policy.max_staleness_ms;
+        let readiness = Readiness::of(&mut snapshot, &SharedData, now.monotonic_ms, max_staleness_ms);
         answer(readiness.status_code(), vec![("content-type", "application/json")], &readiness.body())
     }
 }

@@ -116,6 +116,20 @@ fn the_upstream_sees_the_identity_and_neither_the_key_nor_made_up_headers() {
 }
 
 #[test]
+fn what_may_not_stand_in_a_header_may_not_stand_in_a_trailer() {
+    let mut vm = ready();
+    let outcome = vm.trailers(&[
+        ("x-keyward-owner", "admin"),
+        ("Authorization", "Bearer x"),
+        ("grpc-status", "0"),
+        ("x-sum", "1"),
+    ]);
+    let names: Vec<_> = outcome.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["grpc-status", "x-sum"]);
+    assert_eq!(vm.trailers(&[("x-sum", "1")]).calls.values().sum::<usize>(), 1);
+}
+
+#[test]
 fn a_refusal_costs_no_look_up_unless_the_key_could_exist() {
     let mut vm = ready();
     let no_look_up = [

@@ -118,6 +118,15 @@ impl Vm {
     }
 
     pub(crate) fn request(&mut self, headers: &[(&str, &str)]) -> Outcome {
+        self.stream("proxy_on_request_headers", headers)
+    }
+
+    /// A stream of which the filter is only handed the trailers.
+    pub(crate) fn trailers(&mut self, trailers: &[(&str, &str)]) -> Outcome {
+        self.stream("proxy_on_request_trailers", trailers)
+    }
+
+    fn stream(&mut self, callback: &str, headers: &[(&str, &str)]) -> Outcome {
         let context = self.next_context;
         self.next_context += 1;
         let host = self.store.data_mut();
@@ -128,7 +137,9 @@ impl Vm {
         host.answer = None;
         self.call("proxy_on_context_create", &[context, ROOT]);
         let count = i32::try_from(headers.len()).unwrap();
-        self.call("proxy_on_request_headers", &[context, count, 1]);
+        let arguments = [context, count, 1];
+        let taken = if callback == "proxy_on_request_headers" { 3 } else { 2 };
+        self.call(callback, &arguments[..taken]);
         self.call("proxy_on_done", &[context]);
         self.call("proxy_on_log", &[context]);
         self.call("proxy_on_delete", &[context]);
