@@ -9,6 +9,7 @@ use crate::document::{self, Node, Problems};
 use crate::limit::Limit;
 use crate::verdict::Refusal;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The replies to all refusals.
@@ -16,6 +17,7 @@ use std::time::{Duration, UNIX_EPOCH};
 pub struct ErrorShape {
     content_type: String,
     realm: String,
+    request_id_header: Option<String>,
     replies: Vec<(Refusal, Reply)>,
 }
 
@@ -86,7 +88,7 @@ pub struct Rendered {
     /// The status code.
     pub status: u16,
     /// Header fields, names in lower case.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body.
     pub body: String,
 }
@@ -143,16 +145,21 @@ impl ErrorShape {
             // `read` makes a reply for every refusal; an answer without a body is still a refusal.
             return Rendered { status: 503, headers: Vec::new(), body: String::new() };
         };
-        let mut headers = vec![("content-type", self.content_type.clone())];
+        let mut headers = vec![(Cow::Borrowed("content-type"), self.content_type.clone())];
+        if let Some(name) = &self.request_id_header
+            && !facts.request_id.is_empty()
+        {
+            headers.push((Cow::Owned(name.clone()), facts.request_id.to_owned()));
+        }
         if reply.status == 401 || refusal == Refusal::InsufficientScope {
-            headers.push(("www-authenticate", self.challenge(refusal, facts)));
+            headers.push(("www-authenticate".into(), self.challenge(refusal, facts)));
         }
         if reply.status == 429 || reply.status == 503 {
-            headers.push(("retry-after", facts.retry_after_s.to_string()));
+            headers.push(("retry-after".into(), facts.retry_after_s.to_string()));
         }
         if reply.status == 429 && !facts.windows.is_empty() {
-            headers.push(("ratelimit-policy", list(facts.windows, policy)));
-            headers.push(("ratelimit", list(facts.windows, state)));
+            headers.push(("ratelimit-policy".into(), list(facts.windows, policy)));
+            headers.push(("ratelimit".into(), list(facts.windows, state)));
         }
         let mut body = String::new();
         for segment in &reply.body {
@@ -193,11 +200,20 @@ impl ErrorShape {
         let content_type = fields.required("content_type").and_then(|n| header_text(&n));
         let realm = fields.required("realm").and_then(|n| quotable(&n));
         let body = fields.required("body").map(|n| (n.clone(), n.value()));
+        let request_id_header = match fields.optional("request_id_header") {
+            Some(n) => field_name(&n).map(Some),
+            None => Some(None),
+        };
         let verdicts = fields.required("verdicts");
         fields.finish();
         let (body, verdicts) = (body?, verdicts?);
         let replies = read_replies(&verdicts, body);
-        Some(Self { content_type: content_type?, realm: realm?, replies: replies? })
+        Some(Self {
+            content_type: content_type?,
+            realm: realm?,
+            request_id_header: request_id_header?,
+            replies: replies?,
+        })
     }
 }
 
@@ -455,6 +471,16 @@ fn header_text(node: &Node<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
+/// The name of a header field, in lower case.
+fn field_name(node: &Node<'_>) -> Option<String> {
+    let name = node.nonempty()?;
+    if !name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
+        node.problem("expected the name of a header field: small letters, digits and -");
+        return None;
+    }
+    Some(name.to_owned())
+}
+
 /// Text that stands between quotes in a header field without escapes (RFC 9110, section 5.6.4).
 fn quotable(node: &Node<'_>) -> Option<String> {
     let text = header_text(node)?;
@@ -519,7 +545,7 @@ mod tests {
         let shape = shape(|_| {}).unwrap();
         let challenge = |refusal| {
             let rendered = shape.render(refusal, &Facts::default());
-            rendered.headers.into_iter().find(|(name, _)| *name == "www-authenticate").map(|(_, value)| value)
+            rendered.headers.into_iter().find(|(name, _)| name == "www-authenticate").map(|(_, value)| value)
         };
         assert_eq!(challenge(Refusal::Missing).as_deref(), Some("Bearer realm=\"test\""));
         assert_eq!(challenge(Refusal::Unknown).as_deref(), Some("Bearer realm=\"test\", error=\"invalid_token\""));
@@ -531,7 +557,18 @@ mod tests {
         let facts = Facts { retry_after_s: 7, ..Facts::default() };
         for refusal in [Refusal::Unavailable, Refusal::RateLimited] {
             let rendered = shape(|_| {}).unwrap().render(refusal, &facts);
-            assert!(rendered.headers.contains(&("retry-after", "7".to_owned())), "{rendered:?}");
+            assert!(rendered.headers.contains(&("retry-after".into(), "7".to_owned())), "{rendered:?}");
+        }
+    }
+
+    #[test]
+    fn a_shape_can_tell_the_requests_id_in_a_header_too() {
+        let shape = shape(|value| value["request_id_header"] = "request-id".into()).unwrap();
+        let headers = |request_id| shape.render(Refusal::Missing, &Facts { request_id, ..Facts::default() }).headers;
+        assert!(headers("r1").contains(&("request-id".into(), "r1".to_owned())));
+        // An id can be what the client sent.
+        for not_told in ["", "a\0", "a\r\nb: c", "\u{e9}"] {
+            assert!(!headers(not_told).iter().any(|(name, _)| name == "request-id"), "{not_told:?}");
         }
     }
 
@@ -541,7 +578,7 @@ mod tests {
         let windows = [window("10/s", 0, 1), window("200/min", 190, 60)];
         let rendered =
             shape(|_| {}).unwrap().render(Refusal::RateLimited, &Facts { windows: &windows, ..Facts::default() });
-        let field = |name| rendered.headers.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str());
+        let field = |name| rendered.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
         assert_eq!(field("ratelimit-policy"), Some(r#""10/s";q=10;w=1, "200/min";q=200;w=60"#));
         assert_eq!(field("ratelimit"), Some(r#""10/s";r=0;t=1, "200/min";r=190;t=60"#));
     }

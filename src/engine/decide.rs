@@ -587,7 +587,7 @@ mod tests {
         assert!((1..=2).contains(&exhausted.retry_after_s), "{exhausted:?}");
         let rendered = refused.render(&edge.policy, &[]);
         assert_eq!(rendered.status, 429);
-        assert!(rendered.headers.iter().any(|(name, _)| *name == "ratelimit-policy"), "{rendered:?}");
+        assert!(rendered.headers.iter().any(|(name, _)| name == "ratelimit-policy"), "{rendered:?}");
     }
 
     #[test]

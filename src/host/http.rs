@@ -100,7 +100,7 @@ impl Worker {
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());
         }
-        let fields = rendered.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let fields = rendered.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
         answer(u32::from(rendered.status), fields, &rendered.body)
     }
 
@@ -148,8 +148,8 @@ fn answer(status: u32, headers: Vec<(&str, &str)>, body: &str) -> Action {
 /// A gRPC request is answered in gRPC's words: a status of its own, which Envoy would choose otherwise for 429, and the
 /// verdict as its message.
 fn answer_grpc(rendered: &Rendered, verdict: &str) -> Action {
-    let fields = rendered.headers.iter().filter(|(name, _)| *name != "content-type");
-    let fields = fields.map(|(name, value)| (*name, value.as_bytes())).collect();
+    let fields = rendered.headers.iter().filter(|(name, _)| name != "content-type");
+    let fields = fields.map(|(name, value)| (name.as_ref(), value.as_bytes())).collect();
     if hostcalls::send_grpc_response(grpc_code(rendered.grpc_status()), Some(verdict), fields).is_err() {
         let _ = hostcalls::reset_http_request();
     }

@@ -55,15 +55,29 @@ pub fn envoy() -> Result<PathBuf> {
     if let Some(path) = env::var_os("KEYWARD_ENVOY").filter(|path| !path.is_empty()) {
         return existing(path.into(), "KEYWARD_ENVOY names it");
     }
-    let script = root().join("tools/envoy");
-    let output = Command::new(&script)
+    existing(printed_by("tools/envoy", "no Envoy to run")?, "tools/envoy printed it")
+}
+
+/// A Python with the SDKs of `tests/sdk/requirements.txt`: what `tools/sdk-venv` makes.
+///
+/// # Errors
+/// When it cannot be made; why is on standard error.
+pub fn sdk_python() -> Result<PathBuf> {
+    // The path as printed: what it links to knows nothing of the virtual environment.
+    printed_by("tools/sdk-venv", "no Python with the SDKs")
+}
+
+/// The path that a script of this repository prints.
+fn printed_by(script: &str, problem: &str) -> Result<PathBuf> {
+    let path = root().join(script);
+    let output = Command::new(&path)
         .stderr(Stdio::inherit())
         .output()
-        .map_err(|error| Failure::new(format!("{}: {error}", script.display())))?;
+        .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     if !output.status.success() {
-        return Err(Failure::new("no Envoy to run: see what tools/envoy says above"));
+        return Err(Failure::new(format!("{problem}: see what {script} says above")));
     }
-    existing(String::from_utf8_lossy(&output.stdout).trim().into(), "tools/envoy printed it")
+    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }
 
 fn named(variable: &str, built: PathBuf, command: &str) -> Result<PathBuf> {

@@ -5,6 +5,7 @@ use crate::failure::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A server for HTTP/1.1 and HTTP/2 in clear text that answers each request with 200 and the request as JSON, until it
-/// is dropped.
+/// is dropped. Who asks for an upgrade (RFC 9110, section 7.8) gets it, and then every byte back.
 #[derive(Debug)]
 pub struct Echo {
     name: String,
@@ -114,7 +115,7 @@ where
             let service = service_fn(move |request| answer(Arc::clone(&script), Arc::clone(&seen), request));
             let server = auto::Builder::new(TokioExecutor::new());
             // A client that goes away is no business of an upstream's.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -127,6 +128,9 @@ async fn answer<F>(
 where
     F: Future<Output = Answer>,
 {
+    let mut request = request;
+    let protocol = request.headers().get("upgrade").cloned();
+    let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
     // The body is read so that the connection can be used again.
     let _ = body.collect().await;
@@ -140,11 +144,29 @@ where
             .collect(),
     };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+    if let (Some(protocol), Some(upgrade)) = (protocol, upgrade) {
+        return Ok(upgraded(protocol, upgrade));
+    }
     let (status, media_type, body) = script(request).await;
     let mut response = hyper::Response::new(Full::from(body));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(media_type));
+    response.headers_mut().insert("content-type", HeaderValue::from_static(media_type));
     Ok(response)
+}
+
+/// The answer to an upgrade, behind which bytes are sent back.
+fn upgraded(protocol: HeaderValue, upgrade: hyper::upgrade::OnUpgrade) -> hyper::Response<Full<Bytes>> {
+    tokio::spawn(async move {
+        if let Ok(stream) = upgrade.await {
+            let (mut reader, mut writer) = tokio::io::split(TokioIo::new(stream));
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        }
+    });
+    let mut response = hyper::Response::new(Full::default());
+    *response.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert("upgrade", protocol);
+    response
 }
 
 /// The request as JSON.

@@ -19,7 +19,7 @@ pub struct Gateway {
     pub envoy: Envoy,
     /// The control plane.
     pub control_plane: ControlPlane,
-    /// The upstreams, in the configuration's order.
+    /// The upstreams, in the configuration's order; none with [`Builder::upstream_from`].
     pub upstreams: Vec<Echo>,
     /// What Envoy runs with.
     pub config: EnvoyConfig,
@@ -37,6 +37,7 @@ pub struct Builder {
     control_plane_arguments: Vec<String>,
     control_plane_environment: Vec<(String, String)>,
     feed: Option<SocketAddr>,
+    upstream: Option<SocketAddr>,
     control_plane_away: bool,
     snapshot_awaited: bool,
 }
@@ -60,6 +61,7 @@ impl Gateway {
             control_plane_arguments: Vec::new(),
             control_plane_environment: Vec::new(),
             feed: None,
+            upstream: None,
             control_plane_away: false,
             snapshot_awaited: true,
         }
@@ -148,6 +150,13 @@ impl Builder {
         self.without_snapshot()
     }
 
+    /// With every upstream somewhere else than at an echo server of its own: the gateway then has no `upstreams`.
+    #[must_use]
+    pub fn upstream_from(mut self, address: SocketAddr) -> Self {
+        self.upstream = Some(address);
+        self
+    }
+
     /// With a control plane that has run once, for its tokens, and does not run when Envoy starts; no snapshot is
     /// waited for.
     #[must_use]
@@ -180,14 +189,19 @@ impl Builder {
             control_plane.stop().await?;
         }
 
-        let mut upstreams = Vec::new();
-        for (name, _) in config.upstreams() {
-            let upstream = Echo::start(&name, loopback(0)).await?;
-            config.set_cluster(&name, upstream.address());
-            upstreams.push(upstream);
-        }
-        if upstreams.is_empty() {
+        let clusters = config.upstreams();
+        if clusters.is_empty() {
             return Err(Failure::new("the configuration has no upstream"));
+        }
+        let mut upstreams = Vec::new();
+        for (name, _) in clusters {
+            if let Some(address) = self.upstream {
+                config.set_cluster(&name, address);
+            } else {
+                let upstream = Echo::start(&name, loopback(0)).await?;
+                config.set_cluster(&name, upstream.address());
+                upstreams.push(upstream);
+            }
         }
 
         let ports = [ReservedPort::new()?, ReservedPort::new()?];

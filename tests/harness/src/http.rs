@@ -220,6 +220,48 @@ pub async fn send_bytes(to: SocketAddr, bytes: &[u8]) -> Result<Response> {
     }
 }
 
+/// Asks for a WebSocket (RFC 6455, section 4.1) and, once it is opened, sends these bytes; the answer's body is then
+/// what came back through it, and otherwise that of the refusal.
+///
+/// # Errors
+/// When nothing like a response comes within half a minute.
+pub async fn send_websocket(to: SocketAddr, request: &Request, bytes: &[u8]) -> Result<Response> {
+    let mut head = format!(
+        "GET {} HTTP/1.1\r\nhost: {to}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        request.path
+    )
+    .into_bytes();
+    for (name, value) in &request.headers {
+        head.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    let mut stream = connect(to).await?;
+    let exchange = async {
+        stream.write_all(&head).await.ok()?;
+        let mut received = Vec::new();
+        loop {
+            if received.starts_with(b"HTTP/1.1 101") && received.ends_with(b"\r\n\r\n") {
+                let mut response = parse(&received, true)?;
+                stream.write_all(bytes).await.ok()?;
+                response.body = vec![0; bytes.len()];
+                stream.read_exact(&mut response.body).await.ok()?;
+                return Some(response);
+            }
+            let closed = !matches!(stream.read_buf(&mut received).await, Ok(1..));
+            match parse(&received, closed) {
+                Some(response) if response.status != 101 => return Some(response),
+                None if closed => return None,
+                _ => {}
+            }
+        }
+    };
+    match timeout(LIMIT, exchange).await {
+        Ok(Some(response)) => Ok(response),
+        _ => Err(Failure::new(format!("{to}: no answer to a WebSocket's opening"))),
+    }
+}
+
 async fn connect(to: SocketAddr) -> Result<TcpStream> {
     match timeout(LIMIT, TcpStream::connect(to)).await {
         Ok(stream) => {

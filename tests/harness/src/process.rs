@@ -78,6 +78,24 @@ impl Process {
         }
     }
 
+    /// Waits until it ends by itself, and tells how.
+    ///
+    /// # Errors
+    /// When it has not within `limit`, with the end of its log; it runs on.
+    pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.exit_status()? {
+                Some(status) => return Ok(status),
+                None if Instant::now() >= deadline => {
+                    let tail = self.log_tail();
+                    return Err(Failure::new(format!("{}: has not ended within {limit:?}\n{tail}", self.name)));
+                }
+                None => sleep(PAUSE).await,
+            }
+        }
+    }
+
     /// Ends it with SIGTERM, and after `grace` with SIGKILL. Whether SIGTERM was enough.
     ///
     /// # Errors
@@ -194,6 +212,15 @@ mod tests {
         let told = process.until("ready", Duration::ZERO, never).await.unwrap_err().to_string();
         assert!(told.contains("still closed"), "{told}");
         assert!(told.contains("busy"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn waiting_tells_how_it_ended_or_that_it_has_not() {
+        let dir = TestDir::new().unwrap();
+        let status = shell(&dir, "exit 7").wait(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(status.code(), Some(7));
+        let told = shell(&dir, "exec sleep 60").wait(Duration::ZERO).await.unwrap_err().to_string();
+        assert!(told.contains("the shell: has not ended within 0ns"), "{told}");
     }
 
     #[tokio::test]
