@@ -16,8 +16,14 @@ mod bad_input;
 mod common;
 #[path = "e2e/control_plane_away.rs"]
 mod control_plane_away;
+#[path = "e2e/custom_dialect.rs"]
+mod custom_dialect;
+#[path = "e2e/dialects.rs"]
+mod dialects;
 #[path = "e2e/fails_closed.rs"]
 mod fails_closed;
+#[path = "e2e/feed_double.rs"]
+mod feed_double;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]

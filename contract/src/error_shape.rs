@@ -148,6 +148,7 @@ impl ErrorShape {
         let mut headers = vec![(Cow::Borrowed("content-type"), self.content_type.clone())];
         if let Some(name) = &self.request_id_header
             && !facts.request_id.is_empty()
+            && facts.request_id.bytes().all(|c| c.is_ascii_graphic())
         {
             headers.push((Cow::Owned(name.clone()), facts.request_id.to_owned()));
         }

@@ -84,7 +84,7 @@ impl Refusal {
             Self::Jwt | Self::Malformed | Self::Unknown | Self::Revoked | Self::Expired | Self::Unassociated => {
                 Some("invalid_token")
             }
-            Self::WrongKind | Self::InsufficientScope => Some("insufficient_scope"),
+            Self::InsufficientScope => Some("insufficient_scope"),
             _ => None,
         }
     }

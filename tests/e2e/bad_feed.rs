@@ -2,87 +2,19 @@
 //! edge cannot understand.
 
 use crate::common::{SOON, assert_refused};
+use crate::feed_double::Feed;
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, Gateway, Request, until};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use tokio::sync::Notify;
 
 const KEYS: [&str; 3] = [
     "exo_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "exo_live_bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
     "exo_live_cccccccccccccccccccccccccccccccccccc",
 ];
-
-/// A control plane that sends just what it is given, to whoever asked last: a VM that hands the lease over leaves a poll
-/// behind whose answer nobody wants.
-struct Feed {
-    server: Echo,
-    script: Arc<Script>,
-}
-
-#[derive(Default)]
-struct Script {
-    state: Mutex<(u64, VecDeque<Vec<u8>>)>,
-    changed: Notify,
-}
-
-impl Script {
-    async fn answer(&self) -> (u16, &'static str, Vec<u8>) {
-        let mine = {
-            let mut state = self.state.lock().unwrap();
-            state.0 += 1;
-            state.0
-        };
-        self.changed.notify_waiters();
-        loop {
-            let changed = self.changed.notified();
-            {
-                let mut state = self.state.lock().unwrap();
-                if state.0 != mine {
-                    return (503, "text/plain", Vec::new());
-                }
-                if let Some(page) = state.1.pop_front() {
-                    return (200, "application/vnd.keyward.feed; version=1", page);
-                }
-            }
-            changed.await;
-        }
-    }
-}
-
-impl Feed {
-    async fn start() -> Self {
-        let script = Arc::new(Script::default());
-        let answering = Arc::clone(&script);
-        let server = Echo::start_with("feed", loopback(0), move |_| {
-            let script = Arc::clone(&answering);
-            async move { script.answer().await }
-        });
-        Self { server: server.await.unwrap(), script }
-    }
-
-    fn send(&self, page: Vec<u8>) {
-        self.script.state.lock().unwrap().1.push_back(page);
-        self.script.changed.notify_waiters();
-    }
-
-    /// The position that the edge named last.
-    async fn asked(&self) -> Position {
-        until("the edge asks", SOON, async || {
-            let seen = self.server.take_seen();
-            let last = seen.last().ok_or_else(|| Failure::new("it does not"))?;
-            let after = last.path.split(['?', '&']).find_map(|part| part.strip_prefix("after="));
-            Ok(after.unwrap().parse().unwrap())
-        })
-        .await
-        .unwrap()
-    }
-}
 
 fn head(sequence: u64) -> Cursor {
     Cursor { epoch: 1, sequence, chain: [u8::try_from(sequence).unwrap(); 16] }
@@ -120,7 +52,7 @@ fn snapshot(sequence: u64) -> Vec<u8> {
 #[tokio::test]
 async fn a_bad_page_is_counted_and_the_feed_goes_on() {
     let feed = Feed::start().await;
-    let gateway = Gateway::builder().dialect("exona").feed_from(feed.server.address()).start().await.unwrap();
+    let gateway = Gateway::builder().dialect("exona").feed_from(feed.address()).start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let with = |key: &str| Request::get("/").bearer(key);
     let counted = async |name: &str| {

@@ -79,7 +79,6 @@ impl EnvoyConfig {
     fn apply(&mut self, variant: Variant) {
         merge(self.filter(), &variant.filter);
         let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0")).expect("a virtual host");
-        merge(host, &variant.virtual_host);
         if !variant.routes.is_empty() {
             host["routes"] = variant.routes.into();
         }
@@ -297,8 +296,6 @@ const HCM: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed
 struct Variant {
     /// Merged into the filter's configuration.
     filter: Value,
-    /// Merged into the virtual host.
-    virtual_host: Value,
     /// Instead of the routes.
     routes: Vec<Value>,
     /// Names of clusters like `upstream`.

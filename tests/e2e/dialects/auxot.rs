@@ -1,0 +1,70 @@
+//! auxot's two kinds of keys.
+
+use crate::common::SOON;
+use keyward_harness::{CreatedKey, Gateway, Request};
+use serde_json::{Value, json};
+
+async fn permit(gateway: &Gateway, owner: &str, change: Value) {
+    let answer = gateway.control_plane.api("PATCH", &format!("/v1/owners/{owner}"), Some(&change)).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+async fn create(gateway: &Gateway, kind: &str, owner: &str, scopes: &[&str]) -> CreatedKey {
+    let fields = json!({"name": "a key", "kind": kind, "owner": owner, "scopes": scopes});
+    let created = gateway.control_plane.create(&fields).await.unwrap();
+    assert!(created.key.starts_with(&format!("{kind}.")));
+    created
+}
+
+#[tokio::test]
+async fn a_user_key_follows_its_user_at_once() {
+    let gateway = Gateway::builder().dialect("auxot").start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let key = create(&gateway, "user", "alice", &[]).await.key;
+    let (anyone, admin) = (Request::get("/api/agents").bearer(&key), Request::get("/api/admin").bearer(&key));
+
+    workers.until_status(&anyone, 200, SOON).await.unwrap();
+    assert_eq!(workers.statuses(&admin).await.unwrap(), [403, 403]);
+    permit(&gateway, "alice", json!({"permissions": ["admin", "chat"]})).await;
+    workers.until_status(&admin, 200, SOON).await.unwrap();
+    let scopes = workers.send(&admin).await.unwrap()[0].json()["headers"]["x-keyward-scopes"].clone();
+    assert_eq!(scopes, json!(["admin chat"]), "the upstream is told the user's permissions");
+    permit(&gateway, "alice", json!({"permissions": ["chat"]})).await;
+    workers.until_status(&admin, 403, SOON).await.unwrap();
+    assert_eq!(workers.statuses(&anyone).await.unwrap(), [200, 200]);
+    permit(&gateway, "alice", json!({"disabled": true})).await;
+    workers.until_status(&anyone, 401, SOON).await.unwrap();
+    permit(&gateway, "alice", json!({"disabled": false})).await;
+    workers.until_status(&anyone, 200, SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn team_keys_open_intake_and_services_and_nothing_of_users() {
+    let gateway = Gateway::builder().dialect("auxot").start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let team = create(&gateway, "team", "support", &["admin"]).await;
+    let user = create(&gateway, "user", "alice", &[]).await;
+    permit(&gateway, "alice", json!({"permissions": ["admin"]})).await;
+    let admin = Request::get("/api/admin").bearer(&user.key);
+    workers.until_status(&admin, 200, SOON).await.unwrap();
+    for (path, of_team, of_user) in [
+        ("/api/intake/webhook", 200, 200),
+        ("/api/service/agents", 200, 403),
+        ("/api/agents", 403, 200),
+        ("/api/admin", 403, 200),
+    ] {
+        for (key, expected) in [(&team.key, of_team), (&user.key, of_user)] {
+            let statuses = workers.statuses(&Request::get(path).bearer(key)).await.unwrap();
+            assert_eq!(statuses, [expected, expected], "{} on {path}", &key[..5]);
+        }
+    }
+    // As Anthropic's SDK sends it.
+    let messages = Request::new("POST", "/api/anthropic/v1/messages")
+        .header("x-api-key", &user.key)
+        .header("anthropic-version", "2023-06-01")
+        .json(&json!({"model": "auto"}));
+    assert_eq!(workers.statuses(&messages).await.unwrap(), [200, 200]);
+    // Deleting stops a key.
+    gateway.control_plane.revoke(&team.id).await.unwrap();
+    workers.until_status(&Request::get("/api/intake/webhook").bearer(&team.key), 401, SOON).await.unwrap();
+}
