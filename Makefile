@@ -37,9 +37,11 @@ test: fmt-check lint unit fuzz-brief e2e
 
 fmt: cargo
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 fmt-check: cargo
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 lint: cargo
 	cargo clippy --workspace --all-targets -- -D warnings

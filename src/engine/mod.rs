@@ -20,3 +20,5 @@ pub mod store;
 
 #[cfg(test)]
 mod feed_model;
+#[cfg(test)]
+mod totality;

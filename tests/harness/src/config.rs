@@ -29,6 +29,7 @@ pub struct EnvoyConfig {
     tree: Value,
     file: PathBuf,
     listener_file: Option<PathBuf>,
+    example: Example,
 }
 
 impl EnvoyConfig {
@@ -63,7 +64,7 @@ impl EnvoyConfig {
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).context(|| file.display().to_string())?;
         let tree = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
-        let mut config = Self { tree, file: file.to_owned(), listener_file: None };
+        let mut config = Self { tree, file: file.to_owned(), listener_file: None, example: Example::default() };
         // A filter's configuration may be JSON in a string; here it is part of the tree.
         for filter in config.wasm_filters() {
             if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
@@ -77,6 +78,7 @@ impl EnvoyConfig {
 
     #[track_caller]
     fn apply(&mut self, variant: Variant) {
+        self.example = variant.example.unwrap_or_default();
         merge(self.filter(), &variant.filter);
         let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0")).expect("a virtual host");
         if !variant.routes.is_empty() {
@@ -221,6 +223,11 @@ impl EnvoyConfig {
         self
     }
 
+    /// A key to try it with, and where.
+    pub fn example(&self) -> &Example {
+        &self.example
+    }
+
     /// Where the admin interface listens.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
@@ -290,10 +297,28 @@ fn write_listeners(mut listeners: Value, file: &Path) -> Result<()> {
 /// The HTTP connection manager of the gateway.
 const HCM: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 
+/// A first key and a first request.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// The arguments of `keyward keys create`.
+    pub create: String,
+    /// The path that the key opens.
+    pub path: String,
+}
+
+impl Default for Example {
+    fn default() -> Self {
+        Self { create: "--name demo".to_owned(), path: "/hello".to_owned() }
+    }
+}
+
 /// What a dialect's gateway has beyond the shipped file.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Variant {
+    /// A key to try it with, and where.
+    example: Option<Example>,
     /// Merged into the filter's configuration.
     filter: Value,
     /// Instead of the routes.

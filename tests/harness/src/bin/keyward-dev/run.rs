@@ -2,7 +2,7 @@
 
 use crate::interrupt::Interrupt;
 use crate::settings::{CONTROL_PORT, Settings};
-use keyward_harness::config::CONTROL_PLANE;
+use keyward_harness::config::{CONTROL_PLANE, Example};
 use keyward_harness::envoy::Options;
 use keyward_harness::ports::loopback;
 use keyward_harness::process::forget_log;
@@ -22,6 +22,7 @@ struct Parts {
     envoy: Envoy,
     control_plane: ControlPlane,
     upstreams: Vec<Echo>,
+    example: Example,
 }
 
 /// Runs until it is told to end, or until a part ends.
@@ -92,7 +93,7 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
     if health.status != 200 {
         return Err(Failure::new(format!("GET /health through the gateway: {} {}", health.status, health.text())));
     }
-    Ok(Parts { envoy, control_plane, upstreams })
+    Ok(Parts { envoy, control_plane, upstreams, example: config.example().clone() })
 }
 
 fn announce(settings: &Settings, parts: &Parts) {
@@ -105,8 +106,9 @@ fn announce(settings: &Settings, parts: &Parts) {
     println!("  dialect {dialect}; echo {}; logs in .keyward/run; Ctrl-C ends all", upstreams.join(", "));
     let url = if *control == CONTROL_PORT { String::new() } else { format!("KEYWARD_URL=http://127.0.0.1:{control} ") };
     println!("Make a key, and use it:");
-    println!("  {url}target/release/keyward keys create --name demo");
-    println!("  curl -i -H 'Authorization: Bearer <the key>' http://127.0.0.1:{gateway}/hello");
+    let Example { create, path } = &parts.example;
+    println!("  {url}target/release/keyward keys create {create}");
+    println!("  curl -i -H 'Authorization: Bearer <the key>' http://127.0.0.1:{gateway}{path}");
 }
 
 impl Parts {

@@ -1,0 +1,61 @@
+//! A request's header fields, one on a line: whatever is found in them is one credential, and none is left in what is
+//! forwarded.
+
+#![no_main]
+
+use keyward_contract::dialect::{BasicPart, Dialect, Source};
+use keyward_filter::engine::credential::{self, Credential, Header};
+use keyward_filter::engine::identity::{self, Strip};
+use libfuzzer_sys::fuzz_target;
+use std::sync::LazyLock;
+
+const NAME: &str = "key";
+static DIALECTS: LazyLock<Vec<Dialect>> =
+    LazyLock::new(|| Dialect::built_in_names().filter_map(Dialect::built_in).filter_map(Result::ok).collect());
+
+fuzz_target!(|data: &[u8]| {
+    let headers: Vec<Header> = data.split(|&c| c == b'\n').filter_map(header).collect();
+    for dialect in DIALECTS.iter() {
+        check(&dialect.sources, &headers);
+    }
+    let field = |scheme: Option<&str>, name: &str| Source::Header {
+        name: name.to_owned(),
+        written: name.to_owned(),
+        scheme: scheme.map(str::to_owned),
+    };
+    for part in [BasicPart::Username, BasicPart::Password] {
+        let bearer = field(Some("Bearer"), "authorization");
+        let all = [bearer, Source::Basic(part), field(None, "x-api-key")];
+        check(&all, &headers);
+        let cookie = Source::Cookie(NAME.to_owned());
+        check(&[Source::Basic(part), Source::Query(NAME.to_owned()), cookie], &headers);
+    }
+    for (_, value) in &headers {
+        if let Some(rest) = credential::without_parameters(value, &[NAME]) {
+            assert_eq!(credential::without_parameters(&rest, &[NAME]), None);
+        }
+        if let Some(rest) = credential::without_cookies(value, &[NAME]) {
+            assert_eq!(credential::without_cookies(&rest, &[NAME]), None);
+        }
+    }
+});
+
+/// `name: value`, or `:path: value`.
+fn header(line: &[u8]) -> Option<Header> {
+    let colon = line.windows(2).position(|pair| pair == b": ")?;
+    let name = std::str::from_utf8(line.get(..colon)?).ok()?.to_ascii_lowercase();
+    Some((name, line.get(colon + 2..)?.to_vec()))
+}
+
+fn check(sources: &[Source], headers: &[Header]) {
+    if let Credential::One(credential) = credential::find(sources, headers) {
+        assert!(!credential.is_empty() && credential.iter().all(u8::is_ascii_graphic));
+        let _ = credential::is_jwt(&credential);
+    }
+    let forwarded: Vec<Header> = match identity::forwarded(headers, sources, Strip::IdentityAndCredentials, &[]) {
+        Some(fields) => fields.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect(),
+        None => headers.to_vec(),
+    };
+    assert_eq!(credential::find(sources, &forwarded), Credential::Missing, "{forwarded:?}");
+    assert_eq!(identity::forwarded(&forwarded, sources, Strip::IdentityAndCredentials, &[]), None, "{forwarded:?}");
+}

@@ -1,0 +1,37 @@
+//! The input as a credential, and as the randomness that keys are made of.
+
+#![no_main]
+
+use keyward_contract::dialect::Dialect;
+use libfuzzer_sys::fuzz_target;
+use std::sync::LazyLock;
+
+static DIALECTS: LazyLock<Vec<Dialect>> =
+    LazyLock::new(|| Dialect::built_in_names().filter_map(Dialect::built_in).filter_map(Result::ok).collect());
+
+fuzz_target!(|data: &[u8]| {
+    for dialect in DIALECTS.iter() {
+        let of_input = dialect.format_of(data);
+        for format in &dialect.formats {
+            if format.matches(data) {
+                assert!(data.starts_with(format.prefix.as_bytes()) && data.iter().all(u8::is_ascii_graphic));
+                assert!(of_input.is_some());
+            }
+            let prefixed = [format.prefix.as_bytes(), data].concat();
+            let _ = format.matches(&prefixed);
+            // Input that is used up is randomness that fails.
+            let mut pools = data.chunks(64);
+            let made = format.issue(|bytes: &mut [u8]| {
+                let pool = pools.next().ok_or(())?;
+                bytes.fill(0);
+                bytes.iter_mut().zip(pool).for_each(|(byte, random)| *byte = *random);
+                Ok::<(), ()>(())
+            });
+            if let Ok(key) = made {
+                let text = key.expose();
+                assert!(format.matches(text.as_bytes()), "{text}");
+                assert!(format.display_hint(&key).chars().count() < text.chars().count());
+            }
+        }
+    }
+});

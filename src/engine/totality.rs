@@ -1,0 +1,553 @@
+//! Whatever a client sends, of whichever bytes, gets one verdict; and a request passes in a key's name only if a key
+//! that may be used stands in it. The model knows which keys were made for what, and looks for them on its own.
+
+use crate::config::Config;
+use crate::engine::bucket::{self, Input, Stamp};
+use crate::engine::cells::Status;
+use crate::engine::credential::Header;
+use crate::engine::decide::{Decision, Edge, Policy};
+use crate::engine::feed::Now;
+use crate::engine::identity::{self, Strip};
+use crate::engine::limiter::Limiter;
+use crate::engine::snapshot::Snapshot;
+use crate::engine::store::memory::MemoryStore;
+use crate::engine::store::{Names, SharedStore};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyward_contract::dialect::{BasicPart, Dialect, Source};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_contract::limit::Limits;
+use keyward_contract::verdict::Refusal;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{TestCaseResult, TestRunner};
+use sha2::{Digest as _, Sha256};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+const CASES: u32 = 4000;
+const BITS: u32 = 2;
+const NOW: Now = Now { monotonic_ms: 100_000, wall_ms: 1_700_000_000_000 };
+/// The fields that every request begins with.
+const TARGET_FIELDS: usize = 3;
+/// The parameter and the cookie of the dialects that are given every kind of source.
+const NAMED: &str = "key";
+
+const RULES: &str = r#"[
+    {"path": {"exact": "/open"}, "access": "public"},
+    {"path": {"prefix": "/mcp"}, "access": "delegated", "protected_resource": {"resource": "https://h/mcp"}},
+    {"path": {"prefix": "/other"}, "access": "delegated"},
+    {"path": {"prefix": "/maybe"}, "access": "optional"},
+    {"path": {"prefix": "/team"}, "access": "key", "kinds": ["none"]},
+    {"path": {"prefix": "/admin"}, "access": "key", "scopes": ["admin"], "errors": "openai"},
+    {"path": {"template": "/keys/{id}"}, "methods": ["GET"], "access": "key", "scopes": {"GET": ["read"], "*": ["admin"]}},
+    {"path": {"prefix": "/files"}, "ambiguous_paths": true, "access": "key"},
+    {"path": {"prefix": "/v1"}, "hosts": ["api.example.com"], "access": "key", "cost": 2}
+]"#;
+/// What some key opens; no key has what `/team` and `/admin` ask.
+const OPENED_BY_KEYS: [&str; 4] = ["/maybe", "/keys", "/files", "/v1"];
+const PATHS: [&str; 19] = [
+    "/open",
+    "/mcp",
+    "/.well-known/oauth-protected-resource/mcp",
+    "/other/x",
+    "/maybe",
+    "/maybe/x",
+    "/team",
+    "/admin",
+    "/%61dmin",
+    "/keys/1",
+    "/files/a",
+    "/files/..%2fadmin",
+    "/v1",
+    "/v1/x",
+    "/other/../v1",
+    "/other/%2e%2e/v1",
+    "/open/",
+    "//v1",
+    "/",
+];
+const NAMES: [&str; 16] = [
+    "authorization",
+    "x-api-key",
+    "x_api_key",
+    "cookie",
+    ":path",
+    ":method",
+    ":authority",
+    "connection",
+    "x-keyward-key-id",
+    "x_keyward_owner",
+    "x-keyward.scopes",
+    "x-keyward",
+    "x-keywarden",
+    "x-request-id",
+    "content-type",
+    "accept",
+];
+const VALUES: [&[u8]; 14] = [
+    b"",
+    b" ",
+    b"Bearer",
+    b"Bearer ",
+    b"bEARER abc",
+    b"Bearer abc, Bearer def",
+    b"Basic a2V5OmFiYzpk",
+    b"Basic a2V5OmFiYw==",
+    b"Basic !",
+    b"close, X-Keyward-Key-Id ,x_keyward_kind",
+    b"a=b; key=abc;c",
+    b"/v1?key=abc&key",
+    b"\xff\xfe",
+    b"a\"b\\c\r\nx: y",
+];
+
+/// What a key was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Active,
+    /// From 10.0.0.0/8 only.
+    Pinned,
+    /// One request in an hour.
+    Limited,
+    Revoked,
+    Rotated,
+    Expired,
+    Unowned,
+    OwnerDisabled,
+    OwnerUnknown,
+    Spent,
+    Unreadable,
+    NeverMade,
+}
+
+impl State {
+    const ALL: [Self; 12] = [
+        Self::Active,
+        Self::Pinned,
+        Self::Limited,
+        Self::Revoked,
+        Self::Rotated,
+        Self::Expired,
+        Self::Unowned,
+        Self::OwnerDisabled,
+        Self::OwnerUnknown,
+        Self::Spent,
+        Self::Unreadable,
+        Self::NeverMade,
+    ];
+
+    fn may_pass(self, policy: &Policy, client: Option<IpAddr>) -> bool {
+        match self {
+            Self::Active | Self::Limited => true,
+            Self::Pinned => matches!(client, Some(IpAddr::V4(client)) if client.octets()[0] == 10),
+            Self::Unowned => !policy.dialect.owner_required,
+            _ => false,
+        }
+    }
+
+    fn record(self, key_id: &str, kind: &str) -> KeyRecord {
+        let mut key = KeyRecord {
+            key_id: key_id.to_owned(),
+            kind: kind.to_owned(),
+            owner: Some("acme".to_owned()),
+            scopes: vec!["read".to_owned()],
+            limits: Some(Limits::default()),
+            ..KeyRecord::default()
+        };
+        match self {
+            Self::Pinned => key.allowlist = vec!["10.0.0.0/8".parse().unwrap()],
+            Self::Limited => key.limits = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap()),
+            Self::Revoked => key.revoked_at_ms = Some(NOW.wall_ms - 1),
+            Self::Rotated => key.secret_not_after_ms = Some(NOW.wall_ms),
+            Self::Expired => key.expires_at_ms = Some(NOW.wall_ms),
+            Self::Unowned => key.owner = None,
+            Self::OwnerDisabled => key.owner = Some("disabled".to_owned()),
+            Self::OwnerUnknown => key.owner = Some("unknown".to_owned()),
+            Self::Spent => key.credits_exhausted = true,
+            Self::Active | Self::Unreadable | Self::NeverMade => {}
+        }
+        key
+    }
+}
+
+#[derive(Debug)]
+struct Key {
+    id: String,
+    text: String,
+    state: State,
+}
+
+/// Whether sources of the kinds that no built-in dialect has are read too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Added {
+    Nothing,
+    BesideItsOwn,
+    InsteadOfItsOwn,
+}
+
+/// A dialect with its rules, and the snapshot that every case begins with.
+struct World {
+    policy: Policy,
+    names: Names,
+    keys: Vec<Key>,
+    stored: BTreeMap<String, Vec<u8>>,
+}
+
+impl World {
+    fn new(dialect: &str, added: Added) -> Self {
+        let text = format!(r#"{{"dialect": "{dialect}", "control_plane": {{"cluster": "c"}}, "rules": {RULES}}}"#);
+        let mut policy = Config::parse(text.as_bytes()).unwrap().policy;
+        let sources = &mut policy.dialect.sources;
+        if added == Added::InsteadOfItsOwn {
+            sources.clear();
+        }
+        if added != Added::Nothing {
+            let field = Source::Header { name: "x_api_key".into(), written: "X_Api_Key".into(), scheme: None };
+            let named = [Source::Query(NAMED.into()), Source::Cookie(NAMED.into())];
+            sources.extend([Source::Basic(BasicPart::Password), field].into_iter().chain(named));
+        }
+        let (mut keys, mut frames) = (Vec::new(), BTreeMap::<u32, Vec<u8>>::new());
+        let mut put = |subject: Digest, body: Body, is_readable: bool| {
+            let mut frame = Vec::new();
+            Entry { subject, version: 1, body }.encode(&mut frame).unwrap();
+            if !is_readable {
+                *frame.last_mut().unwrap() = 200;
+            }
+            frames.entry(subject.leading_bits(BITS)).or_default().extend(frame);
+        };
+        for (id, disabled) in [("acme", false), ("disabled", true)] {
+            let permissions = Some(vec!["read".to_owned()]);
+            put(Digest::of_owner(id), Body::Owner(OwnerRecord { disabled, permissions }), true);
+        }
+        let mut random = 0u8;
+        for format in &policy.dialect.formats {
+            for state in State::ALL {
+                let text = format.issue(|bytes: &mut [u8]| {
+                    bytes.iter_mut().for_each(|byte| {
+                        random = random.wrapping_mul(5).wrapping_add(3);
+                        *byte = random;
+                    });
+                    random = random.wrapping_add(1);
+                    Ok::<(), ()>(())
+                });
+                let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
+                let subject = Digest(Sha256::digest(&key.text).into());
+                match state {
+                    State::NeverMade => {}
+                    State::Unreadable => put(subject, Body::Removed, false),
+                    _ => put(subject, Body::Key(state.record(&key.id, &format.kind)), true),
+                }
+                keys.push(key);
+            }
+        }
+        let jwt = "eyJhbGciOiJub25lIn0.e30.".to_owned();
+        keys.push(Key { id: String::new(), text: jwt, state: State::NeverMade });
+        let names = Names::new("c", "a", BITS);
+        let stamp = Stamp { generation: 1, sequence: 1 };
+        let bucket = |frames: &[u8]| bucket::merge(&[], stamp, frames, Input::Changes, NOW.wall_ms).rewritten.unwrap();
+        let mut stored: BTreeMap<_, _> =
+            frames.iter().map(|(index, frames)| (names.bucket(*index), bucket(frames))).collect();
+        stored.insert(names.status.clone(), Status { generation: 1, ..Status::START }.encode());
+        Self { policy, names, keys, stored }
+    }
+
+    fn sources(&self) -> &[Source] {
+        &self.policy.dialect.sources
+    }
+}
+
+/// A request of which everything but the keys is bytes already, since those depend on the world.
+#[derive(Clone, Debug)]
+struct Request {
+    method: Vec<u8>,
+    host: Vec<u8>,
+    path: Vec<u8>,
+    sent: Vec<Sent>,
+    others: Vec<Header>,
+    client: Option<IpAddr>,
+    times: usize,
+}
+
+/// A key, perhaps with one byte changed, in a source or in a field that is none.
+#[derive(Clone, Debug)]
+struct Sent {
+    key: Index,
+    place: Index,
+    changed: Option<(Index, u8)>,
+    upper: u8,
+}
+
+fn worlds() -> Vec<World> {
+    let added = [Added::Nothing, Added::BesideItsOwn, Added::InsteadOfItsOwn];
+    Dialect::built_in_names().flat_map(|name| added.map(|added| World::new(name, added))).collect()
+}
+
+fn requests() -> impl Strategy<Value = (Index, Vec<Request>)> {
+    (any::<Index>(), proptest::collection::vec(request(), 1..4))
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let method = prop_oneof![
+        8 => select(vec![&b"GET"[..], b"POST", b"HEAD", b"get", b""]).prop_map(<[u8]>::to_vec),
+        1 => bytes(),
+    ];
+    let host = prop_oneof![
+        8 => select(vec![&b"api.example.com"[..], b"API.example.com.:80", b"[::1]", b"h"]).prop_map(<[u8]>::to_vec),
+        1 => bytes(),
+    ];
+    let known = (select(PATHS.to_vec()), select(vec!["", "", "", "?a=1", "?", "#", "/", "%", ";", "%20"]))
+        .prop_map(|(path, rest)| [path, rest].concat().into_bytes());
+    let path = prop_oneof![8 => known, 1 => bytes()];
+    let client = select(vec![None, Some("10.1.2.3"), Some("10.255.0.1"), Some("11.1.2.3"), Some("::1")]);
+    let client = client.prop_map(|client| client.map(|client| client.parse().unwrap()));
+    let some =
+        |weights: [u32; 3]| prop_oneof![weights[0] => Just(0), weights[1] => Just(1), weights[2] => Just(2usize)];
+    let sent = some([1, 6, 1]).prop_flat_map(|count| proptest::collection::vec(sent(), count));
+    let others = some([3, 2, 1]).prop_flat_map(|count| proptest::collection::vec((name(), value()), count));
+    (method, host, path, sent, others, client, 1..3usize).prop_map(
+        |(method, host, path, sent, others, client, times)| Request { method, host, path, sent, others, client, times },
+    )
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let changed = proptest::option::weighted(0.2, (any::<Index>(), any::<u8>()));
+    (any::<Index>(), any::<Index>(), changed, any::<u8>()).prop_map(|(key, place, changed, upper)| Sent {
+        key,
+        place,
+        changed,
+        upper,
+    })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![8 => select(NAMES.to_vec()).prop_map(str::to_owned), 1 => "[!-@\\[-~]{0,12}"]
+}
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![select(VALUES.to_vec()).prop_map(<[u8]>::to_vec), bytes()]
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..24)
+}
+
+impl Request {
+    fn headers(&self, world: &World) -> Vec<Header> {
+        let mut path = self.path.clone();
+        let mut fields = Vec::new();
+        for sent in &self.sent {
+            let mut text = sent.key.get(&world.keys).text.clone().into_bytes();
+            if let Some((at, byte)) = &sent.changed {
+                *at.get_mut(&mut text) = *byte;
+            }
+            let mut field = |name: &str, parts: &[&[u8]]| fields.push((name.to_owned(), parts.concat()));
+            match world.sources().get(sent.place.index(world.sources().len() + 1)) {
+                None => field("x-other", &[&text]),
+                Some(Source::Header { name, scheme: None, .. }) => field(name, &[&text]),
+                Some(Source::Header { name, scheme: Some(scheme), .. }) => {
+                    field(name, &[in_case(scheme, sent.upper).as_bytes(), b" ", &text]);
+                }
+                Some(Source::Basic(part)) => {
+                    let pair = match part {
+                        BasicPart::Username => [&text[..], b":user"].concat(),
+                        BasicPart::Password => [b"user:", &text[..]].concat(),
+                    };
+                    let credentials = STANDARD.encode(pair);
+                    field("authorization", &[in_case("basic ", sent.upper).as_bytes(), credentials.as_bytes()]);
+                }
+                Some(Source::Query(parameter)) => {
+                    path.push(if path.contains(&b'?') { b'&' } else { b'?' });
+                    path.extend_from_slice(&[parameter.as_bytes(), b"=", &text].concat());
+                }
+                Some(Source::Cookie(cookie)) => field("cookie", &[b"a=b; ", cookie.as_bytes(), b"=", &text]),
+            }
+        }
+        let target: [_; TARGET_FIELDS] = [(":method", &self.method), (":authority", &self.host), (":path", &path)];
+        let target = target.map(|(name, value)| (name.to_owned(), value.clone()));
+        target.into_iter().chain(fields).chain(self.others.iter().cloned()).collect()
+    }
+
+    fn run(
+        &self,
+        world: &World,
+        edge: &mut Edge<'_, MemoryStore>,
+        reached: &RefCell<BTreeSet<&str>>,
+    ) -> TestCaseResult {
+        let headers = self.headers(world);
+        for _ in 0..self.times {
+            let decision = edge.decide(&headers, NOW, || self.client);
+            reached.borrow_mut().insert(match decision {
+                Decision::Metadata(_) => "metadata",
+                _ => decision.verdict(),
+            });
+            self.check(world, &headers, &decision)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, world: &World, headers: &[Header], decision: &Decision) -> TestCaseResult {
+        let sources = world.sources();
+        let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
+        match decision {
+            Decision::Allow(holder) => {
+                prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
+                let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
+                prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
+                let subject = Sha256::digest(&key.text);
+                let standing = standing(sources, headers);
+                let stands = standing.iter().any(|value| Sha256::digest(value) == subject);
+                prop_assert!(stands, "nobody sent {:?}", key);
+                let mut others = world.keys.iter().filter(|other| other.text != key.text);
+                let is_alone = !others.any(|other| standing.iter().any(|value| value == other.text.as_bytes()));
+                prop_assert!(is_alone, "{:?} was not sent alone", key);
+                let identity = identity::headers_of(holder, &world.policy.dialect);
+                check_forwarded(world, headers, Strip::IdentityAndCredentials, &identity)?;
+            }
+            Decision::Public => {
+                // A second path, which Envoy would not take, is stripped but not read.
+                let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || name != ":path");
+                let read: Vec<Header> = read.map(|(_, header)| header.clone()).collect();
+                let without_key = is_at(&["/maybe"]) && standing(sources, &read).is_empty();
+                prop_assert!(is_at(&["/open"]) || without_key, "a route that asks for a key");
+                check_forwarded(world, headers, Strip::IdentityAndCredentials, &[])?;
+            }
+            Decision::Delegated => {
+                prop_assert!(is_at(&["/mcp", "/other"]), "a route that asks for a key");
+                prop_assert!(!contains(&self.path, b"/.."), "a path that can be read in two ways");
+                check_forwarded(world, headers, Strip::Identity, &[])?;
+            }
+            Decision::Metadata(_) => prop_assert!(is_at(&["/.well-known"])),
+            Decision::Refuse(refused) => {
+                prop_assert_eq!(decision.key_id().is_some(), refused.refusal.knows_key());
+                let rendered = refused.render(&world.policy, headers);
+                prop_assert!((400..=599).contains(&rendered.status));
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&rendered.body).is_ok(), "{}", rendered.body);
+                for (_, value) in &rendered.headers {
+                    prop_assert!(!value.bytes().any(|c| c.is_ascii_control()), "{:?}", value);
+                }
+                prop_assert!(world.keys.iter().all(|key| !rendered.body.contains(&key.text)), "{}", rendered.body);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_forwarded(
+    world: &World,
+    headers: &[Header],
+    strip: Strip,
+    identity: &[(&'static str, String)],
+) -> TestCaseResult {
+    let forwarded: Vec<Header> = match identity::forwarded(headers, world.sources(), strip, identity) {
+        Some(fields) => fields.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect(),
+        None => headers.to_vec(),
+    };
+    let is_ours = |name: &str| {
+        let name = spelled_alike(name);
+        name == "x-keyward" || name.starts_with("x-keyward-")
+    };
+    let ours = forwarded.iter().filter(|(name, _)| is_ours(name));
+    let ours: Vec<_> = ours.map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+    let expected: Vec<_> = identity.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+    prop_assert_eq!(ours, expected);
+    for (_, options) in forwarded.iter().filter(|(name, _)| name == "connection") {
+        let options = String::from_utf8_lossy(options).into_owned();
+        prop_assert!(!options.split(',').any(|option| is_ours(option.trim())), "{}", options);
+    }
+    if strip == Strip::Identity {
+        return Ok(());
+    }
+    prop_assert!(standing(world.sources(), &forwarded).is_empty(), "{:?}", forwarded);
+    for source in world.sources() {
+        if let Source::Header { name: of, .. } = source {
+            prop_assert!(!forwarded.iter().any(|(name, _)| spelled_alike(name) == spelled_alike(of)));
+        }
+    }
+    // Where a client puts a key into a field that is no source, it stays there; nowhere else.
+    for key in &world.keys {
+        let bears = |(name, value): &&Header| name != "x-other" && contains(value, key.text.as_bytes());
+        prop_assert_eq!(forwarded.iter().find(bears), None);
+    }
+    Ok(())
+}
+
+/// Everything that could be read as a credential in any of the sources, by anyone.
+fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    for source in sources {
+        for (name, value) in headers {
+            match source {
+                Source::Header { name: of, scheme, .. } if of == name => {
+                    let is_space = |c: &u8| scheme.is_some() && *c == b' ';
+                    values.push(value.split(is_space).next_back().unwrap().to_vec());
+                }
+                Source::Basic(_) if name == "authorization" => {
+                    let encoded = value.rsplit(|&c| c == b' ').next().unwrap();
+                    let decoded = STANDARD.decode(encoded).unwrap_or_default();
+                    values.push(decoded.splitn(2, |&c| c == b':').last().unwrap().to_vec());
+                }
+                Source::Query(parameter) if name == ":path" => {
+                    let pairs = value.splitn(2, |&c| c == b'?').skip(1).flat_map(|query| query.split(|&c| c == b'&'));
+                    values.extend(pairs.filter_map(|pair| of_pair(pair, parameter)));
+                }
+                Source::Cookie(cookie) if name == "cookie" => {
+                    let pairs = value.split(|&c| c == b';').map(<[u8]>::trim_ascii);
+                    values.extend(pairs.filter_map(|pair| of_pair(pair, cookie)));
+                }
+                _ => {}
+            }
+        }
+    }
+    values
+}
+
+fn of_pair(pair: &[u8], name: &str) -> Option<Vec<u8>> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
+}
+
+/// Whether a path, read with its letters decoded, is one or below it.
+fn is_below(path: &[u8], of: &str) -> bool {
+    let decoded = String::from_utf8_lossy(path).replace("%61", "a");
+    decoded.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
+}
+
+fn spelled_alike(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+fn in_case(text: &str, upper: u8) -> String {
+    let case = |(n, c): (usize, char)| if upper >> (n % 8) & 1 == 1 { c.to_ascii_uppercase() } else { c };
+    text.to_ascii_lowercase().chars().enumerate().map(case).collect()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
+    let worlds = worlds();
+    let reached = RefCell::new(BTreeSet::new());
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(CASES) };
+    let outcome = TestRunner::new(config).run(&requests(), |(world, requests)| {
+        let world = world.get(&worlds);
+        let store = MemoryStore::default();
+        for (name, value) in &world.stored {
+            store.put(name, value, None).unwrap();
+        }
+        let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
+        let limiter = Limiter::new(world.names.limits(), BITS);
+        let mut edge = Edge { policy: &world.policy, snapshot: &mut snapshot, limiter: &limiter, store: &store };
+        requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    // What is never reached is not tested.
+    let refusals = Refusal::ALL.map(Refusal::name);
+    let expected: BTreeSet<_> = refusals.into_iter().chain(["allow", "public", "delegated", "metadata"]).collect();
+    assert_eq!(reached.into_inner(), expected);
+}
