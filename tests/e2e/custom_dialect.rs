@@ -96,7 +96,7 @@ async fn a_dialect_with_mistakes_keeps_envoy_from_starting_and_each_is_told_with
         .without_snapshot()
         .start()
         .await;
-    let told = started.err().expect("no start").to_string();
+    let told = started.expect_err("no start").to_string();
     for expected in ["dialect.sources[1].basic: expected one of", "dialect.errors.verdicts.expired.status: expected"] {
         assert!(told.contains(expected), "{expected}\nin {told}");
     }
