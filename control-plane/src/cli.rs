@@ -17,10 +17,34 @@ use std::io::{self, Write};
 pub enum CliError {
     /// The server cannot be asked, or has refused.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(ClientError),
+    /// What was typed cannot be meant. The message does not repeat it.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// A key was made that nobody will see.
+    #[error("{what}{id} was made and could not be shown ({source}); {remedy}")]
+    NotShown {
+        /// What of it was made, in words before the id.
+        what: &'static str,
+        /// The key's id.
+        id: String,
+        /// Why.
+        source: io::Error,
+        /// What is to be done.
+        remedy: &'static str,
+    },
     /// The answer cannot be printed.
     #[error("cannot write the answer: {0}")]
     Print(#[from] io::Error),
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Url(expected) => Self::Usage(expected),
+            other => Self::Client(other),
+        }
+    }
 }
 
 /// Works on keys.
@@ -28,6 +52,9 @@ pub enum CliError {
 /// # Errors
 /// If the server refuses or cannot be reached.
 pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError> {
+    if let KeysCommand::Show { id, .. } | KeysCommand::Revoke { id, .. } | KeysCommand::Rotate { id, .. } = &command {
+        check_key_id(id)?;
+    }
     let client = Client::new(server)?;
     match command {
         KeysCommand::Create { name, owner, kind, env, scope, allow_ip, limit, expires_in, json } => {
@@ -43,7 +70,7 @@ pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError>
             ];
             request.extend(given.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
             let key = client.post("/v1/keys", &Value::Object(request))?;
-            shown_once(&key, json, "created")
+            shown_once(&key, json, &CREATED)
         }
         KeysCommand::List { owner, state, json } => {
             let keys = all_keys(&client, owner.as_deref(), state.as_deref())?;
@@ -60,7 +87,7 @@ pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError>
         KeysCommand::Rotate { id, grace, json } => {
             let request = grace.map_or_else(|| json!({}), |grace| json!({"grace_s": grace.as_secs()}));
             let key = client.post(&format!("/v1/keys/{}/rotate", escaped(&id)), &request)?;
-            shown_once(&key, json, "rotated")
+            shown_once(&key, json, &ROTATED)
         }
     }
 }
@@ -72,12 +99,23 @@ pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError>
 pub fn owners(server: &ControlPlane, command: OwnersCommand) -> Result<(), CliError> {
     let client = Client::new(server)?;
     let (id, change, json) = match command {
-        OwnersCommand::Disable { id, json } => (id, json!({"disabled": true}), json),
-        OwnersCommand::Enable { id, json } => (id, json!({"disabled": false}), json),
-        OwnersCommand::Permit { id, scope, json } => (id, json!({"permissions": scope}), json),
+        OwnersCommand::Show { id, json } => (id, None, json),
+        OwnersCommand::Disable { id, json } => (id, Some(json!({"disabled": true})), json),
+        OwnersCommand::Enable { id, json } => (id, Some(json!({"disabled": false})), json),
+        OwnersCommand::Permit { id, any: true, json, .. } => (id, Some(json!({"permissions": null})), json),
+        OwnersCommand::Permit { id, scope, json, .. } => (id, Some(json!({"permissions": scope})), json),
     };
-    let owner = client.patch(&format!("/v1/owners/{}", escaped(&id)), &change)?;
+    let path = format!("/v1/owners/{}", escaped(&id));
+    let owner = match change {
+        None => client.get(&path)?,
+        Some(change) => client.patch(&path, &change)?,
+    };
     print(&if json { output::line(&owner) } else { output::owner(&owner) })
+}
+
+/// A key that was pasted for its id must go nowhere: not into a URL, and not into a message.
+fn check_key_id(id: &str) -> Result<(), CliError> {
+    if id.starts_with("key_") { Ok(()) } else { Err(CliError::Usage("the id of a key begins with key_")) }
 }
 
 fn all_keys(client: &Client, owner: Option<&str>, state: Option<&str>) -> Result<Vec<Value>, ClientError> {
@@ -99,22 +137,43 @@ fn all_keys(client: &Client, owner: Option<&str>, state: Option<&str>) -> Result
     }
 }
 
+/// What has become of a key that is shown once.
+struct Made {
+    what_happened: &'static str,
+    what: &'static str,
+    remedy: &'static str,
+}
+
+const CREATED: Made = Made { what_happened: "created", what: "", remedy: "revoke it" };
+const ROTATED: Made =
+    Made { what_happened: "rotated", what: "a new secret of ", remedy: "rotate it again, or revoke it" };
+
 /// The key goes to the standard output alone, so that it can be taken from there; words about it to the other one.
-fn shown_once(key: &Value, json: bool, what_happened: &str) -> Result<(), CliError> {
-    if json {
-        return print(&output::line(key));
-    }
-    print(&format!("{}\n", output::text(key, "key")))?;
+fn shown_once(key: &Value, json: bool, made: &Made) -> Result<(), CliError> {
     let id = output::text(key, "id");
-    writeln!(io::stderr(), "{id} {what_happened}. Keep the key: it is shown only this once.").map_err(CliError::Print)
+    let text = if json { output::line(key) } else { format!("{}\n", output::text(key, "key")) };
+    if let Err(source) = write(&text) {
+        return Err(CliError::NotShown { what: made.what, id, source, remedy: made.remedy });
+    }
+    if !json {
+        // The key was shown, so all is well, whoever reads this or not.
+        let _ = writeln!(io::stderr(), "{id} {}. Keep the key: it is shown only this once.", made.what_happened);
+    }
+    Ok(())
 }
 
 /// A reader that has seen enough is no error.
 fn print(text: &str) -> Result<(), CliError> {
-    match io::stdout().write_all(text.as_bytes()) {
+    match write(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(CliError::Print),
     }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 fn escaped(part: &str) -> impl std::fmt::Display + '_ {

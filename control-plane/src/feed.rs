@@ -24,11 +24,16 @@ impl Feed {
     }
 
     /// The encoded page that follows the position. Where nothing does, it waits that long and then answers with a page
-    /// of no changes.
+    /// of no changes; and sooner once `end` rings.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn page_after(&self, position: Position, wait: Duration) -> Result<Bytes, Error> {
+    pub async fn page_after(
+        &self,
+        position: Position,
+        wait: Duration,
+        mut end: watch::Receiver<()>,
+    ) -> Result<Bytes, Error> {
         let deadline = Instant::now() + wait;
         let mut shutdown = self.shutdown.clone();
         let mut published = self.store.hub().subscribe();
@@ -47,6 +52,8 @@ impl Feed {
             tracing::trace!(sequence = applied, ?wait, "waiting for a change");
             tokio::select! {
                 biased;
+                // Before any news: those are not for a token that was removed.
+                _ = end.changed() => return Ok(nothing()),
                 _ = published.changed() => {}
                 _ = shutdown.wait_for(|shutdown| *shutdown) => return Ok(nothing()),
                 () = sleep_until(deadline) => return Ok(nothing()),
@@ -63,7 +70,7 @@ impl Feed {
             }
         }
         Ok(match self.store.feed_after(position).await? {
-            Found::Page(page) => Some(page.into()),
+            Found::Page(page) => Some(page),
             Found::UpToDate => None,
         })
     }

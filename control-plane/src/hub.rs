@@ -99,6 +99,11 @@ impl Hub {
         self.head.subscribe()
     }
 
+    /// Where the history stands.
+    pub fn head(&self) -> Cursor {
+        self.ring().head()
+    }
+
     /// What follows for a reader that has applied all up to a sequence, and seen the head of the history there.
     pub fn changes_after(&self, applied: u64, seen: &Cursor) -> Recent {
         self.ring().page_after(applied, seen)

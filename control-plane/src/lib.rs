@@ -8,6 +8,7 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+mod connections;
 pub mod feed;
 pub mod hub;
 pub mod logging;

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
-use keyward_control_plane::cli::{self, Arguments, Command, ServeArguments};
-use keyward_control_plane::serve::{Config, Server, dialect};
+use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
+use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, dialect};
+use keyward_control_plane::tokens::Audience;
 use keyward_control_plane::{clock, logging};
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,7 +21,10 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nowhere is left to tell that this cannot be told.
             let _ = writeln!(std::io::stderr(), "keyward: {error}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(CliError::Usage(_)) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -33,13 +37,23 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
-    let server = Server::start(Config { listen, data_dir, dialect, clock: clock::system() }).await?;
+    let server = Server::start(Config {
+        listen,
+        data_dir,
+        dialect,
+        clock: clock::system(),
+        retention_interval: RETENTION_INTERVAL,
+    })
+    .await?;
     let tokens = server.tokens();
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
-            match tokens.reload() {
-                Ok(()) => tracing::info!("tokens read again"),
-                Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+            for audience in Audience::ALL {
+                let file = audience.file_name();
+                match tokens.reload(audience) {
+                    Ok(()) => tracing::info!(file, "tokens read again"),
+                    Err(error) => tracing::error!(file, %error, "the tokens stay as they were"),
+                }
             }
         }
     });
@@ -49,5 +63,6 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    server.run(end).await.map_err(|error| anyhow!("the server has failed: {error}"))
+    server.run(end).await;
+    Ok(())
 }

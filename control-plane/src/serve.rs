@@ -2,10 +2,10 @@
 
 use crate::api::{App, router};
 use crate::clock::Clock;
+use crate::connections::{self, Patience};
 use crate::feed::Feed;
-use crate::store::{self, Store};
+use crate::store::{self, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
-use axum::serve::ListenerExt;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
 use std::io;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How a server is to run.
 pub struct Config {
@@ -27,6 +27,8 @@ pub struct Config {
     pub dialect: Dialect,
     /// The time.
     pub clock: Clock,
+    /// How often the edges are told to forget what ended long ago.
+    pub retention_interval: Duration,
 }
 
 /// A server that has its port, state and tokens.
@@ -37,6 +39,7 @@ pub struct Server {
     store: Store,
     dialect: Arc<Dialect>,
     clock: Clock,
+    retention_interval: Duration,
 }
 
 /// The server cannot start.
@@ -90,7 +93,11 @@ pub enum DialectError {
 const GRACE: Duration = Duration::from_millis(1000);
 /// How long the database may take to close; one that is cut off recovers at the next start.
 const CLOSING: Duration = Duration::from_millis(500);
-const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+/// By how much the clock may be put right in an interval and still be believed.
+const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
+
+/// How often the retention is kept, unless a test has less time.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The dialect of that name, or in that file.
 ///
@@ -128,7 +135,8 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(config.dialect), clock: config.clock })
+        let Config { dialect, clock, retention_interval, .. } = config;
+        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
     }
 
     /// Where it listens.
@@ -142,40 +150,26 @@ impl Server {
     }
 
     /// Serves until `end` is done, then answers who waits and closes the state.
-    ///
-    /// # Errors
-    /// If connections cannot be accepted.
-    pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let Self { listener, address, tokens, store, dialect, clock } = self;
+    pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
+        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
-        let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock)));
+        let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
         let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
-        // A page of the feed is one small write that must not wait for an acknowledgement.
-        let listener = listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "a connection keeps its delay");
-            }
-        });
         tracing::info!(%address, "listening");
-        let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+        tokio::spawn(async move {
             end.await;
-            // Sent before the connections are told to finish, so that their long polls can.
             shutdown.send_replace(true);
         });
-        let served = tokio::select! {
-            served = serving.into_future() => served,
-            () = overdue(ending) => {
-                tracing::warn!("ending with connections that did not finish");
-                Ok(())
-            }
-        };
+        tokio::select! {
+            () = connections::serve(listener, app, ending.clone(), Patience::default()) => {}
+            () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
+        }
         retention.abort();
         if timeout(CLOSING, store.close()).await.is_err() {
             tracing::warn!("ending with the database still open");
         }
         tracing::info!("ended");
-        served
     }
 }
 
@@ -185,16 +179,23 @@ async fn overdue(mut ending: watch::Receiver<bool>) {
     sleep(GRACE).await;
 }
 
-/// Lets the edges forget what ended long ago, now and every hour.
-async fn keep_retention(store: Store, clock: Clock) {
-    let mut hours = interval(RETENTION_INTERVAL);
-    hours.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Lets the edges forget what ended long ago, after each interval in which the clock has run like one. A clock that has just
+/// been set, as those of some machines are after their start, could make all keys look as if they had ended long ago.
+async fn keep_retention(store: Store, clock: Clock, interval: Duration) {
     loop {
-        hours.tick().await;
-        match store.forget_ended(clock()).await {
-            Ok(0) => {}
-            Ok(secrets) => tracing::info!(secrets, "the edges forget what ended long ago"),
-            Err(error) => tracing::warn!(%error, "the retention could not be kept; it is tried again in an hour"),
+        let (started, expected) = (Instant::now(), clock());
+        sleep(interval).await;
+        let (expected, now) = (expected.plus(started.elapsed()), clock());
+        if now.minus(BELIEVABLE_DRIFT) > expected || now.plus(BELIEVABLE_DRIFT) < expected {
+            tracing::warn!(%now, %expected, "the clock was set; the edges are told to forget nothing for now");
+            continue;
+        }
+        match store.keep_retention(now).await {
+            Ok(Swept { forgotten: 0, told_again: 0 }) => {}
+            Ok(Swept { forgotten, told_again }) => {
+                tracing::info!(forgotten, told_again, "the edges forget what ended long ago");
+            }
+            Err(error) => tracing::warn!(%error, ?interval, "the retention could not be kept; it is tried again"),
         }
     }
 }

@@ -1,24 +1,26 @@
 //! The state, in SQLite: keys, owners, and the feed of changes to them.
 //!
 //! One connection writes. A change and its entries of the feed are one transaction, and the hub hears of it in commit
-//! order before the next one begins. A request that goes away in the middle does not stop its write: a commit that
-//! nobody publishes would be seen by no edge.
+//! order before the next one begins. A request that goes away before its turn writes nothing; one that goes away
+//! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
 
 mod feed;
 mod keys;
 mod mutation;
 mod owners;
+mod pages;
 mod retention;
 mod rows;
 
 pub use feed::Found;
-pub use keys::{KeyPage, KeyQuery, Rotated};
-pub use retention::RETENTION;
+pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
+pub use retention::{RETENTION, Swept};
 
 use crate::hub::{Bounds, Hub};
 use crate::random::{self, NoRandomness};
 use keyward_contract::entry::EntryTooLarge;
 use mutation::Mutation;
+use pages::Pages;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -35,6 +37,9 @@ use tokio::sync::Mutex;
 pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// The feed's own, so that operators do not wait behind a thousand edges.
+    feed_readers: SqlitePool,
+    pages: Arc<Pages>,
     /// Held from before a transaction begins until the hub knows of it.
     commit_order: Arc<Mutex<()>>,
     hub: Arc<Hub>,
@@ -71,9 +76,28 @@ pub enum Error {
     /// No epoch can be drawn.
     #[error(transparent)]
     Random(#[from] NoRandomness),
+    /// More readers of the feed wait than can be served in time.
+    #[error("too many edges wait for pages of the feed")]
+    Crowded,
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
+}
+
+impl Error {
+    /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Crowded | Self::Interrupted => true,
+            Self::Database(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) => true,
+            Self::Database(sqlx::Error::Database(refusal)) => {
+                // The low byte of an extended result code is the primary one: https://sqlite.org/rescode.html
+                let code = refusal.code().and_then(|code| code.parse::<i32>().ok());
+                code.is_some_and(|code| [SQLITE_BUSY, SQLITE_FULL].contains(&(code & 0xff)))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The future of a step inside a transaction.
@@ -82,8 +106,12 @@ type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 /// The name of the database in the data directory.
 pub const DATABASE_FILE: &str = "keyward.db";
 
+const SQLITE_BUSY: i32 = 5;
+const SQLITE_FULL: i32 = 13;
 const LOCK_FILE: &str = "lock";
 const READERS: u32 = 4;
+/// One has the turn; the other may still have to roll back what a reader left that went away.
+const FEED_READERS: u32 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -104,10 +132,20 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         let writer = pool(1).connect_with(options.clone()).await?;
         sqlx::migrate!("./migrations").run(&writer).await?;
-        let readers = pool(READERS).connect_with(options.read_only(true)).await?;
+        let options = options.read_only(true);
+        let readers = pool(READERS).connect_with(options.clone()).await?;
+        let feed_readers = pool(FEED_READERS).connect_with(options).await?;
         begin_history(&writer).await?;
         let hub = Arc::new(feed::recent(&readers, Bounds::default()).await?);
-        Ok(Self { writer, readers, commit_order: Arc::new(Mutex::new(())), hub, _lock: Arc::new(lock) })
+        Ok(Self {
+            writer,
+            readers,
+            feed_readers,
+            pages: Arc::new(Pages::new(pages::PLACES)),
+            commit_order: Arc::new(Mutex::new(())),
+            hub,
+            _lock: Arc::new(lock),
+        })
     }
 
     /// Where each commit is published.
@@ -127,6 +165,7 @@ impl Store {
     /// Waits for the writes that were begun, and closes the database.
     pub async fn close(&self) {
         let _last_write = self.commit_order.lock().await;
+        self.feed_readers.close().await;
         self.readers.close().await;
         self.writer.close().await;
     }
@@ -138,14 +177,21 @@ impl Store {
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let store = self.clone();
+        let requester = Arc::new(());
+        let waits = Arc::downgrade(&requester);
         let write = async move {
             let _turn = store.commit_order.lock().await;
+            if waits.strong_count() == 0 {
+                return Err(Error::Interrupted);
+            }
             let mut mutation = Mutation::begin(&store.writer).await?;
             let outcome = steps(&mut mutation).await?;
             store.hub.publish(mutation.commit().await?);
             Ok(outcome)
         };
-        tokio::spawn(write).await.map_err(|_| Error::Interrupted)?
+        let written = tokio::spawn(write).await;
+        drop(requester);
+        written.map_err(|_| Error::Interrupted)?
     }
 }
 

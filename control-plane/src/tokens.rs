@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::watch;
 
 /// Who shows a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub struct Tokens {
     data_dir: PathBuf,
     admin: RwLock<Digests>,
     edge: RwLock<Digests>,
+    reloads: watch::Sender<()>,
 }
 
 impl fmt::Debug for Tokens {
@@ -80,6 +82,9 @@ const MIN_LENGTH: usize = 32;
 const RANDOM_LENGTH: usize = 43;
 
 impl Audience {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Admin, Self::Edge];
+
     /// The name of its file in the data directory.
     pub fn file_name(self) -> &'static str {
         match self {
@@ -110,31 +115,39 @@ impl Tokens {
             }
             read(&path).map(RwLock::new)
         };
-        Ok(Self { admin: open(Audience::Admin)?, edge: open(Audience::Edge)?, data_dir: data_dir.to_owned() })
+        let (admin, edge) = (open(Audience::Admin)?, open(Audience::Edge)?);
+        Ok(Self { admin, edge, data_dir: data_dir.to_owned(), reloads: watch::Sender::new(()) })
     }
 
-    /// Reads the files again; on an error all tokens stay as they are.
+    /// Reads that audience's file again; on an error its tokens stay as they are.
     ///
     /// # Errors
-    /// If a file cannot be used.
-    pub fn reload(&self) -> Result<(), TokenError> {
-        let [admin, edge] =
-            [Audience::Admin, Audience::Edge].map(|audience| read(&self.data_dir.join(audience.file_name())));
-        let (admin, edge) = (admin?, edge?);
-        *self.admin.write().unwrap_or_else(PoisonError::into_inner) = admin;
-        *self.edge.write().unwrap_or_else(PoisonError::into_inner) = edge;
+    /// If the file cannot be used.
+    pub fn reload(&self, audience: Audience) -> Result<(), TokenError> {
+        let digests = read(&self.data_dir.join(audience.file_name()))?;
+        *self.digests(audience).write().unwrap_or_else(PoisonError::into_inner) = digests;
+        self.reloads.send_replace(());
         Ok(())
+    }
+
+    /// A bell that rings whenever a file was read again from now on. Who takes one before a token is accepted hears of
+    /// everything that could end that token.
+    pub fn reloads(&self) -> watch::Receiver<()> {
+        self.reloads.subscribe()
     }
 
     /// Whether the token is one of that audience's; takes as long whether it is or not.
     pub fn accept(&self, audience: Audience, token: &[u8]) -> bool {
         let shown = digest(token);
-        let digests = match audience {
+        let digests = self.digests(audience).read().unwrap_or_else(PoisonError::into_inner);
+        digests.iter().fold(Choice::from(0), |found, digest| found | digest.ct_eq(&shown)).into()
+    }
+
+    fn digests(&self, audience: Audience) -> &RwLock<Digests> {
+        match audience {
             Audience::Admin => &self.admin,
             Audience::Edge => &self.edge,
-        };
-        let digests = digests.read().unwrap_or_else(PoisonError::into_inner);
-        digests.iter().fold(Choice::from(0), |found, digest| found | digest.ct_eq(&shown)).into()
+        }
     }
 }
 
@@ -243,11 +256,11 @@ mod tests {
         let (old, new) = ("o".repeat(40), "n".repeat(40));
         let path = dir.path().join("edge-token");
         write(&path, &format!("{old}\n\n{new}\r\n"));
-        tokens.reload().unwrap();
+        tokens.reload(Audience::Edge).unwrap();
         assert!(tokens.accept(Audience::Edge, old.as_bytes()));
         assert!(tokens.accept(Audience::Edge, new.as_bytes()));
         write(&path, &new);
-        tokens.reload().unwrap();
+        tokens.reload(Audience::Edge).unwrap();
         assert!(!tokens.accept(Audience::Edge, old.as_bytes()));
         assert!(tokens.accept(Audience::Edge, new.as_bytes()));
     }
@@ -260,7 +273,7 @@ mod tests {
         let edge = fs::read_to_string(&path).unwrap();
         for bad in ["", "\n\n", "sh0rtsecret\n", "with spaces in the middle of the very secret line\n"] {
             write(&path, bad);
-            let error = tokens.reload().unwrap_err().to_string();
+            let error = tokens.reload(Audience::Edge).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
             assert!(tokens.accept(Audience::Edge, edge.trim_end().as_bytes()));
         }

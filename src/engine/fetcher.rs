@@ -18,6 +18,8 @@ pub struct Fetcher {
     lease: Lease,
     /// Whether requests were served when the lease was taken; it is then kept although there are requests.
     took_it_while_serving: bool,
+    /// Whether somebody else is to fetch once the poll that is out has ended: so no change falls in between.
+    hands_over: bool,
     phase: Phase,
     failures: u32,
     from_the_start: bool,
@@ -92,6 +94,7 @@ impl Fetcher {
             wait_s,
             lease: Lease::new(seed),
             took_it_while_serving: false,
+            hands_over: false,
             phase: Phase::Idle { not_before_ms: 0 },
             failures: 0,
             from_the_start: false,
@@ -161,17 +164,14 @@ impl Fetcher {
     /// Gives the lease up: this VM's context goes away.
     pub fn release(&mut self, store: &impl SharedStore) {
         self.lease.release(store, &self.names);
+        self.hands_over = false;
         self.phase = Phase::Idle { not_before_ms: 0 };
     }
 
     fn hold_lease(&mut self, store: &impl SharedStore, now_ms: u64, serves: bool) -> bool {
         let held = self.lease.is_held(now_ms);
-        if held && serves && !self.took_it_while_serving {
-            // Taken before the first request: the main thread, which never sees one, is the better place.
-            self.release(store);
-            self.took_it_while_serving = true;
-            return false;
-        }
+        // Taken before the first request: the main thread, which never sees one, is the better place.
+        self.hands_over = held && serves && !self.took_it_while_serving;
         let holds = self.lease.hold(store, &self.names, now_ms, serves);
         if holds && !held {
             self.took_it_while_serving = serves;
@@ -180,6 +180,10 @@ impl Fetcher {
     }
 
     fn next_poll(&mut self, store: &impl SharedStore, now_ms: u64) -> Option<Poll> {
+        if self.hands_over && matches!(self.phase, Phase::Idle { .. }) {
+            self.release(store);
+            return None;
+        }
         match self.phase {
             Phase::Idle { not_before_ms } if now_ms >= not_before_ms => {}
             _ => return None,
@@ -376,8 +380,11 @@ mod tests {
         let (mut worker, mut main) = (process.fetcher(1), process.fetcher(2));
         let poll = process.tick(&mut worker, false).unwrap();
         assert_eq!(process.tick(&mut worker, true), None, "its first request came");
+        assert_eq!(process.tick(&mut main, false), None, "the poll that is out is not wasted");
         assert_eq!(process.answer(&mut worker, poll.id, Answer::Page(&snapshot())), None);
+        assert_eq!(process.status().generation, 1, "and its page is applied");
         assert!(process.tick(&mut main, false).is_some());
+        assert_eq!(process.tick(&mut worker, true), None, "it does not come back for the lease");
     }
 
     #[test]

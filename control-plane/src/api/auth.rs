@@ -8,6 +8,11 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio::sync::watch;
+
+/// Rings when the token with which the request was let in may have ended.
+#[derive(Clone)]
+pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 
 pub(super) async fn require_admin(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     require(&app, Audience::Admin, request, next).await
@@ -17,10 +22,14 @@ pub(super) async fn require_edge(State(app): State<App>, request: Request, next:
     require(&app, Audience::Edge, request, next).await
 }
 
-async fn require(app: &App, audience: Audience, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn require(app: &App, audience: Audience, mut request: Request, next: Next) -> Result<Response, ApiError> {
     let shown = request.headers().contains_key(AUTHORIZATION);
+    let token_reloads = TokenReloads(app.tokens.reloads());
     match bearer(request.headers()) {
-        Some(token) if app.tokens.accept(audience, token) => Ok(next.run(request).await),
+        Some(token) if app.tokens.accept(audience, token) => {
+            request.extensions_mut().insert(token_reloads);
+            Ok(next.run(request).await)
+        }
         _ => Err(ApiError::Unauthorized { shown }),
     }
 }

@@ -1,8 +1,10 @@
 //! The edges' side: pages of the feed.
 
 use super::App;
+use super::auth::TokenReloads;
 use super::extract::Parameters;
 use super::problem::ApiError;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
@@ -10,11 +12,15 @@ use keyward_contract::cursor::Position;
 use keyward_contract::{FEED_MEDIA_TYPE, MAX_WAIT_SECONDS};
 use std::time::Duration;
 
-pub(super) async fn page(State(app): State<App>, mut parameters: Parameters) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn page(
+    State(app): State<App>,
+    Extension(TokenReloads(token_reloads)): Extension<TokenReloads>,
+    mut parameters: Parameters,
+) -> Result<impl IntoResponse, ApiError> {
     let after = parameters.take("after", "a position of the feed", |text| text.parse().ok());
     let wait = parameters.take("wait", "a whole number of seconds", |text| text.parse::<u32>().ok());
     parameters.finish()?;
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT_SECONDS).into());
-    let page = app.feed.page_after(after.unwrap_or(Position::Nothing), wait).await?;
+    let page = app.feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
     Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], page))
 }

@@ -128,6 +128,7 @@ pub(super) async fn rotate(
             show_once(&key, &plaintext, now)
         }
         Rotated::NotActive(state) => Err(ApiError::NotActive(state)),
+        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
         Rotated::NotFound => Err(NO_KEY),
     }
 }

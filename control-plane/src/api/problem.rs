@@ -34,9 +34,14 @@ pub(super) enum ApiError {
     BadQuery(Problems),
     #[error("the key is {}, and only an active one can be rotated", .0.name())]
     NotActive(State),
+    #[error(
+        "the key has {} secrets that are still valid, and can have no more: wait for one to end, or end them with grace_s 0",
+        store::MAX_VALID_SECRETS
+    )]
+    TooManySecrets,
     #[error("the dialect of this server has no keys of kind {kind:?} any more, so none can be made")]
     KindIsGone { kind: String },
-    #[error("the database cannot be reached; try again")]
+    #[error("this cannot be done at the moment; try again")]
     Unavailable(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -61,12 +66,7 @@ struct FieldError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        match error {
-            store::Error::Database(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) | store::Error::Interrupted => {
-                Self::Unavailable(error)
-            }
-            _ => Self::Internal(error.into()),
-        }
+        if error.is_temporary() { Self::Unavailable(error) } else { Self::Internal(error.into()) }
     }
 }
 
@@ -91,6 +91,7 @@ impl ApiError {
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
             Self::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_query", "Invalid query"),
             Self::NotActive(_) => (StatusCode::CONFLICT, "not_active", "Key not active"),
+            Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -112,7 +113,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if let Self::Unavailable(error) = &self {
-            tracing::warn!(%error, "the database cannot be reached");
+            tracing::warn!(%error, "a request could not be carried out at the moment");
         }
         if let Self::Internal(error) = &self {
             tracing::error!(%error, "a request has failed");

@@ -60,7 +60,7 @@ pub struct ServeArguments {
 )]
 pub struct ControlPlane {
     /// Where the control plane is [default: http://127.0.0.1 with the port in KEYWARD_CONTROL_PORT, or 8081]
-    #[arg(long, env = "KEYWARD_URL", global = true, value_parser = url)]
+    #[arg(long, env = "KEYWARD_URL", hide_env_values = true, global = true)]
     url: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub enum KeysCommand {
         #[arg(long, value_name = "LIMIT")]
         limit: Vec<String>,
         /// After how long it ends by itself, such as 30d
-        #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
         expires_in: Option<Duration>,
         /// Print what the server says
         #[arg(long)]
@@ -130,7 +130,7 @@ pub enum KeysCommand {
         /// Its id
         id: String,
         /// How long the secrets so far stay valid, such as 24h or 0s [default: a day]
-        #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
         grace: Option<Duration>,
         /// Print what the server says
         #[arg(long)]
@@ -141,6 +141,14 @@ pub enum KeysCommand {
 /// What there is to do with owners.
 #[derive(Debug, Subcommand)]
 pub enum OwnersCommand {
+    /// Show one owner
+    Show {
+        /// The owner's id
+        id: String,
+        /// Print what the server says
+        #[arg(long)]
+        json: bool,
+    },
     /// Refuse all keys of an owner
     Disable {
         /// The owner's id
@@ -156,6 +164,9 @@ pub enum OwnersCommand {
         /// What they may do; can be repeated, and without any they may do nothing
         #[arg(long)]
         scope: Vec<String>,
+        /// Let the keys do whatever their own scopes say
+        #[arg(long, conflicts_with = "scope")]
+        any: bool,
         /// Print what the server says
         #[arg(long)]
         json: bool,
@@ -173,13 +184,15 @@ pub enum OwnersCommand {
 const DATA_DIR: &str = ".keyward";
 
 impl ControlPlane {
-    /// The URL of its root, without a slash at the end.
-    pub(super) fn url(&self) -> String {
-        self.url.clone().unwrap_or_else(|| {
-            let port = std::env::var("KEYWARD_CONTROL_PORT").ok().filter(|port| !port.is_empty());
-            let port = port.unwrap_or_else(|| "8081".to_owned());
-            format!("http://127.0.0.1:{port}")
-        })
+    /// The URL of its root, without a slash at the end. Read here and not as the argument is parsed, since a refusal there
+    /// repeats it, and it can hold a password.
+    pub(super) fn url(&self) -> Result<String, &'static str> {
+        if let Some(text) = &self.url {
+            return url(text);
+        }
+        let port = std::env::var("KEYWARD_CONTROL_PORT").ok().filter(|port| !port.is_empty());
+        let port = port.unwrap_or_else(|| "8081".to_owned());
+        Ok(format!("http://127.0.0.1:{port}"))
     }
 
     /// The directory with the token.
@@ -195,8 +208,13 @@ fn url(text: &str) -> Result<String, &'static str> {
         Some(rest) if !rest.is_empty() && !rest.contains(['@', '?', '#', ' ']) => {
             Ok(text.trim_end_matches('/').to_owned())
         }
-        _ => Err("expected http://HOST:PORT or https://HOST:PORT"),
+        _ => Err("the URL of the control plane is to be http://HOST:PORT or https://HOST:PORT"),
     }
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
 }
 
 #[cfg(test)]
@@ -223,5 +241,6 @@ mod tests {
         let parse = |grace| Arguments::try_parse_from(["keyward", "keys", "rotate", "key_1", "--grace", grace]);
         assert!(parse("24h").is_ok() && parse("0s").is_ok());
         assert!(parse("24").is_err());
+        assert!(parse("999ms").is_err() && parse("1s 1ns").is_err(), "less than a second would be dropped");
     }
 }

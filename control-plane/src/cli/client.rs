@@ -1,6 +1,7 @@
 //! Asks the control plane, and says what it said when it refuses.
 
 use super::arguments::ControlPlane;
+use super::output;
 use crate::tokens::Audience;
 use keyward_contract::secret::Secret;
 use serde_json::Value;
@@ -20,6 +21,9 @@ pub(super) struct Client {
 /// The control plane was not asked, did not answer, or refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// The URL cannot be used.
+    #[error("{0}")]
+    Url(&'static str),
     /// There is no token to show.
     #[error("no token: KEYWARD_ADMIN_TOKEN is not set, and {}: {source}", path.display())]
     NoToken {
@@ -76,7 +80,8 @@ impl Client {
             .max_redirects(0)
             .proxy(None)
             .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")));
-        Ok(Self { agent: config.build().new_agent(), url: server.url(), token: token(server)? })
+        let url = server.url().map_err(ClientError::Url)?;
+        Ok(Self { agent: config.build().new_agent(), url, token: token(server)? })
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
@@ -124,7 +129,7 @@ impl Client {
 
 impl Refusal {
     fn read(document: &Value) -> Option<Self> {
-        let text = |value: &Value, field| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        let text = |value: &Value, field| value.get(field).and_then(Value::as_str).map(output::printable);
         let errors = document.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         Some(Self {
             detail: text(document, "detail").or_else(|| text(document, "title"))?,
@@ -146,15 +151,19 @@ impl fmt::Display for Refusal {
 
 fn token(server: &ControlPlane) -> Result<Secret, ClientError> {
     // Set to nothing is as good as not set.
-    if let Some(token) = std::env::var("KEYWARD_ADMIN_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
-        return Ok(Secret::new(token.trim().to_owned()));
+    if let Some(token) = std::env::var("KEYWARD_ADMIN_TOKEN").ok().as_deref().and_then(first_line) {
+        return Ok(Secret::new(token));
     }
     let path = server.data_dir().join(Audience::Admin.file_name());
     let file = std::fs::read_to_string(&path).and_then(|file| {
-        let first = file.lines().map(str::trim).find(|line| !line.is_empty());
-        first.map(str::to_owned).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))
+        first_line(&file).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))
     });
     file.map(Secret::new).map_err(|source| ClientError::NoToken { path, source })
+}
+
+/// The first token of a file, or of a variable into which a file was read.
+fn first_line(text: &str) -> Option<String> {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -170,5 +179,17 @@ mod tests {
         let refusal = Refusal::read(&document).unwrap();
         assert_eq!(refusal.to_string(), "some fields cannot be used\n  name: is required\n  too long");
         assert!(Refusal::read(&json!("nonsense")).is_none());
+    }
+
+    #[test]
+    fn a_control_character_of_a_refusal_does_not_reach_the_terminal() {
+        let document = json!({"detail": "a\u{1b}[2J", "errors": [{"field": "\r", "message": "\u{7}"}]});
+        assert_eq!(Refusal::read(&document).unwrap().to_string(), "a\u{fffd}[2J\n  \u{fffd}: \u{fffd}");
+    }
+
+    #[test]
+    fn of_several_tokens_the_first_is_shown() {
+        assert_eq!(first_line("\n kwa_first\r\nkwa_second\n").as_deref(), Some("kwa_first"));
+        assert_eq!(first_line(" \n"), None);
     }
 }

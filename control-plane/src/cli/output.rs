@@ -7,16 +7,22 @@ pub(super) fn line(document: &Value) -> String {
     format!("{document}\n")
 }
 
-/// A field as text, empty where there is none.
+/// A field as text, empty where there is none. A list of nothing is told from no list.
 pub(super) fn text(document: &Value, field: &str) -> String {
     let text = match document.get(field) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(elements)) if elements.is_empty() => "(none)".to_owned(),
         Some(Value::Array(elements)) => {
             elements.iter().map(|element| element.as_str().unwrap_or_default()).collect::<Vec<_>>().join(" ")
         }
         Some(other) => other.to_string(),
     };
+    printable(&text)
+}
+
+/// The text without what could rewrite a terminal.
+pub(super) fn printable(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
@@ -50,7 +56,9 @@ pub(super) fn key(key: &Value) -> String {
         "expires_at",
         "revoked_at",
     ];
-    let mut out = fields(key, &FIELDS);
+    let from_anywhere = key.get("allow_ip").and_then(Value::as_array).is_some_and(Vec::is_empty);
+    let told: Vec<_> = FIELDS.into_iter().filter(|field| *field != "allow_ip" || !from_anywhere).collect();
+    let mut out = fields(key, &told);
     for secret in key.get("secrets").and_then(Value::as_array).into_iter().flatten() {
         let not_after = text(secret, "not_after");
         let until = if not_after.is_empty() { String::new() } else { format!(" until {not_after}") };
@@ -98,6 +106,13 @@ mod tests {
         let shown = key(&json!({"id": "key_1", "owner": null, "scopes": ["a", "b"], "secrets": [
             {"id": "sec_1", "hint": "kw_live_abcd…", "not_after": "2030"}]}));
         assert_eq!(shown, "id            key_1\nscopes        a b\nsecret        sec_1  kw_live_abcd… until 2030\n");
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_told_from_no_list() {
+        assert_eq!(owner(&json!({"permissions": []})), "permissions   (none)\n");
+        assert_eq!(owner(&json!({"permissions": null})), "");
+        assert_eq!(key(&json!({"limits": [], "allow_ip": []})), "limits        (none)\n");
     }
 
     #[test]

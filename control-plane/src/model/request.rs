@@ -81,6 +81,7 @@ impl NewKey {
     fn read_fields(node: &Node<'_>, dialect: &Dialect, now: Timestamp) -> Option<Self> {
         let mut fields = node.fields()?;
         let name = fields.required("name").and_then(|n| name(&n));
+        // A dialect may refuse keys without an owner, and has words for it, so there may be such keys.
         let owner = optional(&mut fields, "owner", owner);
         let format = format(&mut fields, dialect);
         let scopes = optional(&mut fields, "scopes", |n| each(n, scope));
@@ -360,6 +361,15 @@ mod tests {
         assert!(read(json!({"name": "é".repeat(200)})).is_ok());
         for bad in ["", &"e".repeat(201), "a\u{1b}[2J"] {
             assert_eq!(read(json!({"name": bad})).unwrap_err()[0].0, "name", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_without_an_owner_can_be_made_where_edges_refuse_it() {
+        let dialect = dialect("graph8");
+        assert!(dialect.owner_required);
+        for without in [json!({"name": "a"}), json!({"name": "a", "owner": null})] {
+            assert_eq!(told(NewKey::read(without, &dialect, NOW)).unwrap().owner, None);
         }
     }
 

@@ -4,6 +4,7 @@ use super::rows::{HeadRow, chain, digest, sequence, stored_sequence};
 use super::{Error, Store};
 use crate::hub::{Bounds, Change, Hub};
 use crate::page::PageEntries;
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::page::{Extent, Page};
@@ -14,7 +15,7 @@ use std::collections::HashSet;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A page, encoded.
-    Page(Vec<u8>),
+    Page(Bytes),
     /// The reader has everything that was committed.
     UpToDate,
 }
@@ -23,9 +24,17 @@ impl Store {
     /// What follows the position. A position that does not fit this history is answered with the begin of a snapshot.
     ///
     /// # Errors
-    /// If the database cannot be read.
+    /// If the database cannot be read, or too many want to.
     pub async fn feed_after(&self, position: &Position) -> Result<Found, Error> {
-        let mut transaction = self.readers.begin().await?;
+        let find = || self.pages.find(position, &self.hub.head());
+        if let Some(page) = find() {
+            return Ok(Found::Page(page));
+        }
+        let _turn = self.pages.turn().await?;
+        if let Some(page) = find() {
+            return Ok(Found::Page(page));
+        }
+        let mut transaction = self.feed_readers.begin().await?;
         let head = head(&mut transaction).await?;
         let fits = match position {
             Position::Nothing => false,
@@ -34,11 +43,18 @@ impl Store {
             }
         };
         let answers = if fits { *position } else { Position::Nothing };
-        match answers {
-            Position::Changes { applied, .. } if applied == head.sequence => Ok(Found::UpToDate),
-            Position::Changes { applied, .. } => changes_page(&mut transaction, head, answers, applied).await,
-            Position::Nothing | Position::Snapshot { .. } => snapshot_page(&mut transaction, head, answers).await,
+        // A position that does not fit has found nothing so far, but the begin of a snapshot may be there.
+        if let Some(page) = self.pages.find(&answers, &head) {
+            return Ok(Found::Page(page));
         }
+        let page = match answers {
+            Position::Changes { applied, .. } if applied == head.sequence => return Ok(Found::UpToDate),
+            Position::Changes { applied, .. } => changes_page(&mut transaction, head, answers, applied).await?,
+            Position::Nothing | Position::Snapshot { .. } => snapshot_page(&mut transaction, head, answers).await?,
+        };
+        let page = Bytes::from(page);
+        self.pages.keep(answers, head, page.clone());
+        Ok(Found::Page(page))
     }
 }
 
@@ -128,7 +144,7 @@ async fn changes_page(
     head: Cursor,
     answers: Position,
     applied: u64,
-) -> Result<Found, Error> {
+) -> Result<Vec<u8>, Error> {
     let mut entries = PageEntries::default();
     let mut seen = HashSet::new();
     let mut to = applied;
@@ -140,10 +156,10 @@ async fn changes_page(
         }
         to = change.sequence;
     }
-    Ok(Found::Page(Page { answers, head, extent: Extent::Changes { to }, entries: entries.as_slice() }.encode()))
+    Ok(Page { answers, head, extent: Extent::Changes { to }, entries: entries.as_slice() }.encode())
 }
 
-async fn snapshot_page(connection: &mut SqliteConnection, head: Cursor, answers: Position) -> Result<Found, Error> {
+async fn snapshot_page(connection: &mut SqliteConnection, head: Cursor, answers: Position) -> Result<Vec<u8>, Error> {
     let mut page = Page { answers, head, extent: Extent::Snapshot { end: None }, entries: &[] };
     let mut entries = PageEntries::default();
     let start = page.start();
@@ -159,5 +175,47 @@ async fn snapshot_page(connection: &mut SqliteConnection, head: Cursor, answers:
         }
     }
     page.entries = entries.as_slice();
-    Ok(Found::Page(page.encode()))
+    Ok(page.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(found: Found) -> Bytes {
+        match found {
+            Found::Page(page) => page,
+            Found::UpToDate => panic!("no page"),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_a_thousand_who_begin_a_snapshot_at_once_one_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let of_another_history = Cursor { epoch: 0, sequence: 5, chain: [9; 16] };
+        let turn = store.pages.turn().await.unwrap();
+        let asking: Vec<_> = (0..1000)
+            .map(|n| {
+                let position = match n % 2 {
+                    0 => Position::Nothing,
+                    _ => Position::Changes { applied: 5, seen: of_another_history },
+                };
+                let store = store.clone();
+                tokio::spawn(async move { page(store.feed_after(&position).await.unwrap()) })
+            })
+            .collect();
+        let all_wait = async {
+            while store.pages.taken() < 1001 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), all_wait).await.unwrap();
+        drop(turn);
+        let mut places = HashSet::new();
+        for asking in asking {
+            places.insert(asking.await.unwrap().as_ptr());
+        }
+        assert_eq!(places.len(), 1);
+    }
 }

@@ -39,9 +39,14 @@ pub enum Rotated {
     Done(Box<Key>),
     /// The key cannot be used any more, so neither could a new secret.
     NotActive(State),
+    /// The key has as many secrets that are still valid as it can have.
+    TooManySecrets,
     /// There is no such key.
     NotFound,
 }
+
+/// The most secrets of a key that are valid at a time.
+pub const MAX_VALID_SECRETS: usize = 5;
 
 const KEY_COLUMNS: &str =
     "id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at FROM keys";
@@ -152,14 +157,24 @@ async fn rotate(
         state => return Ok(Rotated::NotActive(state)),
     }
     let mut concerned = vec![new.id.clone()];
+    let mut still_valid = 0;
     for secret in key.secrets.iter_mut().filter(|secret| secret.is_valid(now)) {
+        let not_after = secret.not_after;
         secret.end_at(now.plus(grace));
+        still_valid += usize::from(secret.is_valid(now));
+        if secret.not_after != not_after {
+            concerned.push(secret.id.clone());
+        }
+    }
+    if still_valid >= MAX_VALID_SECRETS {
+        return Ok(Rotated::TooManySecrets);
+    }
+    for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
         sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
             .bind(secret.not_after.map(Timestamp::as_stored))
             .bind(&secret.id)
             .execute(mutation.connection())
             .await?;
-        concerned.push(secret.id.clone());
     }
     insert_secret(mutation.connection(), &key.id, &new).await?;
     key.secrets.push(new);
@@ -168,7 +183,7 @@ async fn rotate(
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
-async fn tell(
+pub(super) async fn tell(
     mutation: &mut Mutation,
     key: &Key,
     now: Timestamp,
@@ -197,7 +212,7 @@ async fn insert_secret(connection: &mut SqliteConnection, key_id: &str, secret: 
     Ok(())
 }
 
-async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Key>, Error> {
+pub(super) async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Key>, Error> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query.push(KEY_COLUMNS).push(" WHERE id = ").push_bind(id);
     let row = query.build_query_as().fetch_optional(&mut *connection).await?;

@@ -105,6 +105,7 @@ mod tests {
     use keyward_contract::cursor::Position;
     use keyward_contract::entry::{Frames, KeyRecord};
     use keyward_contract::page::{Extent, Page};
+    use std::sync::Arc;
 
     const KEPT: u64 = 3;
 
@@ -163,6 +164,79 @@ mod tests {
         }
         change(&store, 4, false).await;
         assert_eq!(count(&store, "SELECT count(*) FROM edge_entries WHERE removed").await, 0);
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_before_the_turn_has_written_nothing_and_who_goes_later_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let turn = store.commit_order.lock().await;
+        let asking = store.clone();
+        let asking = tokio::spawn(async move { change(&asking, 1, false).await });
+        while Arc::strong_count(&store.commit_order) < 3 {
+            tokio::task::yield_now().await;
+        }
+        asking.abort();
+        assert!(asking.await.unwrap_err().is_cancelled());
+        drop(turn);
+        // Those who wait for the turn get it in the order in which they came.
+        change(&store, 2, false).await;
+        assert_eq!(count(&store, "SELECT count(*) FROM feed").await, 1);
+
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let asking = store.clone();
+        let asking = tokio::spawn(async move {
+            let write = asking.mutate(move |mutation| {
+                Box::pin(async move {
+                    begun.send(()).unwrap();
+                    tokio::task::yield_now().await;
+                    mutation.append(Digest([3; 32]), Body::Removed).await
+                })
+            });
+            write.await
+        });
+        has_begun.await.unwrap();
+        asking.abort();
+        let _ = asking.await;
+        change(&store, 4, false).await;
+        assert_eq!(count(&store, "SELECT sequence FROM head").await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_full_or_busy_is_so_for_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let mut other = store.writer.acquire().await.unwrap().detach();
+        store.writer.close().await;
+        let writer = SqlitePool::connect_with(
+            sqlx::sqlite::SqliteConnectOptions::new()
+                .filename(dir.path().join(crate::store::DATABASE_FILE))
+                .busy_timeout(std::time::Duration::ZERO),
+        );
+        let store = Store { writer: writer.await.unwrap(), ..store.clone() };
+        let append = || store.mutate(|mutation| Box::pin(mutation.append(Digest([1; 32]), Body::Removed)));
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        assert!(append().await.unwrap_err().is_temporary());
+        sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+        append().await.unwrap();
+
+        let fill = |scopes: usize| {
+            let record = KeyRecord { scopes: vec!["s".repeat(50); scopes], ..KeyRecord::default() };
+            store.mutate(move |mutation| {
+                Box::pin(async move {
+                    sqlx::query("PRAGMA max_page_count = 1").execute(mutation.connection()).await?;
+                    mutation.append(Digest([2; 32]), Body::Key(record)).await
+                })
+            })
+        };
+        assert!(fill(1000).await.unwrap_err().is_temporary());
+        let nonsense = store.mutate(|mutation| {
+            Box::pin(async move {
+                sqlx::query("SELECT nonsense").execute(mutation.connection()).await?;
+                Ok(())
+            })
+        });
+        assert!(!nonsense.await.unwrap_err().is_temporary());
     }
 
     #[tokio::test]

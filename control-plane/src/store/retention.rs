@@ -2,7 +2,7 @@
 
 use super::mutation::Mutation;
 use super::rows::digest;
-use super::{Error, Store};
+use super::{Error, Store, keys};
 use crate::clock::Timestamp;
 use keyward_contract::entry::Body;
 use std::time::Duration;
@@ -13,22 +13,64 @@ pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// The most that one transaction forgets, so that other writes do not wait for long.
 const BATCH: u32 = 500;
 
+/// How many secrets the edges were told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// To forget them.
+    pub forgotten: usize,
+    /// Because they had been forgotten too soon.
+    pub told_again: usize,
+}
+
 impl Store {
-    /// Tells the edges to forget every secret that ended before the retention, and returns how many. The keys stay.
+    /// Tells the edges to forget every secret that ended before the retention; and tells them again of those that did
+    /// not, but were forgotten while the clock was wrong. The keys stay.
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn forget_ended(&self, now: Timestamp) -> Result<usize, Error> {
+    pub async fn keep_retention(&self, now: Timestamp) -> Result<Swept, Error> {
         let ended_until = now.minus(RETENTION);
-        let mut forgotten = 0;
+        let mut swept = Swept::default();
+        loop {
+            let batch = self.mutate(move |mutation| Box::pin(tell_again(mutation, ended_until, now))).await?;
+            swept.told_again += batch;
+            if batch == 0 {
+                break;
+            }
+        }
         loop {
             let batch = self.mutate(move |mutation| Box::pin(forget(mutation, ended_until))).await?;
-            forgotten += batch;
+            swept.forgotten += batch;
             if batch == 0 {
-                return Ok(forgotten);
+                return Ok(swept);
             }
         }
     }
+}
+
+async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp, now: Timestamp) -> Result<usize, Error> {
+    let too_soon: Vec<(String, String)> = sqlx::query_as(
+        "SELECT secrets.id, secrets.key_id FROM secrets JOIN keys ON keys.id = secrets.key_id
+         WHERE secrets.forgotten
+         AND COALESCE(keys.revoked_at, $1) >= $1
+         AND COALESCE(keys.expires_at, $1) >= $1
+         AND COALESCE(secrets.not_after, $1) >= $1
+         LIMIT $2",
+    )
+    .bind(ended_until.as_stored())
+    .bind(i64::from(BATCH))
+    .fetch_all(mutation.connection())
+    .await?;
+    for (id, key_id) in &too_soon {
+        sqlx::query("UPDATE secrets SET forgotten = $1 WHERE id = $2")
+            .bind(false)
+            .bind(id)
+            .execute(mutation.connection())
+            .await?;
+        let Some(key) = keys::find(mutation.connection(), key_id).await? else { continue };
+        keys::tell(mutation, &key, now, |secret| secret.id == *id).await?;
+    }
+    Ok(too_soon.len())
 }
 
 async fn forget(mutation: &mut Mutation, ended_until: Timestamp) -> Result<usize, Error> {
@@ -101,10 +143,10 @@ mod tests {
         ] {
             store.create_key(key).await.unwrap();
         }
-        assert_eq!(store.forget_ended(NOW.plus(30 * DAY)).await.unwrap(), 0);
+        assert_eq!(store.keep_retention(NOW.plus(30 * DAY)).await.unwrap(), Swept::default());
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.forget_ended(later).await.unwrap(), 3);
-        assert_eq!(store.forget_ended(later).await.unwrap(), 0);
+        assert_eq!(store.keep_retention(later).await.unwrap(), Swept { forgotten: 3, told_again: 0 });
+        assert_eq!(store.keep_retention(later).await.unwrap(), Swept::default());
         let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed")
             .fetch_all(&store.readers)
             .await
@@ -118,10 +160,34 @@ mod tests {
         let store = Store::open(dir.path()).await.unwrap();
         store.create_key(key(1, |key| key.expires_at = Some(NOW))).await.unwrap();
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.forget_ended(later).await.unwrap(), 1);
+        assert_eq!(store.keep_retention(later).await.unwrap().forgotten, 1);
         let bell = store.hub().subscribe();
         let key = store.revoke_key("key_1".into(), later).await.unwrap().unwrap();
         assert_eq!(key.revoked_at, Some(later));
         assert!(!bell.has_changed().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_while_the_clock_was_wrong_is_told_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let in_a_year = NOW.plus(365 * DAY);
+        for key in [
+            key(1, |key| key.expires_at = Some(in_a_year)),
+            key(2, |key| key.secrets[0].not_after = Some(in_a_year)),
+            key(3, |key| key.revoked_at = Some(NOW)),
+        ] {
+            store.create_key(key).await.unwrap();
+        }
+        assert_eq!(store.keep_retention(NOW.plus(1000 * DAY)).await.unwrap().forgotten, 3);
+        let later = NOW.plus(31 * DAY);
+        assert_eq!(store.keep_retention(later).await.unwrap(), Swept { forgotten: 0, told_again: 2 });
+        assert_eq!(store.keep_retention(later).await.unwrap(), Swept::default());
+        let known: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed ORDER BY subject")
+                .fetch_all(&store.readers)
+                .await
+                .unwrap();
+        assert_eq!(known, [[1; 32], [2; 32]]);
     }
 }

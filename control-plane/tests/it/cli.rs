@@ -2,8 +2,9 @@
 
 use crate::harness::{TestServer, program, stderr, stdout};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 /// Runs the program in a directory whose `.keyward` belongs to the server.
 fn run(server: &TestServer, dir: &Path, arguments: &[&str]) -> Output {
@@ -78,6 +79,38 @@ fn the_key_alone_is_on_the_standard_output_and_words_about_it_are_not() {
 }
 
 #[test]
+fn a_key_that_cannot_be_shown_is_told_of_by_its_id() {
+    let (dir, server) = started();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let into = |arguments: &[&str], stdout: Stdio| {
+        let mut command = program();
+        command.args(arguments).current_dir(dir.path()).env("KEYWARD_URL", &server.address);
+        command.stdout(stdout).output().unwrap()
+    };
+    let broken_pipe = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for stdout in [full().into(), broken_pipe().into()] {
+        let lost = into(&["keys", "create", "--name", "a"], stdout);
+        let keys = server.client().get("/v1/keys").expect(200);
+        assert_eq!(lost.status.code(), Some(1));
+        let message = stderr(&lost);
+        assert!(message.contains("could not be shown") && message.contains("revoke it"), "{message}");
+        let ids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap()).collect();
+        assert!(ids.iter().any(|id| message.contains(id)), "{message}");
+    }
+    let list = into(&["keys", "list"], broken_pipe().into());
+    assert_eq!(list.status.code(), Some(0));
+
+    let mut command = program();
+    command.args(["keys", "create", "--name", "a"]).current_dir(dir.path()).env("KEYWARD_URL", &server.address);
+    let shown = command.stderr(full()).output().unwrap();
+    assert_eq!(shown.status.code(), Some(0), "only the words about it are lost");
+}
+
+#[test]
 fn a_list_has_all_pages() {
     let (dir, server) = started();
     let client = server.client();
@@ -101,6 +134,33 @@ fn an_owner_is_disabled_and_enabled() {
 }
 
 #[test]
+fn an_owner_is_shown_and_its_permissions_are_bounded_emptied_and_unbounded() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    server.client().create(json!({"name": "a", "owner": "acme"}));
+    for (arguments, permissions) in
+        [(&["--scope", "read"][..], json!(["read"])), (&[], json!([])), (&["--any"], Value::Null)]
+    {
+        let permit = [&["owners", "permit", "acme", "--json"][..], arguments].concat();
+        assert_eq!(document(&run(&permit))["permissions"], permissions);
+        assert_eq!(document(&run(&["owners", "show", "acme", "--json"]))["permissions"], permissions);
+    }
+    assert_eq!(run(&["owners", "permit", "acme", "--any", "--scope", "read"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_url_that_is_refused_is_not_repeated_and_no_help_shows_the_one_that_is_set() {
+    for arguments in [&["keys", "list"][..], &["keys", "list", "--help"], &["owners", "show", "acme"]] {
+        let output = program().args(arguments).env("KEYWARD_URL", "http://user:passw0rd@host").output().unwrap();
+        let help = arguments.contains(&"--help");
+        assert_eq!(output.status.code(), Some(if help { 0 } else { 2 }), "{output:?}");
+        assert!(!stdout(&output).contains("passw0rd") && !stderr(&output).contains("passw0rd"), "{output:?}");
+    }
+    let output = program().args(["keys", "list", "--url", "ftp://passw0rd"]).output().unwrap();
+    assert!(output.status.code() == Some(2) && !stderr(&output).contains("passw0rd"), "{output:?}");
+}
+
+#[test]
 fn a_refusal_says_where_and_which_fields_and_ends_with_one() {
     let (dir, server) = started();
     let refused = run(&server, dir.path(), &["keys", "create", "--name", "", "--scope", "a b", "--allow-ip", "x"]);
@@ -121,8 +181,20 @@ fn an_unreachable_server_ends_with_one_and_wrong_usage_with_two() {
     let unreachable = program().args(["keys", "list", "--url", &url]).current_dir(dir.path()).output().unwrap();
     assert_eq!(unreachable.status.code(), Some(1));
     assert!(stderr(&unreachable).contains(&url));
-    for wrong in [&["keys", "create"][..], &["keys", "rotate", "key_1", "--grace", "soon"], &["nonsense"]] {
+    for wrong in [&["keys", "create"][..], &["keys", "rotate", "key_1", "--grace", "999ms"], &["nonsense"]] {
         assert_eq!(program().args(wrong).output().unwrap().status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_key_that_is_taken_for_its_id_is_not_sent_and_not_repeated() {
+    let (dir, server) = started();
+    let created = document(&run(&server, dir.path(), &["keys", "create", "--name", "a", "--json"]));
+    let key = created["key"].as_str().unwrap();
+    for command in ["show", "revoke", "rotate"] {
+        let refused = run(&server, dir.path(), &["keys", command, key]);
+        assert_eq!(refused.status.code(), Some(2), "{command}");
+        assert!(stderr(&refused).contains("key_") && !stderr(&refused).contains(&key[..12]), "{refused:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use keyward_contract::entry::Frames;
 use keyward_contract::page::{Extent, Page};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn an_empty_database_gives_an_empty_snapshot_that_is_complete() {
@@ -233,7 +233,7 @@ fn restore(saved: &Path, database: &Path) {
 }
 
 #[test]
-fn what_ended_a_month_ago_is_forgotten_by_the_edges_at_the_next_start_and_still_listed() {
+fn what_ended_a_month_ago_is_forgotten_by_the_edges_and_still_listed() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
@@ -243,7 +243,7 @@ fn what_ended_a_month_ago_is_forgotten_by_the_edges_at_the_next_start_and_still_
     let mut reader = Reader::new(client);
     reader.catch_up();
     server.stop();
-    let server = TestServer::start_at(dir.path(), NOW_MS + seconds(31 * 86_400));
+    let server = TestServer::start_with(dir.path(), NOW_MS + seconds(31 * 86_400), Duration::from_millis(10));
     reader.client = server.client();
     let started = Instant::now();
     while reader.record(&ended["key"]).is_some() {
@@ -253,4 +253,24 @@ fn what_ended_a_month_ago_is_forgotten_by_the_edges_at_the_next_start_and_still_
     assert!(reader.record(&kept["key"]).is_some());
     assert_eq!(server.client().get(&path).expect(200)["state"], "revoked");
     assert_eq!(reader.snapshot_pages, 1);
+}
+
+#[test]
+fn nothing_is_forgotten_at_a_start_and_in_an_interval_in_which_the_clock_was_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(dir.path(), NOW_MS, Duration::from_millis(300));
+    let key = server.client().create(json!({"name": "a", "expires_in_s": 60}));
+    let mut reader = Reader::new(server.client());
+    reader.catch_up();
+    let started = Instant::now();
+    server.advance(seconds(40 * 86_400));
+    // The interval in which the clock was set passes, the next does not.
+    reader.read(10);
+    assert!(reader.record(&key["key"]).is_none());
+    assert!(started.elapsed() >= Duration::from_millis(300), "{:?}", started.elapsed());
+    server.stop();
+    let server = TestServer::start_with(dir.path(), NOW_MS, Duration::from_millis(10));
+    reader.client = server.client();
+    reader.read(10);
+    assert!(reader.record(&key["key"]).is_some(), "the clock was wrong");
 }

@@ -7,7 +7,7 @@ use keyward_contract::entry::{Body, Frames, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
-use keyward_control_plane::serve::{Config, Server};
+use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -37,7 +37,7 @@ pub(crate) struct TestServer {
     data_dir: PathBuf,
     runtime: Runtime,
     end: Option<oneshot::Sender<()>>,
-    running: Option<JoinHandle<std::io::Result<()>>>,
+    running: Option<JoinHandle<()>>,
 }
 
 impl TestServer {
@@ -46,6 +46,10 @@ impl TestServer {
     }
 
     pub(crate) fn start_at(data_dir: &Path, now_ms: u64) -> Self {
+        Self::start_with(data_dir, now_ms, RETENTION_INTERVAL)
+    }
+
+    pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
@@ -54,6 +58,7 @@ impl TestServer {
             data_dir: data_dir.to_owned(),
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
+            retention_interval,
         };
         let server = runtime.block_on(Server::start(config)).unwrap();
         let address = format!("http://{}", server.address());
@@ -73,7 +78,7 @@ impl TestServer {
 
     pub(crate) fn stop(mut self) {
         drop(self.end.take());
-        self.runtime.block_on(self.running.take().unwrap()).unwrap().unwrap();
+        self.runtime.block_on(self.running.take().unwrap()).unwrap();
     }
 }
 

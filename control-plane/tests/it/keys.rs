@@ -2,7 +2,8 @@
 
 use crate::harness::{Reader, TestServer, seconds};
 use keyward_contract::dialect::Dialect;
-use keyward_contract::entry::Environment;
+use keyward_contract::entry::{Environment, Frames};
+use keyward_contract::page::Page;
 use serde_json::{Value, json};
 
 fn fields(problem: &Value) -> Vec<&str> {
@@ -121,6 +122,29 @@ fn a_rotation_gives_the_old_secret_its_grace_and_no_later_one_prolongs_it() {
     }
     assert_eq!(reader.record(&fourth["key"]).unwrap().secret_not_after_ms, None);
     client.ask("POST", "/v1/keys/key_unknown/rotate", None).expect(404);
+}
+
+#[test]
+fn a_rotation_tells_of_what_it_changes_and_at_most_five_secrets_are_valid_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let rotate = format!("/v1/keys/{}/rotate", client.create(json!({"name": "a"}))["id"].as_str().unwrap());
+    for _ in 0..4 {
+        let mut reader = Reader::new(client.clone());
+        reader.catch_up();
+        client.ask("POST", &rotate, None).expect(201);
+        let page = client.feed(reader.position, 0);
+        assert_eq!(Frames::new(Page::decode(&page).unwrap().entries).count(), 2, "the new one, and the one before");
+        server.advance(1);
+    }
+    let mut reader = Reader::new(client.clone());
+    reader.catch_up();
+    let problem = client.ask("POST", &rotate, None).expect(409);
+    assert!(problem["detail"].as_str().unwrap().contains("5 secrets"), "{problem}");
+    assert!(!reader.read(0), "a refused rotation changes nothing");
+    client.ask("POST", &rotate, Some(json!({"grace_s": 0}))).expect(201);
+    client.ask("POST", &rotate, None).expect(201);
 }
 
 #[test]

@@ -125,6 +125,26 @@ fn tokens_are_read_again_on_sighup_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn a_token_that_is_removed_ends_its_long_poll_though_the_other_file_is_bad() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), "keyward=trace,keyward_control_plane=trace");
+    let client = Client::new(&process.url, dir.path());
+    let mut reader = Reader::new(client.clone());
+    reader.catch_up();
+    let (position, polling) = (reader.position, client.clone());
+    let waiting = std::thread::spawn(move || polling.feed(position, 60));
+    until(|| process.log_so_far().contains("wait=60s"));
+    fs::write(dir.path().join("admin-token"), "").unwrap();
+    fs::write(dir.path().join("edge-token"), "n".repeat(43)).unwrap();
+    process.signal("HUP");
+    until(|| waiting.is_finished());
+    assert_eq!(Page::decode(&waiting.join().unwrap()).unwrap().next(), position);
+    assert_eq!(client.send("GET", "/v1/edge/feed", Some(&client.edge), None).status, 401);
+    assert_eq!(client.get("/v1/keys").status, 200, "the file that cannot be used keeps its tokens");
+    process.kill();
+}
+
+#[test]
 fn no_key_and_no_token_is_in_the_files_or_in_the_log_at_its_most_talkative() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), "trace");
@@ -135,11 +155,15 @@ fn no_key_and_no_token_is_in_the_files_or_in_the_log_at_its_most_talkative() {
     client.feed(Position::Nothing, 0);
     client.send("GET", "/v1/keys", Some("kwa_a_token_that_is_not_valid_anywhere"), None);
     client.ask("DELETE", &format!("/v1/keys/{id}"), None).expect(200);
+    // Somebody takes the key for its id.
+    client.ask("DELETE", &format!("/v1/keys/{}", created["key"].as_str().unwrap()), None).expect(404);
+    client.ask("GET", &format!("/{}", created["key"].as_str().unwrap()), None).expect(404);
     let while_running = contents(dir.path());
     process.signal("TERM");
     process.wait();
     let log = process.log();
     assert!(log.contains(&format!("key created key=\"{id}\"")), "{log}");
+    assert!(log.contains("route=\"/v1/keys/{id}\"") && log.contains("status=404"), "{log}");
     let keys = [&created, &rotated].map(|answer| answer["key"].as_str().unwrap().to_owned());
     for key in &keys {
         // Past the hint, which may be known.

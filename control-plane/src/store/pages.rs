@@ -1,0 +1,102 @@
+//! Pages of the feed that were read from the database, kept for the next who asks, and the queue of those who wait for one.
+//!
+//! After an outage thousands of edges want the same pages at once. Each is read once, by one of them; and those who wait
+//! are so many at most that what they get is still of use to them.
+
+use super::Error;
+use bytes::Bytes;
+use keyward_contract::cursor::{Cursor, Position};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The pages, and the turn to read one that is not among them.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// One turn, so that whoever has it finds what the one before has read.
+    turn: Semaphore,
+    places: Semaphore,
+    kept: Mutex<VecDeque<(Position, Cursor, Bytes)>>,
+}
+
+/// The right to read from the database for the feed.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    _turn: SemaphorePermit<'a>,
+    _place: SemaphorePermit<'a>,
+}
+
+/// The most who wait or read.
+pub(super) const PLACES: usize = 2048;
+
+/// The most pages that are kept; each has a mebibyte at most.
+const KEPT: usize = 16;
+
+impl Pages {
+    pub(super) fn new(places: usize) -> Self {
+        Self { turn: Semaphore::new(1), places: Semaphore::new(places), kept: Mutex::new(VecDeque::new()) }
+    }
+
+    /// The page that answers the position while the history has that head.
+    pub(super) fn find(&self, answers: &Position, head: &Cursor) -> Option<Bytes> {
+        let kept = self.kept();
+        let found = kept.iter().find(|(position, at, _)| (position, at) == (answers, head));
+        found.map(|(_, _, page)| page.clone())
+    }
+
+    pub(super) fn keep(&self, answers: Position, head: Cursor, page: Bytes) {
+        let mut kept = self.kept();
+        if kept.len() >= KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((answers, head, page));
+    }
+
+    /// Waits for the turn, unless too many wait already.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, Error> {
+        let place = self.places.try_acquire().map_err(|_| Error::Crowded)?;
+        let turn = self.turn.acquire().await.map_err(|_| Error::Interrupted)?;
+        Ok(Turn { _turn: turn, _place: place })
+    }
+
+    /// How many wait or read.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        PLACES - self.places.available_permits()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(Position, Cursor, Bytes)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(sequence: u64) -> Cursor {
+        Cursor { epoch: 1, sequence, chain: [0; 16] }
+    }
+
+    #[tokio::test]
+    async fn who_finds_every_place_taken_is_sent_away() {
+        let pages = Pages::new(1);
+        let turn = pages.turn().await.unwrap();
+        assert!(matches!(pages.turn().await, Err(Error::Crowded)));
+        drop(turn);
+        assert!(pages.turn().await.is_ok());
+    }
+
+    #[test]
+    fn a_page_is_kept_for_its_head_until_others_need_the_room() {
+        let pages = Pages::new(1);
+        pages.keep(Position::Nothing, head(1), Bytes::from_static(b"first"));
+        assert_eq!(pages.find(&Position::Nothing, &head(1)), Some(Bytes::from_static(b"first")));
+        assert_eq!(pages.find(&Position::Nothing, &head(2)), None);
+        for sequence in 2..18 {
+            pages.keep(Position::Nothing, head(sequence), Bytes::new());
+        }
+        assert_eq!(pages.find(&Position::Nothing, &head(1)), None);
+        assert!(pages.find(&Position::Nothing, &head(2)).is_some());
+    }
+}
