@@ -28,6 +28,8 @@ mod feed_double;
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
 mod live_and_test;
+#[path = "e2e/odd_paths.rs"]
+mod odd_paths;
 #[path = "e2e/opens_and_closes.rs"]
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]

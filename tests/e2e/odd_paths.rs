@@ -1,0 +1,44 @@
+//! A key without a permission does not reach what asks for it, however the path or the method is written.
+
+use crate::common::SOON;
+use keyward_harness::http::Connection;
+use keyward_harness::{Gateway, Request};
+use serde_json::json;
+
+#[tokio::test]
+async fn no_spelling_of_a_path_or_a_method_gets_around_a_rule() {
+    let gateway = Gateway::builder().dialect("ai-api").start().await.unwrap();
+    let reader = gateway.control_plane.create(&json!({"name": "reader", "scopes": ["read"]})).await.unwrap().key;
+    let with = |method: &str, path: &str| Request::new(method, path).bearer(&reader);
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&with("GET", "/v1/models"), 200, SOON).await.unwrap();
+    gateway.upstream().take_seen();
+    for path in [
+        "/v1/admin",
+        "/v1/admin/",
+        "/v1/admin?x",
+        "/v1//admin",
+        "/v1/./admin",
+        "/v1/x/../admin",
+        "/v1/%61dmin",
+        "/v1/%2561dmin",
+        "/v1/admin%2f",
+        "/v1/admin%20",
+        "/v1/admin%0a",
+        "/v1/admin%3fx",
+        "/v1/admin;x=1",
+        "/v1/admin%3bx",
+        "/v1\\admin",
+        "/v1/admin%",
+        "/v1/admin%00",
+    ] {
+        let status = gateway.envoy.send(&with("GET", path)).await.unwrap().status;
+        assert!(matches!(status, 400 | 403), "{path}: {status}");
+    }
+    let mut http2 = Connection::open_http2(gateway.envoy.gateway()).await.unwrap();
+    for method in ["DELETE", "delete", "Delete", "PATCH", "pATCH", "get", "M-SEARCH"] {
+        let status = http2.send(&with(method, "/v1/models")).await.unwrap().status;
+        assert!(matches!(status, 400 | 403), "{method}: {status}");
+    }
+    assert_eq!(gateway.upstream().take_seen(), []);
+}
