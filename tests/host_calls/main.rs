@@ -16,7 +16,8 @@ mod vm;
 use keyward_contract::cursor::Cursor;
 use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord};
+use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,12 +38,17 @@ fn started() -> Vm {
 
 /// A filter that has a snapshot with one key, whose owner is in it too.
 fn ready() -> Vm {
+    ready_with(|_| {})
+}
+
+fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
     let mut vm = started();
     vm.tick();
     let poll = vm.sent().remove(0);
     let mut entries = Vec::new();
-    let key =
+    let mut key =
         KeyRecord { key_id: "key_1".into(), kind: "key".into(), owner: Some("acme".into()), ..KeyRecord::default() };
+    change(&mut key);
     let mut records = [
         (Digest::of_key(KEY.as_bytes()), Body::Key(key)),
         (Digest::of_owner("acme"), Body::Owner(OwnerRecord::default())),
@@ -92,6 +98,24 @@ fn an_allowed_request_with_its_key_in_the_cache_makes_five_host_calls() {
         ],
     );
     assert!(outcome.calls.values().sum::<usize>() <= 8);
+}
+
+#[test]
+fn an_environment_costs_one_call_more_and_limits_two() {
+    let cached = |change: fn(&mut KeyRecord)| {
+        let mut vm = ready_with(change);
+        let bearer = format!("Bearer {KEY}");
+        request(&mut vm, Some(&bearer));
+        let outcome = request(&mut vm, Some(&bearer));
+        assert_eq!(outcome.answer, None);
+        outcome.calls.values().sum::<usize>()
+    };
+    assert_eq!(cached(|key| key.environment = Some(Environment::Live)), 6);
+    let limited = cached(|key| {
+        key.environment = Some(Environment::Live);
+        key.limits = Some(Limits::new(vec!["100/s".parse().unwrap(), "1000/min".parse().unwrap()]).unwrap());
+    });
+    assert_eq!(limited, 8);
 }
 
 #[test]
