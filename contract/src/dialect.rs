@@ -91,10 +91,7 @@ impl Dialect {
         let sources = fields.required("sources").and_then(|n| some_of(&n, Source::read));
         let formats = fields.required("keys").and_then(|n| some_of(&n, KeyFormat::read));
         let owner_required = fields.optional("owner_required").map_or(Some(false), |n| n.boolean());
-        let superscope = match fields.optional("superscope") {
-            Some(n) => n.nonempty().map(|scope| Some(scope.to_owned())),
-            None => Some(None),
-        };
+        let superscope = fields.maybe("superscope", |n| n.nonempty().map(str::to_owned));
         let limits = fields.optional("limits").map_or(Some(Limits::default()), |n| read_limits(&n));
         let errors = fields.required("errors").and_then(|n| ErrorShape::read(&n));
         fields.finish();
@@ -183,8 +180,7 @@ pub fn read_limits(node: &Node<'_>) -> Option<Limits> {
             None
         }
     };
-    let limits: Vec<_> = node.list()?.iter().map(read).collect();
-    match Limits::new(limits.into_iter().collect::<Option<_>>()?) {
+    match Limits::new(node.each(read)?) {
         Ok(limits) => Some(limits),
         Err(error) => {
             node.problem(error.to_string());
@@ -209,9 +205,7 @@ fn some_of<T>(node: &Node<'_>, read: impl Fn(&Node<'_>) -> Option<T>) -> Option<
         node.problem("expected at least one element");
         return None;
     }
-    // Every element is read, so that every mistake is told.
-    let read: Vec<_> = elements.iter().map(read).collect();
-    read.into_iter().collect()
+    node.each(read)
 }
 
 #[cfg(test)]

@@ -108,9 +108,15 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// A list, each element read in the same way; every one is read, so that every mistake is told.
+    pub fn each<T>(&self, read: impl Fn(&Node<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let read: Vec<_> = self.list()?.iter().map(read).collect();
+        read.into_iter().collect()
+    }
+
     /// A list of strings.
     pub fn strings(&self) -> Option<Vec<&'a str>> {
-        self.list()?.iter().map(Node::string).collect()
+        self.each(Node::string)
     }
 
     /// A string.
@@ -192,6 +198,14 @@ impl<'a> Fields<'a> {
         self.known.insert(name);
         let value = self.map.get(name)?;
         Some(self.named(name, value))
+    }
+
+    /// A field that may be absent, read: `None` if it is there and wrong, `Some(None)` if it is absent.
+    pub fn maybe<T>(&mut self, name: &'static str, read: impl FnOnce(&Node<'a>) -> Option<T>) -> Option<Option<T>> {
+        match self.optional(name) {
+            Some(node) => read(&node).map(Some),
+            None => Some(None),
+        }
     }
 
     /// Every field, for objects whose names are data; none is unknown then.

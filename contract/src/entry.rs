@@ -336,11 +336,6 @@ impl<'a> Frame<'a> {
         Some(Self { subject, version, body: inside.rest() })
     }
 
-    /// The length of the whole frame, its length prefix included, in bytes.
-    pub fn encoded_length(&self) -> usize {
-        2 + Self::HEADER_LENGTH + self.body.len()
-    }
-
     /// Appends the frame with another version and the same contents, read or not.
     pub fn encode_with_version(&self, version: u64, out: &mut Vec<u8>) {
         // A frame comes out of a frame, so its length fits; saturation keeps the function total.

@@ -201,10 +201,7 @@ impl ErrorShape {
         let content_type = fields.required("content_type").and_then(|n| header_text(&n));
         let realm = fields.required("realm").and_then(|n| quotable(&n));
         let body = fields.required("body").map(|n| (n.clone(), n.value()));
-        let request_id_header = match fields.optional("request_id_header") {
-            Some(n) => field_name(&n).map(Some),
-            None => Some(None),
-        };
+        let request_id_header = fields.maybe("request_id_header", field_name);
         let verdicts = fields.required("verdicts");
         fields.finish();
         let (body, verdicts) = (body?, verdicts?);

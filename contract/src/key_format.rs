@@ -110,9 +110,8 @@ impl KeyFormat {
     pub(crate) fn read(node: &Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
         let kind = fields.required("kind").and_then(|n| n.nonempty());
-        let environment = fields
-            .optional("environment")
-            .map(|n| n.one_of(&[("live", Environment::Live), ("test", Environment::Test)]));
+        let environment =
+            fields.maybe("environment", |n| n.one_of(&[("live", Environment::Live), ("test", Environment::Test)]));
         let has_owners_scopes = match fields.optional("scopes") {
             Some(n) => n.one_of(&[("own", false), ("owner", true)]),
             None => Some(false),
@@ -145,10 +144,7 @@ impl KeyFormat {
         }
         Some(Self {
             kind: kind?.to_owned(),
-            environment: match environment {
-                Some(environment) => Some(environment?),
-                None => None,
-            },
+            environment: environment?,
             has_owners_scopes: has_owners_scopes?,
             prefix: prefix?.to_owned(),
             alphabet,

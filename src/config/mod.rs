@@ -7,7 +7,7 @@ use crate::engine::decide::Policy;
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
-use keyward_contract::document::{Fields, Node, Problems, read_value};
+use keyward_contract::document::{Node, Problems, read_value};
 
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +71,7 @@ impl Config {
             Some(n) => SnapshotSettings::read(&n),
             None => Some(SnapshotSettings::default()),
         };
-        let readiness_path = optional(&mut fields, "readiness_path", |n| rules::read_path(n).map(str::to_owned));
+        let readiness_path = fields.maybe("readiness_path", |n| rules::read_path(n).map(str::to_owned));
         let rules = match fields.optional("rules") {
             Some(n) => rules::read(&n),
             None => Some(Rules::everything_needs_a_key().rules),
@@ -103,7 +103,7 @@ impl ControlPlane {
         let poll_wait_s = fields
             .optional("poll_wait_s")
             .map_or(Some(DEFAULT_POLL_WAIT_S), |n| n.number(1..=u64::from(MAX_WAIT_SECONDS)));
-        let max_staleness_s = optional(&mut fields, "max_staleness_s", |n| n.number(1..=u64::from(u32::MAX)));
+        let max_staleness_s = fields.maybe("max_staleness_s", |n| n.number(1..=u64::from(u32::MAX)));
         if let (Some(wait), Some(Some(staleness))) = (poll_wait_s, max_staleness_s)
             && staleness < wait + MIN_STALENESS_BEYOND_WAIT_S
         {
@@ -174,18 +174,6 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
             node.problem(format!("no such dialect; known: {}; or write one in place", known.join(", ")));
             None
         }
-    }
-}
-
-/// A field that may be absent: `None` is a mistake, `Some(None)` its absence.
-fn optional<'a, T>(
-    fields: &mut Fields<'a>,
-    name: &'static str,
-    read: impl FnOnce(&Node<'a>) -> Option<T>,
-) -> Option<Option<T>> {
-    match fields.optional(name) {
-        Some(node) => read(&node).map(Some),
-        None => Some(None),
     }
 }
 

@@ -11,8 +11,7 @@ use std::rc::Rc;
 
 /// The rules in order. A protected resource's metadata is found by a rule of its own, before all others.
 pub(super) fn read(node: &Node<'_>) -> Option<Vec<Rule>> {
-    let rules: Vec<_> = node.list()?.iter().map(read_rule).collect();
-    let rules = rules.into_iter().collect::<Option<Vec<_>>>()?;
+    let rules = node.each(read_rule)?;
     let metadata = rules.iter().filter_map(metadata_rule).collect::<Vec<_>>();
     Some(metadata.into_iter().chain(rules).collect())
 }
@@ -20,14 +19,11 @@ pub(super) fn read(node: &Node<'_>) -> Option<Vec<Rule>> {
 fn read_rule(node: &Node<'_>) -> Option<Rule> {
     let mut fields = node.fields()?;
     let path = fields.required("path").and_then(|n| read_path_match(&n));
-    let methods = fields.optional("methods").map_or(Some(Vec::new()), |n| each(&n, read_method));
-    let hosts = fields.optional("hosts").map_or(Some(Vec::new()), |n| each(&n, read_host));
+    let methods = fields.optional("methods").map_or(Some(Vec::new()), |n| n.each(read_method));
+    let hosts = fields.optional("hosts").map_or(Some(Vec::new()), |n| n.each(read_host));
     let ambiguous_paths = fields.optional("ambiguous_paths").map_or(Some(false), |n| n.boolean());
     let access = read_access(&mut fields);
-    let errors = match fields.optional("errors") {
-        Some(n) => read_errors(&n).map(Some),
-        None => Some(None),
-    };
+    let errors = fields.maybe("errors", read_errors);
     let cost = fields
         .optional("cost")
         .map_or(Some(NonZeroU32::MIN), |n| NonZeroU32::new(u32::try_from(n.number(1..=u64::from(u32::MAX))?).ok()?));
@@ -140,13 +136,13 @@ fn read_host(node: &Node<'_>) -> Option<HostMatch> {
 /// A list for all methods, or an object of lists by method in which `*` stands for all others.
 fn read_scopes(node: &Node<'_>) -> Option<ScopesByMethod> {
     if node.value().is_array() {
-        return Some(ScopesByMethod { by_method: Vec::new(), otherwise: each(node, read_scope)? });
+        return Some(ScopesByMethod { by_method: Vec::new(), otherwise: node.each(read_scope)? });
     }
     let mut scopes = ScopesByMethod::default();
     let mut otherwise = None;
     let mut complete = true;
     for (method, list) in node.fields()?.all() {
-        match each(&list, read_scope) {
+        match list.each(read_scope) {
             Some(list) if method == "*" => otherwise = Some(list),
             Some(list) => scopes.by_method.push((method.to_owned(), list)),
             None => complete = false,
@@ -218,10 +214,4 @@ fn metadata_rule(rule: &Rule) -> Option<Rule> {
         ambiguous_paths: false,
         route: Route { access: Access::Metadata(Rc::clone(resource)), errors: None, cost: NonZeroU32::MIN },
     })
-}
-
-/// Reads every element, so that every mistake is told.
-fn each<T>(node: &Node<'_>, read: impl Fn(&Node<'_>) -> Option<T>) -> Option<Vec<T>> {
-    let read: Vec<_> = node.list()?.iter().map(read).collect();
-    read.into_iter().collect()
 }

@@ -83,7 +83,8 @@ pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>, now
         let in_range = before.iter().filter(|frame| input.covers(&frame.subject)).count() as u64;
         return Outcome { rewritten: None, gained: 0, in_range };
     }
-    let mut records: BTreeMap<Digest, (u64, Frame<'_>)> = BTreeMap::new();
+    // Every old record is there to be compared with; what neither is kept nor comes again goes at the end.
+    let mut records: BTreeMap<Digest, Merged<'_>> = BTreeMap::new();
     for frame in &before {
         // Versions of another generation say nothing in this one: whatever comes now is newer.
         let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
@@ -94,32 +95,36 @@ pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>, now
             Input::Changes => old_stamp.generation == stamp.generation || ended(),
             Input::Range { .. } => !input.covers(&frame.subject) || version > stamp.sequence || ended(),
         };
-        let incoming = || Frames::new(incoming).map_while(Result::ok).any(|new| new.subject == frame.subject);
-        if kept || incoming() {
-            records.insert(frame.subject, (version, *frame));
-        }
+        records.insert(frame.subject, Merged { version, frame: *frame, kept });
     }
     for frame in Frames::new(incoming).map_while(Result::ok) {
-        if let Some((version, old)) = records.get(&frame.subject)
-            && !replaces(&frame, *version, old)
+        if let Some(old) = records.get_mut(&frame.subject)
+            && !replaces(&frame, old.version, &old.frame)
         {
-            continue;
-        }
-        if matches!(frame.decode(), Ok(Body::Removed)) {
+            old.kept = true;
+        } else if matches!(frame.decode(), Ok(Body::Removed)) {
             records.remove(&frame.subject);
         } else {
-            records.insert(frame.subject, (frame.version, frame));
+            records.insert(frame.subject, Merged { version: frame.version, frame, kept: true });
         }
     }
+    records.retain(|_, merged| merged.kept);
     let mut rewritten = Vec::with_capacity(STAMP_LENGTH + old_frames.len() + incoming.len());
     rewritten.extend_from_slice(&stamp.generation.to_le_bytes());
     rewritten.extend_from_slice(&stamp.sequence.to_le_bytes());
-    for (version, frame) in records.values() {
-        frame.encode_with_version(*version, &mut rewritten);
+    for merged in records.values() {
+        merged.frame.encode_with_version(merged.version, &mut rewritten);
     }
     let gained = i64::try_from(records.len()).unwrap_or(i64::MAX) - i64::try_from(before.len()).unwrap_or(i64::MAX);
     let in_range = records.keys().filter(|subject| input.covers(subject)).count() as u64;
     Outcome { rewritten: Some(rewritten), gained, in_range }
+}
+
+/// A record on its way into a bucket.
+struct Merged<'a> {
+    version: u64,
+    frame: Frame<'a>,
+    kept: bool,
 }
 
 /// Whether a frame takes the place of one whose version counts as `old_version`.

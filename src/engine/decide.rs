@@ -3,7 +3,7 @@
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::feed::Now;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
-use crate::engine::rules::{Access, ProtectedResource, Requirement, Route, Rules, Target};
+use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
 use crate::engine::store::SharedStore;
 use keyward_contract::dialect::Dialect;
@@ -139,29 +139,30 @@ impl<S: SharedStore> Edge<'_, S> {
     pub fn decide(&mut self, headers: &[Header], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
         let field = |name| header(headers, name).unwrap_or_default();
         let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
-        let Route { access, errors, cost } = self.policy.rules.route(&target);
-        let has_credential = || credential::find(&self.policy.dialect.sources, headers) != Credential::Missing;
-        let requirement = match access {
+        let (policy, unmatched) = (self.policy, UNMATCHED);
+        let route = policy.rules.route(&target).unwrap_or(&unmatched);
+        let refuse = |refused: Refused| Decision::Refuse(Refused { errors: route.errors.clone(), ..refused });
+        let (requirement, optional) = match &route.access {
             Access::Public => return Decision::Public,
-            Access::Metadata(resource) => return Decision::Metadata(resource),
+            Access::Metadata(resource) => return Decision::Metadata(Rc::clone(resource)),
             Access::Delegated(Some(resource)) if header(headers, "authorization").is_none() => {
-                let refused = Refused { resource: Some(resource), errors, ..Refusal::Missing.into() };
-                return Decision::Refuse(refused);
+                return refuse(Refused { resource: Some(Rc::clone(resource)), ..Refusal::Missing.into() });
             }
             Access::Delegated(_) => return Decision::Delegated,
-            Access::Optional(_) if !has_credential() => return Decision::Public,
-            Access::Optional(requirement) | Access::Key(requirement) => requirement,
+            Access::Optional(requirement) => (requirement, true),
+            Access::Key(requirement) => (requirement, false),
         };
-        let asked = Asked { requirement: &requirement, method: target.method, cost };
-        match self.check(headers, now, &asked, client) {
-            Ok(holder) => Decision::Allow(holder),
-            Err(refused) => Decision::Refuse(Refused { errors, ..refused }),
+        let credential = credential::find(&policy.dialect.sources, headers);
+        if optional && credential == Credential::Missing {
+            return Decision::Public;
         }
+        let asked = Asked { requirement, method: target.method, cost: route.cost };
+        self.check(credential, now, &asked, client).map_or_else(refuse, Decision::Allow)
     }
 
     fn check(
         &mut self,
-        headers: &[Header],
+        credential: Credential<'_>,
         now: Now,
         asked: &Asked<'_>,
         client: impl FnOnce() -> Option<IpAddr>,
@@ -169,7 +170,7 @@ impl<S: SharedStore> Edge<'_, S> {
         if !self.snapshot.is_usable_now(self.store, now.monotonic_ms, self.policy.max_staleness_ms) {
             return Err(Refusal::Unavailable.into());
         }
-        let digest = digest(self.policy, headers)?;
+        let digest = digest(self.policy, credential)?;
         let holder = match self.snapshot.find(self.store, &digest) {
             Found::Key(holder) => holder,
             Found::Nothing => return Err(Refusal::Unknown.into()),
@@ -210,8 +211,8 @@ impl<S: SharedStore> Edge<'_, S> {
 }
 
 /// The digest of the request's credential, if it has one that can be a key.
-fn digest(policy: &Policy, headers: &[Header]) -> Result<Digest, Refusal> {
-    let credential = match credential::find(&policy.dialect.sources, headers) {
+fn digest(policy: &Policy, credential: Credential<'_>) -> Result<Digest, Refusal> {
+    let credential = match credential {
         Credential::One(credential) => credential,
         Credential::Missing => return Err(Refusal::Missing),
         Credential::Malformed => return Err(Refusal::Malformed),
@@ -265,10 +266,7 @@ impl Holder {
     fn may(&self, scope: &str, dialect: &Dialect) -> bool {
         let holds =
             |scopes: &[String]| scopes.iter().any(|held| held == scope || Some(held) == dialect.superscope.as_ref());
-        let owners = match &self.owner {
-            OwnerState::Known(owner) => owner.permissions.as_deref(),
-            OwnerState::Unowned | OwnerState::Unknown => None,
-        };
+        let owners = self.owners_permissions();
         if dialect.has_owners_scopes(&self.key.kind) {
             // An owner that was given no permissions has none to lend.
             return owners.is_some_and(holds);
@@ -276,13 +274,17 @@ impl Holder {
         owners.is_none_or(holds) && holds(&self.key.scopes)
     }
 
-    /// The permissions that the upstream is told: those that the key may use at this moment.
-    pub fn scopes(&self, dialect: &Dialect) -> Vec<&str> {
-        let owners = match &self.owner {
+    /// What the owner may do at most; `None` if nothing is said of that.
+    fn owners_permissions(&self) -> Option<&[String]> {
+        match &self.owner {
             OwnerState::Known(owner) => owner.permissions.as_deref(),
             OwnerState::Unowned | OwnerState::Unknown => None,
-        };
-        let named = self.key.scopes.iter().chain(owners.unwrap_or_default());
+        }
+    }
+
+    /// The permissions that the upstream is told: those that the key may use at this moment.
+    pub fn scopes(&self, dialect: &Dialect) -> Vec<&str> {
+        let named = self.key.scopes.iter().chain(self.owners_permissions().unwrap_or_default());
         let mut scopes: Vec<&str> = named.map(String::as_str).filter(|scope| self.may(scope, dialect)).collect();
         scopes.sort_unstable();
         scopes.dedup();

@@ -209,19 +209,17 @@ impl Application {
             Kind::Changes => Input::Changes,
             Kind::Range { start, end } => Input::Range { start, end: end.as_ref() },
         };
-        let (stamp, mut outcome) = (self.stamp, None);
-        update(store, &names.bucket(index), |current| {
+        let stamp = self.stamp;
+        let counted = update(store, &names.bucket(index), |current| {
             if current.is_none() && incoming.is_empty() {
-                return (None, ());
+                return (None, None);
             }
             let merged = bucket::merge(current.unwrap_or_default(), stamp, incoming, input, now_ms);
-            let rewritten = merged.rewritten.clone();
-            outcome = Some(merged);
-            (rewritten, ())
+            (merged.rewritten, Some((merged.gained, merged.in_range)))
         });
-        if let Some(outcome) = outcome {
-            self.gained += outcome.gained;
-            self.in_range += outcome.in_range;
+        if let Some((gained, in_range)) = counted {
+            self.gained += gained;
+            self.in_range += in_range;
             // Announced even where another fetcher wrote the bucket: it may have died before it could say so.
             self.touched |= 1 << Status::stripe_of(index);
         }

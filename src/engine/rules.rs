@@ -114,7 +114,7 @@ pub struct Target<'a> {
 }
 
 /// What is asked where no rule matches: a key of no kind, so that nothing passes and a stranger learns nothing.
-const UNMATCHED: Route = Route {
+pub const UNMATCHED: Route = Route {
     access: Access::Key(Requirement {
         kinds: Some(Vec::new()),
         scopes: ScopesByMethod { by_method: Vec::new(), otherwise: Vec::new() },
@@ -136,11 +136,11 @@ impl Rules {
         Self { rules: vec![rule], ignore_case: false }
     }
 
-    /// What a request is asked for.
+    /// What a request is asked for; `None` if no rule matches, which is [`UNMATCHED`].
     ///
     /// Methods are compared as they stand, so one in small letters, which an upstream may read as in capitals, matches
     /// no rule; and neither does an authority that is no host.
-    pub fn route(&self, target: &Target<'_>) -> Route {
+    pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
         let path = target.path.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
         let canonical = canonical_path(path);
         let host = host_of(target.host);
@@ -153,7 +153,7 @@ impl Rules {
             };
             rule.matches(target.method, host.as_deref().unwrap_or_default(), path, self.ignore_case)
         };
-        self.rules.iter().find(|rule| !odd && matches(rule)).map_or(UNMATCHED, |rule| rule.route.clone())
+        self.rules.iter().find(|rule| !odd && matches(rule)).map(|rule| &rule.route)
     }
 }
 
@@ -325,7 +325,7 @@ mod tests {
     }
 
     fn access(rules: &Rules, path: &str) -> String {
-        name(&rules.route(&Target { method: b"GET", host: b"h", path: path.as_bytes() }))
+        name(rules.route(&Target { method: b"GET", host: b"h", path: path.as_bytes() }).unwrap_or(&UNMATCHED))
     }
 
     #[test]
@@ -411,7 +411,11 @@ mod tests {
     #[test]
     fn a_method_in_small_letters_and_an_authority_that_is_no_host_match_no_rule() {
         let route = |method: &str, host: &str| {
-            name(&rules().route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" }))
+            name(
+                rules()
+                    .route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" })
+                    .unwrap_or(&UNMATCHED),
+            )
         };
         assert_eq!(route("DELETE", "t"), "v1");
         assert_eq!(route("M-SEARCH", "[::1]:80"), "v1");
@@ -426,7 +430,11 @@ mod tests {
         rules.rules[5].methods = vec!["POST".into()];
         rules.rules[5].hosts = vec![HostMatch::new("api.Example.com"), HostMatch::new("*.example.org")];
         let access = |method: &str, host: &str| {
-            name(&rules.route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" }))
+            name(
+                rules
+                    .route(&Target { method: method.as_bytes(), host: host.as_bytes(), path: b"/v1" })
+                    .unwrap_or(&UNMATCHED),
+            )
         };
         for host in
             ["api.example.com", "API.example.COM:8080", "api.example.com.", "api.example.com..:80", "a.b.example.org"]
@@ -453,7 +461,10 @@ mod tests {
     #[test]
     fn without_configuration_every_path_needs_a_key() {
         let rules = Rules::everything_needs_a_key();
-        let access = |path: &[u8]| rules.route(&Target { method: b"GET", host: b"h", path }).access;
+        let access = |path: &[u8]| {
+            let route = rules.route(&Target { method: b"GET", host: b"h", path });
+            route.unwrap_or(&UNMATCHED).access.clone()
+        };
         for path in [&b"/"[..], b"/a", b"/a/b?c"] {
             assert_eq!(access(path), Access::Key(Requirement::default()));
         }

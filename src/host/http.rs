@@ -2,7 +2,7 @@
 
 use crate::engine::credential::Header;
 use crate::engine::decide::{self, Decision, Edge, Refused};
-use crate::engine::identity::{self, Strip};
+use crate::engine::identity::{self, Field, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
 use crate::host::shared::SharedData;
@@ -61,11 +61,10 @@ impl HttpContext for Stream {
         let Some(worker) = &self.worker else { return Action::Continue };
         let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
         let sources = &worker.config.policy.dialect.sources;
-        if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[]) {
-            let forwarded = forwarded.iter().map(|(name, value)| (*name, value.as_ref())).collect();
-            if hostcalls::set_map_bytes(MapType::HttpRequestTrailers, forwarded).is_err() {
-                let _ = hostcalls::reset_http_request();
-            }
+        if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[])
+            && set_map(MapType::HttpRequestTrailers, &forwarded).is_err()
+        {
+            let _ = hostcalls::reset_http_request();
         }
         Action::Continue
     }
@@ -84,8 +83,7 @@ impl Worker {
             Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
         };
         if let Some(forwarded) = identity::forwarded(headers, &self.config.policy.dialect.sources, strip, &identity) {
-            let forwarded = forwarded.iter().map(|(name, value)| (*name, value.as_ref())).collect();
-            hostcalls::set_map_bytes(MapType::HttpRequestHeaders, forwarded).ok()?;
+            set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;
         }
         mark(decision).ok()?;
         self.metrics.borrow_mut().count_verdict(decision.verdict());
@@ -123,6 +121,10 @@ impl Worker {
         let readiness = Readiness::of(&mut snapshot, &SharedData, now.monotonic_ms, max_staleness_ms);
         answer(readiness.status_code(), vec![("content-type", "application/json")], &readiness.body())
     }
+}
+
+fn set_map(map: MapType, fields: &[Field<'_>]) -> Result<(), Status> {
+    hostcalls::set_map_bytes(map, fields.iter().map(|(name, value)| (*name, value.as_ref())).collect())
 }
 
 /// Writes the verdict where the guard and the access log find it.

@@ -84,8 +84,8 @@ impl NewKey {
         // A dialect may refuse keys without an owner, and has words for it, so there may be such keys.
         let owner = optional(&mut fields, "owner", owner);
         let format = format(&mut fields, dialect);
-        let scopes = optional(&mut fields, "scopes", |n| each(n, scope));
-        let allow_ip = optional(&mut fields, "allow_ip", |n| each(n, network));
+        let scopes = optional(&mut fields, "scopes", |n| n.each(scope));
+        let allow_ip = optional(&mut fields, "allow_ip", |n| n.each(network));
         let limits = optional(&mut fields, "limits", read_limits);
         let expires_at = expiry(&mut fields, now);
         fields.finish();
@@ -151,7 +151,7 @@ impl OwnerChange {
             };
             let permissions = match fields.optional("permissions") {
                 Some(n) if n.value().is_null() => Some(Some(None)),
-                Some(n) => each(&n, scope).map(|permissions| Some(Some(permissions))),
+                Some(n) => n.each(scope).map(|permissions| Some(Some(permissions))),
                 None => Some(None),
             };
             fields.finish();
@@ -181,12 +181,6 @@ fn optional<'a, T>(
         Some(node) if !node.value().is_null() => read(&node).map(Some),
         _ => Some(None),
     }
-}
-
-/// Reads every element, so that every mistake is told.
-fn each<T>(node: &Node<'_>, read: impl Fn(&Node<'_>) -> Option<T>) -> Option<Vec<T>> {
-    let read: Vec<_> = node.list()?.iter().map(read).collect();
-    read.into_iter().collect()
 }
 
 fn name(node: &Node<'_>) -> Option<String> {

@@ -62,11 +62,7 @@ async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp, now: Timest
     .fetch_all(mutation.connection())
     .await?;
     for (id, key_id) in &too_soon {
-        sqlx::query("UPDATE secrets SET forgotten = $1 WHERE id = $2")
-            .bind(false)
-            .bind(id)
-            .execute(mutation.connection())
-            .await?;
+        set_forgotten(mutation, id, false).await?;
         let Some(key) = keys::find(mutation.connection(), key_id).await? else { continue };
         keys::tell(mutation, &key, now, |secret| secret.id == *id).await?;
     }
@@ -85,14 +81,19 @@ async fn forget(mutation: &mut Mutation, ended_until: Timestamp) -> Result<usize
     .fetch_all(mutation.connection())
     .await?;
     for (id, subject) in &ended {
-        sqlx::query("UPDATE secrets SET forgotten = $1 WHERE id = $2")
-            .bind(true)
-            .bind(id)
-            .execute(mutation.connection())
-            .await?;
+        set_forgotten(mutation, id, true).await?;
         mutation.append(digest(subject.clone())?, Body::Removed).await?;
     }
     Ok(ended.len())
+}
+
+async fn set_forgotten(mutation: &mut Mutation, secret: &str, forgotten: bool) -> Result<(), Error> {
+    sqlx::query("UPDATE secrets SET forgotten = $1 WHERE id = $2")
+        .bind(forgotten)
+        .bind(secret)
+        .execute(mutation.connection())
+        .await?;
+    Ok(())
 }
 
 #[cfg(test)]
