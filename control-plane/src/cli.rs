@@ -6,6 +6,7 @@ mod output;
 
 pub use arguments::{Arguments, Command, ServeArguments};
 
+pub use arguments::database_url;
 use arguments::{ControlPlane, KeysCommand, OwnersCommand};
 use client::{Client, ClientError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};

@@ -40,6 +40,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
     let server = Server::start(Config {
         listen,
         data_dir,
+        database_url: cli::database_url(),
         dialect,
         clock: clock::system(),
         retention_interval: RETENTION_INTERVAL,

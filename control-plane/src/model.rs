@@ -1,9 +1,11 @@
 //! What the control plane knows: keys with their secrets, and owners. Types only; nothing here stores or sends.
 
+mod audit;
 mod key;
 mod owner;
 mod request;
 
-pub use key::{Key, Secret, State};
-pub use owner::Owner;
+pub use audit::{Actor, AuditEntry};
+pub use key::{Key, PasswordHash, Secret, State};
+pub use owner::{Owner, OwnerKind};
 pub use request::{NewKey, OwnerChange, Rotation, document};

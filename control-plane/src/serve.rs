@@ -4,10 +4,11 @@ use crate::api::{App, router};
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
 use crate::feed::Feed;
-use crate::store::{self, Store, Swept};
+use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
+use keyward_contract::secret::Secret;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ use tokio::time::{Instant, sleep, timeout};
 pub struct Config {
     /// Where it listens, `host:port`; port 0 is any that is free.
     pub listen: String,
-    /// Where its state and tokens are.
+    /// Where its tokens are, and its state unless that is in another database.
     pub data_dir: PathBuf,
+    /// The URL of the PostgreSQL database with its state; `None` for SQLite in the data directory.
+    pub database_url: Option<Secret>,
     /// What keys look like.
     pub dialect: Dialect,
     /// The time.
@@ -49,10 +52,10 @@ pub enum StartError {
     #[error(transparent)]
     Tokens(#[from] TokenError),
     /// The state cannot be used.
-    #[error("{}: {source}", data_dir.display())]
+    #[error("{place}: {source}")]
     Store {
-        /// The data directory.
-        data_dir: PathBuf,
+        /// The data directory, or what the database is.
+        place: String,
         /// Why.
         source: store::Error,
     },
@@ -125,9 +128,12 @@ impl Server {
     /// If anything is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
-        let store = Store::open(&config.data_dir)
-            .await
-            .map_err(|source| StartError::Store { data_dir: config.data_dir, source })?;
+        let location = match config.database_url {
+            Some(url) => Location::Postgres(url),
+            None => Location::Directory(config.data_dir.clone()),
+        };
+        let store =
+            Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
         let listening = async {
             let listener = TcpListener::bind(&config.listen).await?;
             let address = listener.local_addr()?;
@@ -170,6 +176,14 @@ impl Server {
             tracing::warn!("ending with the database still open");
         }
         tracing::info!("ended");
+    }
+}
+
+/// Where the state is, without what could be secret in a URL.
+fn place(location: &Location) -> String {
+    match location {
+        Location::Directory(directory) => directory.display().to_string(),
+        Location::Postgres(_) => "the PostgreSQL database".to_owned(),
     }
 }
 

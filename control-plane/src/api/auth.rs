@@ -2,6 +2,7 @@
 
 use super::App;
 use super::problem::ApiError;
+use crate::model::Actor;
 use crate::tokens::Audience;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -28,6 +29,7 @@ async fn require(app: &App, audience: Audience, mut request: Request, next: Next
     match bearer(request.headers()) {
         Some(token) if app.tokens.accept(audience, token) => {
             request.extensions_mut().insert(token_reloads);
+            request.extensions_mut().insert(Actor::token_file());
             Ok(next.run(request).await)
         }
         _ => Err(ApiError::Unauthorized { shown }),

@@ -4,9 +4,10 @@ use super::App;
 use super::extract::{Document, Id, Parameters, problem};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Key, NewKey, Rotation, Secret, State as KeyState};
+use crate::model::{Actor, Key, NewKey, Rotation, Secret, State as KeyState};
 use crate::random;
 use crate::store::{KeyQuery, Rotated};
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
@@ -56,25 +57,25 @@ struct ListResource<'a> {
     next: Option<&'a str>,
 }
 
-pub(super) async fn create(State(app): State<App>, Document(document): Document) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    Document(document): Document,
+) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let new = NewKey::read(document, &app.dialect, now).map_err(ApiError::Invalid)?;
     let (plaintext, secret) = issue(&new.format, now)?;
     let key = Key {
-        id: random::id("key_")?,
-        name: new.name,
         owner: new.owner,
-        kind: new.format.kind,
         environment: new.format.environment,
         scopes: new.scopes,
         allow_ip: new.allow_ip,
         limits: new.limits,
-        created_at: now,
         expires_at: new.expires_at,
-        revoked_at: None,
         secrets: vec![secret],
+        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
     };
-    let key = app.store.create_key(key).await?;
+    let key = app.store.create_key(actor, key).await?;
     tracing::info!(key = key.id, owner = key.owner, "key created");
     show_once(&key, &plaintext, now)
 }
@@ -103,15 +104,20 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response,
     json(StatusCode::OK, &resource(&key, None, (app.clock)()))
 }
 
-pub(super) async fn revoke(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
+pub(super) async fn revoke(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let key = app.store.revoke_key(id, now).await?.ok_or(NO_KEY)?;
+    let key = app.store.revoke_key(actor, id, now).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, "key revoked");
     json(StatusCode::OK, &resource(&key, None, now))
 }
 
 pub(super) async fn rotate(
     State(app): State<App>,
+    Extension(actor): Extension<Actor>,
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
@@ -122,7 +128,7 @@ pub(super) async fn rotate(
         app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     let format = format.ok_or(ApiError::KindIsGone { kind: key.kind })?;
     let (plaintext, secret) = issue(format, now)?;
-    match app.store.rotate_key(id, secret, rotation.grace, now).await? {
+    match app.store.rotate_key(actor, id, secret, rotation.grace, now).await? {
         Rotated::Done(key) => {
             tracing::info!(key = key.id, owner = key.owner, grace_s = rotation.grace.as_secs(), "key rotated");
             show_once(&key, &plaintext, now)
@@ -138,14 +144,8 @@ const NO_KEY: ApiError = ApiError::NotFound("key");
 /// A new plaintext, and what is kept of it.
 fn issue(format: &KeyFormat, now: Timestamp) -> Result<(Plaintext, Secret), ApiError> {
     let plaintext = format.issue(random::fill)?;
-    let secret = Secret {
-        id: random::id("sec_")?,
-        digest: Digest::of_key(plaintext.expose().as_bytes()),
-        hint: format.display_hint(&plaintext),
-        created_at: now,
-        not_after: None,
-        forgotten: false,
-    };
+    let digest = Digest::of_key(plaintext.expose().as_bytes());
+    let secret = Secret::new(random::id("sec_")?, digest, format.display_hint(&plaintext), now);
     Ok((plaintext, secret))
 }
 

@@ -5,7 +5,8 @@ use super::extract::{Document, Id};
 use super::keys::json;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Owner, OwnerChange};
+use crate::model::{Actor, Owner, OwnerChange};
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -25,11 +26,12 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response,
 
 pub(super) async fn change(
     State(app): State<App>,
+    Extension(actor): Extension<Actor>,
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let change = OwnerChange::read(&document).map_err(ApiError::Invalid)?;
-    let owner = app.store.change_owner(id, change).await?;
+    let owner = app.store.change_owner(actor, id, change, (app.clock)()).await?;
     if let Some(owner) = &owner {
         tracing::info!(owner = owner.id, disabled = owner.disabled, "owner changed");
     }

@@ -1,6 +1,7 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
 use clap::{Args, Parser, Subcommand};
+use keyward_contract::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,11 @@ pub enum Command {
 
 /// How to run the control plane.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The state is in SQLite in the data directory, unless KEYWARD_DATABASE_URL names a PostgreSQL database: \
+                  postgres://USER:PASSWORD@HOST/DATABASE. There is no argument for it, as everyone on the machine sees \
+                  arguments."
+)]
 pub struct ServeArguments {
     /// Where to listen; port 0 is any that is free
     #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_name = "HOST:PORT")]
@@ -179,6 +185,11 @@ pub enum OwnersCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.
+pub fn database_url() -> Option<Secret> {
+    std::env::var("KEYWARD_DATABASE_URL").ok().filter(|url| !url.is_empty()).map(Secret::new)
 }
 
 const DATA_DIR: &str = ".keyward";

@@ -1,12 +1,14 @@
 //! Keys: made, listed, ended, rotated.
 
 use super::mutation::Mutation;
-use super::rows::{KeyRow, SecretRow, to_json};
+use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
+use super::sql::Sql;
 use super::{Error, Store, owners};
 use crate::clock::Timestamp;
-use crate::model::{Key, Secret, State};
+use crate::model::{Actor, Key, PasswordHash, Secret, State};
 use keyward_contract::entry::{Body, Environment};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use serde_json::{Map, Value, json};
+use sqlx::AnyConnection;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -48,16 +50,13 @@ pub enum Rotated {
 /// The most secrets of a key that are valid at a time.
 pub const MAX_VALID_SECRETS: usize = 5;
 
-const KEY_COLUMNS: &str =
-    "id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at FROM keys";
-
 impl Store {
     /// Stores a new key with its secrets, and its owner where nobody has named it before.
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn create_key(&self, key: Key) -> Result<Key, Error> {
-        self.mutate(|mutation| Box::pin(create(mutation, key))).await
+    pub async fn create_key(&self, actor: Actor, key: Key) -> Result<Key, Error> {
+        self.mutate(actor, key.created_at, |mutation| Box::pin(create(mutation, key))).await
     }
 
     /// The key of that id.
@@ -65,7 +64,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
-        find(&mut *self.readers.acquire().await?, id).await
+        find(&mut *self.database.readers.acquire().await?, id).await
     }
 
     /// The keys that are asked for; `None` if there is no key to go on after.
@@ -73,7 +72,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-        let mut transaction = self.readers.begin().await?;
+        let mut transaction = self.database.begin_read(&self.database.readers).await?;
         list(&mut transaction, query, now).await
     }
 
@@ -81,8 +80,8 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn revoke_key(&self, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
-        self.mutate(move |mutation| Box::pin(revoke(mutation, id, now))).await
+    pub async fn revoke_key(&self, actor: Actor, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
+        self.mutate(actor, now, move |mutation| Box::pin(revoke(mutation, id))).await
     }
 
     /// Gives the key a further secret, and ends those it has after the grace.
@@ -91,24 +90,26 @@ impl Store {
     /// If it cannot be stored.
     pub async fn rotate_key(
         &self,
+        actor: Actor,
         id: String,
         secret: Secret,
         grace: Duration,
         now: Timestamp,
     ) -> Result<Rotated, Error> {
-        self.mutate(move |mutation| Box::pin(rotate(mutation, id, secret, grace, now))).await
+        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, id, secret, grace))).await
     }
 }
 
 async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     if let Some(owner) = &key.owner {
         // An edge refuses a key whose owner it does not know, so the owner goes first.
-        owners::ensure(mutation, owner, key.created_at).await?;
+        owners::ensure(mutation, owner).await?;
     }
     sqlx::query(
         "INSERT INTO keys
-         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
+          member, plan, metadata, credits, spent, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(&key.id)
     .bind(&key.name)
@@ -121,36 +122,42 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     .bind(key.created_at.as_stored())
     .bind(key.expires_at.map(Timestamp::as_stored))
     .bind(key.revoked_at.map(Timestamp::as_stored))
+    .bind(&key.member)
+    .bind(&key.plan)
+    .bind(json!(key.metadata).to_string())
+    .bind(key.credits.map(stored_amount))
+    .bind(stored_amount(key.spent))
+    .bind(stored_amount(key.version))
     .execute(mutation.connection())
     .await?;
     for secret in &key.secrets {
         insert_secret(mutation.connection(), &key.id, secret).await?;
     }
-    tell(mutation, &key, key.created_at, |_| true).await?;
+    let details = Map::from_iter([("name".to_owned(), json!(key.name)), ("owner".to_owned(), json!(key.owner))]);
+    mutation.audit("key.created", &key.id, details).await?;
+    tell(mutation, &key, |_| true).await?;
     Ok(key)
 }
 
-async fn revoke(mutation: &mut Mutation, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
+async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Error> {
     let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(None) };
     if key.revoked_at.is_none() {
+        let now = mutation.now();
         key.revoked_at = Some(now);
-        sqlx::query("UPDATE keys SET revoked_at = $1 WHERE id = $2")
+        key.version += 1;
+        sqlx::query("UPDATE keys SET revoked_at = $1, version = version + 1 WHERE id = $2")
             .bind(now.as_stored())
             .bind(&key.id)
             .execute(mutation.connection())
             .await?;
-        tell(mutation, &key, now, |_| true).await?;
+        mutation.audit("key.revoked", &key.id, Map::new()).await?;
+        tell(mutation, &key, |_| true).await?;
     }
     Ok(Some(key))
 }
 
-async fn rotate(
-    mutation: &mut Mutation,
-    id: String,
-    new: Secret,
-    grace: Duration,
-    now: Timestamp,
-) -> Result<Rotated, Error> {
+async fn rotate(mutation: &mut Mutation, id: String, new: Secret, grace: Duration) -> Result<Rotated, Error> {
+    let now = mutation.now();
     let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(Rotated::NotFound) };
     match key.state(now) {
         State::Active => {}
@@ -177,28 +184,31 @@ async fn rotate(
             .await?;
     }
     insert_secret(mutation.connection(), &key.id, &new).await?;
+    sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
+        .bind(&key.id)
+        .execute(mutation.connection())
+        .await?;
+    key.version += 1;
+    let details = [("secret", json!(new.id)), ("grace_s", json!(grace.as_secs()))];
+    let details = details.map(|(name, value): (&str, Value)| (name.to_owned(), value));
+    mutation.audit("key.rotated", &key.id, Map::from_iter(details)).await?;
     key.secrets.push(new);
-    tell(mutation, &key, now, |secret| concerned.contains(&secret.id)).await?;
+    tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
     Ok(Rotated::Done(Box::new(key)))
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
-pub(super) async fn tell(
-    mutation: &mut Mutation,
-    key: &Key,
-    now: Timestamp,
-    concerned: impl Fn(&Secret) -> bool,
-) -> Result<(), Error> {
+pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
     for secret in key.secrets.iter().filter(|secret| !secret.forgotten && concerned(secret)) {
-        mutation.append(secret.digest, Body::Key(key.record(secret, now))).await?;
+        mutation.append(secret.digest, Body::Key(key.record(secret, mutation.now()))).await?;
     }
     Ok(())
 }
 
-async fn insert_secret(connection: &mut SqliteConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
+async fn insert_secret(connection: &mut AnyConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(&secret.id)
     .bind(key_id)
@@ -207,31 +217,32 @@ async fn insert_secret(connection: &mut SqliteConnection, key_id: &str, secret: 
     .bind(secret.created_at.as_stored())
     .bind(secret.not_after.map(Timestamp::as_stored))
     .bind(secret.forgotten)
+    .bind(secret.hash.as_ref().map(PasswordHash::expose))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-pub(super) async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Key>, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" WHERE id = ").push_bind(id);
-    let row = query.build_query_as().fetch_optional(&mut *connection).await?;
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Key>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
+    let row = query.build_as()?.fetch_optional(&mut *connection).await?;
     Ok(with_secrets(connection, row.into_iter().collect()).await?.pop())
 }
 
-async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" WHERE 1 = 1");
+async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" FROM keys WHERE 1 = 1");
     if let Some(after) = &wanted.after {
         let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
             .bind(after)
             .fetch_optional(&mut *connection)
             .await?;
         let Some(created_at) = created_at else { return Ok(None) };
-        query.push(" AND (created_at, id) < (").push_bind(created_at).push(", ").push_bind(after).push(")");
+        query.push(" AND (created_at, id) < (").bind(created_at).push(", ").bind(after.as_str()).push(")");
     }
     if let Some(owner) = &wanted.owner {
-        query.push(" AND owner = ").push_bind(owner);
+        query.push(" AND owner = ").bind(owner.as_str());
     }
     let now = now.as_stored();
     match wanted.state {
@@ -240,15 +251,15 @@ async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timesta
             query.push(" AND revoked_at IS NOT NULL");
         }
         Some(State::Expired) => {
-            query.push(" AND revoked_at IS NULL AND expires_at <= ").push_bind(now);
+            query.push(" AND revoked_at IS NULL AND expires_at <= ").bind(now);
         }
         Some(State::Active) => {
-            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").push_bind(now).push(")");
+            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
         }
     }
     // One more than wanted tells whether there are more.
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(wanted.limit) + 1);
-    let mut rows: Vec<KeyRow> = query.build_query_as().fetch_all(&mut *connection).await?;
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+    let mut rows: Vec<KeyRow> = query.build_as()?.fetch_all(&mut *connection).await?;
     let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -256,20 +267,15 @@ async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timesta
     Ok(Some(KeyPage { keys: with_secrets(connection, rows).await?, next }))
 }
 
-async fn with_secrets(connection: &mut SqliteConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
+async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT key_id, id, digest, hint, created_at, not_after, forgotten FROM secrets WHERE key_id IN (",
-    );
-    let mut ids = query.separated(", ");
-    for row in &rows {
-        ids.push_bind(row.id().to_owned());
-    }
-    query.push(") ORDER BY created_at, id");
+    let mut query = Sql::new("SELECT ");
+    query.push(SECRET_COLUMNS).push(" FROM secrets WHERE key_id IN (");
+    query.bind_all(rows.iter().map(KeyRow::id)).push(") ORDER BY created_at, id");
     let mut secrets: HashMap<String, Vec<Secret>> = HashMap::new();
-    for row in query.build_query_as::<SecretRow>().fetch_all(connection).await? {
+    for row in query.build_as::<SecretRow>()?.fetch_all(connection).await? {
         secrets.entry(row.key_id.clone()).or_default().push(row.try_into()?);
     }
     rows.into_iter()

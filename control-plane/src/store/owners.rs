@@ -1,13 +1,15 @@
 //! Owners: known once a key names them, changed for all their keys at once.
 
 use super::mutation::Mutation;
-use super::rows::{OwnerRow, to_json};
+use super::rows::{OWNER_COLUMNS, OwnerRow, to_json};
+use super::sql::Sql;
 use super::{Error, Store};
 use crate::clock::Timestamp;
-use crate::model::{Owner, OwnerChange};
+use crate::model::{Actor, Owner, OwnerChange};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
-use sqlx::SqliteConnection;
+use serde_json::Map;
+use sqlx::AnyConnection;
 
 impl Store {
     /// The owner of that id.
@@ -15,28 +17,34 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn owner(&self, id: &str) -> Result<Option<Owner>, Error> {
-        find(&mut *self.readers.acquire().await?, id).await
+        find(&mut *self.database.readers.acquire().await?, id).await
     }
 
     /// Changes the owner; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn change_owner(&self, id: String, change: OwnerChange) -> Result<Option<Owner>, Error> {
-        self.mutate(move |mutation| Box::pin(apply(mutation, id, change))).await
+    pub async fn change_owner(
+        &self,
+        actor: Actor,
+        id: String,
+        change: OwnerChange,
+        now: Timestamp,
+    ) -> Result<Option<Owner>, Error> {
+        self.mutate(actor, now, move |mutation| Box::pin(apply(mutation, id, change))).await
     }
 }
 
 /// Makes the owner known where nobody has named it before.
-pub(super) async fn ensure(mutation: &mut Mutation, id: &str, now: Timestamp) -> Result<(), Error> {
+pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Error> {
     if find(mutation.connection(), id).await?.is_some() {
         return Ok(());
     }
-    let owner = Owner::new(id.to_owned(), now);
+    let owner = Owner::new(id.to_owned(), mutation.now());
     sqlx::query("INSERT INTO owners (id, disabled, permissions, created_at) VALUES ($1, $2, NULL, $3)")
         .bind(id)
         .bind(owner.disabled)
-        .bind(now.as_stored())
+        .bind(owner.created_at.as_stored())
         .execute(mutation.connection())
         .await?;
     tell(mutation, &owner).await
@@ -50,12 +58,18 @@ async fn apply(mutation: &mut Mutation, id: String, change: OwnerChange) -> Resu
         owner.permissions = permissions;
     }
     if owner != current {
-        sqlx::query("UPDATE owners SET disabled = $1, permissions = $2 WHERE id = $3")
+        sqlx::query("UPDATE owners SET disabled = $1, permissions = $2, version = version + 1 WHERE id = $3")
             .bind(owner.disabled)
             .bind(owner.permissions.as_deref().map(to_json))
             .bind(&owner.id)
             .execute(mutation.connection())
             .await?;
+        owner.version += 1;
+        let details = Map::from_iter([
+            ("disabled".to_owned(), owner.disabled.into()),
+            ("permissions".to_owned(), owner.permissions.clone().into()),
+        ]);
+        mutation.audit("owner.changed", &owner.id, details).await?;
         tell(mutation, &owner).await?;
     }
     Ok(Some(owner))
@@ -65,11 +79,9 @@ async fn tell(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
     mutation.append(Digest::of_owner(&owner.id), Body::Owner(owner.record())).await
 }
 
-async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Owner>, Error> {
-    let row: Option<OwnerRow> =
-        sqlx::query_as("SELECT id, disabled, permissions, created_at FROM owners WHERE id = $1")
-            .bind(id)
-            .fetch_optional(connection)
-            .await?;
+async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Owner>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(OWNER_COLUMNS).push(" FROM owners WHERE id = ").bind(id);
+    let row: Option<OwnerRow> = query.build_as()?.fetch_optional(connection).await?;
     row.map(Owner::try_from).transpose()
 }

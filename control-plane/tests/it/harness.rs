@@ -56,6 +56,7 @@ impl TestServer {
         let config = Config {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: data_dir.to_owned(),
+            database_url: None,
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
             retention_interval,
