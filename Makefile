@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit fuzz fuzz-brief e2e clean help cargo
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit fuzz fuzz-brief schema e2e clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -33,7 +33,7 @@ dev: cargo
 run: build
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) exec $(OUT)/debug/keyward-dev run
 
-test: fmt-check lint unit fuzz-brief e2e
+test: fmt-check lint unit fuzz-brief schema e2e
 
 fmt: cargo
 	cargo fmt --all
@@ -68,6 +68,10 @@ fuzz: cargo
 fuzz-brief: cargo
 	@tools/fuzz 5 || [ $$? -eq 77 ]
 
+# Needs python3 and schemathesis beside Rust; tools/schemathesis says why where it cannot.
+schema: control-plane
+	@KEYWARD_BIN="$(BIN)" tools/schemathesis || [ $$? -eq 77 ]
+
 e2e: build wasm-fault
 	@tools/sdk-venv >/dev/null
 	@envoy=$$(tools/envoy) && export KEYWARD_ENVOY="$$envoy" $(PRODUCT) && echo "Envoy: $$envoy" && \
@@ -88,10 +92,11 @@ help:
 	@echo 'make build   the filter (target/wasm32-wasip1/release/keyward_filter.wasm), the control plane'
 	@echo '             (target/release/keyward) and keyward-dev'
 	@echo 'make run     starts control plane, echo upstream and Envoy in the foreground; Ctrl-C ends them'
-	@echo 'make test    everything, from nothing: fmt-check, lint, unit, fuzz-brief, e2e'
+	@echo 'make test    everything, from nothing: fmt-check, lint, unit, fuzz-brief, schema, e2e'
 	@echo 'make lint    clippy, for this machine and for wasm32-wasip1'
 	@echo 'make unit    the tests that need no Envoy'
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
+	@echo 'make schema  the API against its own description, with schemathesis'
 	@echo 'make e2e     the tests against a real Envoy'
 	@echo 'make fmt     formats the code'
 	@echo 'make clean   removes what Cargo built; .keyward (keys, tokens, a downloaded Envoy) stays'

@@ -8,6 +8,8 @@ pub use arguments::{Arguments, Command, ServeArguments};
 
 pub use arguments::database_url;
 use arguments::{ControlPlane, KeysCommand, OwnersCommand};
+use clap::CommandFactory;
+use clap_complete::Shell;
 use client::{Client, ClientError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
@@ -163,8 +165,21 @@ fn shown_once(key: &Value, json: bool, made: &Made) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A reader that has seen enough is no error.
-fn print(text: &str) -> Result<(), CliError> {
+/// Prints the script that completes the command line in that shell.
+///
+/// # Errors
+/// If it cannot be printed.
+pub fn completions(shell: Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "keyward", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+/// Prints to the standard output. A reader that has seen enough is no error.
+///
+/// # Errors
+/// If it cannot be printed for another reason.
+pub fn print(text: &str) -> Result<(), CliError> {
     match write(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(CliError::Print),

@@ -6,6 +6,9 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, Object, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A point in time, in whole milliseconds since the Unix epoch, no later than the year 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +66,8 @@ impl Timestamp {
         Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// Reads a date-time (RFC 3339, section 5.6) in any offset; `None` if it is none, or lies before 1970.
+    /// Reads a date-time (RFC 3339, section 5.6) in any offset; `None` if it is none. What lies before the epoch counts as
+    /// the epoch, and what lies after the year 9999 as its end.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let text = text.to_ascii_uppercase();
         let (local, offset_ms) = match text.strip_suffix('Z') {
@@ -73,9 +77,14 @@ impl Timestamp {
                 (local, offset_ms(offset)?)
             }
         };
-        let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let (year, rest) = local.split_at_checked(4)?;
+        let year: u16 = year.parse().ok().filter(|_| year.bytes().all(|c| c.is_ascii_digit()))?;
+        // `humantime` reads no years before 1970. The calendar is the same every 400 years.
+        let is_early = year < 1970;
+        let year = if is_early { year + 2000 } else { year };
+        let local = humantime::parse_rfc3339(&format!("{year:04}{rest}Z")).ok()?.duration_since(UNIX_EPOCH).ok()?;
         let ms = i64::try_from(local.as_millis()).ok()?.checked_sub(offset_ms)?;
-        u64::try_from(ms).ok().filter(|ms| *ms <= Self::LATEST).map(Self)
+        Some(if is_early { Self(0) } else { Self::from_ms(u64::try_from(ms).unwrap_or(0)) })
     }
 }
 
@@ -107,6 +116,15 @@ impl Serialize for Timestamp {
     }
 }
 
+impl PartialSchema for Timestamp {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
+        Object::builder().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for Timestamp {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,8 +147,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_out_of_range_is_the_first_or_the_last() {
+        for text in ["0000-02-29T00:00:00Z", "1969-12-31T23:59:59Z", "1970-01-01T00:00:00+00:01"] {
+            assert_eq!(Timestamp::parse_rfc3339(text), Some(Timestamp(0)), "{text}");
+        }
+        let last = Some(Timestamp(Timestamp::LATEST));
+        assert_eq!(Timestamp::parse_rfc3339("9999-12-31T23:59:59.999-00:01"), last);
+    }
+
+    #[test]
     fn what_is_no_time_is_refused() {
         for text in [
+            "1900-02-29T00:00:00Z",
+            "+970-01-01T00:00:00Z",
+            "+2030-01-01T00:00:00Z",
+            "1960-13-01T00:00:00Z",
             "",
             "Z",
             "tomorrow",

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
+use keyward_control_plane::api::description;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, dialect};
 use keyward_control_plane::tokens::Audience;
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(arguments),
         Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
         Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
+        Command::Openapi { dialect } => openapi(&dialect),
+        Command::Completions { shell } => cli::completions(shell).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -27,6 +30,11 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+fn openapi(name_or_file: &str) -> Result<()> {
+    let description = description(&dialect(name_or_file)?);
+    Ok(cli::print(&format!("{description:#}\n"))?)
 }
 
 #[tokio::main]

@@ -8,4 +8,4 @@ mod request;
 pub use audit::{Actor, AuditEntry};
 pub use key::{Key, PasswordHash, Secret, State};
 pub use owner::{Owner, OwnerKind};
-pub use request::{NewKey, OwnerChange, Rotation, document};
+pub use request::{NewKey, OwnerChange, Rotation, document, is_owner_id, schema};

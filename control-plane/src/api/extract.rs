@@ -4,11 +4,13 @@ use super::problem::ApiError;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use keyward_contract::document::{Problem, Problems};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// The id in the path.
 pub(super) struct Id(pub(super) String);
@@ -27,9 +29,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::<String>::from_request_parts(parts, state).await {
-            Ok(Path(id)) => Ok(Self(id)),
-            // The only thing that can be wrong is an escape that is not UTF-8, and no id has one.
-            Err(_) => Err(ApiError::NoSuchPath { path: parts.uri.path().to_owned() }),
+            Ok(Path(id)) if !id.contains('\0') => Ok(Self(id)),
+            // An escape that is not UTF-8, or U+0000, which PostgreSQL cannot look for: no id has either.
+            _ => Err(ApiError::NoSuchPath { path: parts.uri.path().to_owned() }),
         }
     }
 }
@@ -38,9 +40,20 @@ impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = request.headers().get(CONTENT_TYPE).is_none_or(is_json);
         let body = Bytes::from_request(request, state).await.map_err(body_error)?;
+        if !is_json && !body.is_empty() {
+            return Err(ApiError::NotJsonByName);
+        }
         crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
     }
+}
+
+/// Whether the media type is that of JSON (RFC 8259, section 11), with or without parameters. One that is not told can
+/// only be guessed (RFC 9110, section 8.3), and here nothing else is taken.
+fn is_json(media_type: &HeaderValue) -> bool {
+    let essence = media_type.as_bytes().split(|c| *c == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 fn body_error(rejection: BytesRejection) -> ApiError {
@@ -60,6 +73,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
         };
         let mut parameters = Self { given: BTreeMap::new(), problems: Vec::new() };
         for (name, value) in pairs {
+            if value.contains('\0') {
+                parameters.problems.push(problem(&name, "has a U+0000"));
+            }
             if parameters.given.insert(name.clone(), value).is_some() {
                 parameters.problems.push(problem(&name, "given more than once"));
             }
@@ -77,6 +93,15 @@ impl Parameters {
             self.problems.push(problem(name, &format!("expected {expected}")));
         }
         read
+    }
+
+    /// The same for a whole number in a range.
+    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.take(name, &expected, |text| {
+            let digits = text.bytes().all(|c| c.is_ascii_digit());
+            text.parse().ok().filter(|number| digits && range.contains(number))
+        })
     }
 
     /// Tells of everything that was wrong or that nobody has taken.

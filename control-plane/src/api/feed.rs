@@ -3,22 +3,45 @@
 use super::App;
 use super::auth::TokenReloads;
 use super::extract::Parameters;
+use super::openapi::{number, schema, text};
 use super::problem::ApiError;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use keyward_contract::cursor::Position;
-use keyward_contract::{FEED_MEDIA_TYPE, MAX_WAIT_SECONDS};
+use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_WAIT_SECONDS};
+use serde_json::json;
 use std::time::Duration;
 
+// Nothing, one among the changes, or one in a snapshot.
+schema!(FeedPosition, "A position of the feed", text("(00|01[0-9A-Fa-f]{80}|02[0-9A-Fa-f]{144})"));
+// OpenAPI 3.1 has no words for what is not JSON.
+schema!(FeedPage, "A page of the feed, in Keyward's binary form", json!({}));
+schema!(Wait, "How long to wait", number(0, u32::MAX.into()));
+
+/// A page of the feed
+///
+/// What has changed since a position, or a part of a snapshot, in Keyward's binary form. A page waits while there is
+/// nothing to tell.
+#[utoipa::path(
+    get,
+    path = FEED_PATH,
+    operation_id = "readFeed",
+    tag = "edges",
+    params(
+        ("after" = inline(Option<FeedPosition>), Query, description = "Where the last page ended; absent: tell all there is"),
+        ("wait" = inline(Option<Wait>), Query, description = "The seconds to wait for news; more than 60 count as 60"),
+    ),
+    responses((status = OK, description = "The page", body = inline(FeedPage), content_type = FEED_MEDIA_TYPE))
+)]
 pub(super) async fn page(
     State(app): State<App>,
     Extension(TokenReloads(token_reloads)): Extension<TokenReloads>,
     mut parameters: Parameters,
 ) -> Result<impl IntoResponse, ApiError> {
     let after = parameters.take("after", "a position of the feed", |text| text.parse().ok());
-    let wait = parameters.take("wait", "a whole number of seconds", |text| text.parse::<u32>().ok());
+    let wait = parameters.number("wait", 0..=u32::MAX);
     parameters.finish()?;
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT_SECONDS).into());
     let page = app.feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;

@@ -1,16 +1,41 @@
 //! Whether the process lives, and whether it can do its work. No token, and no word about why not.
 
 use super::App;
+use super::keys::json;
+use super::openapi::Refused;
 use super::problem::ApiError;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-pub(super) async fn alive() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], r#"{"status":"alive"}"#)
+#[derive(Serialize, ToSchema)]
+struct Health {
+    status: &'static str,
 }
 
-pub(super) async fn ready(State(app): State<App>) -> Result<impl IntoResponse, ApiError> {
+/// Whether the process lives
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "isAlive",
+    tag = "service",
+    responses((status = OK, description = "It does", body = Health))
+)]
+pub(super) async fn alive() -> Result<Response, ApiError> {
+    json(StatusCode::OK, &Health { status: "alive" })
+}
+
+/// Whether it can do its work
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "isReady",
+    tag = "service",
+    responses((status = OK, description = "It can", body = Health), Refused<503>)
+)]
+pub(super) async fn ready(State(app): State<App>) -> Result<Response, ApiError> {
     app.store.check().await.map_err(ApiError::Unavailable)?;
-    Ok(([(CONTENT_TYPE, "application/json")], r#"{"status":"ready"}"#))
+    json(StatusCode::OK, &Health { status: "ready" })
 }

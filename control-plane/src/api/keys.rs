@@ -2,9 +2,11 @@
 
 use super::App;
 use super::extract::{Document, Id, Parameters, problem};
+use super::openapi::{Refused, number, schema, text};
+use super::owners::OwnerId;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, NewKey, Rotation, Secret, State as KeyState};
+use crate::model::{Actor, Key, NewKey, Rotation, Secret, State as KeyState, is_owner_id};
 use crate::random;
 use crate::store::{KeyQuery, Rotated};
 use axum::Extension;
@@ -18,45 +20,91 @@ use keyward_contract::entry::Environment;
 use keyward_contract::key_format::KeyFormat;
 use keyward_contract::secret::Secret as Plaintext;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
 
-#[derive(Serialize)]
+/// A key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 struct KeyResource<'a> {
+    #[schema(value_type = KeyId)]
     id: &'a str,
-    /// The plaintext, in the answer to the request that made it.
+    /// The plaintext, in the answer to the request that made it and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     key: Option<&'a str>,
+    /// What its users call it.
     name: &'a str,
+    /// The id of its owner.
+    #[schema(required)]
     owner: Option<&'a str>,
+    /// What sort of key it is, in the dialect's words.
     kind: &'a str,
+    /// Whether its requests are real: `live` or `test`.
+    #[schema(required, pattern = "^(live|test)$")]
     environment: Option<&'static str>,
+    /// What it may do.
     scopes: &'a [String],
+    /// The networks that it may be used from; none means anywhere.
     allow_ip: Vec<String>,
-    /// Absent limits are the dialect's.
+    /// What it may use; null stands for the dialect's limits.
+    #[schema(required)]
     limits: Option<Vec<String>>,
+    #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
+    #[schema(required)]
     expires_at: Option<Timestamp>,
+    #[schema(required)]
     revoked_at: Option<Timestamp>,
+    /// What it is known by, oldest first.
     secrets: Vec<SecretResource<'a>>,
 }
 
-#[derive(Serialize)]
+/// One secret of a key; a key in rotation has several.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Secret)]
 struct SecretResource<'a> {
     id: &'a str,
+    /// What it may be recognised by.
     hint: &'a str,
     created_at: Timestamp,
+    /// When it ends though the key goes on.
+    #[schema(required)]
     not_after: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
+/// Some keys, the newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Keys)]
 struct ListResource<'a> {
     keys: Vec<KeyResource<'a>>,
+    /// What to ask for with `after`, where there are more.
+    #[schema(required)]
     next: Option<&'a str>,
 }
 
+schema!(KeyId, "The id of a key", text(&format!("key_[0-9A-Za-z]{{{}}}", random::ID_LENGTH)));
+schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
+
+/// Makes a key
+///
+/// The plaintext is in the answer, and is shown only this once.
+#[utoipa::path(
+    post,
+    path = "/v1/keys",
+    operation_id = "createKey",
+    tag = "keys",
+    request_body(content = ref("#/components/schemas/NewKey"), content_type = "application/json"),
+    responses((
+        status = CREATED,
+        description = "The key, with its plaintext",
+        body = KeyResource,
+        headers(("Location" = String, description = "Its path"))
+    ))
+)]
 pub(super) async fn create(
     State(app): State<App>,
     Extension(actor): Extension<Actor>,
@@ -80,15 +128,28 @@ pub(super) async fn create(
     show_once(&key, &plaintext, now)
 }
 
+/// Lists keys, the newest first
+#[utoipa::path(
+    get,
+    path = "/v1/keys",
+    operation_id = "listKeys",
+    tag = "keys",
+    params(
+        ("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"),
+        ("after" = Option<KeyId>, Query, description = "The `next` of the list before"),
+        ("owner" = Option<OwnerId>, Query, description = "Only those of this owner"),
+        ("state" = Option<KeyState>, Query, description = "Only those in this state"),
+    ),
+    responses((status = OK, description = "The keys", body = ListResource))
+)]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.take("limit", &format!("a number from 1 to {MAX_LIMIT}"), |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    });
-    let text = |text: &str| Some(text.to_owned());
+    let limit = parameters.number("limit", 1..=MAX_LIMIT);
+    let key_id = |text: &str| Some(text.to_owned());
+    let owner_id = |text: &str| is_owner_id(text).then(|| text.to_owned());
     let query = KeyQuery {
         limit: limit.unwrap_or(DEFAULT_LIMIT),
-        after: parameters.take("after", "the id of a key", text),
-        owner: parameters.take("owner", "the id of an owner", text),
+        after: parameters.take("after", "the id of a key", key_id),
+        owner: parameters.take("owner", "the id of an owner", owner_id),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
     };
     parameters.finish()?;
@@ -99,11 +160,31 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
+/// A key
+#[utoipa::path(
+    get,
+    path = "/v1/keys/{id}",
+    operation_id = "showKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id")),
+    responses((status = OK, description = "The key", body = KeyResource))
+)]
 pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let key = app.store.key(&id).await?.ok_or(NO_KEY)?;
     json(StatusCode::OK, &resource(&key, None, (app.clock)()))
 }
 
+/// Ends a key at once and for good
+///
+/// It stays listed, as revoked. A key that was revoked before is answered as it is.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{id}",
+    operation_id = "revokeKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id")),
+    responses((status = OK, description = "The key as it is now", body = KeyResource))
+)]
 pub(super) async fn revoke(
     State(app): State<App>,
     Extension(actor): Extension<Actor>,
@@ -115,6 +196,26 @@ pub(super) async fn revoke(
     json(StatusCode::OK, &resource(&key, None, now))
 }
 
+/// Gives a key a new secret, and ends those it has
+///
+/// The plaintext is in the answer, and is shown only this once.
+#[utoipa::path(
+    post,
+    path = "/v1/keys/{id}/rotate",
+    operation_id = "rotateKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id")),
+    request_body(content = ref("#/components/schemas/Rotation"), content_type = "application/json"),
+    responses(
+        (
+            status = CREATED,
+            description = "The key, with its new plaintext",
+            body = KeyResource,
+            headers(("Location" = String, description = "Its path"))
+        ),
+        Refused<409>
+    )
+)]
 pub(super) async fn rotate(
     State(app): State<App>,
     Extension(actor): Extension<Actor>,

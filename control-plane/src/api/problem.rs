@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::document::Problems;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why a request was refused or has failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,8 @@ pub(super) enum ApiError {
     BodyTooLarge,
     #[error("the body could not be received")]
     BodyLost,
+    #[error("the body is to be JSON, as its content-type is to say: application/json")]
+    NotJsonByName,
     #[error("the body is not JSON: {0}")]
     NotJson(serde_json::Error),
     #[error("some fields cannot be used")]
@@ -48,19 +51,28 @@ pub(super) enum ApiError {
 }
 
 /// A problem document.
-#[derive(Serialize)]
-struct Problem {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// Which problem it is; the same for every problem of that kind.
+    #[schema(examples("urn:keyward:problem:not_found"))]
     r#type: String,
+    /// That in words.
     title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What is wrong in this case.
     detail: String,
+    /// What is wrong with the fields of the body, or with the parameters of the query.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct FieldError {
+    /// Which field, such as `scopes[1]`; empty for the whole.
     field: String,
+    /// What is wrong with it.
     message: String,
 }
 
@@ -87,6 +99,7 @@ impl ApiError {
             }
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Request too large"),
             Self::BodyLost => (StatusCode::BAD_REQUEST, "incomplete", "Incomplete request"),
+            Self::NotJsonByName => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "Not JSON"),
             Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not_json", "Not JSON"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
             Self::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_query", "Invalid query"),

@@ -1,18 +1,26 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use keyward_contract::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// API keys that are checked inside Envoy: the control plane, and the command line over it.
 #[derive(Debug, Parser)]
-#[command(name = "keyward", version)]
+#[command(name = "keyward", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What `main` ends with.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused, or failed: the control plane refused or could not be reached, or `serve` could not start
+  2  wrong usage: nothing was asked of the control plane";
 
 /// What there is to do.
 #[derive(Debug, Subcommand)]
@@ -36,6 +44,17 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: OwnersCommand,
+    },
+    /// Print the description of the API: OpenAPI, as JSON
+    Openapi {
+        /// What keys look like: a dialect that comes with Keyward, or a file
+        #[arg(long, env = "KEYWARD_DIALECT", default_value = "keyward", value_name = "NAME_OR_FILE")]
+        dialect: String,
+    },
+    /// Print a script that completes this command line
+    Completions {
+        /// For which shell
+        shell: Shell,
     },
 }
 

@@ -7,6 +7,7 @@ use keyward_contract::entry::{Environment, KeyRecord};
 use keyward_contract::limit::Limits;
 use std::collections::BTreeMap;
 use std::fmt;
+use utoipa::ToSchema;
 
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +80,8 @@ pub struct Secret {
 pub struct PasswordHash(String);
 
 /// Whether a key can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(as = KeyState, rename_all = "lowercase")]
 pub enum State {
     /// It can.
     Active,

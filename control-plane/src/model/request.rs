@@ -1,5 +1,7 @@
 //! What callers may ask for, read so that all mistakes are told at once and what was read cannot be wrong.
 
+pub mod schema;
+
 use crate::clock::Timestamp;
 use crate::random::ID_LENGTH;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -197,9 +199,14 @@ fn name(node: &Node<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// Whether the text can be the id of an owner.
+pub fn is_owner_id(text: &str) -> bool {
+    (1..=MAX_OWNER_LENGTH).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
+}
+
 fn owner(node: &Node<'_>) -> Option<String> {
     let owner = node.string()?;
-    if !(1..=MAX_OWNER_LENGTH).contains(&owner.len()) || !owner.bytes().all(|c| c.is_ascii_graphic()) {
+    if !is_owner_id(owner) {
         node.problem(format!("expected 1 to {MAX_OWNER_LENGTH} visible ASCII characters without spaces"));
         return None;
     }
@@ -218,11 +225,22 @@ fn scope(node: &Node<'_>) -> Option<String> {
 
 fn network(node: &Node<'_>) -> Option<IpNet> {
     let text = node.string()?;
-    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let network = match text.split_once('/') {
+        // `IpNet` reads octets with zeros before them, which others take for octal numbers (RFC 6943, section 3.1.1).
+        Some((address, length)) => {
+            address.parse().ok().and_then(|address| IpNet::new(address, prefix_length(length)?).ok())
+        }
+        None => text.parse::<IpAddr>().ok().map(IpNet::from),
+    };
     if network.is_none() {
         node.problem("expected an IP address or a network in CIDR notation");
     }
     network.map(|network| canonical(network.trunc()))
+}
+
+fn prefix_length(text: &str) -> Option<u8> {
+    let length = text.parse::<u8>().ok()?;
+    (length.to_string() == text).then_some(length)
 }
 
 /// Edges compare IPv4 addresses as such, so a network of IPv4-mapped ones (RFC 4291, section 2.5.5.2) is one of IPv4.

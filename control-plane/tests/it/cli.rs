@@ -3,8 +3,9 @@
 use crate::harness::{TestServer, program, stderr, stdout};
 use serde_json::{Value, json};
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// Runs the program in a directory whose `.keyward` belongs to the server.
 fn run(server: &TestServer, dir: &Path, arguments: &[&str]) -> Output {
@@ -231,4 +232,38 @@ fn the_control_port_and_the_data_directory_can_be_set_alone() {
         .output()
         .unwrap();
     assert_eq!(document(&output)["keys"], json!([]));
+}
+
+#[test]
+fn the_help_says_what_the_exit_codes_mean() {
+    let help = program().arg("--help").output().unwrap();
+    for line in ["  0  done", "  1  refused, or failed", "  2  wrong usage"] {
+        assert!(stdout(&help).contains(line), "{help:?}");
+    }
+}
+
+#[test]
+fn every_shell_has_completions_of_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = program().args(["completions", shell]).output().unwrap();
+        assert_eq!(script.status.code(), Some(0), "{script:?}");
+        for word in ["keyward", "serve", "rotate", "grace"] {
+            assert!(stdout(&script).contains(word), "{shell}: {word}");
+        }
+    }
+    assert_eq!(program().args(["completions", "cmd"]).output().unwrap().status.code(), Some(2));
+    let complete = "source /dev/stdin; COMP_WORDS=(keyward keys ro); COMP_CWORD=2; _keyward keyward ro keys; echo \"${COMPREPLY[@]}\"";
+    let script = program().args(["completions", "bash"]).output().unwrap();
+    let mut bash =
+        Command::new("bash").args(["-c", complete]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    bash.stdin.take().unwrap().write_all(&script.stdout).unwrap();
+    let completed = bash.wait_with_output().unwrap();
+    assert_eq!(stdout(&completed).trim(), "rotate", "{completed:?}");
+}
+
+#[test]
+fn a_description_of_a_dialect_that_is_not_there_is_refused() {
+    let refused = program().args(["openapi", "--dialect", "nonsense"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("nonsense"), "{refused:?}");
 }

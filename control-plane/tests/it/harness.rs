@@ -129,11 +129,14 @@ impl Client {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let answer = match body {
-            Some(body) => self.agent.run(request.body(body).unwrap()),
-            None => self.agent.run(request.body(()).unwrap()),
-        };
-        let mut answer = answer.unwrap();
+        match body {
+            Some(body) => self.run(request.body(body).unwrap()),
+            None => self.run(request.body(()).unwrap()),
+        }
+    }
+
+    pub(crate) fn run(&self, request: Request<impl ureq::AsSendBody>) -> Answer {
+        let mut answer = self.agent.run(request).unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         Answer { status, headers, body: answer.body_mut().read_to_vec().unwrap() }
     }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod description;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;

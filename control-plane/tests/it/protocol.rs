@@ -55,6 +55,13 @@ fn every_refusal_is_a_problem_document() {
     for (method, path, body, status) in [
         ("GET", "/nowhere", None, 404),
         ("GET", "/v1/keys/%ff", None, 404),
+        ("GET", "/v1/keys/%00", None, 404),
+        ("PATCH", "/v1/owners/a%00b", Some(b"{}".to_vec()), 404),
+        ("GET", "/v1/keys?after=%00", None, 400),
+        ("GET", "/v1/keys?owner=%00", None, 400),
+        ("GET", "/v1/keys?owner=%ff", None, 400),
+        ("GET", "/v1/keys?limit=%2B5", None, 400),
+        ("POST", "/v1/keys", Some(br#"{"name":"a\u0000"}"#.to_vec()), 422),
         ("GET", "/v1/keys/key_unknown", None, 404),
         ("PUT", "/v1/keys", Some(b"{}".to_vec()), 405),
         ("DELETE", FEED_PATH, None, 405),
