@@ -4,7 +4,7 @@ use crate::engine::credential::{self, Credential, Header};
 use crate::engine::feed::Now;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
-use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
+use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
@@ -176,7 +176,7 @@ impl<S: SharedStore> Edge<'_, S> {
             Found::Nothing => return Err(Refusal::Unknown.into()),
             Found::Unreadable => return Err(Refusal::Unavailable.into()),
         };
-        if holder.key.needs_verification {
+        if holder.key.needs_verification || holder.plan == PlanState::Unknown {
             return Err(Refusal::Unavailable.into());
         }
         if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
@@ -192,10 +192,10 @@ impl<S: SharedStore> Edge<'_, S> {
         Ok(holder)
     }
 
-    /// Counts the request against the key's limits, or the dialect's where it has none of its own; tells which window
-    /// is exhausted if one is.
+    /// Counts the request against the limits of the key or its plan, or the dialect's where neither has any; tells which
+    /// window is exhausted if one is.
     fn exhausted(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Option<Exhausted> {
-        let limits = holder.key.limits.as_ref().unwrap_or(&self.policy.dialect.limits);
+        let limits = holder.limits().unwrap_or(&self.policy.dialect.limits);
         match self.limiter.admit(self.store, &holder.key.key_id, limits, cost, now_ms) {
             Verdict::Admitted { .. } => None,
             Verdict::Exhausted { limit, retry_after_ms, windows } => {
@@ -314,7 +314,7 @@ mod tests {
     use crate::engine::cells::Status;
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::store::{Names, update};
-    use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+    use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
     use keyward_contract::limit::Limits;
     use std::cell::Cell;
 
@@ -386,6 +386,11 @@ mod tests {
             let mut key = KeyRecord { key_id: "key_1".into(), kind: "key".into(), ..KeyRecord::default() };
             change(&mut key);
             self.put(Digest::of_key(KEY.as_bytes()), Body::Key(key));
+        }
+
+        fn plan(&mut self, name: &str, limit: Option<&str>) {
+            let limits = limit.map(|limit| Limits::new(vec![limit.parse().unwrap()]).unwrap());
+            self.put(Digest::of_plan(name), Body::Plan(PlanRecord { limits }));
         }
 
         fn decide(&mut self, path: &str, authorization: Option<&str>, client: Option<&str>) -> Decision {
@@ -519,8 +524,12 @@ mod tests {
     #[test]
     fn a_key_in_the_cache_costs_no_look_up() {
         let mut edge = Fixture::open();
-        edge.key(|key| key.owner = Some("acme".into()));
+        edge.key(|key| {
+            key.owner = Some("acme".into());
+            key.plan = Some("pro".into());
+        });
         edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
+        edge.plan("pro", None);
         assert_eq!(edge.verdict(), "allow");
         let headers =
             [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
@@ -593,6 +602,53 @@ mod tests {
         let rendered = refused.render(&edge.policy, &[]);
         assert_eq!(rendered.status, 429);
         assert!(rendered.headers.iter().any(|(name, _)| name == "ratelimit-policy"), "{rendered:?}");
+    }
+
+    #[test]
+    fn a_plan_limits_its_keys_that_have_no_limits_of_their_own() {
+        let mut edge = Fixture::open();
+        edge.policy.dialect.limits = Limits::new(vec!["3/s".parse().unwrap()]).unwrap();
+        edge.plan("pro", Some("2/s"));
+        let on_plan = |key_id: &str, limits: Option<&str>| {
+            let limits = limits.map(|limit| Limits::new(vec![limit.parse().unwrap()]).unwrap());
+            let (key_id, plan) = (key_id.to_owned(), Some("pro".to_owned()));
+            move |key: &mut KeyRecord| {
+                (key.key_id, key.plan, key.limits) = (key_id.clone(), plan.clone(), limits.clone());
+            }
+        };
+        edge.key(on_plan("key_1", None));
+        assert_eq!([edge.verdict(), edge.verdict(), edge.verdict()], ["allow", "allow", "rate_limited"]);
+        edge.key(on_plan("key_2", Some("1/s")));
+        assert_eq!([edge.verdict(), edge.verdict()], ["allow", "rate_limited"], "the key's own");
+        edge.plan("pro", None);
+        edge.key(on_plan("key_3", None));
+        let verdicts = [edge.verdict(), edge.verdict(), edge.verdict(), edge.verdict()];
+        assert_eq!(verdicts, ["allow", "allow", "allow", "rate_limited"], "the dialect's");
+    }
+
+    #[test]
+    fn a_change_of_a_plan_reaches_a_key_in_the_cache() {
+        let mut edge = Fixture::open();
+        edge.plan("pro", Some("0/s"));
+        edge.key(|key| key.plan = Some("pro".into()));
+        assert_eq!(edge.verdict(), "rate_limited");
+        edge.plan("pro", Some("1000/s"));
+        assert_eq!(edge.verdict(), "allow");
+        edge.put(Digest::of_plan("pro"), Body::Removed);
+        assert_eq!(edge.verdict(), "unavailable");
+    }
+
+    #[test]
+    fn a_key_whose_plan_is_not_known_or_not_a_plan_is_unavailable() {
+        let mut edge = Fixture::open();
+        edge.key(|key| key.plan = Some("pro".into()));
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.plan("other", None);
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.put(Digest::of_plan("pro"), Body::Owner(OwnerRecord::default()));
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.plan("pro", None);
+        assert_eq!(edge.verdict(), "allow");
     }
 
     #[test]

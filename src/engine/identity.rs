@@ -83,6 +83,9 @@ pub fn headers_of(holder: &Holder, dialect: &Dialect) -> Vec<(&'static str, Stri
     if let Some(owner) = &key.owner {
         headers.push(("x-keyward-owner", owner.clone()));
     }
+    if let Some(plan) = &key.plan {
+        headers.push(("x-keyward-plan", plan.clone()));
+    }
     if let Some(environment) = key.environment {
         headers.push(("x-keyward-environment", environment.name().to_owned()));
     }
@@ -111,7 +114,7 @@ fn unify(c: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::snapshot::OwnerState;
+    use crate::engine::snapshot::{OwnerState, PlanState};
     use keyward_contract::entry::{Environment, KeyRecord};
 
     fn names(strip: Strip, sent: &[&str], identity: &[(&'static str, String)]) -> Option<Vec<String>> {
@@ -175,16 +178,18 @@ mod tests {
             key_id: "key_1".into(),
             kind: "key".into(),
             owner: Some("acme".into()),
+            plan: Some("pro".into()),
             environment: Some(Environment::Test),
             scopes: vec!["a".into(), "b".into()],
             ..KeyRecord::default()
         };
-        let headers =
-            headers_of(&Holder { key, owner: OwnerState::Unowned }, &Dialect::built_in("keyward").unwrap().unwrap());
+        let holder = Holder { key, owner: OwnerState::Unowned, plan: PlanState::NoPlan };
+        let headers = headers_of(&holder, &Dialect::built_in("keyward").unwrap().unwrap());
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),
             ("x-keyward-owner", "acme"),
+            ("x-keyward-plan", "pro"),
             ("x-keyward-environment", "test"),
             ("x-keyward-scopes", "a b"),
         ];

@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_contract::dialect::{BasicPart, Dialect, Source};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::verdict::Refusal;
 use proptest::prelude::*;
@@ -119,12 +119,20 @@ enum State {
     OwnerDisabled,
     OwnerUnknown,
     Spent,
+    /// On a plan of one request in an hour.
+    OnPlan,
+    /// On a plan that says nothing of limits.
+    OnPlanWithoutLimits,
+    PlanUnknown,
+    PlanUnreadable,
+    /// Stored as a password hash.
+    Hashed,
     Unreadable,
     NeverMade,
 }
 
 impl State {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 17] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
@@ -135,13 +143,18 @@ impl State {
         Self::OwnerDisabled,
         Self::OwnerUnknown,
         Self::Spent,
+        Self::OnPlan,
+        Self::OnPlanWithoutLimits,
+        Self::PlanUnknown,
+        Self::PlanUnreadable,
+        Self::Hashed,
         Self::Unreadable,
         Self::NeverMade,
     ];
 
     fn may_pass(self, policy: &Policy, client: Option<IpAddr>) -> bool {
         match self {
-            Self::Active | Self::Limited => true,
+            Self::Active | Self::Limited | Self::OnPlan | Self::OnPlanWithoutLimits => true,
             Self::Pinned => matches!(client, Some(IpAddr::V4(client)) if client.octets()[0] == 10),
             Self::Unowned => !policy.dialect.owner_required,
             _ => false,
@@ -167,6 +180,11 @@ impl State {
             Self::OwnerDisabled => key.owner = Some("disabled".to_owned()),
             Self::OwnerUnknown => key.owner = Some("unknown".to_owned()),
             Self::Spent => key.credits_exhausted = true,
+            Self::OnPlan => (key.plan, key.limits) = (Some("hourly".to_owned()), None),
+            Self::OnPlanWithoutLimits => key.plan = Some("unlimited".to_owned()),
+            Self::PlanUnknown => key.plan = Some("unknown".to_owned()),
+            Self::PlanUnreadable => key.plan = Some("unreadable".to_owned()),
+            Self::Hashed => key.needs_verification = true,
             Self::Active | Self::Unreadable | Self::NeverMade => {}
         }
         key
@@ -222,6 +240,10 @@ impl World {
             let permissions = Some(vec!["read".to_owned()]);
             put(Digest::of_owner(id), Body::Owner(OwnerRecord { disabled, permissions }), true);
         }
+        let hourly = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap());
+        put(Digest::of_plan("hourly"), Body::Plan(PlanRecord { limits: hourly }), true);
+        put(Digest::of_plan("unlimited"), Body::Plan(PlanRecord::default()), true);
+        put(Digest::of_plan("unreadable"), Body::Removed, false);
         let mut random = 0u8;
         for format in &policy.dialect.formats {
             for state in State::ALL {

@@ -16,7 +16,7 @@ mod vm;
 use keyward_contract::cursor::Cursor;
 use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ fn started() -> Vm {
     Vm::start(&wasm(), CONFIGURATION, &[("OTHER", "x"), ("KEYWARD_EDGE_TOKEN", "kwe_secret")])
 }
 
-/// A filter that has a snapshot with one key, whose owner is in it too.
+/// A filter that has a snapshot with one key, whose owner is in it too, and two plans.
 fn ready() -> Vm {
     ready_with(|_| {})
 }
@@ -46,12 +46,15 @@ fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
     vm.tick();
     let poll = vm.sent().remove(0);
     let mut entries = Vec::new();
+    let limits = Limits::new(vec!["100/s".parse().unwrap()]).unwrap();
     let mut key =
         KeyRecord { key_id: "key_1".into(), kind: "key".into(), owner: Some("acme".into()), ..KeyRecord::default() };
     change(&mut key);
     let mut records = [
         (Digest::of_key(KEY.as_bytes()), Body::Key(key)),
         (Digest::of_owner("acme"), Body::Owner(OwnerRecord::default())),
+        (Digest::of_plan("usual"), Body::Plan(PlanRecord::default())),
+        (Digest::of_plan("pro"), Body::Plan(PlanRecord { limits: Some(limits) })),
     ];
     records.sort_by_key(|(subject, _)| *subject);
     for (subject, body) in records {
@@ -101,7 +104,7 @@ fn an_allowed_request_with_its_key_in_the_cache_makes_five_host_calls() {
 }
 
 #[test]
-fn an_environment_costs_one_call_more_and_limits_two() {
+fn an_environment_costs_one_call_more_limits_two_and_a_plan_none_of_its_own() {
     let cached = |change: fn(&mut KeyRecord)| {
         let mut vm = ready_with(change);
         let bearer = format!("Bearer {KEY}");
@@ -116,14 +119,19 @@ fn an_environment_costs_one_call_more_and_limits_two() {
         key.limits = Some(Limits::new(vec!["100/s".parse().unwrap(), "1000/min".parse().unwrap()]).unwrap());
     });
     assert_eq!(limited, 8);
+    assert_eq!(cached(|key| key.plan = Some("usual".into())), 5);
+    assert_eq!(cached(|key| key.plan = Some("pro".into())), 7, "its limits");
 }
 
 #[test]
-fn the_first_request_with_a_key_reads_its_bucket_and_its_owners() {
+fn the_first_request_with_a_key_reads_its_bucket_its_owners_and_its_plans() {
     let mut vm = ready();
     let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
     assert_eq!(outcome.calls["proxy_get_shared_data"], 2);
     assert_eq!(outcome.calls.values().sum::<usize>(), 7);
+    let mut vm = ready_with(|key| key.plan = Some("usual".into()));
+    let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
+    assert_eq!(outcome.calls["proxy_get_shared_data"], 3);
 }
 
 #[test]
