@@ -1,6 +1,7 @@
 //! One request, one verdict. The order of the checks is that of [`Refusal`].
 
 use crate::engine::credential::{self, Credential, Header};
+use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
@@ -11,6 +12,7 @@ use keyward_contract::digest::Digest;
 use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
 use keyward_contract::limit::Limit;
 use keyward_contract::verdict::Refusal;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -119,6 +121,8 @@ impl Refused {
 pub struct Edge<'a, S> {
     /// What is asked, and how refusals look.
     pub policy: &'a Policy,
+    /// By which digests keys are looked up.
+    pub digests: &'a Digests,
     /// The keys.
     pub snapshot: &'a mut Snapshot,
     /// What the keys have used.
@@ -170,8 +174,9 @@ impl<S: SharedStore> Edge<'_, S> {
         if !self.snapshot.is_usable_now(self.store, now.monotonic_ms, self.policy.max_staleness_ms) {
             return Err(Refusal::Unavailable.into());
         }
-        let digest = digest(self.policy, credential)?;
-        let holder = match self.snapshot.find(self.store, &digest) {
+        let key = well_formed(self.policy, credential)?;
+        let digest = Digest::of_key(&key);
+        let holder = match self.snapshot.find(self.store, &digest, self.digests.addresses(&key, digest)) {
             Found::Key(holder) => holder,
             Found::Nothing => return Err(Refusal::Unknown.into()),
             Found::Unreadable => return Err(Refusal::Unavailable.into()),
@@ -213,8 +218,8 @@ impl<S: SharedStore> Edge<'_, S> {
     }
 }
 
-/// The digest of the request's credential, if it has one that can be a key.
-fn digest(policy: &Policy, credential: Credential<'_>) -> Result<Digest, Refusal> {
+/// The request's credential, if it has one that can be a key.
+fn well_formed<'a>(policy: &Policy, credential: Credential<'a>) -> Result<Cow<'a, [u8]>, Refusal> {
     let credential = match credential {
         Credential::One(credential) => credential,
         Credential::Missing => return Err(Refusal::Missing),
@@ -223,7 +228,10 @@ fn digest(policy: &Policy, credential: Credential<'_>) -> Result<Digest, Refusal
     if credential::is_jwt(&credential) {
         return Err(Refusal::Jwt);
     }
-    policy.dialect.format_of(&credential).map(|_| Digest::of_key(&credential)).ok_or(Refusal::Malformed)
+    if policy.dialect.format_of(&credential).is_none() {
+        return Err(Refusal::Malformed);
+    }
+    Ok(credential)
 }
 
 /// What speaks against a key that exists, and the scope that it lacks if it is that.
@@ -312,10 +320,13 @@ mod tests {
     use crate::config::Config;
     use crate::engine::bucket::{self, Input, Stamp};
     use crate::engine::cells::Status;
+    use crate::engine::digests::{KeyDigest, Pepper};
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::store::{Names, update};
+    use hmac::{Hmac, Mac as _};
     use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
     use keyward_contract::limit::Limits;
+    use sha2::{Digest as _, Sha256, Sha512};
     use std::cell::Cell;
 
     const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
@@ -324,6 +335,7 @@ mod tests {
 
     struct Fixture {
         policy: Policy,
+        digests: Digests,
         store: MemoryStore,
         names: Names,
         snapshot: Snapshot,
@@ -341,6 +353,7 @@ mod tests {
             let policy = Config::parse(text.as_bytes()).unwrap().policy;
             let edge = Self {
                 policy,
+                digests: Digests::default(),
                 store: MemoryStore::default(),
                 limiter: Limiter::new(names.limits(), 4),
                 names,
@@ -373,6 +386,14 @@ mod tests {
             self.put_frame(subject, &frame);
         }
 
+        fn unreadable(&mut self, subject: Digest) {
+            self.version += 1;
+            let mut frame = Vec::new();
+            Entry { subject, version: self.version, body: Body::Removed }.encode(&mut frame).unwrap();
+            *frame.last_mut().unwrap() = 200;
+            self.put_frame(subject, &frame);
+        }
+
         fn put_frame(&self, subject: Digest, frame: &[u8]) {
             let index = subject.leading_bits(BITS);
             let stamp = Stamp { generation: 1, sequence: self.version };
@@ -393,6 +414,11 @@ mod tests {
             self.put(Digest::of_plan(name), Body::Plan(PlanRecord { limits }));
         }
 
+        /// A key that was imported as a digest, found at this address.
+        fn imported(&mut self, address: Digest, key_id: &str) {
+            self.put(address, Body::Key(KeyRecord { key_id: key_id.to_owned(), ..KeyRecord::default() }));
+        }
+
         fn decide(&mut self, path: &str, authorization: Option<&str>, client: Option<&str>) -> Decision {
             let mut headers = vec![(":path".to_owned(), path.as_bytes().to_vec())];
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value.as_bytes().to_vec())));
@@ -402,8 +428,8 @@ mod tests {
         }
 
         fn edge(&mut self) -> Edge<'_, MemoryStore> {
-            let Self { policy, snapshot, limiter, store, .. } = self;
-            Edge { policy, snapshot, limiter, store }
+            let Self { policy, digests, snapshot, limiter, store, .. } = self;
+            Edge { policy, digests, snapshot, limiter, store }
         }
 
         fn verdict(&mut self) -> &'static str {
@@ -663,6 +689,80 @@ mod tests {
         assert_eq!(edge.verdict(), "quota_exhausted");
     }
 
+    fn of_sha512() -> Digest {
+        Digest::of_sha512(&Sha512::digest(KEY).into())
+    }
+
+    fn of_hmac(pepper: &[u8]) -> Digest {
+        let hmac = Hmac::<Sha256>::new_from_slice(pepper).unwrap().chain_update(KEY);
+        Digest::of_hmac_sha256(&hmac.finalize().into_bytes().into())
+    }
+
+    /// Looks a key up by SHA-256, SHA-512 and HMAC-SHA-256 under "a" and "b".
+    fn with_all_digests() -> Fixture {
+        let hmac = |pepper: &[u8]| KeyDigest::HmacSha256(Pepper::new(pepper).unwrap());
+        let digests = Digests::new(vec![KeyDigest::Sha256, KeyDigest::Sha512, hmac(b"a"), hmac(b"b")]);
+        Fixture { digests, ..Fixture::open() }
+    }
+
+    #[test]
+    fn a_key_imported_as_another_digest_is_found_by_it_where_it_is_configured() {
+        for address in [of_sha512(), of_hmac(b"a"), of_hmac(b"b")] {
+            let mut edge = with_all_digests();
+            edge.imported(address, "key_1");
+            assert_eq!(edge.verdict(), "allow");
+            edge.digests = Digests::default();
+            edge.snapshot = Snapshot::new(edge.names.clone(), BITS, 100);
+            assert_eq!(edge.verdict(), "unknown");
+        }
+        let mut edge = with_all_digests();
+        edge.imported(of_hmac(b"another"), "key_1");
+        assert_eq!(edge.verdict(), "unknown");
+    }
+
+    #[test]
+    fn an_imported_key_in_the_cache_costs_no_look_up_and_an_unknown_one_one_for_each_digest() {
+        let mut edge = with_all_digests();
+        let bearer = format!("Bearer {KEY}");
+        let look_ups = |edge: &mut Fixture| {
+            let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer.clone().into())];
+            edge.snapshot.poll(&edge.store, NOW.monotonic_ms);
+            let before = edge.store.calls.get();
+            let verdict = edge.edge().decide(&headers, NOW, || None).verdict();
+            (verdict, edge.store.calls.get() - before)
+        };
+        assert_eq!(look_ups(&mut edge), ("unknown", 4));
+        edge.imported(of_hmac(b"b"), "key_1");
+        assert_eq!(look_ups(&mut edge), ("allow", 4));
+        assert_eq!(look_ups(&mut edge), ("allow", 0));
+    }
+
+    #[test]
+    fn the_first_digest_with_a_record_decides_for_a_key_in_the_cache_too() {
+        let mut edge = with_all_digests();
+        edge.imported(of_hmac(b"a"), "key_3");
+        for (address, expected) in [(of_sha512(), "key_2"), (Digest::of_key(KEY.as_bytes()), "key_1")] {
+            assert_eq!(edge.verdict(), "allow");
+            edge.imported(address, expected);
+            assert_eq!(edge.decide("/", Some(&format!("Bearer {KEY}")), None).key_id(), Some(expected));
+        }
+        edge.key(|key| key.revoked_at_ms = Some(1));
+        assert_eq!(edge.verdict(), "revoked", "though it is active elsewhere");
+        edge.put(Digest::of_key(KEY.as_bytes()), Body::Removed);
+        edge.put(of_sha512(), Body::Removed);
+        assert_eq!(edge.decide("/", Some(&format!("Bearer {KEY}")), None).key_id(), Some("key_3"));
+        edge.put(of_hmac(b"a"), Body::Removed);
+        assert_eq!(edge.verdict(), "unknown");
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_understood_refuses_though_a_later_digest_has_one_that_can() {
+        let mut edge = with_all_digests();
+        edge.imported(of_hmac(b"a"), "key_1");
+        edge.unreadable(of_sha512());
+        assert_eq!(edge.verdict(), "unavailable");
+    }
+
     #[test]
     fn a_key_that_only_the_control_plane_can_check_is_refused_here() {
         let mut edge = Fixture::open();
@@ -679,12 +779,7 @@ mod tests {
     fn an_entry_that_cannot_be_understood_refuses() {
         let mut edge = Fixture::open();
         edge.key(|_| {});
-        edge.version += 1;
-        let subject = Digest::of_key(KEY.as_bytes());
-        let mut frame = Vec::new();
-        Entry { subject, version: edge.version, body: Body::Removed }.encode(&mut frame).unwrap();
-        *frame.last_mut().unwrap() = 200;
-        edge.put_frame(subject, &frame);
+        edge.unreadable(Digest::of_key(KEY.as_bytes()));
         assert_eq!(edge.verdict(), "unavailable");
     }
 }

@@ -247,7 +247,7 @@ impl World {
             Op::Die(n) => self.fetchers[n] = Fetcher::default(),
             Op::Look(key) => {
                 self.worker.poll(&self.store, NOW.monotonic_ms);
-                self.worker.find(&self.store, &subject(key));
+                self.worker.find(&self.store, &subject(key), [subject(key)]);
             }
         }
         self.check_invariants();
@@ -292,7 +292,7 @@ impl World {
     fn state(&self, key: u8) -> Option<State> {
         let mut snapshot = Snapshot::new(self.names.clone(), BUCKET_BITS, 0);
         snapshot.poll(&self.store, NOW.monotonic_ms);
-        state_of(&snapshot.find(&self.store, &subject(key)))
+        state_of(&snapshot.find(&self.store, &subject(key), [subject(key)]))
     }
 
     /// Left alone with one fetcher, the snapshot comes to say what the database says, in warm caches too.
@@ -325,7 +325,7 @@ impl World {
                 Some(State::Removed) => None,
                 state => state,
             };
-            let found = self.worker.find(&self.store, &subject(key));
+            let found = self.worker.find(&self.store, &subject(key), [subject(key)]);
             let found = match state_of(&found) {
                 // Revoked here, and active or unknown in a restored database: it stays revoked or goes.
                 Some(State::Revoked) if self.seen_revoked.contains(&subject(key)) => None,
@@ -339,7 +339,8 @@ impl World {
     }
 
     fn check_plan(&mut self, key: u8) {
-        let Found::Key(holder) = self.worker.find(&self.store, &subject(key)) else { panic!("it was there") };
+        let found = self.worker.find(&self.store, &subject(key), [subject(key)]);
+        let Found::Key(holder) = found else { panic!("it was there") };
         let expected = match plan_of(&subject(key)).map(|name| self.database.state(&Digest::of_plan(name))) {
             None => PlanState::NoPlan,
             Some(Some(State::Plan(requests))) => PlanState::Known(plan(requests)),

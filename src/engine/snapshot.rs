@@ -132,8 +132,16 @@ impl Snapshot {
         self.is_usable(now_ms, max_staleness_ms)
     }
 
-    /// What the snapshot says of a key's digest. Call [`is_usable_now`](Self::is_usable_now) first.
-    pub fn find(&mut self, store: &impl SharedStore, digest: &Digest) -> Found {
+    /// What the snapshot says of a key. Call [`is_usable_now`](Self::is_usable_now) first.
+    ///
+    /// The first of the `addresses` at which there is a record decides. They are asked for only where the key is not
+    /// cached, which it is under `digest`, its [`Digest::of_key`], wherever its record lies.
+    pub fn find(
+        &mut self,
+        store: &impl SharedStore,
+        digest: &Digest,
+        addresses: impl IntoIterator<Item = Digest>,
+    ) -> Found {
         let stripes = &self.status.stripes;
         let is_unmoved = |read: &StripeRead| stripes.get(read.stripe) == Some(&read.count);
         if let Some(cached) = self.cache.find(digest)
@@ -141,17 +149,27 @@ impl Snapshot {
         {
             return Found::Key(Rc::clone(&cached.holder));
         }
-        self.load(store, digest)
+        self.load(store, digest, addresses)
     }
 
     /// The stripes are those of the status polled *before* the buckets are read, so that a change which comes between
     /// makes what is cached here outdated, never the other way round.
-    fn load(&mut self, store: &impl SharedStore, digest: &Digest) -> Found {
+    ///
+    /// Those of the addresses before the record's are among them: what comes to lie there decides from then on.
+    fn load(
+        &mut self,
+        store: &impl SharedStore,
+        digest: &Digest,
+        addresses: impl IntoIterator<Item = Digest>,
+    ) -> Found {
         let mut read = Vec::new();
-        let key = match self.read(store, digest, &mut read) {
-            Ok(Some(Body::Key(key))) => key,
-            Ok(_) => return Found::Nothing,
-            Err(Unreadable) => return Found::Unreadable,
+        let mut records = addresses.into_iter().map(|address| self.read(store, &address, &mut read));
+        let first = records.find(|record| !matches!(record, Ok(None)));
+        drop(records);
+        let key = match first {
+            Some(Ok(Some(Body::Key(key)))) => key,
+            Some(Err(Unreadable)) => return Found::Unreadable,
+            _ => return Found::Nothing,
         };
         let owner = match key.owner.as_deref().map(|id| self.read(store, &Digest::of_owner(id), &mut read)) {
             None => OwnerState::Unowned,

@@ -6,6 +6,7 @@ use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::cells::Status;
 use crate::engine::credential::Header;
 use crate::engine::decide::{Decision, Edge, Policy};
+use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::Now;
 use crate::engine::identity::{self, Strip};
 use crate::engine::limiter::Limiter;
@@ -14,6 +15,7 @@ use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac as _};
 use keyward_contract::dialect::{BasicPart, Dialect, Source};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
@@ -34,6 +36,8 @@ const NOW: Now = Now { monotonic_ms: 100_000, wall_ms: 1_700_000_000_000 };
 const TARGET_FIELDS: usize = 3;
 /// The parameter and the cookie of the dialects that are given every kind of source.
 const NAMED: &str = "key";
+
+const PEPPER: &[u8] = b"a pepper";
 
 const RULES: &str = r#"[
     {"path": {"exact": "/open"}, "access": "public"},
@@ -127,12 +131,18 @@ enum State {
     PlanUnreadable,
     /// Stored as a password hash.
     Hashed,
+    /// Imported as its SHA-512.
+    Sha512,
+    /// Imported as its HMAC-SHA-256.
+    Peppered,
+    /// The same, under a pepper that this edge does not have.
+    PepperedElsewhere,
     Unreadable,
     NeverMade,
 }
 
 impl State {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 20] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
@@ -148,13 +158,18 @@ impl State {
         Self::PlanUnknown,
         Self::PlanUnreadable,
         Self::Hashed,
+        Self::Sha512,
+        Self::Peppered,
+        Self::PepperedElsewhere,
         Self::Unreadable,
         Self::NeverMade,
     ];
 
     fn may_pass(self, policy: &Policy, client: Option<IpAddr>) -> bool {
         match self {
-            Self::Active | Self::Limited | Self::OnPlan | Self::OnPlanWithoutLimits => true,
+            Self::Active | Self::Limited | Self::OnPlan | Self::OnPlanWithoutLimits | Self::Sha512 | Self::Peppered => {
+                true
+            }
             Self::Pinned => matches!(client, Some(IpAddr::V4(client)) if client.octets()[0] == 10),
             Self::Unowned => !policy.dialect.owner_required,
             _ => false,
@@ -185,9 +200,28 @@ impl State {
             Self::PlanUnknown => key.plan = Some("unknown".to_owned()),
             Self::PlanUnreadable => key.plan = Some("unreadable".to_owned()),
             Self::Hashed => key.needs_verification = true,
-            Self::Active | Self::Unreadable | Self::NeverMade => {}
+            Self::Active
+            | Self::Sha512
+            | Self::Peppered
+            | Self::PepperedElsewhere
+            | Self::Unreadable
+            | Self::NeverMade => {}
         }
         key
+    }
+
+    /// Where the key's record lies.
+    fn subject(self, text: &str) -> Digest {
+        let hmac = |pepper: &[u8]| {
+            let mac = Hmac::<Sha256>::new_from_slice(pepper).unwrap().chain_update(text);
+            Digest::of_hmac_sha256(&mac.finalize().into_bytes().into())
+        };
+        match self {
+            Self::Sha512 => Digest::of_sha512(&sha2::Sha512::digest(text).into()),
+            Self::Peppered => hmac(PEPPER),
+            Self::PepperedElsewhere => hmac(b"another"),
+            _ => Digest(Sha256::digest(text).into()),
+        }
     }
 }
 
@@ -256,7 +290,7 @@ impl World {
                     Ok::<(), ()>(())
                 });
                 let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
-                let subject = Digest(Sha256::digest(&key.text).into());
+                let subject = state.subject(&key.text);
                 match state {
                     State::NeverMade => {}
                     State::Unreadable => put(subject, Body::Removed, false),
@@ -552,6 +586,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 #[test]
 fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     let worlds = worlds();
+    let pepper = KeyDigest::HmacSha256(Pepper::new(PEPPER).unwrap());
+    let digests = Digests::new(vec![KeyDigest::Sha512, KeyDigest::Sha256, pepper]);
     let reached = RefCell::new(BTreeSet::new());
     let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(CASES) };
     let outcome = TestRunner::new(config).run(&requests(), |(world, requests)| {
@@ -562,7 +598,13 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         }
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
-        let mut edge = Edge { policy: &world.policy, snapshot: &mut snapshot, limiter: &limiter, store: &store };
+        let mut edge = Edge {
+            policy: &world.policy,
+            digests: &digests,
+            snapshot: &mut snapshot,
+            limiter: &limiter,
+            store: &store,
+        };
         requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
     });
     if let Err(error) = outcome {

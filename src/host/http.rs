@@ -44,6 +44,7 @@ impl HttpContext for Stream {
         }
         let mut edge = Edge {
             policy: &worker.config.policy,
+            digests: &worker.digests,
             snapshot: &mut worker.snapshot.borrow_mut(),
             limiter: &worker.limiter,
             store: &SharedData,
