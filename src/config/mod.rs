@@ -190,6 +190,8 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::identity::Strip;
+    use crate::engine::rules::Access;
 
     #[test]
     fn the_smallest_configuration_asks_for_a_key_everywhere() {
@@ -227,6 +229,26 @@ mod tests {
     }
 
     #[test]
+    fn a_route_for_keys_can_keep_the_credential() {
+        let strip = |access: &str, credential: &str| {
+            let text = format!(
+                r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}},
+                     "rules": [{{"path": {{"prefix": "/"}}, "access": "{access}"{credential}}}]}}"#
+            );
+            let config = Config::parse(text.as_bytes()).unwrap();
+            match &config.policy.rules.rules[0].route.access {
+                Access::Key(asked) | Access::Optional(asked) => asked.strip,
+                access => panic!("{access:?}"),
+            }
+        };
+        for access in ["key", "optional"] {
+            assert_eq!(strip(access, ""), Strip::IdentityAndCredentials);
+            assert_eq!(strip(access, r#", "credential": "strip""#), Strip::IdentityAndCredentials);
+            assert_eq!(strip(access, r#", "credential": "keep""#), Strip::IdentityAndUnread);
+        }
+    }
+
+    #[test]
     fn a_dialect_can_stand_in_place() {
         let text = include_str!("../../contract/dialects/exograph.json");
         let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
@@ -240,7 +262,8 @@ mod tests {
                  "readiness_path": "ready", "digests": ["sha512"], "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
                  {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
                  {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]},
-                 {"path": {"prefix": "/a%2fb"}, "access": "key"}], "extra": 1}"#,
+                 {"path": {"prefix": "/a%2fb"}, "access": "key", "credential": "leave"},
+                 {"path": {"prefix": "/d"}, "access": "delegated", "credential": "keep"}], "extra": 1}"#,
         )
         .unwrap_err()
         .to_string();
@@ -257,6 +280,8 @@ mod tests {
             "rules[1].access: expected one of",
             "rules[1].scopes[0]: expected a scope",
             "rules[2]: \"kinds\" and \"scopes\" are asked of keys only",
+            "rules[3].credential: expected one of \"strip\", \"keep\"",
+            "rules[4].credential: it is removed on a public route and stays on a delegated one",
             "extra: unknown field",
         ] {
             assert!(problems.contains(expected), "{expected}\nin {problems}");

@@ -3,6 +3,7 @@
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
+use crate::engine::identity::Strip;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
@@ -32,7 +33,12 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It goes on, in this name.
-    Allow(Rc<Holder>),
+    Allow {
+        /// The key.
+        holder: Rc<Holder>,
+        /// What is taken from it.
+        strip: Strip,
+    },
     /// It goes on without a name: the route asks for no key.
     Public,
     /// It goes on with its credential, which another filter checks.
@@ -78,7 +84,7 @@ impl Decision {
     /// The name in filter state, metrics and logs.
     pub fn verdict(&self) -> &'static str {
         match self {
-            Self::Allow(_) => "allow",
+            Self::Allow { .. } => "allow",
             Self::Public | Self::Metadata(_) => "public",
             Self::Delegated => "delegated",
             Self::Refuse(refused) => refused.refusal.name(),
@@ -88,7 +94,7 @@ impl Decision {
     /// The id of the key, where its record was found.
     pub fn key_id(&self) -> Option<&str> {
         match self {
-            Self::Allow(holder) => Some(&holder.key.key_id),
+            Self::Allow { holder, .. } => Some(&holder.key.key_id),
             Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| holder.key.key_id.as_str()),
             Self::Public | Self::Delegated | Self::Metadata(_) => None,
         }
@@ -161,7 +167,8 @@ impl<S: SharedStore> Edge<'_, S> {
             return Decision::Public;
         }
         let asked = Asked { requirement, method: target.method, cost: route.cost };
-        self.check(credential, now, &asked, client).map_or_else(refuse, Decision::Allow)
+        let allow = |holder| Decision::Allow { holder, strip: requirement.strip };
+        self.check(credential, now, &asked, client).map_or_else(refuse, allow)
     }
 
     fn check(
@@ -607,6 +614,35 @@ mod tests {
         let permissions = Some(vec!["read".to_owned()]);
         edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord { disabled: false, permissions }));
         assert_eq!(edge.decide("/admin", Some(&bearer), None).verdict(), "insufficient_scope");
+    }
+
+    #[test]
+    fn a_route_that_keeps_the_credential_checks_it_as_any_other() {
+        let mut edge = Fixture::new(
+            r#"[{"path": {"prefix": "/self"}, "access": "key", "credential": "keep", "scopes": ["self"]},
+                {"path": {"prefix": "/maybe"}, "access": "optional", "credential": "keep"},
+                {"path": {"prefix": "/"}, "access": "key"}]"#,
+        );
+        let bearer = format!("Bearer {KEY}");
+        edge.key(|_| {});
+        assert_eq!(edge.decide("/self", Some(&bearer), None).verdict(), "insufficient_scope");
+        assert_eq!(edge.decide("/self", None, None).verdict(), "missing");
+        assert_eq!(edge.decide("/maybe", None, None), Decision::Public);
+        edge.key(|key| key.scopes = vec!["self".into()]);
+        let mut strip = |path| match edge.decide(path, Some(&bearer), None) {
+            Decision::Allow { strip, .. } => strip,
+            decision => panic!("{decision:?}"),
+        };
+        assert_eq!(strip("/self"), Strip::IdentityAndUnread);
+        assert_eq!(strip("/maybe"), Strip::IdentityAndUnread);
+        assert_eq!(strip("/"), Strip::IdentityAndCredentials);
+        let headers = [
+            (":path", "/self".to_owned()),
+            ("authorization", bearer.clone()),
+            ("authorization", bearer.replace('x', "y")),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.into_bytes()));
+        assert_eq!(edge.edge().decide(&headers, NOW, || None).verdict(), "malformed", "two that differ");
     }
 
     #[test]

@@ -48,11 +48,12 @@ const RULES: &str = r#"[
     {"path": {"prefix": "/admin"}, "access": "key", "scopes": ["admin"], "errors": "openai"},
     {"path": {"template": "/keys/{id}"}, "methods": ["GET"], "access": "key", "scopes": {"GET": ["read"], "*": ["admin"]}},
     {"path": {"prefix": "/files"}, "ambiguous_paths": true, "access": "key"},
+    {"path": {"prefix": "/self"}, "access": "optional", "credential": "keep"},
     {"path": {"prefix": "/v1"}, "hosts": ["api.example.com"], "access": "key", "cost": 2}
 ]"#;
 /// What some key opens; no key has what `/team` and `/admin` ask.
-const OPENED_BY_KEYS: [&str; 4] = ["/maybe", "/keys", "/files", "/v1"];
-const PATHS: [&str; 19] = [
+const OPENED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
+const PATHS: [&str; 20] = [
     "/open",
     "/mcp",
     "/.well-known/oauth-protected-resource/mcp",
@@ -64,6 +65,7 @@ const PATHS: [&str; 19] = [
     "/%61dmin",
     "/keys/1",
     "/files/a",
+    "/self",
     "/files/..%2fadmin",
     "/v1",
     "/v1/x",
@@ -448,7 +450,7 @@ impl Request {
         let sources = world.sources();
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
-            Decision::Allow(holder) => {
+            Decision::Allow { holder, strip } => {
                 prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
@@ -460,13 +462,16 @@ impl Request {
                 let is_alone = !others.any(|other| standing.iter().any(|value| value == other.text.as_bytes()));
                 prop_assert!(is_alone, "{:?} was not sent alone", key);
                 let identity = identity::headers_of(holder, &world.policy.dialect);
-                check_forwarded(world, headers, Strip::IdentityAndCredentials, &identity)?;
+                let keeps = is_at(&["/self"]);
+                prop_assert_eq!(*strip == Strip::IdentityAndUnread, keeps);
+                prop_assert_eq!(*strip == Strip::IdentityAndCredentials, !keeps);
+                check_forwarded(world, headers, *strip, &identity)?;
             }
             Decision::Public => {
                 // A second path, which Envoy would not take, is stripped but not read.
                 let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || name != ":path");
                 let read: Vec<Header> = read.map(|(_, header)| header.clone()).collect();
-                let without_key = is_at(&["/maybe"]) && standing(sources, &read).is_empty();
+                let without_key = is_at(&["/maybe", "/self"]) && standing(sources, &read).is_empty();
                 prop_assert!(is_at(&["/open"]) || without_key, "a route that asks for a key");
                 check_forwarded(world, headers, Strip::IdentityAndCredentials, &[])?;
             }
@@ -516,6 +521,13 @@ fn check_forwarded(
     if strip == Strip::Identity {
         return Ok(());
     }
+    if strip == Strip::IdentityAndUnread {
+        // All that could be a credential is the one that was checked.
+        let read: BTreeSet<_> = standing(world.sources(), headers).into_iter().collect();
+        let kept: BTreeSet<_> = standing_in_any_spelling(world.sources(), &forwarded).into_iter().collect();
+        prop_assert_eq!(read, kept);
+        return Ok(());
+    }
     prop_assert!(standing(world.sources(), &forwarded).is_empty(), "{:?}", forwarded);
     for source in world.sources() {
         if let Source::Header { name: of, .. } = source {
@@ -558,6 +570,15 @@ fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
         }
     }
     values
+}
+
+/// The same, by whoever reads a header field in another spelling as well.
+fn standing_in_any_spelling(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
+    let fields = sources.iter().filter_map(Source::header);
+    let respelled = |name: &str| fields.clone().find(|of| spelled_alike(of) == spelled_alike(name)).map(str::to_owned);
+    let headers: Vec<_> =
+        headers.iter().map(|(name, value)| (respelled(name).unwrap_or_else(|| name.clone()), value.clone())).collect();
+    standing(sources, &headers)
 }
 
 fn of_pair(pair: &[u8], name: &str) -> Option<Vec<u8>> {
