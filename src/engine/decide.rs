@@ -36,7 +36,7 @@ pub enum Decision {
     Allow {
         /// The key.
         holder: Rc<Holder>,
-        /// What is taken from it.
+        /// What is taken from the request.
         strip: Strip,
     },
     /// It goes on without a name: the route asks for no key.
