@@ -8,6 +8,7 @@ pub mod cache;
 pub mod cells;
 pub mod credential;
 pub mod decide;
+pub mod digests;
 pub mod feed;
 pub mod fetcher;
 pub mod identity;

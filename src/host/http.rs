@@ -44,6 +44,7 @@ impl HttpContext for Stream {
         }
         let mut edge = Edge {
             policy: &worker.config.policy,
+            digests: &worker.digests,
             snapshot: &mut worker.snapshot.borrow_mut(),
             limiter: &worker.limiter,
             store: &SharedData,
@@ -74,9 +75,7 @@ impl Worker {
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow(holder) => {
-                (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.policy.dialect))
-            }
+            Decision::Allow { holder, strip } => (*strip, identity::headers_of(holder, &self.config.policy.dialect)),
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
@@ -132,7 +131,7 @@ fn mark(decision: &Decision) -> Result<(), Status> {
     if let Some(key_id) = decision.key_id() {
         hostcalls::set_property(vec!["keyward.key_id"], Some(key_id.as_bytes()))?;
     }
-    if let Decision::Allow(holder) = decision
+    if let Decision::Allow { holder, .. } = decision
         && let Some(environment) = holder.key.environment
     {
         hostcalls::set_property(vec!["keyward.environment"], Some(environment.name().as_bytes()))?;

@@ -1,6 +1,7 @@
 //! The context of one configuration in one VM: it configures, ticks, and speaks to the control plane.
 
-use crate::config::{Config, ControlPlane};
+use crate::config::{Config, ControlPlane, DigestSetting};
+use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
 use crate::engine::limiter::Limiter;
@@ -63,6 +64,7 @@ impl Root {
             .unwrap_or_default();
         let config = Config::parse(&text).map_err(|problems| format!("the configuration has mistakes: {problems}"))?;
         let token = read_token(&config.control_plane)?;
+        let digests = read_digests(&config.digests)?;
         #[cfg(feature = "fault-injection")]
         crate::host::fault::on_configure(&SharedData)?;
         let settings = config.snapshot;
@@ -75,6 +77,7 @@ impl Root {
                 snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
+                digests,
                 config,
             }),
             token,
@@ -236,11 +239,31 @@ fn read_token(control_plane: &ControlPlane) -> Result<Option<Secret>, String> {
         Ok(_) => {
             Err(format!("the environment variable {variable} holds no token: it is empty or has other characters"))
         }
-        Err(_) => Err(format!(
-            "the environment variable {variable}, which is to hold the edge token, is not set in Envoy's environment or \
-             not named in vm_config.environment_variables.host_env_keys"
-        )),
+        Err(_) => Err(not_set(variable, "the edge token")),
     }
+}
+
+fn read_digests(settings: &[DigestSetting]) -> Result<Digests, String> {
+    let read = |setting: &DigestSetting| match setting {
+        DigestSetting::Sha256 => Ok(KeyDigest::Sha256),
+        DigestSetting::Sha512 => Ok(KeyDigest::Sha512),
+        DigestSetting::HmacSha256 { pepper_env } => read_pepper(pepper_env).map(KeyDigest::HmacSha256),
+    };
+    settings.iter().map(read).collect::<Result<_, _>>().map(Digests::new)
+}
+
+/// The bytes of the variable as they are: another system may have chosen any.
+fn read_pepper(variable: &str) -> Result<Pepper, String> {
+    let bytes = std::env::var_os(variable).ok_or_else(|| not_set(variable, "a pepper"))?;
+    Pepper::new(bytes.as_encoded_bytes())
+        .ok_or_else(|| format!("the environment variable {variable} holds no pepper: it is empty"))
+}
+
+fn not_set(variable: &str, what: &str) -> String {
+    format!(
+        "the environment variable {variable}, which is to hold {what}, is not set in Envoy's environment or not named in \
+         vm_config.environment_variables.host_env_keys"
+    )
 }
 
 fn response_status() -> u32 {

@@ -1,6 +1,7 @@
 //! What the contexts of one VM share under one configuration.
 
 use crate::config::Config;
+use crate::engine::digests::Digests;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::host::clock::Clock;
@@ -9,6 +10,7 @@ use std::cell::{Cell, RefCell};
 
 pub(super) struct Worker {
     pub(super) config: Config,
+    pub(super) digests: Digests,
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
     pub(super) metrics: RefCell<Metrics>,

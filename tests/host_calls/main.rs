@@ -13,12 +13,14 @@
 
 mod vm;
 
+use hmac::{Hmac, Mac as _};
 use keyward_contract::cursor::Cursor;
 use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
+use sha2::{Digest as _, Sha256, Sha512};
 use std::collections::BTreeMap;
 use std::path::Path;
 use vm::{Outcome, Vm};
@@ -36,22 +38,29 @@ fn started() -> Vm {
     Vm::start(&wasm(), CONFIGURATION, &[("OTHER", "x"), ("KEYWARD_EDGE_TOKEN", "kwe_secret")])
 }
 
-/// A filter that has a snapshot with one key, whose owner is in it too.
+/// A filter that has a snapshot with one key, whose owner is in it too, and two plans.
 fn ready() -> Vm {
     ready_with(|_| {})
 }
 
 fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
-    let mut vm = started();
+    ready_at(started(), Digest::of_key(KEY.as_bytes()), change)
+}
+
+/// The same with the key at this address.
+fn ready_at(mut vm: Vm, address: Digest, change: impl FnOnce(&mut KeyRecord)) -> Vm {
     vm.tick();
     let poll = vm.sent().remove(0);
     let mut entries = Vec::new();
+    let limits = Limits::new(vec!["100/s".parse().unwrap()]).unwrap();
     let mut key =
         KeyRecord { key_id: "key_1".into(), kind: "key".into(), owner: Some("acme".into()), ..KeyRecord::default() };
     change(&mut key);
     let mut records = [
-        (Digest::of_key(KEY.as_bytes()), Body::Key(key)),
+        (address, Body::Key(key)),
         (Digest::of_owner("acme"), Body::Owner(OwnerRecord::default())),
+        (Digest::of_plan("usual"), Body::Plan(PlanRecord::default())),
+        (Digest::of_plan("pro"), Body::Plan(PlanRecord { limits: Some(limits) })),
     ];
     records.sort_by_key(|(subject, _)| *subject);
     for (subject, body) in records {
@@ -101,7 +110,7 @@ fn an_allowed_request_with_its_key_in_the_cache_makes_five_host_calls() {
 }
 
 #[test]
-fn an_environment_costs_one_call_more_and_limits_two() {
+fn an_environment_costs_one_call_more_limits_two_and_a_plan_none_of_its_own() {
     let cached = |change: fn(&mut KeyRecord)| {
         let mut vm = ready_with(change);
         let bearer = format!("Bearer {KEY}");
@@ -116,14 +125,19 @@ fn an_environment_costs_one_call_more_and_limits_two() {
         key.limits = Some(Limits::new(vec!["100/s".parse().unwrap(), "1000/min".parse().unwrap()]).unwrap());
     });
     assert_eq!(limited, 8);
+    assert_eq!(cached(|key| key.plan = Some("usual".into())), 5);
+    assert_eq!(cached(|key| key.plan = Some("pro".into())), 7, "its limits");
 }
 
 #[test]
-fn the_first_request_with_a_key_reads_its_bucket_and_its_owners() {
+fn the_first_request_with_a_key_reads_its_bucket_its_owners_and_its_plans() {
     let mut vm = ready();
     let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
     assert_eq!(outcome.calls["proxy_get_shared_data"], 2);
     assert_eq!(outcome.calls.values().sum::<usize>(), 7);
+    let mut vm = ready_with(|key| key.plan = Some("usual".into()));
+    let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
+    assert_eq!(outcome.calls["proxy_get_shared_data"], 3);
 }
 
 #[test]
@@ -183,6 +197,41 @@ fn without_a_snapshot_every_request_is_unavailable_and_readiness_says_so() {
     let ready_path = [(":method", "GET"), (":path", "/ready?x")];
     assert_eq!(vm.request(&ready_path).answer.unwrap().0, 503);
     assert_eq!(ready().request(&ready_path).answer.unwrap(), (200, r#"{"ready":true}"#.to_owned()));
+}
+
+const ALL_DIGESTS: &str = r#"{"dialect": "exona", "control_plane": {"cluster": "c"},
+    "digests": ["sha256", "sha512", {"hmac_sha256": {"pepper_env": "OLD_PEPPER"}}]}"#;
+const PEPPER: &str = " not: base64= ";
+
+#[test]
+fn an_imported_key_in_the_cache_makes_no_call_more_than_others() {
+    let sha512 = Digest::of_sha512(&Sha512::digest(KEY).into());
+    let hmac = Hmac::<Sha256>::new_from_slice(PEPPER.as_bytes()).unwrap().chain_update(KEY);
+    let hmac = Digest::of_hmac_sha256(&hmac.finalize().into_bytes().into());
+    for (address, reads) in [(sha512, 3), (hmac, 4)] {
+        let vm = Vm::start(&wasm(), ALL_DIGESTS, &[("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", PEPPER)]);
+        let mut vm = ready_at(vm, address, |_| {});
+        let bearer = format!("Bearer {KEY}");
+        let first = request(&mut vm, Some(&bearer));
+        assert_eq!((first.answer, first.calls["proxy_get_shared_data"]), (None, reads), "with its owner");
+        let cached = request(&mut vm, Some(&bearer));
+        assert_eq!((cached.answer, cached.calls.values().sum::<usize>()), (None, 5));
+        let unknown = request(&mut vm, Some("Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"));
+        assert_eq!(unknown.answer.unwrap().0, 401);
+        assert_eq!(unknown.calls["proxy_get_shared_data"], 3, "one for each digest");
+        assert!(!vm.log().iter().any(|line| line.contains(PEPPER.trim())), "{:?}", vm.log());
+    }
+}
+
+#[test]
+fn without_its_pepper_the_filter_does_not_start_and_says_why() {
+    for (environment, expected) in [
+        (vec![("KEYWARD_EDGE_TOKEN", "t")], "OLD_PEPPER, which is to hold a pepper, is not set"),
+        (vec![("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", "")], "OLD_PEPPER holds no pepper"),
+    ] {
+        let log = Vm::refused(&wasm(), ALL_DIGESTS, &environment);
+        assert!(log.iter().any(|line| line.contains(expected)), "{log:?}");
+    }
 }
 
 #[test]

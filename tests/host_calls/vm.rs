@@ -55,6 +55,20 @@ const ROOT: i32 = 1;
 
 impl Vm {
     pub(crate) fn start(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Self {
+        let (vm, configured) = Self::configured(wasm, configuration, environment);
+        assert!(configured, "{:?}", vm.log());
+        vm
+    }
+
+    /// The log of a filter that does not take its configuration.
+    pub(crate) fn refused(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Vec<String> {
+        let (vm, configured) = Self::configured(wasm, configuration, environment);
+        assert!(!configured, "{:?}", vm.log());
+        vm.log().to_vec()
+    }
+
+    /// A filter, and whether it takes its configuration.
+    fn configured(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> (Self, bool) {
         let engine = Engine::default();
         let module = Module::new(&engine, wasm).expect("a module");
         let host = Host {
@@ -96,8 +110,8 @@ impl Vm {
         vm.call("proxy_on_context_create", &[ROOT, 0]);
         assert_eq!(vm.call("proxy_on_vm_start", &[ROOT, 0]), Some(1), "{:?}", vm.log());
         let length = i32::try_from(configuration.len()).unwrap();
-        assert_eq!(vm.call("proxy_on_configure", &[ROOT, length]), Some(1), "{:?}", vm.log());
-        vm
+        let configured = vm.call("proxy_on_configure", &[ROOT, length]) == Some(1);
+        (vm, configured)
     }
 
     pub(crate) fn tick(&mut self) {
