@@ -8,6 +8,7 @@ use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
 use crate::engine::store::SharedStore;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
+use keyward_contract::entry::KeyRecord;
 use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
 use keyward_contract::limit::Limit;
 use keyward_contract::verdict::Refusal;
@@ -29,8 +30,8 @@ pub struct Policy {
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It goes on, in this name.
-    Allow(Rc<Holder>),
+    /// It goes on, in this name, and costs so much by its route.
+    Allow(Rc<Holder>, NonZeroU32),
     /// It goes on without a name: the route asks for no key.
     Public,
     /// It goes on with its credential, which another filter checks.
@@ -76,7 +77,7 @@ impl Decision {
     /// The name in filter state, metrics and logs.
     pub fn verdict(&self) -> &'static str {
         match self {
-            Self::Allow(_) => "allow",
+            Self::Allow(..) => "allow",
             Self::Public | Self::Metadata(_) => "public",
             Self::Delegated => "delegated",
             Self::Refuse(refused) => refused.refusal.name(),
@@ -85,9 +86,14 @@ impl Decision {
 
     /// The id of the key, where its record was found.
     pub fn key_id(&self) -> Option<&str> {
+        self.key().map(|key| key.key_id.as_str())
+    }
+
+    /// The key, where its record was found.
+    pub fn key(&self) -> Option<&KeyRecord> {
         match self {
-            Self::Allow(holder) => Some(&holder.key.key_id),
-            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| holder.key.key_id.as_str()),
+            Self::Allow(holder, _) => Some(&holder.key),
+            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| &holder.key),
             Self::Public | Self::Delegated | Self::Metadata(_) => None,
         }
     }
@@ -157,7 +163,8 @@ impl<S: SharedStore> Edge<'_, S> {
             return Decision::Public;
         }
         let asked = Asked { requirement, method: target.method, cost: route.cost };
-        self.check(credential, now, &asked, client).map_or_else(refuse, Decision::Allow)
+        let allow = |holder| Decision::Allow(holder, route.cost);
+        self.check(credential, now, &asked, client).map_or_else(refuse, allow)
     }
 
     fn check(
@@ -311,7 +318,7 @@ mod tests {
     use crate::engine::cells::Status;
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::store::{Names, update};
-    use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+    use keyward_contract::entry::{Body, Entry, OwnerRecord};
     use keyward_contract::limit::Limits;
     use std::cell::Cell;
 

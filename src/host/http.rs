@@ -74,7 +74,7 @@ impl Worker {
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow(holder) => {
+            Decision::Allow(holder, _) => {
                 (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.policy.dialect))
             }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
@@ -86,7 +86,7 @@ impl Worker {
             set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;
         }
         mark(decision).ok()?;
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         Some(Action::Continue)
     }
 
@@ -94,7 +94,7 @@ impl Worker {
         let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
         let _ = mark(&decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(&decision);
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());
         }
@@ -104,7 +104,7 @@ impl Worker {
 
     fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource) -> Action {
         let _ = mark(decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 
@@ -132,7 +132,7 @@ fn mark(decision: &Decision) -> Result<(), Status> {
     if let Some(key_id) = decision.key_id() {
         hostcalls::set_property(vec!["keyward.key_id"], Some(key_id.as_bytes()))?;
     }
-    if let Decision::Allow(holder) = decision
+    if let Decision::Allow(holder, _) = decision
         && let Some(environment) = holder.key.environment
     {
         hostcalls::set_property(vec!["keyward.environment"], Some(environment.name().as_bytes()))?;
