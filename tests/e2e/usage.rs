@@ -65,7 +65,8 @@ impl Asked {
                 with_cache(config, 100);
             }
         });
-        let mut gateway = builder.start().await.unwrap();
+        // What a listener leaves behind goes soon, so that it is not what tells in the end.
+        let mut gateway = builder.envoy_arguments(&["--drain-time-s", "1"]).start().await.unwrap();
         feed.send(snapshot());
         gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
         Self { gateway, counts: Counts::new() }
@@ -227,6 +228,16 @@ async fn a_listener_that_is_replaced_while_batches_fail_loses_nothing() {
         asked.gateway.config.write(&asked.gateway.dir().path().join("envoy.json")).unwrap();
         configured_with(&asked.gateway, records).await;
     }
+    until("the old ones are gone", SOON, async || {
+        let stats = asked.gateway.envoy.stats("^listener_manager.total_(listeners|filter_chains)_draining$").await?;
+        if stats.len() == 2 && stats.values().all(|&count| count == 0) {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("{stats:?}")))
+        }
+    })
+    .await
+    .unwrap();
     assert!(feed.usage_taken().is_empty());
     feed.on_usage(&[], OnUsage::Take);
     asked.until_told(&feed).await;
