@@ -1,7 +1,8 @@
 //! What edges tell of the use of keys: batches of counts, sent to [`USAGE_PATH`](crate::USAGE_PATH) as JSON.
 //!
 //! A batch that was not answered is sent again with the same id and the same contents, so whoever takes batches adds up
-//! each id once, and answers 200 each time. Unlike the feed, nothing is decided by it: a reader keeps names it does not know, and ignores fields.
+//! each id once, and answers 200 each time. Unlike the feed, nothing is decided by it: a reader keeps verdicts that it
+//! does not know, and ignores such fields.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
