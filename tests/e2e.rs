@@ -38,5 +38,7 @@ mod odd_paths;
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/usage.rs"]
+mod usage;
 #[path = "e2e/within_100_ms.rs"]
 mod within_100_ms;

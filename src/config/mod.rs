@@ -38,6 +38,8 @@ pub struct ControlPlane {
     pub token_env: Option<String>,
     /// How long the feed may wait for a change, in seconds.
     pub poll_wait_s: u32,
+    /// Whether it is told how keys are used.
+    pub usage: bool,
 }
 
 /// How the snapshot is kept.
@@ -114,6 +116,7 @@ impl ControlPlane {
             .optional("poll_wait_s")
             .map_or(Some(DEFAULT_POLL_WAIT_S), |n| n.number(1..=u64::from(MAX_WAIT_SECONDS)));
         let max_staleness_s = fields.maybe("max_staleness_s", |n| n.number(1..=u64::from(u32::MAX)));
+        let usage = fields.optional("usage").map_or(Some(true), |n| n.boolean());
         if let (Some(wait), Some(Some(staleness))) = (poll_wait_s, max_staleness_s)
             && staleness < wait + MIN_STALENESS_BEYOND_WAIT_S
         {
@@ -130,6 +133,7 @@ impl ControlPlane {
             authority: authority?.to_owned(),
             token_env: token_env?,
             poll_wait_s: u32::try_from(poll_wait_s?).ok()?,
+            usage: usage?,
         };
         Some((control_plane, max_staleness_s?.map(|seconds| seconds * 1000)))
     }
@@ -198,6 +202,7 @@ mod tests {
         let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
         assert_eq!(config.policy.rules, Rules::everything_needs_a_key());
         assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
+        assert!(config.control_plane.usage);
         let expected = SnapshotSettings { bucket_bits: 16, cache_records: 16_384, limit_bucket_bits: 12 };
         assert_eq!(config.snapshot, expected);
         assert_eq!(config.digests, [DigestSetting::Sha256]);
@@ -207,12 +212,13 @@ mod tests {
     fn numbers_may_come_as_floating_point_as_a_struct_has_them() {
         let config = Config::parse(
             br#"{"dialect": "exona", "control_plane": {"cluster": "cp", "poll_wait_s": 5.0, "max_staleness_s": 60.0,
-                 "token_env": null}, "snapshot": {"buckets": 256.0}}"#,
+                 "token_env": null, "usage": false}, "snapshot": {"buckets": 256.0}}"#,
         )
         .unwrap();
         assert_eq!(config.control_plane.poll_wait_s, 5);
         assert_eq!(config.policy.max_staleness_ms, Some(60_000));
         assert_eq!(config.control_plane.token_env, None);
+        assert!(!config.control_plane.usage);
         assert_eq!(config.snapshot.bucket_bits, 8);
     }
 
@@ -258,7 +264,7 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_with_their_paths() {
         let problems = Config::parse(
-            br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61}, "snapshot": {"buckets": 1000},
+            br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61, "usage": 1}, "snapshot": {"buckets": 1000},
                  "readiness_path": "ready", "digests": ["sha512"], "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
                  {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
                  {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]},
@@ -272,6 +278,7 @@ mod tests {
             "control_plane: \"cluster\" is missing",
             "control_plane.authority: expected a string that is not empty",
             "control_plane.poll_wait_s: expected a whole number from 1 to 60",
+            "control_plane.usage: expected true or false",
             "rules[3].path.prefix: this path can be read in two ways",
             "snapshot.buckets: expected a power of two",
             "digests: \"sha256\" is missing",

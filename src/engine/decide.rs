@@ -10,6 +10,7 @@ use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
+use keyward_contract::entry::KeyRecord;
 use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
 use keyward_contract::limit::Limit;
 use keyward_contract::verdict::Refusal;
@@ -38,6 +39,8 @@ pub enum Decision {
         holder: Rc<Holder>,
         /// What is taken from the request.
         strip: Strip,
+        /// How much of the key's credits it uses, by its route.
+        cost: NonZeroU32,
     },
     /// It goes on without a name: the route asks for no key.
     Public,
@@ -93,9 +96,14 @@ impl Decision {
 
     /// The id of the key, where its record was found.
     pub fn key_id(&self) -> Option<&str> {
+        self.key().map(|key| key.key_id.as_str())
+    }
+
+    /// The key, where its record was found.
+    pub fn key(&self) -> Option<&KeyRecord> {
         match self {
-            Self::Allow { holder, .. } => Some(&holder.key.key_id),
-            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| holder.key.key_id.as_str()),
+            Self::Allow { holder, .. } => Some(&holder.key),
+            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| &holder.key),
             Self::Public | Self::Delegated | Self::Metadata(_) => None,
         }
     }
@@ -167,7 +175,7 @@ impl<S: SharedStore> Edge<'_, S> {
             return Decision::Public;
         }
         let asked = Asked { requirement, method: target.method, cost: route.cost };
-        let allow = |holder| Decision::Allow { holder, strip: requirement.strip };
+        let allow = |holder| Decision::Allow { holder, strip: requirement.strip, cost: route.cost };
         self.check(credential, now, &asked, client).map_or_else(refuse, allow)
     }
 
@@ -331,7 +339,7 @@ mod tests {
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::store::{Names, update};
     use hmac::{Hmac, Mac as _};
-    use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
+    use keyward_contract::entry::{Body, Entry, OwnerRecord, PlanRecord};
     use keyward_contract::limit::Limits;
     use sha2::{Digest as _, Sha256, Sha512};
     use std::cell::Cell;

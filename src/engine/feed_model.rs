@@ -175,7 +175,11 @@ struct Fetcher {
 struct World {
     database: Database,
     backup: Database,
-    pages: Vec<Vec<u8>>,
+    /// Every page that may still be on its way, and when it was made.
+    pages: Vec<(usize, Vec<u8>)>,
+    /// When a key was revoked last.
+    revoked_at: HashMap<Digest, usize>,
+    time: usize,
     store: MemoryStore,
     names: Names,
     fetchers: Vec<Fetcher>,
@@ -191,6 +195,8 @@ impl World {
             database: Database::default(),
             backup: Database::default(),
             pages: Vec::new(),
+            revoked_at: HashMap::new(),
+            time: 0,
             store: MemoryStore::default(),
             worker: Snapshot::new(names.clone(), BUCKET_BITS, 100),
             names,
@@ -201,6 +207,7 @@ impl World {
     }
 
     fn run(&mut self, op: &Op) {
+        self.time += 1;
         match *op {
             Op::Plan(n, requests) => self.database.change(Digest::of_plan(PLANS[n]), State::Plan(requests)),
             Op::Create(key) => {
@@ -217,15 +224,19 @@ impl World {
             Op::Revoke(key) => {
                 if self.database.state(&subject(key)) == Some(State::Active) {
                     self.database.change(subject(key), State::Revoked);
+                    self.revoked_at.insert(subject(key), self.time);
                 }
             }
             Op::Remove(key) => {
-                // A record is removed when its retention is over, and no backup is that old.
+                // A record is removed when its retention is over; no backup is that old, and no page is on its way for so
+                // long.
                 let subject = subject(key);
                 if self.database.state(&subject) == Some(State::Revoked)
                     && self.backup.state(&subject) == Some(State::Revoked)
                 {
                     self.database.change(subject, State::Removed);
+                    let revoked_at = self.revoked_at.get(&subject).copied().unwrap_or_default();
+                    self.pages.retain(|(made_at, _)| *made_at > revoked_at);
                 }
             }
             Op::Backup => self.backup = self.database.clone(),
@@ -235,10 +246,10 @@ impl World {
                 let asked = Asked::read(&self.store, &self.names, from_the_start);
                 let page = self.database.answer(asked.position);
                 self.begin(n, &asked, &page);
-                self.pages.push(page);
+                self.pages.push((self.time, page));
             }
             Op::Replay(n, page) => {
-                if let Some(page) = self.pages.get(page).cloned() {
+                if let Some((_, page)) = self.pages.get(page).cloned() {
                     let asked = Asked::read(&self.store, &self.names, false);
                     self.begin(n, &asked, &page);
                 }

@@ -3,6 +3,7 @@
 //! Nothing here knows Envoy or reads a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
 //! that every safeguard can be tested natively against a model.
 
+pub mod backoff;
 pub mod bucket;
 pub mod cache;
 pub mod cells;
@@ -18,6 +19,7 @@ pub mod readiness;
 pub mod rules;
 pub mod snapshot;
 pub mod store;
+pub mod usage;
 
 #[cfg(test)]
 mod feed_model;

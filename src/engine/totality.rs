@@ -450,7 +450,7 @@ impl Request {
         let sources = world.sources();
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
-            Decision::Allow { holder, strip } => {
+            Decision::Allow { holder, strip, .. } => {
                 prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);

@@ -75,7 +75,9 @@ impl Worker {
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow { holder, strip } => (*strip, identity::headers_of(holder, &self.config.policy.dialect)),
+            Decision::Allow { holder, strip, .. } => {
+                (*strip, identity::headers_of(holder, &self.config.policy.dialect))
+            }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
@@ -85,7 +87,7 @@ impl Worker {
             set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;
         }
         mark(decision).ok()?;
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         Some(Action::Continue)
     }
 
@@ -93,7 +95,7 @@ impl Worker {
         let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
         let _ = mark(&decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(&decision);
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());
         }
@@ -103,7 +105,7 @@ impl Worker {
 
     fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource) -> Action {
         let _ = mark(decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 

@@ -8,16 +8,18 @@ use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::Names;
 use crate::host::clock::{self, Clock};
+use crate::host::control_plane::{Call, read_answer};
 use crate::host::http::Stream;
 use crate::host::log;
 use crate::host::metrics::Metrics;
 use crate::host::shared::SharedData;
+use crate::host::usage::{self, Reports};
 use crate::host::worker::{self, Worker};
 use keyward_contract::MAX_PAGE_BYTES;
 use keyward_contract::secret::Secret;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{BufferType, ContextType, LogLevel, MapType};
+use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ struct Running {
     /// The callout that is out, by Envoy's number, and the poll that it carries.
     callout: Option<(u32, u64)>,
     last_failure: Option<Failure>,
+    reports: Reports,
     ticks: u64,
 }
 
@@ -78,11 +81,13 @@ impl Root {
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
                 digests,
+                usage: usage::reporter_to(&config.control_plane, seed),
                 config,
             }),
             token,
             callout: None,
             last_failure: None,
+            reports: Reports::default(),
             ticks: 0,
         });
         hostcalls::set_tick_period(TICK).map_err(|status| format!("no tick period can be set: {status:?}"))
@@ -127,6 +132,7 @@ impl Context for Root {
         // The configuration is replaced: its callouts end without a word, so somebody else should fetch at once.
         if let Some(running) = &mut self.running {
             running.fetcher.release(&SharedData);
+            running.reports.release(&running.worker);
             running.worker.metrics.borrow_mut().flush();
         }
         true
@@ -140,6 +146,7 @@ impl Running {
         let poll = self.fetcher.tick(&SharedData, now, worker::serves(), &mut events);
         self.note(&events);
         self.send(poll);
+        self.reports.tick(&self.worker, self.token.as_ref(), now.monotonic_ms);
         let mut snapshot = self.worker.snapshot.borrow_mut();
         snapshot.poll(&SharedData, now.monotonic_ms);
         let mut metrics = self.worker.metrics.borrow_mut();
@@ -151,16 +158,14 @@ impl Running {
     }
 
     fn answer(&mut self, callout: u32, headers: usize, body_size: usize) {
+        if self.reports.answer(&self.worker, self.token.as_ref(), callout, headers, body_size) {
+            return;
+        }
         let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
-        let status = if headers == 0 { 0 } else { response_status() };
-        let body = if status == 200 && body_size <= MAX_PAGE_BYTES {
-            hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok()
-        } else {
-            None
-        };
+        let body = read_answer(headers, body_size, MAX_PAGE_BYTES);
         let answer = match &body {
-            Some(body) => Answer::Page(body.as_deref().unwrap_or_default()),
-            None => Answer::Failed { status },
+            Ok(body) => Answer::Page(body),
+            Err(status) => Answer::Failed { status: *status },
         };
         let mut events = Vec::new();
         let next = self.fetcher.answer(&SharedData, self.worker.clock.now(), poll, answer, &mut events);
@@ -170,15 +175,8 @@ impl Running {
 
     fn send(&mut self, poll: Option<Poll>) {
         let Some(poll) = poll else { return };
-        let control_plane = &self.worker.config.control_plane;
-        let authorization = self.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
-        let mut headers =
-            vec![(":method", "GET"), (":path", poll.path.as_str()), (":authority", control_plane.authority.as_str())];
-        if let Some(authorization) = &authorization {
-            headers.push(("authorization", authorization));
-        }
-        let timeout = Duration::from_millis(poll.timeout_ms);
-        match hostcalls::dispatch_http_call(&control_plane.cluster, headers, None, Vec::new(), timeout) {
+        let call = Call { method: "GET", path: &poll.path, body: None, timeout_ms: poll.timeout_ms };
+        match call.send(&self.worker.config.control_plane, self.token.as_ref()) {
             Ok(callout) => self.callout = Some((callout, poll.id)),
             Err(_) => {
                 let event = self.fetcher.not_sent(clock::monotonic_ms());
@@ -264,11 +262,6 @@ fn not_set(variable: &str, what: &str) -> String {
         "the environment variable {variable}, which is to hold {what}, is not set in Envoy's environment or not named in \
          vm_config.environment_variables.host_env_keys"
     )
-}
-
-fn response_status() -> u32 {
-    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
-    status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// A number that differs between VMs.

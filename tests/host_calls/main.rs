@@ -20,10 +20,12 @@ use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::usage::{Batch, Receipt};
+use serde_json::json;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::collections::BTreeMap;
 use std::path::Path;
-use vm::{Outcome, Vm};
+use vm::{Callout, Outcome, Vm};
 
 const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 const CONFIGURATION: &str = r#"{"dialect": "exona", "control_plane": {"cluster": "c"}, "readiness_path": "/ready"}"#;
@@ -245,4 +247,80 @@ fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
     vm.answer_callout(poll.number, "401", b"");
     assert!(vm.log().iter().any(|line| line.contains("refuses the edge token")), "{:?}", vm.log());
     assert!(!vm.log().iter().any(|line| line.contains("kwe_secret")), "{:?}", vm.log());
+}
+
+/// The reports of usage that were sent since this was asked before.
+fn reports(vm: &mut Vm) -> Vec<Callout> {
+    let is_report = |sent: &Callout| sent.headers.contains(&(":path".to_owned(), "/v1/edge/usage".to_owned()));
+    vm.sent().into_iter().filter(is_report).collect()
+}
+
+#[test]
+fn usage_is_told_within_a_second_and_then_only_when_there_is_more() {
+    let mut vm = ready_with(|key| key.secret_id = "sec_1".into());
+    vm.run_ms(5000);
+    assert!(reports(&mut vm).is_empty(), "nothing to tell");
+    let bearer = format!("Bearer {KEY}");
+    request(&mut vm, Some(&bearer));
+    request(&mut vm, Some(&bearer));
+    request(&mut vm, None);
+    vm.run_ms(1000);
+    let [report] = reports(&mut vm).try_into().unwrap();
+    for field in [(":method", "POST"), ("authorization", "Bearer kwe_secret"), ("content-type", "application/json")] {
+        assert!(report.headers.contains(&(field.0.to_owned(), field.1.to_owned())), "{:?}", report.headers);
+    }
+    let body: serde_json::Value = serde_json::from_slice(&report.body).unwrap();
+    let key = json!({"key_id": "key_1", "secret_id": "sec_1", "last_used_ms": 1_800_000_005_000_u64,
+        "verdicts": {"allow": 2}, "credits": 2});
+    let expected = json!({"batch": "07".repeat(16), "keys": [key], "others": {"missing": 1}, "dropped": 0});
+    assert_eq!(body, expected);
+    vm.answer_callout(report.number, "200", &Receipt { interval_ms: 5000 }.encode());
+    vm.run_ms(20_000);
+    assert!(reports(&mut vm).is_empty(), "it was taken, and nothing came since");
+    request(&mut vm, None);
+    vm.run_ms(1000);
+    assert_eq!(Batch::decode(&reports(&mut vm).remove(0).body).unwrap().requests(), 1);
+}
+
+#[test]
+fn what_was_counted_and_what_was_sent_without_an_answer_outlive_a_change_of_the_listener() {
+    let mut vm = ready();
+    request(&mut vm, None);
+    vm.run_ms(1000);
+    let sent = reports(&mut vm).remove(0);
+    request(&mut vm, None);
+    vm.replace_listener();
+    vm.run_ms(25);
+    let again = reports(&mut vm).remove(0);
+    assert_eq!(again.body, sent.body);
+    vm.answer_callout(again.number, "200", &Receipt { interval_ms: 200 }.encode());
+    vm.run_ms(1000);
+    assert_eq!(Batch::decode(&reports(&mut vm).remove(0).body).unwrap().requests(), 1);
+}
+
+#[test]
+fn a_control_plane_without_a_place_for_usage_is_told_of_once_and_asked_rarely() {
+    let mut vm = ready();
+    let mut asked = 0;
+    for _ in 0..130 {
+        request(&mut vm, None);
+        vm.run_ms(1000);
+        for report in reports(&mut vm) {
+            asked += 1;
+            vm.answer_callout(report.number, "404", b"");
+        }
+    }
+    assert!((3..=6).contains(&asked), "{asked} times in 130 s");
+    let lines = vm.log().iter().filter(|line| line.contains("usage")).collect::<Vec<_>>();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("takes no usage (404)"), "{lines:?}");
+}
+
+#[test]
+fn where_usage_is_turned_off_nothing_is_sent() {
+    let configuration = r#"{"dialect": "exona", "control_plane": {"cluster": "c", "usage": false}}"#;
+    let mut vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]);
+    request(&mut vm, None);
+    vm.run_ms(10_000);
+    assert!(reports(&mut vm).is_empty());
 }

@@ -7,6 +7,7 @@ use wasmi::{Caller, Engine, Extern, ExternType, Func, Instance, Linker, Memory, 
 pub(crate) struct Vm {
     store: Store<Host>,
     instance: Instance,
+    root: i32,
     next_context: i32,
 }
 
@@ -24,6 +25,7 @@ struct Host {
     callout_body: Vec<u8>,
     properties: BTreeMap<String, String>,
     sent: Vec<Callout>,
+    callouts: i32,
     answer: Option<(i32, Vec<u8>)>,
     calls: BTreeMap<String, usize>,
     log: Vec<String>,
@@ -34,6 +36,7 @@ struct Host {
 pub(crate) struct Callout {
     pub(crate) number: i32,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What became of a request.
@@ -51,7 +54,7 @@ pub(crate) struct Outcome {
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
 const CAS_MISMATCH: i32 = 8;
-const ROOT: i32 = 1;
+const FIRST_ROOT: i32 = 1;
 
 impl Vm {
     pub(crate) fn start(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Self {
@@ -105,17 +108,42 @@ impl Vm {
                 .expect("an import");
         }
         let instance = linker.instantiate_and_start(&mut store, &module).expect("an instance");
-        let mut vm = Self { store, instance, next_context: ROOT + 1 };
+        let mut vm = Self { store, instance, root: FIRST_ROOT, next_context: FIRST_ROOT + 1 };
         vm.call("_initialize", &[]);
-        vm.call("proxy_on_context_create", &[ROOT, 0]);
-        assert_eq!(vm.call("proxy_on_vm_start", &[ROOT, 0]), Some(1), "{:?}", vm.log());
-        let length = i32::try_from(configuration.len()).unwrap();
-        let configured = vm.call("proxy_on_configure", &[ROOT, length]) == Some(1);
+        let configured = vm.configure();
         (vm, configured)
     }
 
+    /// Whether a new root context takes the configuration.
+    fn configure(&mut self) -> bool {
+        let root = self.root;
+        self.call("proxy_on_context_create", &[root, 0]);
+        assert_eq!(self.call("proxy_on_vm_start", &[root, 0]), Some(1), "{:?}", self.log());
+        let length = i32::try_from(self.store.data().configuration.len()).unwrap();
+        self.call("proxy_on_configure", &[root, length]) == Some(1)
+    }
+
+    /// The listener is replaced: a new root context in the same VM, and the old one goes, with no word of its callouts.
+    pub(crate) fn replace_listener(&mut self) {
+        let old = std::mem::replace(&mut self.root, self.next_context);
+        self.next_context += 1;
+        assert!(self.configure(), "{:?}", self.log());
+        assert_eq!(self.call("proxy_on_done", &[old]), Some(1));
+        self.call("proxy_on_delete", &[old]);
+    }
+
     pub(crate) fn tick(&mut self) {
-        self.call("proxy_on_tick", &[ROOT]);
+        self.call("proxy_on_tick", &[self.root]);
+    }
+
+    /// Ticks as Envoy does while so much time passes.
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms / 25 {
+            let host = self.store.data_mut();
+            host.monotonic_ns += 25_000_000;
+            host.wall_ns += 25_000_000;
+            self.tick();
+        }
     }
 
     /// The requests that the filter has sent since the last call.
@@ -128,7 +156,7 @@ impl Vm {
         host.callout_status = status.as_bytes().to_vec();
         host.callout_body = body.to_vec();
         let length = i32::try_from(body.len()).unwrap();
-        self.call("proxy_on_http_call_response", &[ROOT, number, 1, length, 0]);
+        self.call("proxy_on_http_call_response", &[self.root, number, 1, length, 0]);
     }
 
     pub(crate) fn request(&mut self, headers: &[(&str, &str)]) -> Outcome {
@@ -149,7 +177,7 @@ impl Vm {
         host.calls.clear();
         host.properties.clear();
         host.answer = None;
-        self.call("proxy_on_context_create", &[context, ROOT]);
+        self.call("proxy_on_context_create", &[context, self.root]);
         let count = i32::try_from(headers.len()).unwrap();
         let arguments = [context, count, 1];
         let taken = if callback == "proxy_on_request_headers" { 3 } else { 2 };
@@ -248,8 +276,11 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             let headers = decode_pairs(&read(caller, a(2), a(3)));
             let text = |bytes| String::from_utf8(bytes).unwrap();
             let headers = headers.into_iter().map(|(name, value)| (text(name), text(value))).collect();
-            let number = i32::try_from(caller.data().calls["proxy_http_call"]).unwrap();
-            caller.data_mut().sent.push(Callout { number, headers });
+            let body = read(caller, a(4), a(5));
+            let host = caller.data_mut();
+            host.callouts += 1;
+            let number = host.callouts;
+            host.sent.push(Callout { number, headers, body });
             write(caller, a(9), &number.to_le_bytes());
             OK
         }

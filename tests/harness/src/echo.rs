@@ -10,7 +10,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Map, Value, json};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
@@ -35,12 +34,17 @@ pub struct SeenRequest {
     pub path: String,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// The body, as far as it came.
+    pub body: Vec<u8>,
 }
 
 type Seen = Arc<Mutex<Vec<SeenRequest>>>;
 
 /// A status, a media type and a body.
 pub type Answer = (u16, &'static str, Vec<u8>);
+
+/// Instead of an answer, the connection is closed once the request was read.
+pub const CLOSE: Answer = (0, "", Vec::new());
 
 impl Echo {
     /// Starts one on this address; port 0 is any free one. Its name is in its answers.
@@ -124,7 +128,7 @@ async fn answer<F>(
     script: Arc<impl Fn(SeenRequest) -> F>,
     seen: Seen,
     request: hyper::Request<Incoming>,
-) -> std::result::Result<hyper::Response<Full<Bytes>>, Infallible>
+) -> std::io::Result<hyper::Response<Full<Bytes>>>
 where
     F: Future<Output = Answer>,
 {
@@ -133,7 +137,7 @@ where
     let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
     // The body is read so that the connection can be used again.
-    let _ = body.collect().await;
+    let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
     let request = SeenRequest {
         method: head.method.to_string(),
         path: head.uri.path_and_query().map_or_else(|| "*".to_owned(), ToString::to_string),
@@ -142,12 +146,16 @@ where
             .iter()
             .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
             .collect(),
+        body,
     };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
     if let (Some(protocol), Some(upgrade)) = (protocol, upgrade) {
         return Ok(upgraded(protocol, upgrade));
     }
     let (status, media_type, body) = script(request).await;
+    if status == CLOSE.0 {
+        return Err(std::io::ErrorKind::ConnectionAborted.into());
+    }
     let mut response = hyper::Response::new(Full::from(body));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
     response.headers_mut().insert("content-type", HeaderValue::from_static(media_type));
