@@ -37,6 +37,7 @@ pub struct Conflict;
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
+    limits: String,
     /// The lease of the VM that fetches.
     pub lease: String,
     /// Where the feed stands.
@@ -55,11 +56,11 @@ impl Names {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
+        let of_control_plane = prefix_of(hasher.clone());
         hasher.update(bucket_bits.to_le_bytes());
-        let hash: [u8; 32] = hasher.finalize().into();
-        let short: String = hex::encode(hash).chars().take(16).collect();
-        let prefix = format!("keyward{LAYOUT_VERSION}.{short}.");
+        let prefix = prefix_of(hasher);
         Self {
+            limits: format!("{of_control_plane}limit."),
             lease: format!("{prefix}lease"),
             cursor: format!("{prefix}cursor"),
             status: format!("{prefix}status"),
@@ -67,15 +68,22 @@ impl Names {
         }
     }
 
-    /// What the names of the limiter's buckets begin with.
+    /// What the names of the limiter's buckets begin with: the same for snapshots of another size, so that what was used
+    /// is not forgotten with them.
     pub fn limits(&self) -> String {
-        format!("{}limit.", self.prefix)
+        self.limits.clone()
     }
 
     /// The name of a bucket.
     pub fn bucket(&self, index: u32) -> String {
         format!("{}{index:x}", self.prefix)
     }
+}
+
+fn prefix_of(hasher: Sha256) -> String {
+    let hash: [u8; 32] = hasher.finalize().into();
+    let short: String = hex::encode(hash).chars().take(16).collect();
+    format!("keyward{LAYOUT_VERSION}.{short}.")
 }
 
 /// Reads, changes and writes back until no other writer comes between; `change` returns `None` to leave it.
@@ -127,7 +135,12 @@ pub(crate) mod memory {
         }
     }
 
-    impl MemoryStore {}
+    impl MemoryStore {
+        /// How many bytes the names and values have together.
+        pub(crate) fn bytes(&self) -> usize {
+            self.values.borrow().iter().map(|(name, stored)| name.len() + stored.bytes.len()).sum()
+        }
+    }
 }
 
 #[cfg(test)]
