@@ -14,6 +14,7 @@ pub mod error_shape;
 pub mod key_format;
 pub mod limit;
 pub mod page;
+pub mod rate_limit_fields;
 pub mod secret;
 pub mod usage;
 pub mod verdict;

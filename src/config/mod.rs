@@ -2,15 +2,18 @@
 
 mod digests;
 mod document;
+mod limits;
 mod rules;
 
 pub use digests::DigestSetting;
 
 use crate::engine::decide::Policy;
+use crate::engine::rate_limit_headers::RateLimitHeaders;
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::{Node, Problems, read_value};
+use keyward_contract::limit::Limit;
 
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +26,8 @@ pub struct Config {
     pub snapshot: SnapshotSettings,
     /// By which digests keys are looked up, in order.
     pub digests: Vec<DigestSetting>,
+    /// How many bad keys a client may send, and in which time; `None` for any number.
+    pub guessing: Option<Limit>,
     /// The path at which the filter itself says whether it has a snapshot.
     pub readiness_path: Option<String>,
 }
@@ -87,15 +92,21 @@ impl Config {
             Some(n) => rules::read(&n),
             None => Some(Rules::everything_needs_a_key().rules),
         };
+        let rate_limit_headers = match fields.optional("rate_limit_headers") {
+            Some(n) => limits::read_headers(&n),
+            None => Some(RateLimitHeaders::default()),
+        };
+        let guessing = fields.maybe("guessing", limits::read_guessing);
         let ignore_case = fields.optional("ignore_path_case").map_or(Some(false), |n| n.boolean());
         fields.finish();
         let (control_plane, max_staleness_ms) = control_plane?;
         let rules = Rules { rules: rules?, ignore_case: ignore_case? };
         Some(Self {
-            policy: Policy { dialect: dialect?, rules, max_staleness_ms },
+            policy: Policy { dialect: dialect?, rules, max_staleness_ms, rate_limit_headers: rate_limit_headers? },
             control_plane,
             snapshot: snapshot?,
             digests: digests?,
+            guessing: guessing?,
             readiness_path: readiness_path?,
         })
     }
@@ -195,6 +206,7 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
 mod tests {
     use super::*;
     use crate::engine::identity::Strip;
+    use crate::engine::rate_limit_headers::When;
     use crate::engine::rules::Access;
 
     #[test]
@@ -206,6 +218,19 @@ mod tests {
         let expected = SnapshotSettings { bucket_bits: 16, cache_records: 16_384, limit_bucket_bits: 12 };
         assert_eq!(config.snapshot, expected);
         assert_eq!(config.digests, [DigestSetting::Sha256]);
+        assert_eq!(config.policy.rate_limit_headers, RateLimitHeaders { standard: When::Refused, x: When::Never });
+        assert_eq!(config.guessing, None);
+    }
+
+    #[test]
+    fn what_is_told_of_limits_and_how_many_may_guess_can_be_said() {
+        let config = Config::parse(
+            br#"{"dialect": "exona", "control_plane": {"cluster": "cp"},
+                 "rate_limit_headers": {"standard": "never", "x": "always"}, "guessing": {"failures_per_minute": 60}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.policy.rate_limit_headers, RateLimitHeaders { standard: When::Never, x: When::Always });
+        assert_eq!(config.guessing, Some("60/min".parse().unwrap()));
     }
 
     #[test]
@@ -269,7 +294,8 @@ mod tests {
                  {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
                  {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]},
                  {"path": {"prefix": "/a%2fb"}, "access": "key", "credential": "leave"},
-                 {"path": {"prefix": "/d"}, "access": "delegated", "credential": "keep"}], "extra": 1}"#,
+                 {"path": {"prefix": "/d"}, "access": "delegated", "credential": "keep"}], "extra": 1,
+                 "rate_limit_headers": {"standard": true, "x": "sometimes", "y": 1}, "guessing": {"failures_per_minute": 0}}"#,
         )
         .unwrap_err()
         .to_string();
@@ -289,6 +315,10 @@ mod tests {
             "rules[2]: \"kinds\" and \"scopes\" are asked of keys only",
             "rules[3].credential: expected one of \"strip\", \"keep\"",
             "rules[4].credential: it is removed on a public route and stays on a delegated one",
+            "rate_limit_headers.standard: expected one of \"never\", \"refused\", \"always\"",
+            "rate_limit_headers.x: expected one of \"never\", \"refused\", \"always\"",
+            "rate_limit_headers.y: unknown field",
+            "guessing.failures_per_minute: expected a whole number from 1 to",
             "extra: unknown field",
         ] {
             assert!(problems.contains(expected), "{expected}\nin {problems}");

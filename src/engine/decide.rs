@@ -3,8 +3,10 @@
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
+use crate::engine::guessing::Guessing;
 use crate::engine::identity::Strip;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
+use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
@@ -28,6 +30,8 @@ pub struct Policy {
     pub rules: Rules,
     /// How old the last answer of the feed may be before requests are refused, in milliseconds; `None` serves on.
     pub max_staleness_ms: Option<u64>,
+    /// What clients are told of limits.
+    pub rate_limit_headers: RateLimitHeaders,
 }
 
 /// What becomes of a request.
@@ -41,6 +45,8 @@ pub enum Decision {
         strip: Strip,
         /// How much of the key's credits it uses, by its route.
         cost: NonZeroU32,
+        /// The key's windows with this request counted, where its answer is to tell of them.
+        windows: Vec<Window>,
     },
     /// It goes on without a name: the route asks for no key.
     Public,
@@ -69,14 +75,14 @@ pub struct Refused {
     pub errors: Option<Rc<ErrorShape>>,
 }
 
-/// What a key has used up.
+/// What a key has used up, or a client that guesses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exhausted {
     /// The limit that refuses for longest.
     pub limit: Limit,
     /// After how many seconds the key may be used again.
     pub retry_after_s: u64,
-    /// All of the key's windows.
+    /// All of the windows.
     pub windows: Vec<Window>,
 }
 
@@ -115,6 +121,8 @@ impl Refused {
         let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
         let key = self.holder.as_ref().map(|holder| &holder.key);
         let exhausted = self.exhausted.as_ref();
+        let windows = exhausted.map_or(&[][..], |exhausted| &exhausted.windows);
+        let told = policy.rate_limit_headers;
         let facts = Facts {
             resource_metadata: self.resource.as_ref().map_or("", |resource| &resource.metadata_url),
             header: policy.dialect.sources.first().map_or("", |source| source.written()),
@@ -125,9 +133,14 @@ impl Refused {
             retry_after_s: exhausted.map_or(UNAVAILABLE_RETRY_S, |exhausted| exhausted.retry_after_s),
             limit: exhausted.map_or(0, |exhausted| exhausted.limit.requests().into()),
             window_s: exhausted.map_or(0, |exhausted| exhausted.limit.window_ms().get() / 1000),
-            windows: exhausted.map_or(&[], |exhausted| &exhausted.windows),
+            windows: if told.standard == When::Never { &[] } else { windows },
         };
-        self.errors.as_deref().unwrap_or(&policy.dialect.errors).render(self.refusal, &facts)
+        let mut rendered = self.errors.as_deref().unwrap_or(&policy.dialect.errors).render(self.refusal, &facts);
+        if rendered.status == 429 {
+            let fields = told.x_on_refused(windows).into_iter();
+            rendered.headers.extend(fields.map(|(name, value)| (name.into(), value)));
+        }
+        rendered
     }
 }
 
@@ -141,6 +154,8 @@ pub struct Edge<'a, S> {
     pub snapshot: &'a mut Snapshot,
     /// What the keys have used.
     pub limiter: &'a Limiter,
+    /// Who sends bad keys; `None` where nobody is to be held back.
+    pub guessing: Option<&'a Guessing>,
     /// What all workers share.
     pub store: &'a S,
 }
@@ -152,8 +167,14 @@ struct Asked<'a> {
     cost: NonZeroU32,
 }
 
+/// A key that may be used, and its windows where they are to be told.
+struct Passed {
+    holder: Rc<Holder>,
+    windows: Vec<Window>,
+}
+
 impl<S: SharedStore> Edge<'_, S> {
-    /// Decides. The client's address is asked for only where a key has an allowlist.
+    /// Decides. The client's address is asked for only where a key has an allowlist, or is bad and its sender counted.
     pub fn decide(&mut self, headers: &[Header], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
         let field = |name| header(headers, name).unwrap_or_default();
         let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
@@ -175,8 +196,30 @@ impl<S: SharedStore> Edge<'_, S> {
             return Decision::Public;
         }
         let asked = Asked { requirement, method: target.method, cost: route.cost };
-        let allow = |holder| Decision::Allow { holder, strip: requirement.strip, cost: route.cost };
-        self.check(credential, now, &asked, client).map_or_else(refuse, allow)
+        let looks_like_a_key = self.guessing.is_some() && looks_like_a_key(policy, &credential);
+        let mut client = Some(client);
+        let mut client = || client.take().and_then(|ask| ask());
+        match self.check(credential, now, &asked, &mut client) {
+            Ok(Passed { holder, windows }) => {
+                Decision::Allow { holder, strip: requirement.strip, cost: route.cost, windows }
+            }
+            Err(refused) if looks_like_a_key => refuse(self.held_back(refused, now, client)),
+            Err(refused) => refuse(refused),
+        }
+    }
+
+    /// What becomes of a refusal of what looks like a key: if it is none, and its sender has sent too many such, that.
+    fn held_back(&self, refused: Refused, now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Refused {
+        if !matches!(refused.refusal, Refusal::Unknown | Refusal::Malformed) {
+            return refused;
+        }
+        let Some((guessing, address)) = self.guessing.and_then(|guessing| Some((guessing, client()?))) else {
+            return refused;
+        };
+        let Some(retry_after_ms) = guessing.fail(self.store, address, now.monotonic_ms) else { return refused };
+        let (limit, retry_after_s) = (guessing.threshold(), retry_after_ms.div_ceil(1000));
+        let windows = vec![Window { limit, remaining: 0, reset_s: retry_after_s }];
+        Refused { exhausted: Some(Exhausted { limit, retry_after_s, windows }), ..Refusal::RateLimited.into() }
     }
 
     fn check(
@@ -185,7 +228,7 @@ impl<S: SharedStore> Edge<'_, S> {
         now: Now,
         asked: &Asked<'_>,
         client: impl FnOnce() -> Option<IpAddr>,
-    ) -> Result<Rc<Holder>, Refused> {
+    ) -> Result<Passed, Refused> {
         if !self.snapshot.is_usable_now(self.store, now.monotonic_ms, self.policy.max_staleness_ms) {
             return Err(Refusal::Unavailable.into());
         }
@@ -202,32 +245,38 @@ impl<S: SharedStore> Edge<'_, S> {
         if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
             return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() });
         }
-        if let Some(exhausted) = self.exhausted(&holder, asked.cost, now.monotonic_ms) {
-            let refused: Refused = Refusal::RateLimited.into();
-            return Err(Refused { holder: Some(holder), exhausted: Some(exhausted), ..refused });
-        }
+        let windows = match self.admit(&holder, asked.cost, now.monotonic_ms) {
+            Ok(windows) => windows,
+            Err(exhausted) => {
+                let refused: Refused = Refusal::RateLimited.into();
+                return Err(Refused { holder: Some(holder), exhausted: Some(exhausted), ..refused });
+            }
+        };
         if holder.key.credits_exhausted {
             return Err(Refused { holder: Some(holder), ..Refusal::QuotaExhausted.into() });
         }
-        Ok(holder)
+        Ok(Passed { holder, windows })
     }
 
-    /// Counts the request against the limits of the key or its plan, or the dialect's where neither has any; tells which
-    /// window is exhausted if one is.
-    fn exhausted(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Option<Exhausted> {
+    /// Counts the request against the limits of the key or its plan, or the dialect's where neither has any; returns its
+    /// windows where they are to be told, or which of them is exhausted.
+    fn admit(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Result<Vec<Window>, Exhausted> {
         let limits = holder.limits().unwrap_or(&self.policy.dialect.limits);
+        let window = |state: &WindowState| Window {
+            limit: state.limit,
+            remaining: state.remaining,
+            reset_s: state.reset_ms.div_ceil(1000),
+        };
         match self.limiter.admit(self.store, &holder.key.key_id, limits, cost, now_ms) {
-            Verdict::Admitted { .. } => None,
+            Verdict::Admitted { windows } if self.policy.rate_limit_headers.are_on_allowed() => {
+                Ok(windows.iter().map(window).collect())
+            }
+            Verdict::Admitted { .. } => Ok(Vec::new()),
             Verdict::Exhausted { limit, retry_after_ms, windows } => {
-                let window = |state: &WindowState| Window {
-                    limit: state.limit,
-                    remaining: state.remaining,
-                    reset_s: state.reset_ms.div_ceil(1000),
-                };
                 // What never gets through is told to come back after a window, as a status of 429 has to say something.
                 let retry_after_ms = retry_after_ms.unwrap_or(limit.window_ms().get());
                 let windows = windows.iter().map(window).collect();
-                Some(Exhausted { limit, retry_after_s: retry_after_ms.div_ceil(1000), windows })
+                Err(Exhausted { limit, retry_after_s: retry_after_ms.div_ceil(1000), windows })
             }
         }
     }
@@ -247,6 +296,12 @@ fn well_formed<'a>(policy: &Policy, credential: Credential<'a>) -> Result<Cow<'a
         return Err(Refusal::Malformed);
     }
     Ok(credential)
+}
+
+/// Whether a credential has the beginning of a key of the dialect: what has not is a mistake and no guess.
+fn looks_like_a_key(policy: &Policy, credential: &Credential<'_>) -> bool {
+    let Credential::One(credential) = credential else { return false };
+    policy.dialect.formats.iter().any(|format| credential.starts_with(format.prefix.as_bytes()))
 }
 
 /// What speaks against a key that exists, and the scope that it lacks if it is that.
@@ -355,6 +410,7 @@ mod tests {
         names: Names,
         snapshot: Snapshot,
         limiter: Limiter,
+        guessing: Option<Guessing>,
         version: u64,
     }
 
@@ -371,6 +427,7 @@ mod tests {
                 digests: Digests::default(),
                 store: MemoryStore::default(),
                 limiter: Limiter::new(names.limits(), 4),
+                guessing: None,
                 names,
                 snapshot,
                 version: 0,
@@ -443,8 +500,8 @@ mod tests {
         }
 
         fn edge(&mut self) -> Edge<'_, MemoryStore> {
-            let Self { policy, digests, snapshot, limiter, store, .. } = self;
-            Edge { policy, digests, snapshot, limiter, store }
+            let Self { policy, digests, snapshot, limiter, guessing, store, .. } = self;
+            Edge { policy, digests, snapshot, limiter, guessing: guessing.as_ref(), store }
         }
 
         fn verdict(&mut self) -> &'static str {
@@ -731,6 +788,144 @@ mod tests {
             key.credits_exhausted = true;
         });
         assert_eq!(edge.verdict(), "quota_exhausted");
+    }
+
+    fn limits(limits: &[&str]) -> Option<Limits> {
+        Some(Limits::new(limits.iter().map(|limit| limit.parse().unwrap()).collect()).unwrap())
+    }
+
+    /// The answer to a request with the key, if it is refused here.
+    fn answer(edge: &mut Fixture) -> Option<Rendered> {
+        match edge.decide("/", Some(&format!("Bearer {KEY}")), None) {
+            Decision::Refuse(refused) => Some(refused.render(&edge.policy, &[])),
+            _ => None,
+        }
+    }
+
+    fn field<'a>(rendered: &'a Rendered, name: &str) -> Option<&'a str> {
+        rendered.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn what_never_passes_is_told_to_come_back_after_a_window() {
+        for (of_key, cost, retry_after) in [("0/s", 1, "1"), ("0/d", 1, "86400"), ("5/min", 6, "60")] {
+            let mut edge =
+                Fixture::new(&format!(r#"[{{"path": {{"prefix": "/"}}, "access": "key", "cost": {cost}}}]"#));
+            edge.key(|key| key.limits = limits(&[of_key]));
+            let refused = answer(&mut edge).unwrap();
+            assert_eq!((refused.status, field(&refused, "retry-after")), (429, Some(retry_after)), "{of_key}");
+        }
+    }
+
+    #[test]
+    fn whoever_waits_as_long_as_told_gets_through_and_the_wall_clock_does_not_matter() {
+        let mut edge = Fixture::open();
+        edge.key(|key| key.limits = limits(&["2/s", "3/min"]));
+        let bearer = format!("Bearer {KEY}");
+        let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer.into_bytes())];
+        let mut now = NOW;
+        let mut passed = Vec::new();
+        for step in [3_600_000i64, -7_200_000, 0, 86_400_000, -1, 5000, 0, 0, -86_400_000, 1] {
+            now.wall_ms = now.wall_ms.checked_add_signed(step).unwrap();
+            edge.status(|status| status.contact_ms = now.monotonic_ms);
+            match edge.edge().decide(&headers, now, || None) {
+                Decision::Refuse(refused) => {
+                    now.monotonic_ms += 1000 * refused.exhausted.unwrap().retry_after_s;
+                    edge.status(|status| status.contact_ms = now.monotonic_ms);
+                    let verdict = edge.edge().decide(&headers, now, || None).verdict();
+                    assert_eq!(verdict, "allow", "after {step}");
+                }
+                decision => assert_eq!(decision.verdict(), "allow"),
+            }
+            passed.push(now.monotonic_ms);
+        }
+        assert!(passed.windows(4).all(|four| four[3] - four[0] > 60_000), "{passed:?}");
+    }
+
+    #[test]
+    fn what_a_429_tells_of_limits_is_as_configured() {
+        let told = |rate_limit_headers: RateLimitHeaders| {
+            let mut edge = Fixture::open();
+            edge.policy.rate_limit_headers = rate_limit_headers;
+            edge.key(|key| key.limits = limits(&["1/s", "9/min"]));
+            assert_eq!(answer(&mut edge), None);
+            let refused = answer(&mut edge).unwrap();
+            assert!(field(&refused, "retry-after").is_some());
+            let names = refused.headers.iter().map(|(name, _)| name.to_string());
+            names.filter(|name| name.contains("ratelimit")).collect::<Vec<_>>()
+        };
+        let standard = ["ratelimit-policy", "ratelimit"];
+        let x = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+        assert_eq!(told(RateLimitHeaders::default()), standard);
+        assert_eq!(told(RateLimitHeaders { standard: When::Never, x: When::Never }), [""; 0]);
+        assert_eq!(told(RateLimitHeaders { standard: When::Never, x: When::Refused }), x);
+        assert_eq!(told(RateLimitHeaders { standard: When::Always, x: When::Always }), [&standard[..], &x].concat());
+    }
+
+    #[test]
+    fn an_allowed_request_remembers_its_windows_where_they_are_to_be_told() {
+        let mut edge = Fixture::open();
+        edge.key(|key| key.limits = limits(&["5/s"]));
+        let mut windows = |told| {
+            edge.policy.rate_limit_headers = told;
+            match edge.decide("/", Some(&format!("Bearer {KEY}")), None) {
+                Decision::Allow { windows, .. } => windows,
+                decision => panic!("{decision:?}"),
+            }
+        };
+        let always = RateLimitHeaders { standard: When::Never, x: When::Always };
+        assert_eq!(windows(always), [Window { limit: "5/s".parse().unwrap(), remaining: 4, reset_s: 2 }]);
+        assert_eq!(windows(RateLimitHeaders::default()), []);
+    }
+
+    const UNKNOWN: &str = "Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy";
+
+    #[test]
+    fn who_sends_too_many_bad_keys_is_held_back_and_a_good_key_from_there_passes() {
+        let mut edge = Fixture::open();
+        edge.key(|_| {});
+        edge.guessing = Some(Guessing::new("g.", "3/min".parse().unwrap()));
+        let here = Some("192.0.2.1");
+        for bad in [UNKNOWN, "Bearer exo_live_short", UNKNOWN] {
+            assert_ne!(edge.decide("/", Some(bad), here).verdict(), "rate_limited");
+        }
+        for bad in [UNKNOWN, "Bearer exo_live_short"] {
+            let Decision::Refuse(refused) = edge.decide("/", Some(bad), here) else { panic!("passed") };
+            assert_eq!((refused.refusal, refused.holder.is_none()), (Refusal::RateLimited, true));
+            let rendered = refused.render(&edge.policy, &[]);
+            assert_eq!((rendered.status, field(&rendered, "retry-after")), (429, Some("60")));
+            assert_eq!(field(&rendered, "ratelimit"), Some(r#""3/min";r=0;t=60"#));
+        }
+        assert_eq!(edge.verdict_from("192.0.2.1"), "allow");
+        assert_eq!(edge.decide("/", Some(UNKNOWN), Some("192.0.2.2")).verdict(), "unknown", "another client");
+        assert_eq!(edge.decide("/", Some(UNKNOWN), None).verdict(), "unknown", "an address that is not known");
+        assert_eq!(edge.decide("/", Some("Bearer nonsense"), here).verdict(), "malformed", "no guess");
+        assert_eq!(edge.decide("/", None, here).verdict(), "missing");
+        edge.key(|key| key.revoked_at_ms = Some(1));
+        assert_eq!(edge.verdict_from("192.0.2.1"), "revoked", "whoever has had a key need not guess");
+    }
+
+    #[test]
+    fn a_bad_key_that_is_counted_costs_one_read_more_and_a_good_one_none() {
+        let mut edge = Fixture::open();
+        edge.key(|_| {});
+        let mut calls = |authorization: &str| {
+            edge.decide("/", Some(authorization), Some("192.0.2.1"));
+            let before = edge.store.calls.get();
+            edge.decide("/", Some(authorization), Some("192.0.2.1"));
+            // The fixture polls the status itself.
+            edge.store.calls.get() - before - 1
+        };
+        let good = format!("Bearer {KEY}");
+        assert_eq!((calls(&good), calls(UNKNOWN)), (0, 1));
+        edge.guessing = Some(Guessing::new("g.", "1/min".parse().unwrap()));
+        let mut calls = |authorization: &str| {
+            edge.decide("/", Some(authorization), Some("192.0.2.1"));
+            let before = edge.store.calls.get();
+            edge.decide("/", Some(authorization), Some("192.0.2.1"));
+            edge.store.calls.get() - before - 1
+        };
+        assert_eq!((calls(&good), calls(UNKNOWN)), (0, 2));
     }
 
     fn of_sha512() -> Digest {

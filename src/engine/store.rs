@@ -37,7 +37,7 @@ pub struct Conflict;
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
-    limits: String,
+    of_control_plane: String,
     /// The lease of the VM that fetches.
     pub lease: String,
     /// Where the feed stands.
@@ -60,7 +60,7 @@ impl Names {
         hasher.update(bucket_bits.to_le_bytes());
         let prefix = prefix_of(hasher);
         Self {
-            limits: format!("{of_control_plane}limit."),
+            of_control_plane,
             lease: format!("{prefix}lease"),
             cursor: format!("{prefix}cursor"),
             status: format!("{prefix}status"),
@@ -71,7 +71,12 @@ impl Names {
     /// What the names of the limiter's buckets begin with: the same for snapshots of another size, so that what was used
     /// is not forgotten with them.
     pub fn limits(&self) -> String {
-        self.limits.clone()
+        format!("{}limit.", self.of_control_plane)
+    }
+
+    /// What the names of the table of clients that guess begin with.
+    pub fn guesses(&self) -> String {
+        format!("{}guess.", self.of_control_plane)
     }
 
     /// The name of a bucket.
@@ -154,6 +159,13 @@ mod tests {
         for (n, one) in names.iter().enumerate() {
             assert!(!names[n + 1..].contains(one));
         }
+    }
+
+    #[test]
+    fn what_was_used_is_found_again_by_a_snapshot_of_another_size_and_by_no_other_control_plane() {
+        let limits = |authority, bits| Names::new("a", authority, bits).limits();
+        assert_eq!(limits("b", 16), limits("b", 8));
+        assert_ne!(limits("b", 16), limits("c", 16));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::engine::credential::Header;
 use crate::engine::decide::{Decision, Edge, Policy};
 use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::Now;
+use crate::engine::guessing::Guessing;
 use crate::engine::identity::{self, Strip};
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
@@ -441,12 +442,18 @@ impl Request {
                 Decision::Metadata(_) => "metadata",
                 _ => decision.verdict(),
             });
-            self.check(world, &headers, &decision)?;
+            self.check(world, &headers, &decision, reached)?;
         }
         Ok(())
     }
 
-    fn check(&self, world: &World, headers: &[Header], decision: &Decision) -> TestCaseResult {
+    fn check(
+        &self,
+        world: &World,
+        headers: &[Header],
+        decision: &Decision,
+        reached: &RefCell<BTreeSet<&str>>,
+    ) -> TestCaseResult {
         let sources = world.sources();
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
@@ -482,7 +489,16 @@ impl Request {
             }
             Decision::Metadata(_) => prop_assert!(is_at(&["/.well-known"])),
             Decision::Refuse(refused) => {
-                prop_assert_eq!(decision.key_id().is_some(), refused.refusal.knows_key());
+                let is_guess = refused.refusal == Refusal::RateLimited && decision.key_id().is_none();
+                prop_assert_eq!(decision.key_id().is_some(), refused.refusal.knows_key() && !is_guess);
+                if is_guess {
+                    prop_assert!(self.client.is_some() && refused.exhausted.is_some());
+                    let values: BTreeSet<_> = standing(sources, headers).into_iter().collect();
+                    let mut good = world.keys.iter().filter(|key| key.state.may_pass(&world.policy, self.client));
+                    let is_good = |key: &Key| values.len() == 1 && values.contains(key.text.as_bytes());
+                    prop_assert!(!good.any(is_good), "a good key is held back");
+                    reached.borrow_mut().insert("guess");
+                }
                 let rendered = refused.render(&world.policy, headers);
                 prop_assert!((400..=599).contains(&rendered.status));
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&rendered.body).is_ok(), "{}", rendered.body);
@@ -619,11 +635,13 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         }
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
+        let guessing = Guessing::new(world.names.guesses(), "1/min".parse().unwrap());
         let mut edge = Edge {
             policy: &world.policy,
             digests: &digests,
             snapshot: &mut snapshot,
             limiter: &limiter,
+            guessing: Some(&guessing),
             store: &store,
         };
         requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
@@ -633,6 +651,7 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     }
     // What is never reached is not tested.
     let refusals = Refusal::ALL.map(Refusal::name);
-    let expected: BTreeSet<_> = refusals.into_iter().chain(["allow", "public", "delegated", "metadata"]).collect();
+    let expected: BTreeSet<_> =
+        refusals.into_iter().chain(["allow", "public", "delegated", "metadata", "guess"]).collect();
     assert_eq!(reached.into_inner(), expected);
 }

@@ -305,7 +305,7 @@ mod tests {
 
     fn allow(key_id: &str, secret_id: &str, cost: u32) -> Decision {
         let (holder, cost) = (holder(key_id, secret_id), NonZeroU32::new(cost).unwrap());
-        Decision::Allow { holder, strip: Strip::IdentityAndCredentials, cost }
+        Decision::Allow { holder, strip: Strip::IdentityAndCredentials, cost, windows: Vec::new() }
     }
 
     fn refuse(key_id: &str, secret_id: &str, refusal: Refusal) -> Decision {

@@ -16,13 +16,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 pub(super) struct Stream {
+    context_id: u32,
     /// Absent if the VM was never configured; nothing passes then.
     worker: Option<Rc<Worker>>,
 }
 
 impl Stream {
-    pub(super) fn new(worker: Option<Rc<Worker>>) -> Self {
-        Self { worker }
+    pub(super) fn new(context_id: u32, worker: Option<Rc<Worker>>) -> Self {
+        Self { context_id, worker }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(worker) = &self.worker {
+            worker.windows.borrow_mut().remove(&self.context_id);
+        }
     }
 }
 
@@ -47,14 +56,30 @@ impl HttpContext for Stream {
             digests: &worker.digests,
             snapshot: &mut worker.snapshot.borrow_mut(),
             limiter: &worker.limiter,
+            guessing: worker.guessing.as_ref(),
             store: &SharedData,
         };
         let decision = edge.decide(&headers, worker.clock.now(), client_address);
+        worker.remember_windows(self.context_id, &decision);
         match worker.pass(&decision, &headers) {
             Some(action) => action,
             // What cannot be marked as passed would be stopped by the guard behind; this says why.
             None => worker.refuse(Refusal::Unavailable.into(), &headers),
         }
+    }
+
+    /// Tells of the key's windows, where that is configured: in place of what the upstream may have told of its own.
+    fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
+        let Some(worker) = &self.worker else { return Action::Continue };
+        let Some(windows) = worker.windows.borrow_mut().remove(&self.context_id) else { return Action::Continue };
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpResponseHeaders) else { return Action::Continue };
+        let told = worker.config.policy.rate_limit_headers.on_allowed(&windows);
+        let is_told = |name: &str| told.iter().any(|(ours, _)| *ours == name);
+        let kept = headers.iter().filter(|(name, _)| !is_told(name)).map(|(name, value)| (name.as_str(), &value[..]));
+        let told = told.iter().map(|(name, value)| (*name, value.as_bytes()));
+        // An answer that Envoy does not let be changed is an answer all the same.
+        let _ = hostcalls::set_map_bytes(MapType::HttpResponseHeaders, kept.chain(told).collect());
+        Action::Continue
     }
 
     /// Trailers can be taken for headers, so nothing may stand in them that could not stand there.
@@ -72,6 +97,15 @@ impl HttpContext for Stream {
 }
 
 impl Worker {
+    /// Keeps the windows that the answer to an allowed request is to tell of.
+    fn remember_windows(&self, stream: u32, decision: &Decision) {
+        if let Decision::Allow { windows, .. } = decision
+            && !windows.is_empty()
+        {
+            self.windows.borrow_mut().insert(stream, windows.clone());
+        }
+    }
+
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {

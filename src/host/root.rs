@@ -4,6 +4,7 @@ use crate::config::{Config, ControlPlane, DigestSetting};
 use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
+use crate::engine::guessing::Guessing;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::Names;
@@ -77,6 +78,8 @@ impl Root {
             fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
             worker: Rc::new(Worker {
                 limiter: Limiter::new(names.limits(), settings.limit_bucket_bits),
+                guessing: config.guessing.map(|threshold| Guessing::new(names.guesses(), threshold)),
+                windows: RefCell::default(),
                 snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
@@ -111,9 +114,9 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
         worker::note_request();
-        Some(Box::new(Stream::new(self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
+        Some(Box::new(Stream::new(context_id, self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -133,6 +136,7 @@ impl Context for Root {
         if let Some(running) = &mut self.running {
             running.fetcher.release(&SharedData);
             running.reports.release(&running.worker);
+            running.worker.release();
             running.worker.metrics.borrow_mut().flush();
         }
         true
@@ -146,6 +150,7 @@ impl Running {
         let poll = self.fetcher.tick(&SharedData, now, worker::serves(), &mut events);
         self.note(&events);
         self.send(poll);
+        self.worker.settle(now.monotonic_ms);
         self.reports.tick(&self.worker, self.token.as_ref(), now.monotonic_ms);
         let mut snapshot = self.worker.snapshot.borrow_mut();
         snapshot.poll(&SharedData, now.monotonic_ms);

@@ -131,6 +131,139 @@ fn an_environment_costs_one_call_more_limits_two_and_a_plan_none_of_its_own() {
     assert_eq!(cached(|key| key.plan = Some("pro".into())), 7, "its limits");
 }
 
+fn with_limits(limits: &[&str]) -> impl FnOnce(&mut KeyRecord) {
+    let limits = Limits::new(limits.iter().map(|limit| limit.parse().unwrap()).collect()).unwrap();
+    move |key| key.limits = Some(limits)
+}
+
+#[test]
+fn a_busy_key_with_large_limits_makes_no_call_more_than_one_without_but_once_in_a_while() {
+    let mut vm = ready_with(with_limits(&["10000/s", "200000/min"]));
+    let bearer = format!("Bearer {KEY}");
+    let calls: Vec<usize> = (0..100)
+        .map(|_| {
+            let outcome = request(&mut vm, Some(&bearer));
+            assert_eq!(outcome.answer, None);
+            outcome.calls.values().sum()
+        })
+        .collect();
+    // The first reads the key, and how many buckets there are.
+    assert_eq!(calls[1..5], [7, 7, 7, 5]);
+    assert!(calls[1..].iter().all(|calls| [5, 7].contains(calls)), "{calls:?}");
+    let shared = calls[1..].iter().filter(|calls| **calls == 7).count();
+    assert!(shared <= 10, "{shared} of 99 requests");
+    // A key with a small limit asks each time.
+    let mut vm = ready_with(with_limits(&["10000/s", "500/min"]));
+    request(&mut vm, Some(&bearer));
+    assert!((0..100).all(|_| request(&mut vm, Some(&bearer)).calls.values().sum::<usize>() == 7));
+}
+
+#[test]
+fn what_was_leased_is_given_back_on_tick_and_when_the_listener_is_replaced() {
+    let bearer = format!("Bearer {KEY}");
+    for replaced in [false, true] {
+        let configuration = r#"{"dialect": "exona", "control_plane": {"cluster": "c"},
+            "rate_limit_headers": {"x": "always"}}"#;
+        let vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "t")]);
+        let mut vm = ready_at(vm, Digest::of_key(KEY.as_bytes()), with_limits(&["10000/min"]));
+        (0..50).for_each(|_| drop(request(&mut vm, Some(&bearer))));
+        if replaced {
+            vm.replace_listener();
+        } else {
+            vm.run_ms(1000);
+        }
+        let answered =
+            vm.answer(&[(":method", "GET"), (":path", "/"), ("authorization", &bearer)], &[(":status", "200")]);
+        assert!(answered.headers.contains(&("x-ratelimit-remaining".to_owned(), "9949".to_owned())), "{answered:?}");
+    }
+}
+
+#[test]
+fn an_answer_costs_nothing_unless_it_tells_of_limits_and_then_two_calls() {
+    let bearer = format!("Bearer {KEY}");
+    let asked = [(":method", "GET"), (":path", "/"), ("authorization", bearer.as_str())];
+    let upstreams = [
+        (":status", "200"),
+        ("ratelimit", "\"theirs\";r=1"),
+        ("x-ratelimit-limit", "7"),
+        ("x-ratelimit-reset", "7"),
+        ("x-other", "1"),
+    ];
+    let answered = |told: &str, limits: &[&str]| {
+        let configuration = format!(r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}}{told}}}"#);
+        let vm = Vm::start(&wasm(), &configuration, &[("KEYWARD_EDGE_TOKEN", "t")]);
+        let mut vm = ready_at(vm, Digest::of_key(KEY.as_bytes()), with_limits(limits));
+        let answered = vm.answer(&asked, &upstreams);
+        (answered.calls.values().sum::<usize>(), answered.headers)
+    };
+    let given: Vec<_> = upstreams.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    for (told, limits) in [
+        ("", &["10/s"][..]),
+        (r#", "rate_limit_headers": {"standard": "refused", "x": "never"}"#, &["10/s"]),
+        (r#", "rate_limit_headers": {"standard": "always", "x": "always"}"#, &[]),
+    ] {
+        assert_eq!(answered(told, limits), (0, given.clone()), "{told}");
+    }
+    let fields = |told: &str| {
+        let (calls, headers) = answered(&format!(r#", "rate_limit_headers": {told}"#), &["10/s", "200/min"]);
+        assert_eq!(calls, 2);
+        headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        fields(r#"{"standard": "always"}"#),
+        [
+            ":status: 200",
+            "x-ratelimit-limit: 7",
+            "x-ratelimit-reset: 7",
+            "x-other: 1",
+            r#"ratelimit-policy: "10/s";q=10;w=1, "200/min";q=200;w=60"#,
+            r#"ratelimit: "10/s";r=9;t=2, "200/min";r=199;t=61"#,
+        ]
+    );
+    let names: Vec<_> = fields(r#"{"standard": "never", "x": "always"}"#);
+    assert_eq!(
+        names,
+        [
+            ":status: 200",
+            r#"ratelimit: "theirs";r=1"#,
+            "x-other: 1",
+            "x-ratelimit-limit: 10",
+            "x-ratelimit-remaining: 9",
+            "x-ratelimit-reset: 2",
+        ]
+    );
+}
+
+#[test]
+fn whoever_guesses_costs_two_calls_more_and_whoever_has_a_key_none() {
+    let configuration =
+        r#"{"dialect": "exona", "control_plane": {"cluster": "c"}, "guessing": {"failures_per_minute": 3}}"#;
+    let vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "t")]);
+    let mut vm = ready_at(vm, Digest::of_key(KEY.as_bytes()), |_| {});
+    vm.set_client("192.0.2.1:1234");
+    let bad = Some("Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy");
+    let statuses = [0; 5].map(|_| {
+        let outcome = request(&mut vm, bad);
+        assert!(outcome.calls.values().sum::<usize>() <= 7, "{outcome:?}");
+        outcome.answer.unwrap().0
+    });
+    assert_eq!(statuses, [401, 401, 401, 429, 429]);
+    vm.run_ms(25);
+    let refused = request(&mut vm, bad);
+    assert_eq!((refused.answer.unwrap().0, refused.calls.values().sum::<usize>()), (429, 7));
+    let bearer = format!("Bearer {KEY}");
+    request(&mut vm, Some(&bearer));
+    let good = request(&mut vm, Some(&bearer));
+    assert_eq!((good.answer, good.calls.values().sum::<usize>()), (None, 5));
+    let missing = request(&mut vm, None);
+    assert_eq!((missing.answer.unwrap().0, missing.calls.values().sum::<usize>()), (401, 4));
+    // It holds for whoever is configured anew, and for a minute.
+    vm.replace_listener();
+    assert_eq!(request(&mut vm, bad).answer.unwrap().0, 429);
+    vm.run_ms(60_000);
+    assert_eq!(request(&mut vm, bad).answer.unwrap().0, 401);
+}
+
 #[test]
 fn the_first_request_with_a_key_reads_its_bucket_its_owners_and_its_plans() {
     let mut vm = ready();

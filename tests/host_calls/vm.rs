@@ -21,6 +21,8 @@ struct Host {
     shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
     next_tag: u32,
     headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The only property that there is; empty for none.
+    client: Vec<u8>,
     callout_status: Vec<u8>,
     callout_body: Vec<u8>,
     properties: BTreeMap<String, String>,
@@ -163,17 +165,37 @@ impl Vm {
         self.stream("proxy_on_request_headers", headers)
     }
 
+    /// The answer of the upstream to such a request, as the client would see it.
+    pub(crate) fn answer(&mut self, headers: &[(&str, &str)], answer: &[(&str, &str)]) -> Outcome {
+        let context = self.begin("proxy_on_request_headers", headers);
+        let host = self.store.data_mut();
+        host.calls.clear();
+        host.headers = pairs(answer);
+        let count = i32::try_from(answer.len()).unwrap();
+        self.call("proxy_on_response_headers", &[context, count, 1]);
+        self.end(context)
+    }
+
+    /// From now on the address of clients.
+    pub(crate) fn set_client(&mut self, address: &str) {
+        self.store.data_mut().client = address.as_bytes().to_vec();
+    }
+
     /// A stream of which the filter is only handed the trailers.
     pub(crate) fn trailers(&mut self, trailers: &[(&str, &str)]) -> Outcome {
         self.stream("proxy_on_request_trailers", trailers)
     }
 
     fn stream(&mut self, callback: &str, headers: &[(&str, &str)]) -> Outcome {
+        let context = self.begin(callback, headers);
+        self.end(context)
+    }
+
+    fn begin(&mut self, callback: &str, headers: &[(&str, &str)]) -> i32 {
         let context = self.next_context;
         self.next_context += 1;
         let host = self.store.data_mut();
-        host.headers =
-            headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
+        host.headers = pairs(headers);
         host.calls.clear();
         host.properties.clear();
         host.answer = None;
@@ -182,6 +204,10 @@ impl Vm {
         let arguments = [context, count, 1];
         let taken = if callback == "proxy_on_request_headers" { 3 } else { 2 };
         self.call(callback, &arguments[..taken]);
+        context
+    }
+
+    fn end(&mut self, context: i32) -> Outcome {
         self.call("proxy_on_done", &[context]);
         self.call("proxy_on_log", &[context]);
         self.call("proxy_on_delete", &[context]);
@@ -265,7 +291,10 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             let status = caller.data().callout_status.clone();
             give(caller, &status, a(3), a(4))
         }
-        "proxy_get_property" => NOT_FOUND,
+        "proxy_get_property" => {
+            let client = caller.data().client.clone();
+            if client.is_empty() { NOT_FOUND } else { give(caller, &client, a(2), a(3)) }
+        }
         "proxy_set_property" => {
             let (path, value) = (read(caller, a(0), a(1)), read(caller, a(2), a(3)));
             let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -355,6 +384,10 @@ fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], pointer: usize, length: usi
     write(caller, pointer, &address.to_le_bytes());
     write(caller, length, &size.to_le_bytes());
     OK
+}
+
+fn pairs(headers: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
 }
 
 fn encode_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
