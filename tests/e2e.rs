@@ -28,6 +28,8 @@ mod feed_double;
 mod imported_keys;
 #[path = "e2e/kept_credential.rs"]
 mod kept_credential;
+#[path = "e2e/limits.rs"]
+mod limits;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
