@@ -495,6 +495,17 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_is_spent_to_its_last_millisecond_and_no_later() {
+        let store = MemoryStore::default();
+        for (now_ms, calls) in [(111, 0), (112, 2)] {
+            let limiter = with_a_lease(&store);
+            let before = store.calls.get();
+            limiter.admit(&store, "k", &parsed(&["10000/s"]), ONE, now_ms);
+            assert_eq!(store.calls.get() - before, calls, "at {now_ms}");
+        }
+    }
+
+    #[test]
     fn a_key_with_a_small_limit_beside_a_large_one_is_never_leased_of() {
         let store = MemoryStore::default();
         let limiter = Limiter::new("t.", 0);

@@ -45,6 +45,11 @@ struct Arrival {
 #[derive(Clone, Debug)]
 enum Event {
     Arrival(Arrival),
+    /// A client uses up all that a worker lets it, after so long.
+    Rush {
+        after_ms: u64,
+        request: Request,
+    },
     /// A worker ticks.
     Tick(usize),
     /// A worker's VM vanishes with all that it has taken, and a new one comes.
@@ -94,7 +99,9 @@ impl SharedStore for Contended<'_> {
 
     fn put(&self, name: &str, value: &[u8], expected: Option<u32>) -> Result<(), Conflict> {
         let next = self.between.borrow_mut().pop();
-        next.iter().for_each(|request| self.world.request(request, &[]));
+        next.iter().for_each(|request| {
+            self.world.request(request, &[]);
+        });
         self.world.store.put(name, value, expected)
     }
 }
@@ -108,6 +115,17 @@ impl World {
     fn happen(&self, event: &Event) {
         match event {
             Event::Arrival(arrival) => self.arrive(arrival),
+            Event::Rush { after_ms, request } => {
+                self.true_ms.set(self.true_ms.get() + after_ms);
+                // Large ones first, and one too many of each size.
+                for cost in [4096, 512, 64, 8, 1] {
+                    let cost = NonZeroU32::new(cost).unwrap();
+                    let mut most = 10;
+                    while most > 0 && self.request(&Request { cost, ..request.clone() }, &[]) {
+                        most -= 1;
+                    }
+                }
+            }
             Event::Tick(worker) => self.worker(*worker).tick(&self.store, self.true_ms.get()),
             Event::Trap(worker) => {
                 let now_ms = self.true_ms.get();
@@ -128,7 +146,8 @@ impl World {
         Rc::clone(&self.workers.borrow()[worker])
     }
 
-    fn request(&self, request: &Request, between: &[Request]) {
+    /// Whether it is let through.
+    fn request(&self, request: &Request, between: &[Request]) -> bool {
         let limits = &self.keys[request.key][request.set];
         let now_ms = self.true_ms.get() - request.skew_ms;
         let store = Contended { world: self, between: RefCell::new(between.to_vec()), was_asked: Cell::new(false) };
@@ -142,6 +161,7 @@ impl World {
         } else {
             self.check_leased(request, limits, now_ms, &verdict);
         }
+        matches!(verdict, Verdict::Admitted { .. })
     }
 
     /// What a lease was spent on happened no earlier than it was taken; what the windows are since then is not known.
@@ -303,8 +323,11 @@ fn any_events(changing: bool) -> impl Strategy<Value = Vec<Event>> {
         let between = between.into_iter().filter(|other| other.worker != request.worker).collect();
         Event::Arrival(Arrival { after_ms, request, between })
     });
+    let after_ms = prop_oneof![2 => 0u64..30, 1 => 960u64..1010];
+    let rush = (after_ms, any_request(changing)).prop_map(|(after_ms, request)| Event::Rush { after_ms, request });
     let event = prop_oneof![
         40 => arrival,
+        6 => rush,
         3 => (0..WORKERS).prop_map(Event::Tick),
         1 => (0..WORKERS).prop_map(Event::Trap),
         1 => (0..WORKERS).prop_map(Event::Replacement),
