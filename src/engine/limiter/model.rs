@@ -335,6 +335,22 @@ fn any_events(changing: bool) -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..400)
 }
 
+/// One key in constant use, with pauses of about its window.
+fn any_use() -> impl Strategy<Value = Vec<Event>> {
+    let after_ms = || prop_oneof![6 => 0u64..24, 1 => 980u64..1024];
+    let request = || {
+        (0..WORKERS, prop_oneof![Just(1u32), 1u32..9]).prop_map(|(worker, cost)| {
+            let cost = NonZeroU32::new(cost).unwrap();
+            Request { worker, key: 0, set: 0, cost, skew_ms: 0 }
+        })
+    };
+    let arrival = (after_ms(), request())
+        .prop_map(|(after_ms, request)| Event::Arrival(Arrival { after_ms, request, between: Vec::new() }));
+    let rush = (after_ms(), request()).prop_map(|(after_ms, request)| Event::Rush { after_ms, request });
+    let event = prop_oneof![8 => arrival, 4 => rush, 1 => (0..WORKERS).prop_map(Event::Tick)];
+    prop::collection::vec(event, 1..100)
+}
+
 fn play(keys: Vec<[Vec<Limit>; 2]>, events: &[Event]) {
     let world = World {
         store: MemoryStore::default(),
@@ -362,6 +378,11 @@ proptest! {
         events in any_events(true),
     ) {
         play(limits, &events);
+    }
+
+    #[test]
+    fn nothing_ever_passes_a_limit_that_is_leased(requests in 512u32..3000, events in any_use()) {
+        play(vec![[vec![Limit::new(requests, 1000).unwrap()], vec![]]], &events);
     }
 
     #[test]
