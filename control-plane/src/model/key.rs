@@ -108,6 +108,8 @@ impl Key {
             allowlist: self.allow_ip.clone(),
             limits: self.limits.clone(),
             credits_exhausted: false,
+            plan: None,
+            needs_verification: false,
         }
     }
 }
