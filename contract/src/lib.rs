@@ -16,6 +16,7 @@ pub mod limit;
 pub mod page;
 pub mod secret;
 pub mod verdict;
+pub mod verify;
 
 mod wire;
 
