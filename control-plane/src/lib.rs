@@ -11,6 +11,7 @@ pub mod clock;
 mod connections;
 pub mod feed;
 pub mod hub;
+pub mod issue;
 pub mod logging;
 pub mod model;
 pub mod page;

@@ -47,7 +47,7 @@ const MAX_BCRYPT_BYTES: usize = 72;
 
 /// A hash that may be checked against.
 enum Usable {
-    Argon2id(phc::PasswordHash),
+    Argon2id(Box<phc::PasswordHash>),
     Bcrypt,
 }
 
@@ -68,7 +68,7 @@ pub fn hash(plaintext: &[u8], salt: &[u8; SALT_LENGTH]) -> Result<PasswordHash, 
 /// If the hash cannot be used.
 pub fn verify(credential: &[u8], hash: &PasswordHash) -> Result<bool, UnusableHash> {
     match usable(hash)? {
-        Usable::Argon2id(parsed) => match Argon2::default().verify_password(credential, &parsed) {
+        Usable::Argon2id(parsed) => match Argon2::default().verify_password(credential, &*parsed) {
             Ok(()) => Ok(true),
             Err(PhcError::PasswordInvalid) => Ok(false),
             Err(_) => Err(UnusableHash::Unreadable),
@@ -103,7 +103,7 @@ fn usable(hash: &PasswordHash) -> Result<Usable, UnusableHash> {
     {
         return Err(UnusableHash::TooCostly);
     }
-    Ok(Usable::Argon2id(parsed))
+    Ok(Usable::Argon2id(Box::new(parsed)))
 }
 
 #[cfg(test)]
