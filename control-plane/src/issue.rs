@@ -46,23 +46,27 @@ where
     IssueError: From<E>,
 {
     let id = random::id("sec_")?;
-    if format.at_rest() == AtRest::Sha256 {
-        let plaintext = format.issue(random)?;
-        let digest = Digest::of_key(plaintext.expose().as_bytes());
-        let secret = Secret::new(id, digest, format.display_hint(&plaintext), now);
-        return Ok((plaintext, secret));
-    }
     for _ in 0..DRAWS {
         let plaintext = format.issue(&mut random)?;
-        let Some(selector) = format.selector_of(plaintext.expose().as_bytes()) else { break };
-        let address = Digest::of_selector(selector);
-        if store.secret_at(&address).await?.is_none() {
-            let hash = verifier.hash(&plaintext).await?;
-            let secret = Secret::new(id, address, format.display_hint(&plaintext), now);
-            return Ok((plaintext, Secret { hash: Some(hash), ..secret }));
-        }
+        let Some(digest) = address(format, &plaintext) else { break };
+        let hash = match format.at_rest() {
+            AtRest::Sha256 => None,
+            AtRest::Argon2id if store.secret_at(&digest).await?.is_some() => continue,
+            AtRest::Argon2id => Some(verifier.hash(&plaintext).await?),
+        };
+        let secret = Secret::new(id, digest, format.display_hint(&plaintext), now);
+        return Ok((plaintext, Secret { hash, ..secret }));
     }
     Err(IssueError::NoFreeSelector)
+}
+
+/// What a key of the format that is made here is found by.
+pub fn address(format: &KeyFormat, plaintext: &Plaintext) -> Option<Digest> {
+    let plaintext = plaintext.expose().as_bytes();
+    match format.at_rest() {
+        AtRest::Sha256 => Some(Digest::of_key(plaintext)),
+        AtRest::Argon2id => format.selector_of(plaintext).map(Digest::of_selector),
+    }
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl Search {
         match checking.await.map_err(|_| Busy)? {
             Ok(right) => Ok(right),
             Err(error) => {
-                tracing::error!(%error, "a key cannot be verified by what is stored of it");
+                tracing::error!(%error, "a password hash cannot be used");
                 Ok(false)
             }
         }

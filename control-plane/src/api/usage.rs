@@ -1,12 +1,11 @@
 //! The use of keys: told by edges, read by operators.
 
 use super::App;
-use super::extract::{Id, Parameters, problem};
+use super::extract::{Body, Id, Parameters, problem};
 use super::keys::json;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::store::{HOUR_MS, Hourly, Whose};
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -63,7 +62,7 @@ struct Hour {
     verdicts: Verdicts,
 }
 
-pub(super) async fn take(State(app): State<App>, body: Bytes) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn take(State(app): State<App>, Body(body): Body) -> Result<impl IntoResponse, ApiError> {
     let batch = Batch::decode(&body).map_err(ApiError::BadUsage)?;
     app.store.take_usage(batch, (app.clock)()).await?;
     let interval = u64::try_from(app.usage_interval.as_millis()).unwrap_or(u64::MAX);

@@ -3,9 +3,11 @@
 //! Nothing is computed for a credential that cannot be right, so whoever makes keys up costs no more than a look-up here.
 
 use super::App;
+use super::extract::Body;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::State as KeyState;
+use crate::password;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -14,7 +16,7 @@ use keyward_contract::digest::Digest;
 use keyward_contract::verify::{Answer, VERIFY_ANSWER_TYPE};
 use zeroize::{Zeroize, Zeroizing};
 
-pub(super) async fn verify(State(app): State<App>, body: Bytes) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn verify(State(app): State<App>, Body(body): Body) -> Result<impl IntoResponse, ApiError> {
     let answer = answer(&app, &wiped(body), (app.clock)()).await?;
     Ok(([(CONTENT_TYPE, VERIFY_ANSWER_TYPE), (CACHE_CONTROL, "no-store")], answer.encode()))
 }
@@ -27,6 +29,10 @@ async fn answer(app: &App, credential: &[u8], now: Timestamp) -> Result<Answer, 
     };
     let usable = key.state(now) == KeyState::Active && secret.is_valid(now);
     let Some(hash) = secret.hash.filter(|_| usable) else { return Ok(Answer::Wrong) };
+    if let Err(error) = password::check(&hash) {
+        tracing::error!(key = key.id, secret = secret.id, %error, "a key cannot be verified by what is stored of it");
+        return Ok(Answer::Wrong);
+    }
     if app.verifier.check(credential, &hash).await? {
         Ok(Answer::Right { secret_id: secret.id })
     } else {
@@ -112,9 +118,12 @@ mod tests {
         let expired = stored(&app, "key_2", |key| key.expires_at = Some(NOW)).await;
         let ended = stored(&app, "key_3", |key| key.secrets[0].not_after = Some(NOW)).await;
         let unhashed = stored(&app, "key_4", |key| key.secrets[0].hash = None).await;
+        let unusable = PasswordHash::new("$argon2id$".to_owned());
+        let unusable = stored(&app, "key_5", |key| key.secrets[0].hash = Some(unusable)).await;
         let unknown = app.dialect.formats[0].issue(random::fill).unwrap();
         let team = revoked.replacen("user.", "team.", 1);
-        for credential in [&revoked, &expired, &ended, &unhashed, unknown.expose(), &team, &revoked[..40], "", "user."]
+        for credential in
+            [&revoked, &expired, &ended, &unhashed, &unusable, unknown.expose(), &team, &revoked[..40], "", "user."]
         {
             assert_eq!(ask(&app, credential).await, Answer::Wrong, "{credential}");
         }

@@ -378,6 +378,9 @@ mod tests {
         assert_eq!(store.usage(&Whose::AllKeys, THIS_HOUR - 1..THIS_HOUR).await.unwrap().len(), 1);
         let key = key(&store, 1).await;
         assert_eq!((key.spent, key.version), (18, 1), "usage is no change that anybody asked for");
+        let audited: Vec<String> =
+            sqlx::query_scalar("SELECT action FROM audit").fetch_all(&store.database.readers).await.unwrap();
+        assert_eq!(audited, ["key.created"; 2]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

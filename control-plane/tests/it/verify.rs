@@ -1,7 +1,7 @@
 //! Keys of which only a password hash is kept, and the question whether a credential is one.
 
 use crate::harness::{
-    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, program, seconds, stdout,
+    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, program, seconds, stdout, until,
 };
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, KeyRecord};
@@ -80,7 +80,34 @@ fn only_edges_may_ask() {
         assert_eq!(answer.status, 401, "{token:?}");
     }
     assert_eq!(client.send("GET", VERIFY_PATH, Some(&client.edge), None).status, 405);
-    assert_eq!(ask(&client, &"a".repeat(70_000)).status, 413);
+    assert_eq!(ask(&client, &"a".repeat(70_000)).expect(413)["type"], "urn:keyward:problem:too_large");
+}
+
+#[test]
+fn whoever_finds_every_place_taken_is_told_to_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let client = server.client();
+    let key = create(&client)["key"].as_str().unwrap().to_owned();
+    // Each is another question, though all are about one secret.
+    let all_at_once = || {
+        std::thread::scope(|scope| {
+            let wrong = (10..).map(|n| format!("{}{n}", &key[..key.len() - 2])).filter(|wrong| *wrong != key);
+            let client = &client;
+            let asking: Vec<_> = wrong.take(20).map(|wrong| scope.spawn(move || ask(client, &wrong))).collect();
+            asking.into_iter().map(|asking| asking.join().unwrap()).collect::<Vec<_>>()
+        })
+    };
+    until(|| {
+        let answers = all_at_once();
+        let (told, busy): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+        assert!(told.iter().all(|answer| Verdict::decode(&answer.body) == Ok(Verdict::Wrong)));
+        for answer in &busy {
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+            assert_eq!(answer.json()["type"], "urn:keyward:problem:busy");
+        }
+        !told.is_empty() && !busy.is_empty()
+    });
 }
 
 #[test]
@@ -115,7 +142,7 @@ fn edges_forget_a_selector_thirty_days_after_its_key_was_revoked() {
     let later = NOW_MS + 31 * seconds(86_400);
     let server = TestServer::start_of("auxot", dir.path(), later, Duration::from_millis(1));
     let mut reader = Reader::new(server.client());
-    crate::harness::until(|| {
+    until(|| {
         reader.catch_up();
         record(&reader, &gone).is_none()
     });
