@@ -15,11 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// Computes password hashes on threads of their own; clones share the bound.
-#[derive(Clone, Debug)]
+/// Computes password hashes on threads of their own; clones share the bound. It has no `Debug`, which would show digests of
+/// credentials.
+#[derive(Clone)]
 pub struct Verifier(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     /// One for each hash that is being checked.
     slots: Arc<Semaphore>,
