@@ -57,7 +57,7 @@ type Verdict = Result<bool, Busy>;
 
 /// How many wait for each that is being checked.
 const WAITING_PER_SLOT: usize = 4;
-/// How long one waits at most; an edge waits little longer for the whole answer.
+/// How long one waits at most: less than an edge does for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Verifier {
