@@ -17,6 +17,7 @@ pub mod page;
 pub mod secret;
 pub mod usage;
 pub mod verdict;
+pub mod verify;
 
 mod wire;
 

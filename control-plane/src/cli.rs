@@ -2,10 +2,15 @@
 
 mod arguments;
 mod client;
+mod measure;
 mod output;
+mod usage;
 
 pub use arguments::{Arguments, Command, ServeArguments};
+pub use measure::{MeasureArguments, measure};
+pub use usage::{UsageArguments, usage};
 
+use crate::password::HashError;
 pub use arguments::database_url;
 use arguments::{ControlPlane, KeysCommand, OwnersCommand};
 use client::{Client, ClientError};
@@ -34,6 +39,9 @@ pub enum CliError {
         /// What is to be done.
         remedy: &'static str,
     },
+    /// There is no memory to measure with.
+    #[error(transparent)]
+    NotMeasured(HashError),
     /// The answer cannot be printed.
     #[error("cannot write the answer: {0}")]
     Print(#[from] io::Error),

@@ -6,11 +6,13 @@ use crate::connections::{self, Patience};
 use crate::feed::Feed;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
+use crate::verifier::Verifier;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
 use keyward_contract::secret::Secret;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,10 @@ pub struct Config {
     pub clock: Clock,
     /// How often the edges are told to forget what ended long ago.
     pub retention_interval: Duration,
+    /// How often the edges are to tell of the use of keys.
+    pub usage_interval: Duration,
+    /// How many password hashes are checked at once.
+    pub max_verifications: NonZeroUsize,
 }
 
 /// A server that has its port, state and tokens.
@@ -43,6 +49,8 @@ pub struct Server {
     dialect: Arc<Dialect>,
     clock: Clock,
     retention_interval: Duration,
+    usage_interval: Duration,
+    verifier: Verifier,
 }
 
 /// The server cannot start.
@@ -102,6 +110,11 @@ const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
 /// How often the retention is kept, unless a test has less time.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// As many verifications at once as there are processors.
+pub fn default_max_verifications() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 /// The dialect of that name, or in that file.
 ///
 /// # Errors
@@ -141,8 +154,9 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        let Config { dialect, clock, retention_interval, .. } = config;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
+        let Config { dialect, clock, retention_interval, usage_interval, max_verifications, .. } = config;
+        let (dialect, verifier) = (Arc::new(dialect), Verifier::new(max_verifications));
+        Ok(Self { listener, address, tokens, store, dialect, clock, retention_interval, usage_interval, verifier })
     }
 
     /// Where it listens.
@@ -157,11 +171,12 @@ impl Server {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
+        let Self { listener, address, tokens, store, dialect, clock, retention_interval, usage_interval, verifier } =
+            self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
         let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        let app = router(App { store: store.clone(), feed, dialect, tokens, clock, verifier, usage_interval });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;
@@ -210,6 +225,10 @@ async fn keep_retention(store: Store, clock: Clock, interval: Duration) {
                 tracing::info!(forgotten, told_again, "the edges forget what ended long ago");
             }
             Err(error) => tracing::warn!(%error, ?interval, "the retention could not be kept; it is tried again"),
+        }
+        match store.sweep_usage(now).await {
+            Ok(swept) => tracing::debug!(swept, "what is old of the usage is gone"),
+            Err(error) => tracing::warn!(%error, ?interval, "the old usage could not be swept; it is tried again"),
         }
     }
 }

@@ -13,12 +13,16 @@ mod owners;
 mod pages;
 mod retention;
 mod rows;
+mod secrets;
 mod sql;
+mod usage;
 
 pub use database::{DATABASE_FILE, Location};
 pub use feed::Found;
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
 pub use retention::{RETENTION, Swept};
+pub(crate) use usage::HOUR_MS;
+pub use usage::{Hourly, Taken, Whose};
 
 use crate::clock::Timestamp;
 use crate::hub::{Bounds, Hub};

@@ -16,6 +16,9 @@ pub(super) struct Id(pub(super) String);
 /// The JSON document in the body; an empty body counts as an empty object.
 pub(super) struct Document(pub(super) serde_json::Value);
 
+/// The body as it came.
+pub(super) struct Body(pub(super) Bytes);
+
 /// The parameters of the query, each at most once, taken by name.
 pub(super) struct Parameters {
     given: BTreeMap<String, String>,
@@ -38,8 +41,16 @@ impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = Bytes::from_request(request, state).await.map_err(body_error)?;
+        let Body(body) = Body::from_request(request, state).await?;
         crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        Bytes::from_request(request, state).await.map(Self).map_err(body_error)
     }
 }
 

@@ -1,10 +1,11 @@
-//! Keys, for operators. A plaintext key lives in this room only: made, digested, shown once, gone.
+//! Keys, for operators. A plaintext key passes through this room only: made, shown once, gone.
 
 use super::App;
 use super::extract::{Document, Id, Parameters, problem};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, NewKey, Rotation, Secret, State as KeyState};
+use crate::issue::issue;
+use crate::model::{Actor, Key, NewKey, Rotation, State as KeyState};
 use crate::random;
 use crate::store::{KeyQuery, Rotated};
 use axum::Extension;
@@ -12,10 +13,8 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use keyward_contract::digest::Digest;
 use keyward_contract::document::Problems;
 use keyward_contract::entry::Environment;
-use keyward_contract::key_format::KeyFormat;
 use keyward_contract::secret::Secret as Plaintext;
 use serde::Serialize;
 
@@ -40,6 +39,9 @@ struct KeyResource<'a> {
     created_at: Timestamp,
     expires_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
+    credits: Option<u64>,
+    spent: u64,
+    last_used_at: Option<Timestamp>,
     secrets: Vec<SecretResource<'a>>,
 }
 
@@ -49,6 +51,7 @@ struct SecretResource<'a> {
     hint: &'a str,
     created_at: Timestamp,
     not_after: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -64,7 +67,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let new = NewKey::read(document, &app.dialect, now).map_err(ApiError::Invalid)?;
-    let (plaintext, secret) = issue(&new.format, now)?;
+    let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key {
         owner: new.owner,
         environment: new.format.environment,
@@ -127,7 +130,7 @@ pub(super) async fn rotate(
     let format =
         app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     let format = format.ok_or(ApiError::KindIsGone { kind: key.kind })?;
-    let (plaintext, secret) = issue(format, now)?;
+    let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
     match app.store.rotate_key(actor, id, secret, rotation.grace, now).await? {
         Rotated::Done(key) => {
             tracing::info!(key = key.id, owner = key.owner, grace_s = rotation.grace.as_secs(), "key rotated");
@@ -140,14 +143,6 @@ pub(super) async fn rotate(
 }
 
 const NO_KEY: ApiError = ApiError::NotFound("key");
-
-/// A new plaintext, and what is kept of it.
-fn issue(format: &KeyFormat, now: Timestamp) -> Result<(Plaintext, Secret), ApiError> {
-    let plaintext = format.issue(random::fill)?;
-    let digest = Digest::of_key(plaintext.expose().as_bytes());
-    let secret = Secret::new(random::id("sec_")?, digest, format.display_hint(&plaintext), now);
-    Ok((plaintext, secret))
-}
 
 fn show_once(key: &Key, plaintext: &Plaintext, now: Timestamp) -> Result<Response, ApiError> {
     let mut response = json(StatusCode::CREATED, &resource(key, Some(plaintext), now))?;
@@ -164,6 +159,7 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
         hint: &secret.hint,
         created_at: secret.created_at,
         not_after: secret.not_after,
+        last_used_at: secret.last_used_at,
     });
     KeyResource {
         id: &key.id,
@@ -179,6 +175,9 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
         created_at: key.created_at,
         expires_at: key.expires_at,
         revoked_at: key.revoked_at,
+        credits: key.credits,
+        spent: key.spent,
+        last_used_at: key.last_used_at,
         secrets: secrets.collect(),
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
+use crate::issue::IssueError;
 use crate::model::State;
 use crate::random::NoRandomness;
 use crate::store;
+use crate::verifier::Busy;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::document::Problems;
+use keyward_contract::usage::UnreadableUsage;
 use serde::Serialize;
 
 /// Why a request was refused or has failed.
@@ -41,6 +44,10 @@ pub(super) enum ApiError {
     TooManySecrets,
     #[error("the dialect of this server has no keys of kind {kind:?} any more, so none can be made")]
     KindIsGone { kind: String },
+    #[error("the body is no batch of usage: {0}")]
+    BadUsage(UnreadableUsage),
+    #[error("{0}; try again")]
+    Busy(Busy),
     #[error("this cannot be done at the moment; try again")]
     Unavailable(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
@@ -76,6 +83,21 @@ impl From<NoRandomness> for ApiError {
     }
 }
 
+impl From<IssueError> for ApiError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Store(error) => error.into(),
+            other => Self::Internal(other.into()),
+        }
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
+    }
+}
+
 impl ApiError {
     /// The status, and the problem's name and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
@@ -93,6 +115,8 @@ impl ApiError {
             Self::NotActive(_) => (StatusCode::CONFLICT, "not_active", "Key not active"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
+            Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
@@ -139,7 +163,7 @@ impl IntoResponse for ApiError {
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::Unavailable(_) => {
+            Self::Unavailable(_) | Self::Busy(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

@@ -1,7 +1,10 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
+use super::{MeasureArguments, UsageArguments};
 use clap::{Args, Parser, Subcommand};
 use keyward_contract::secret::Secret;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +40,10 @@ pub enum Command {
         #[command(subcommand)]
         command: OwnersCommand,
     },
+    /// Show how often keys were used
+    Usage(UsageArguments),
+    /// Measure how many first uses of keys with password hashes this machine can check
+    MeasureVerifications(MeasureArguments),
 }
 
 /// How to run the control plane.
@@ -56,6 +63,12 @@ pub struct ServeArguments {
     /// What keys look like: a dialect that comes with Keyward, or a file
     #[arg(long, env = "KEYWARD_DIALECT", default_value = "keyward", value_name = "NAME_OR_FILE")]
     pub dialect: String,
+    /// How often edges are to tell of the use of keys, from 1s to 1min
+    #[arg(long, env = "KEYWARD_USAGE_INTERVAL", default_value = "5s", value_parser = usage_interval, value_name = "DURATION")]
+    pub usage_interval: Duration,
+    /// How many keys are checked against password hashes at once [default: one for each processor]
+    #[arg(long, env = "KEYWARD_MAX_VERIFICATIONS", value_name = "N")]
+    pub max_verifications: Option<NonZeroUsize>,
 }
 
 /// Where the control plane is, and the data directory that has its token.
@@ -193,6 +206,7 @@ pub fn database_url() -> Option<Secret> {
 }
 
 const DATA_DIR: &str = ".keyward";
+const USAGE_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 impl ControlPlane {
     /// The URL of its root, without a slash at the end. Read here and not as the argument is parsed, since a refusal there
@@ -228,6 +242,11 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
 }
 
+fn usage_interval(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if USAGE_INTERVALS.contains(&duration) { Ok(duration) } else { Err("expected 1s to 1min".to_owned()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +264,14 @@ mod tests {
         for bad in ["127.0.0.1:8081", "ftp://x", "http://", "http://user:password@host"] {
             assert!(url(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_interval_of_usage_has_bounds() {
+        let parse = |interval| Arguments::try_parse_from(["keyward", "serve", "--usage-interval", interval]);
+        assert!(parse("1s").is_ok() && parse("1500ms").is_ok() && parse("1min").is_ok());
+        assert!(parse("999ms").is_err() && parse("61s").is_err() && parse("5").is_err());
+        assert!(Arguments::try_parse_from(["keyward", "serve", "--max-verifications", "0"]).is_err());
     }
 
     #[test]

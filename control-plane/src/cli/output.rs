@@ -29,20 +29,30 @@ pub(super) fn printable(text: &str) -> String {
 /// Keys as a table.
 pub(super) fn table(keys: &[Value]) -> String {
     const COLUMNS: [&str; 7] = ["id", "name", "owner", "environment", "state", "created_at", "expires_at"];
-    let mut rows = vec![COLUMNS.map(|column| column.replace('_', " ").to_uppercase())];
-    rows.extend(keys.iter().map(|key| COLUMNS.map(|column| text(key, column))));
-    let mut widths = [0; COLUMNS.len()];
-    for row in &rows {
+    let mut cells = vec![COLUMNS.map(head).to_vec()];
+    cells.extend(keys.iter().map(|key| COLUMNS.map(|column| text(key, column)).to_vec()));
+    rows(&cells)
+}
+
+/// The name of a field as the head of a column.
+pub(super) fn head(field: &str) -> String {
+    printable(&field.replace('_', " ").to_uppercase())
+}
+
+/// Rows of cells, in columns that are as wide as the widest cell.
+pub(super) fn rows(rows: &[Vec<String>]) -> String {
+    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    rows.iter().map(|row| aligned(row.iter().zip(widths))).collect()
+    rows.iter().map(|row| aligned(row.iter().zip(widths.iter().copied()))).collect()
 }
 
 /// One key, a field a line.
 pub(super) fn key(key: &Value) -> String {
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 15] = [
         "id",
         "name",
         "owner",
@@ -55,6 +65,9 @@ pub(super) fn key(key: &Value) -> String {
         "created_at",
         "expires_at",
         "revoked_at",
+        "credits",
+        "spent",
+        "last_used_at",
     ];
     let from_anywhere = key.get("allow_ip").and_then(Value::as_array).is_some_and(Vec::is_empty);
     let told: Vec<_> = FIELDS.into_iter().filter(|field| *field != "allow_ip" || !from_anywhere).collect();

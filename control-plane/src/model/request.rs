@@ -118,7 +118,7 @@ impl NewKey {
             limits: self.limits.clone(),
             credits_exhausted: true,
             plan: None,
-            needs_verification: false,
+            needs_verification: true,
         };
         fits(node, Body::Key(longest))
     }

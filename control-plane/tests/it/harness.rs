@@ -11,6 +11,7 @@ use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,6 +51,11 @@ impl TestServer {
     }
 
     pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_of("keyward", data_dir, now_ms, retention_interval)
+    }
+
+    /// A server of keys as that dialect has them.
+    pub(crate) fn start_of(dialect: &str, data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
@@ -57,9 +63,11 @@ impl TestServer {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: data_dir.to_owned(),
             database_url: None,
-            dialect: Dialect::built_in("keyward").unwrap().unwrap(),
+            dialect: Dialect::built_in(dialect).unwrap().unwrap(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
             retention_interval,
+            usage_interval: Duration::from_secs(5),
+            max_verifications: NonZeroUsize::MIN,
         };
         let server = runtime.block_on(Server::start(config)).unwrap();
         let address = format!("http://{}", server.address());
@@ -217,9 +225,14 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data_dir: &Path, log_level: &str) -> Self {
+        Self::start_with(data_dir, log_level, &[])
+    }
+
+    pub(crate) fn start_with(data_dir: &Path, log_level: &str, arguments: &[&str]) -> Self {
         let mut child = program()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
+            .args(arguments)
             .env("RUST_LOG", log_level)
             .stderr(Stdio::piped())
             .spawn()

@@ -15,3 +15,7 @@ mod operation;
 mod owners;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod usage;
+#[cfg(test)]
+mod verify;
