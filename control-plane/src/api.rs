@@ -1,4 +1,4 @@
-//! The HTTP API: for operators, for edges, and for whoever asks whether the process lives.
+//! The HTTP API: for operators, for edges, for users of keys if they are let, and for whoever asks whether the process lives.
 //!
 //! Every error is a problem document, and [`problem`] is the only room that writes one.
 
@@ -10,16 +10,22 @@ mod keys;
 mod owners;
 mod problem;
 mod request_log;
+mod self_service;
+mod tokens;
 
+use crate::clients::TrustedProxies;
 use crate::clock::Clock;
+use crate::failures::Failures;
 use crate::feed::Feed;
+use crate::issued_tokens::IssuedTokens;
+use crate::serve::SelfService;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::routing::{delete, get, post};
 use keyward_contract::FEED_PATH;
 use keyward_contract::dialect::Dialect;
 use problem::ApiError;
@@ -34,8 +40,16 @@ pub struct App {
     pub feed: Feed,
     /// What keys look like.
     pub dialect: Arc<Dialect>,
-    /// Who may call.
+    /// Who may call, by the files of the data directory.
     pub tokens: Arc<Tokens>,
+    /// Who may call, by the database.
+    pub issued_tokens: Arc<IssuedTokens>,
+    /// Who has called in vain.
+    pub failures: Arc<Failures>,
+    /// Who may say from where a request comes.
+    pub proxies: Arc<TrustedProxies>,
+    /// What users of keys may do with them; `None` if nothing.
+    pub self_service: Option<Arc<SelfService>>,
     /// The time.
     pub clock: Clock,
 }
@@ -49,16 +63,27 @@ pub fn router(app: App) -> Router {
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", get(keys::show).delete(keys::revoke))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", get(tokens::show).delete(tokens::revoke))
         .route("/v1/owners/{id}", get(owners::show).patch(owners::change))
         .route_layer(from_fn_with_state(app.clone(), auth::require_admin));
     let for_edges = Router::new()
         .route(FEED_PATH, get(feed::page))
         .route_layer(from_fn_with_state(app.clone(), auth::require_edge));
+    let for_users = match &app.self_service {
+        Some(_) => Router::new()
+            .route("/api-keys", get(self_service::list).post(self_service::create))
+            .route("/api-keys/{id}", delete(self_service::revoke))
+            .route("/api-keys/{id}/rotate", post(self_service::rotate))
+            .route_layer(map_response(self_service::uncached)),
+        None => Router::new(),
+    };
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .merge(for_admins)
         .merge(for_edges)
+        .merge(for_users)
         .fallback(async |uri: Uri| ApiError::NoSuchPath { path: uri.path().to_owned() })
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed { method })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -3,6 +3,7 @@
 mod arguments;
 mod client;
 mod output;
+mod tokens;
 
 pub use arguments::{Arguments, Command, ServeArguments};
 
@@ -12,6 +13,7 @@ use client::{Client, ClientError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
+pub use tokens::tokens;
 
 /// The command could not be carried out.
 #[derive(Debug, thiserror::Error)]

@@ -7,10 +7,13 @@
 
 pub mod api;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 mod connections;
+pub mod failures;
 pub mod feed;
 pub mod hub;
+pub mod issued_tokens;
 pub mod logging;
 pub mod model;
 pub mod page;
@@ -18,3 +21,4 @@ pub mod random;
 pub mod serve;
 pub mod store;
 pub mod tokens;
+pub mod verify;

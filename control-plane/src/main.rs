@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
-use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, dialect};
+use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, SelfService, Server, dialect};
 use keyward_control_plane::tokens::Audience;
 use keyward_control_plane::{clock, logging};
 use std::io::Write;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(arguments),
         Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
         Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
+        Command::Tokens { server, command } => cli::tokens(&server, command).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     let dialect = dialect(&arguments.dialect)?;
-    let ServeArguments { listen, data_dir, .. } = arguments;
+    let ServeArguments { listen, data_dir, trusted_proxy, self_service, self_service_scope, .. } = arguments;
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -44,6 +45,8 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         dialect,
         clock: clock::system(),
         retention_interval: RETENTION_INTERVAL,
+        trusted_proxies: trusted_proxy,
+        self_service: self_service.then_some(SelfService { scope: self_service_scope }),
     })
     .await?;
     let tokens = server.tokens();

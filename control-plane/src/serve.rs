@@ -1,11 +1,15 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
 use crate::api::{App, router};
+use crate::clients::TrustedProxies;
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
+use crate::failures::Failures;
 use crate::feed::Feed;
+use crate::issued_tokens::IssuedTokens;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
+use ipnet::IpNet;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
 use keyward_contract::secret::Secret;
@@ -32,6 +36,17 @@ pub struct Config {
     pub clock: Clock,
     /// How often the edges are told to forget what ended long ago.
     pub retention_interval: Duration,
+    /// The proxies that are believed when they say from where a request comes.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What users of keys may do with them; `None` if nothing.
+    pub self_service: Option<SelfService>,
+}
+
+/// What users of keys may do with them by showing one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfService {
+    /// The permission that a key needs for it; `None` if it needs none.
+    pub scope: Option<String>,
 }
 
 /// A server that has its port, state and tokens.
@@ -43,6 +58,8 @@ pub struct Server {
     dialect: Arc<Dialect>,
     clock: Clock,
     retention_interval: Duration,
+    proxies: TrustedProxies,
+    self_service: Option<SelfService>,
 }
 
 /// The server cannot start.
@@ -141,8 +158,9 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        let Config { dialect, clock, retention_interval, .. } = config;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
+        let Config { dialect, clock, retention_interval, trusted_proxies, self_service, .. } = config;
+        let (dialect, proxies) = (Arc::new(dialect), TrustedProxies::new(trusted_proxies));
+        Ok(Self { listener, address, tokens, store, dialect, clock, retention_interval, proxies, self_service })
     }
 
     /// Where it listens.
@@ -157,11 +175,21 @@ impl Server {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
+        let Self { listener, address, tokens, store, dialect, clock, retention_interval, proxies, self_service } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
         let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        let app = router(App {
+            store: store.clone(),
+            feed,
+            dialect,
+            tokens,
+            issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
+            failures: Arc::new(Failures::default()),
+            proxies: Arc::new(proxies),
+            self_service: self_service.map(Arc::new),
+            clock,
+        });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;

@@ -90,6 +90,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
         after: parameters.take("after", "the id of a key", text),
         owner: parameters.take("owner", "the id of an owner", text),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
+        environment: None,
     };
     parameters.finish()?;
     let now = (app.clock)();
@@ -142,7 +143,7 @@ pub(super) async fn rotate(
 const NO_KEY: ApiError = ApiError::NotFound("key");
 
 /// A new plaintext, and what is kept of it.
-fn issue(format: &KeyFormat, now: Timestamp) -> Result<(Plaintext, Secret), ApiError> {
+pub(super) fn issue(format: &KeyFormat, now: Timestamp) -> Result<(Plaintext, Secret), ApiError> {
     let plaintext = format.issue(random::fill)?;
     let digest = Digest::of_key(plaintext.expose().as_bytes());
     let secret = Secret::new(random::id("sec_")?, digest, format.display_hint(&plaintext), now);

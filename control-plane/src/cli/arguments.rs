@@ -1,7 +1,11 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
+use super::tokens::TokensCommand;
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use keyward_contract::secret::Secret;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +41,15 @@ pub enum Command {
         #[command(subcommand)]
         command: OwnersCommand,
     },
+    /// Work on the tokens of operators and edges
+    Tokens {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// What to do.
+        #[command(subcommand)]
+        command: TokensCommand,
+    },
 }
 
 /// How to run the control plane.
@@ -56,6 +69,15 @@ pub struct ServeArguments {
     /// What keys look like: a dialect that comes with Keyward, or a file
     #[arg(long, env = "KEYWARD_DIALECT", default_value = "keyward", value_name = "NAME_OR_FILE")]
     pub dialect: String,
+    /// A proxy whose X-Forwarded-For says from where a request comes; can be repeated
+    #[arg(long, env = "KEYWARD_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, value_name = "CIDR")]
+    pub trusted_proxy: Vec<IpNet>,
+    /// Let users list, make, rotate and revoke their owner's keys with a key, at /api-keys
+    #[arg(long, env = "KEYWARD_SELF_SERVICE", value_parser = FalseyValueParser::new())]
+    pub self_service: bool,
+    /// The permission that a key needs for self-service [default: none]
+    #[arg(long, env = "KEYWARD_SELF_SERVICE_SCOPE", value_parser = NonEmptyStringValueParser::new(), value_name = "SCOPE")]
+    pub self_service_scope: Option<String>,
 }
 
 /// Where the control plane is, and the data directory that has its token.
@@ -223,7 +245,12 @@ fn url(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| "expected an IP address or a network in CIDR notation")
+}
+
+pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
 }

@@ -28,10 +28,23 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Keys as a table.
 pub(super) fn table(keys: &[Value]) -> String {
-    const COLUMNS: [&str; 7] = ["id", "name", "owner", "environment", "state", "created_at", "expires_at"];
-    let mut rows = vec![COLUMNS.map(|column| column.replace('_', " ").to_uppercase())];
-    rows.extend(keys.iter().map(|key| COLUMNS.map(|column| text(key, column))));
-    let mut widths = [0; COLUMNS.len()];
+    columns(["id", "name", "owner", "environment", "state", "created_at", "expires_at"], keys)
+}
+
+/// Tokens as a table.
+pub(super) fn tokens(tokens: &[Value]) -> String {
+    columns(["id", "name", "scope", "state", "created_at", "expires_at", "last_used_at"], tokens)
+}
+
+/// One token, a field a line.
+pub(super) fn token(token: &Value) -> String {
+    fields(token, &["id", "name", "scope", "state", "created_at", "expires_at", "revoked_at", "last_used_at"])
+}
+
+fn columns<const N: usize>(names: [&str; N], documents: &[Value]) -> String {
+    let mut rows = vec![names.map(|name| name.replace('_', " ").to_uppercase())];
+    rows.extend(documents.iter().map(|document| names.map(|name| text(document, name))));
+    let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);

@@ -50,17 +50,25 @@ impl TestServer {
     }
 
     pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_as(data_dir, now_ms, |config| config.retention_interval = retention_interval)
+    }
+
+    /// One that runs in another way than usual.
+    pub(crate) fn start_as(data_dir: &Path, now_ms: u64, change: impl FnOnce(&mut Config)) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
-        let config = Config {
+        let mut config = Config {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: data_dir.to_owned(),
             database_url: None,
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
-            retention_interval,
+            retention_interval: RETENTION_INTERVAL,
+            trusted_proxies: Vec::new(),
+            self_service: None,
         };
+        change(&mut config);
         let server = runtime.block_on(Server::start(config)).unwrap();
         let address = format!("http://{}", server.address());
         let (end, ended) = oneshot::channel();
@@ -125,9 +133,16 @@ impl Client {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        self.send_with(method, path, &fields, body)
+    }
+
+    /// Sends a request with these header fields.
+    pub(crate) fn send_with(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Option<Vec<u8>>) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
         }
         let answer = match body {
             Some(body) => self.agent.run(request.body(body).unwrap()),
@@ -217,9 +232,15 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data_dir: &Path, log_level: &str) -> Self {
+        Self::start_with(data_dir, log_level, &[])
+    }
+
+    /// With these arguments as well.
+    pub(crate) fn start_with(data_dir: &Path, log_level: &str, arguments: &[&str]) -> Self {
         let mut child = program()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
+            .args(arguments)
             .env("RUST_LOG", log_level)
             .stderr(Stdio::piped())
             .spawn()
