@@ -76,7 +76,13 @@ pub struct ServeArguments {
     #[arg(long, env = "KEYWARD_SELF_SERVICE", value_parser = FalseyValueParser::new())]
     pub self_service: bool,
     /// The permission that a key needs for self-service [default: none]
-    #[arg(long, env = "KEYWARD_SELF_SERVICE_SCOPE", value_parser = NonEmptyStringValueParser::new(), value_name = "SCOPE")]
+    #[arg(
+        long,
+        env = "KEYWARD_SELF_SERVICE_SCOPE",
+        requires = "self_service",
+        value_parser = NonEmptyStringValueParser::new(),
+        value_name = "SCOPE"
+    )]
     pub self_service_scope: Option<String>,
 }
 
@@ -263,6 +269,15 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_has_no_contradiction() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_permission_for_self_service_without_self_service_is_a_mistake() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from([&["keyward", "serve"], arguments].concat()).is_ok();
+        assert!(parse(&["--self-service", "--self-service-scope", "keys:manage"]));
+        assert!(!parse(&["--self-service-scope", "keys:manage"]));
+        assert!(!parse(&["--self-service", "--self-service-scope", ""]));
+        assert!(parse(&["--trusted-proxy", "10.0.0.0/8,::1"]) && !parse(&["--trusted-proxy", "localhost"]));
     }
 
     #[test]

@@ -110,6 +110,9 @@ pub fn beyond(asking: &Verified, key: &Key, dialect: &Dialect) -> Vec<Problem> {
     if (&key.limits, &key.plan) != (&asks.limits, &asks.plan) {
         found.push(problem("limits", "the key that asks has other limits"));
     }
+    if key.member != asks.member {
+        found.push(problem("member", "the key that asks is for somebody else"));
+    }
     if asks.credits.is_some() {
         found.push(problem("credits", "the key that asks has credits of its own"));
     }
@@ -192,7 +195,7 @@ mod tests {
         type Change = fn(&mut Key);
         let soon = |key: &mut Key| key.expires_at = Some(NOW.plus(Duration::from_secs(9)));
         let inside = |key: &mut Key| key.allow_ip = vec!["10.1.0.0/16".parse().unwrap()];
-        let cases: [(Change, Change, &[&str]); 12] = [
+        let cases: [(Change, Change, &[&str]); 13] = [
             (|_| {}, |_| {}, &[]),
             (|key| key.scopes = texts(&["a"]), |key| key.scopes = texts(&["a", "b"]), &["scopes[1]"]),
             (|key| key.environment = Some(Environment::Test), |_| {}, &["environment"]),
@@ -208,6 +211,7 @@ mod tests {
             (soon, |key| key.expires_at = Some(NOW.plus(Duration::from_secs(8))), &[]),
             (|_| {}, |key| key.plan = Some("p".into()), &["limits"]),
             (|_| {}, |key| key.limits = Some(keyward_contract::limit::Limits::default()), &["limits"]),
+            (|_| {}, |key| key.member = Some("eve".into()), &["member"]),
             (|key| key.credits = Some(1), |_| {}, &["credits"]),
         ];
         for (n, (asks, other, expected)) in cases.into_iter().enumerate() {
