@@ -109,6 +109,12 @@ impl Failures {
         Some(Turn { _turn: turn, _place: place })
     }
 
+    /// Where at most so many suspects wait.
+    #[cfg(test)]
+    pub(crate) fn with_places(places: usize) -> Self {
+        Self { places: Semaphore::new(places), ..Self::default() }
+    }
+
     /// The client as it is counted, and where it may stand.
     fn places_of(&self, client: IpAddr) -> (IpNet, impl Iterator<Item = usize>) {
         let client = counted(client);
@@ -203,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_the_suspects_one_has_the_turn_and_few_may_wait() {
-        let failures = Failures { places: Semaphore::new(1), ..Failures::default() };
+        let failures = Failures::with_places(1);
         let turn = failures.turn().await.unwrap();
         assert!(failures.turn().await.is_none());
         drop(turn);

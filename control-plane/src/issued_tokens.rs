@@ -90,9 +90,10 @@ impl IssuedTokens {
             // What was noted here may not have reached the database yet.
             let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
             noted.retain(|_, time| is_recent(*time));
-            if noted.insert(token.id.clone(), now).is_some() {
+            if noted.contains_key(&token.id) {
                 return;
             }
+            noted.insert(token.id.clone(), now);
         }
         let (store, id) = (self.store.clone(), token.id.clone());
         tokio::spawn(async move {
@@ -208,6 +209,21 @@ mod tests {
         fixture.store.close().await;
         assert_eq!(fixture.find(&guess, true).await, None, "where a look-up would have failed");
         assert!(fixture.issued.find(guess.expose().as_bytes(), false).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_token_in_constant_use_is_noted_every_minute_though_a_note_was_lost() {
+        let fixture = fixture().await;
+        let (_, token) = fixture.make(TokenScope::Read).await;
+        let noted_at = |ms| Some(Timestamp::EXAMPLE.plus(Duration::from_millis(ms)));
+        // The row that was read does not say so yet, and never will of the first note.
+        for (advance_ms, noted) in [(0, noted_at(0)), (30_000, noted_at(0)), (30_000, noted_at(60_000))] {
+            fixture.now_ms.fetch_add(advance_ms, Ordering::Relaxed);
+            fixture.issued.note_use(&token);
+            while fixture.store.token(&token.id).await.unwrap().unwrap().last_used_at != noted {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     #[tokio::test]

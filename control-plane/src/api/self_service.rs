@@ -344,3 +344,70 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
         secrets: secrets.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::{Peer, TrustedProxies};
+    use crate::failures::Failures;
+    use crate::feed::Feed;
+    use crate::issued_tokens::IssuedTokens;
+    use crate::model::{Actor, Secret};
+    use crate::serve::SelfService;
+    use crate::store::{Location, Store};
+    use crate::tokens::Tokens;
+    use axum::body::Body;
+    use axum::http::Request;
+    use axum::http::header::RETRY_AFTER;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use keyward_contract::dialect::Dialect;
+    use keyward_contract::digest::Digest;
+    use std::net::IpAddr;
+    use std::sync::Arc;
+    use tokio::sync::watch;
+
+    #[tokio::test]
+    async fn a_suspect_with_a_good_key_is_heard_in_its_turn_and_nobody_else_waits_for_it() {
+        const NOW: Timestamp = Timestamp::EXAMPLE;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let plaintext = format!("exo_key_live_{:032}", 1);
+        let digest = Digest::of_key(plaintext.as_bytes());
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        key.owner = Some("acme".into());
+        key.secrets = vec![Secret::new("sec_1".into(), digest, String::new(), NOW)];
+        store.create_key(Actor::server(), key).await.unwrap();
+        let clock: crate::clock::Clock = Arc::new(|| NOW);
+        let failures = Arc::new(Failures::with_places(1));
+        let app = TowerToHyperService::new(crate::api::router(App {
+            feed: Feed::new(store.clone(), watch::channel(false).1),
+            dialect: Arc::new(Dialect::built_in("exograph").unwrap().unwrap()),
+            tokens: Arc::new(Tokens::open(dir.path()).unwrap()),
+            issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
+            failures: Arc::clone(&failures),
+            proxies: Arc::new(TrustedProxies::default()),
+            self_service: Some(Arc::new(SelfService { scope: None })),
+            clock,
+            store,
+        }));
+        let [suspect, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        let ask = async |from: IpAddr, key: &str| {
+            let request = Request::builder().uri("/api-keys").header("x-api-key", key).extension(Peer(from));
+            app.call(request.body(Body::empty()).unwrap()).await.unwrap()
+        };
+        for _ in 0..failures::THRESHOLD {
+            assert_eq!(ask(suspect, "nonsense").await.status(), 401);
+        }
+        let turn = failures.turn().await.unwrap();
+        let held_back = ask(suspect, &plaintext).await;
+        assert_eq!(
+            (held_back.status().as_u16(), &held_back.headers()[RETRY_AFTER]),
+            (429, &HeaderValue::from_static("1"))
+        );
+        assert_eq!(ask(other, &plaintext).await.status(), 200);
+        assert_eq!(&ask(suspect, "nonsense").await.headers()[RETRY_AFTER], "60", "it needs no turn");
+        drop(turn);
+        assert_eq!(ask(suspect, &plaintext).await.status(), 200);
+    }
+}

@@ -1,6 +1,6 @@
 //! What becomes of those who show bad tokens.
 
-use crate::harness::{Answer, Client, NOW_MS, Process, TestServer, seconds};
+use crate::harness::{Answer, Client, NOW_MS, Process, TestServer, drop_tokens, seconds};
 use keyward_contract::FEED_PATH;
 use serde_json::json;
 
@@ -37,6 +37,21 @@ fn after_ten_bad_tokens_of_an_address_more_are_told_when_to_come_back_and_good_o
 
     server.advance(seconds(1));
     assert_eq!(guess(&client, 100).status, 401, "as it was told");
+}
+
+#[test]
+fn the_bad_tokens_of_a_suspect_are_not_looked_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    for n in 0..9 {
+        assert_eq!(guess(&client, n).status, 401);
+    }
+    drop_tokens(dir.path());
+    assert_eq!(guess(&client, 9).status, 500, "this one was looked up");
+    assert_eq!(client.send("GET", "/v1/keys", Some("garbage"), None).status, 401, "the tenth");
+    assert_eq!(guess(&client, 10).status, 429);
+    client.get("/v1/keys").expect(200);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
 use serde_json::Value;
+use sqlx::Connection;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -327,6 +328,20 @@ pub(crate) fn until(mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < DEADLINE, "it does not come to pass");
         std::thread::yield_now();
     }
+}
+
+/// Changes the database of a server that runs, in a way that no route does.
+pub(crate) fn change_database(data_dir: &Path, change: String) {
+    let database = format!("sqlite:{}", data_dir.join("keyward.db").display());
+    Runtime::new().unwrap().block_on(async {
+        let mut connection = sqlx::AnyConnection::connect(&database).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&mut connection).await.unwrap();
+    });
+}
+
+/// Makes every look-up of a token fail.
+pub(crate) fn drop_tokens(data_dir: &Path) {
+    change_database(data_dir, "DROP TABLE tokens".to_owned());
 }
 
 /// Every byte of every file in a directory.

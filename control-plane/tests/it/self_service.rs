@@ -1,6 +1,8 @@
 //! What users do with their keys, and what they cannot.
 
-use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, program, seconds};
+use crate::harness::{
+    Answer, Client, NOW_MS, Process, Reader, TestServer, change_database, contains, contents, program, seconds,
+};
 use keyward_contract::dialect::Dialect;
 use keyward_control_plane::serve::{Config, SelfService};
 use serde_json::{Value, json};
@@ -297,23 +299,13 @@ fn a_kind_with_its_owners_permissions_is_made_by_its_like_only_and_gives_them() 
 fn credits_do_not_multiply() {
     let fixture = exograph();
     let (key, other) = (fixture.make(json!({})), fixture.make(json!({})));
-    sql(&fixture, "UPDATE keys SET credits = 5 WHERE id = ", &key);
+    let with_credits = format!("UPDATE keys SET credits = 5 WHERE id = '{}'", key["id"].as_str().unwrap());
+    change_database(fixture.dir.path(), with_credits);
     let problem = fixture.ask(&key, "POST", "/api-keys", Some(json!({"name": "n"}))).expect(403);
     assert_eq!(problem["type"], "urn:keyward:problem:has_credits");
     let problem = fixture.ask(&key, "POST", &(path(&other) + "/rotate"), None).expect(403);
     assert_eq!(fields(&problem), ["credits"]);
     fixture.ask(&key, "POST", &(path(&key) + "/rotate"), None).expect(201);
-}
-
-/// Changes what no route changes.
-fn sql(fixture: &Fixture, change: &str, key: &Value) {
-    use sqlx::Connection;
-    let database = fixture.dir.path().join("keyward.db");
-    let change = format!("{change} '{}'", key["id"].as_str().unwrap());
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let mut connection = sqlx::AnyConnection::connect(&format!("sqlite:{}", database.display())).await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&mut connection).await.unwrap();
-    });
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Tokens that are made over the API.
 
 use crate::harness::{
-    Client, Process, Reader, TestServer, contains, contents, program, seconds, stderr, stdout, until,
+    Client, Process, Reader, TestServer, contains, contents, drop_tokens, program, seconds, stderr, stdout, until,
 };
 use keyward_contract::FEED_PATH;
 use keyward_contract::page::Page;
 use serde_json::{Value, json};
-use sqlx::Connection;
-use tokio::runtime::Runtime;
 
 fn create(client: &Client, document: Value) -> Value {
     client.ask("POST", "/v1/tokens", Some(document)).expect(201)
@@ -197,12 +195,7 @@ fn tokens_of_the_files_work_where_the_database_cannot_be_read() {
     let issued = token(&client, "edge");
     let mut reader = Reader::new(client.clone());
     reader.catch_up();
-    // Whatever is read from now on finds a table less.
-    let database = format!("sqlite:{}", dir.path().join("keyward.db").display());
-    Runtime::new().unwrap().block_on(async {
-        let mut connection = sqlx::AnyConnection::connect(&database).await.unwrap();
-        sqlx::query("DROP TABLE tokens").execute(&mut connection).await.unwrap();
-    });
+    drop_tokens(dir.path());
     assert_eq!(client.send("GET", FEED_PATH, Some(&issued), None).status, 500);
     assert!(!reader.read(0), "the feed is read as before");
     client.get("/v1/keys").expect(200);
