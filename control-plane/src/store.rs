@@ -17,6 +17,7 @@ mod self_service;
 mod sql;
 mod tokens;
 
+pub use audit::{AuditPage, AuditQuery};
 pub use database::{DATABASE_FILE, Location};
 pub use feed::Found;
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};

@@ -8,6 +8,7 @@ use keyward_contract::page::{Extent, Page};
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
+use keyward_control_plane::store::{AuditQuery, Location, Store};
 use serde_json::Value;
 use sqlx::Connection;
 use std::collections::BTreeMap;
@@ -337,6 +338,15 @@ pub(crate) fn change_database(data_dir: &Path, change: String) {
         let mut connection = sqlx::AnyConnection::connect(&database).await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(change)).execute(&mut connection).await.unwrap();
     });
+}
+
+/// The audit log of a server that has ended, the newest first: who did what, to what.
+pub(crate) fn audited(data_dir: &Path) -> Vec<String> {
+    let entries = Runtime::new().unwrap().block_on(async {
+        let store = Store::open(&Location::Directory(data_dir.to_owned())).await.unwrap();
+        store.audit(&AuditQuery { limit: 100, before: None, subject: None }).await.unwrap().entries
+    });
+    entries.iter().map(|entry| format!("{} {} {}", entry.actor, entry.action, entry.subject)).collect()
 }
 
 /// Makes every look-up of a token fail.

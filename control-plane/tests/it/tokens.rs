@@ -1,7 +1,8 @@
 //! Tokens that are made over the API.
 
 use crate::harness::{
-    Client, Process, Reader, TestServer, contains, contents, drop_tokens, program, seconds, stderr, stdout, until,
+    Client, Process, Reader, TestServer, audited, contains, contents, drop_tokens, program, seconds, stderr, stdout,
+    until,
 };
 use keyward_contract::FEED_PATH;
 use keyward_contract::page::Page;
@@ -154,12 +155,13 @@ fn the_log_and_the_audit_name_the_token_that_has_done_it() {
     let log = process.log();
     assert!(log.contains(&format!("token created token=\"{id}\"")) && log.contains("token revoked"), "{log}");
     assert!(!log.contains(plaintext));
-    let database = contents(dir.path());
     let key_id = key["id"].as_str().unwrap();
-    // A row has its columns one after another.
-    for entry in [format!("token:{id}key.created{key_id}"), format!("token-filetoken.revoked{id}")] {
-        assert!(contains(&database, &entry), "{entry}");
-    }
+    let expected = [
+        format!("token-file token.revoked {id}"),
+        format!("token:{id} key.created {key_id}"),
+        format!("token-file token.created {id}"),
+    ];
+    assert_eq!(audited(dir.path()), expected);
 }
 
 #[test]
