@@ -4,6 +4,7 @@ mod arguments;
 mod client;
 mod measure;
 mod output;
+mod tokens;
 mod usage;
 
 pub use arguments::{Arguments, Command, ServeArguments};
@@ -17,6 +18,7 @@ use client::{Client, ClientError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
+pub use tokens::tokens;
 
 /// The command could not be carried out.
 #[derive(Debug, thiserror::Error)]

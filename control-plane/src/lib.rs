@@ -7,11 +7,14 @@
 
 pub mod api;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 mod connections;
+pub mod failures;
 pub mod feed;
 pub mod hub;
 pub mod issue;
+pub mod issued_tokens;
 pub mod logging;
 pub mod model;
 pub mod page;
@@ -21,3 +24,4 @@ pub mod serve;
 pub mod store;
 pub mod tokens;
 pub mod verifier;
+pub mod verify;

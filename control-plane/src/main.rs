@@ -3,7 +3,9 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
-use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, default_max_verifications, dialect};
+use keyward_control_plane::serve::{
+    Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect,
+};
 use keyward_control_plane::tokens::Audience;
 use keyward_control_plane::{clock, logging};
 use std::io::Write;
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(arguments),
         Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
         Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
+        Command::Tokens { server, command } => cli::tokens(&server, command).map_err(Into::into),
         Command::Usage(arguments) => cli::usage(&arguments).map_err(Into::into),
         Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
     };
@@ -35,7 +38,16 @@ fn main() -> ExitCode {
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     let dialect = dialect(&arguments.dialect)?;
-    let ServeArguments { listen, data_dir, usage_interval, max_verifications, .. } = arguments;
+    let ServeArguments {
+        listen,
+        data_dir,
+        usage_interval,
+        max_verifications,
+        trusted_proxy,
+        self_service,
+        self_service_scope,
+        ..
+    } = arguments;
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -48,6 +60,8 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         retention_interval: RETENTION_INTERVAL,
         usage_interval,
         max_verifications: max_verifications.unwrap_or_else(default_max_verifications),
+        trusted_proxies: trusted_proxy,
+        self_service: self_service.then_some(SelfService { scope: self_service_scope }),
     })
     .await?;
     let tokens = server.tokens();

@@ -1,12 +1,16 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
 use crate::api::{App, router};
+use crate::clients::TrustedProxies;
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
+use crate::failures::Failures;
 use crate::feed::Feed;
+use crate::issued_tokens::IssuedTokens;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
+use ipnet::IpNet;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
 use keyward_contract::secret::Secret;
@@ -38,6 +42,17 @@ pub struct Config {
     pub usage_interval: Duration,
     /// How many password hashes are checked at once.
     pub max_verifications: NonZeroUsize,
+    /// The proxies that are believed when they say from where a request comes.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What users of keys may do with them; `None` if nothing.
+    pub self_service: Option<SelfService>,
+}
+
+/// What users of keys may do with them by showing one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfService {
+    /// The permission that a key needs for it; `None` if it needs none.
+    pub scope: Option<String>,
 }
 
 /// A server that has its port, state and tokens.
@@ -46,11 +61,7 @@ pub struct Server {
     address: SocketAddr,
     tokens: Arc<Tokens>,
     store: Store,
-    dialect: Arc<Dialect>,
-    clock: Clock,
-    retention_interval: Duration,
-    usage_interval: Duration,
-    verifier: Verifier,
+    config: Config,
 }
 
 /// The server cannot start.
@@ -141,8 +152,8 @@ impl Server {
     /// If anything is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
-        let location = match config.database_url {
-            Some(url) => Location::Postgres(url),
+        let location = match &config.database_url {
+            Some(url) => Location::Postgres(url.clone()),
             None => Location::Directory(config.data_dir.clone()),
         };
         let store =
@@ -154,9 +165,7 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        let Config { dialect, clock, retention_interval, usage_interval, max_verifications, .. } = config;
-        let (dialect, verifier) = (Arc::new(dialect), Verifier::new(max_verifications));
-        Ok(Self { listener, address, tokens, store, dialect, clock, retention_interval, usage_interval, verifier })
+        Ok(Self { listener, address, tokens, store, config })
     }
 
     /// Where it listens.
@@ -171,12 +180,24 @@ impl Server {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval, usage_interval, verifier } =
-            self;
+        let Self { listener, address, tokens, store, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
-        let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock, verifier, usage_interval });
+        let retention =
+            tokio::spawn(keep_retention(store.clone(), Arc::clone(&config.clock), config.retention_interval));
+        let app = router(App {
+            store: store.clone(),
+            feed,
+            dialect: Arc::new(config.dialect),
+            tokens,
+            issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&config.clock))),
+            failures: Arc::new(Failures::default()),
+            proxies: Arc::new(TrustedProxies::new(config.trusted_proxies)),
+            self_service: config.self_service.map(Arc::new),
+            clock: config.clock,
+            verifier: Verifier::new(config.max_verifications),
+            usage_interval: config.usage_interval,
+        });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;

@@ -14,13 +14,18 @@ mod pages;
 mod retention;
 mod rows;
 mod secrets;
+mod self_service;
 mod sql;
+mod tokens;
 mod usage;
 
+pub use audit::{AuditPage, AuditQuery};
 pub use database::{DATABASE_FILE, Location};
 pub use feed::Found;
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
 pub use retention::{RETENTION, Swept};
+pub use self_service::{Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE};
+pub use tokens::{TokenPage, TokenQuery};
 pub(crate) use usage::HOUR_MS;
 pub use usage::{Hourly, Taken, Whose};
 
@@ -81,6 +86,9 @@ pub enum Error {
     /// More readers of the feed wait than can be served in time.
     #[error("too many edges wait for pages of the feed")]
     Crowded,
+    /// What the write rests on was changed before its turn came.
+    #[error("what this rests on was changed meanwhile")]
+    Changed,
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
@@ -90,7 +98,7 @@ impl Error {
     /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Crowded | Self::Interrupted => true,
+            Self::Crowded | Self::Changed | Self::Interrupted => true,
             Self::Database(error) => is_temporary(error),
             _ => false,
         }

@@ -74,12 +74,15 @@ pub enum TokenError {
     Random(#[from] NoRandomness),
 }
 
-type Digests = Vec<[u8; 32]>;
+/// SHA-256 of a token: what it is found by.
+pub type TokenDigest = [u8; 32];
+
+type Digests = Vec<TokenDigest>;
 
 const MIN_LENGTH: usize = 32;
 
 /// 43 characters of base62 have 256 bits.
-const RANDOM_LENGTH: usize = 43;
+pub(crate) const RANDOM_LENGTH: usize = 43;
 
 impl Audience {
     /// Every one.
@@ -126,12 +129,17 @@ impl Tokens {
     pub fn reload(&self, audience: Audience) -> Result<(), TokenError> {
         let digests = read(&self.data_dir.join(audience.file_name()))?;
         *self.digests(audience).write().unwrap_or_else(PoisonError::into_inner) = digests;
-        self.reloads.send_replace(());
+        self.ring();
         Ok(())
     }
 
-    /// A bell that rings whenever a file was read again from now on. Who takes one before a token is accepted hears of
-    /// everything that could end that token.
+    /// Rings for those who wait with a token, since one was ended.
+    pub fn ring(&self) {
+        self.reloads.send_replace(());
+    }
+
+    /// A bell that rings whenever a file was read again or a token was ended here from now on. Who takes one before a
+    /// token is accepted hears of everything at this server that could end that token.
     pub fn reloads(&self) -> watch::Receiver<()> {
         self.reloads.subscribe()
     }
@@ -196,7 +204,8 @@ fn read(path: &Path) -> Result<Digests, TokenError> {
     Ok(digests)
 }
 
-fn digest(token: &[u8]) -> [u8; 32] {
+/// The digest of a token as it was shown.
+pub fn digest(token: &[u8]) -> TokenDigest {
     Sha256::digest(token).into()
 }
 

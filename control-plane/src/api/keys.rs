@@ -93,6 +93,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
         after: parameters.take("after", "the id of a key", text),
         owner: parameters.take("owner", "the id of an owner", text),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
+        environment: None,
     };
     parameters.finish()?;
     let now = (app.clock)();

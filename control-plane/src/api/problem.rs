@@ -3,7 +3,7 @@
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
 use crate::issue::IssueError;
-use crate::model::State;
+use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
 use crate::store;
 use crate::verifier::Busy;
@@ -19,6 +19,23 @@ use serde::Serialize;
 pub(super) enum ApiError {
     #[error("{}", if *shown { "the token is not valid here" } else { "a token is needed: Authorization: Bearer <token>" })]
     Unauthorized { shown: bool },
+    #[error("the token may only read; this asks for one of scope {}", .0.name())]
+    InsufficientScope(TokenScope),
+    #[error("too many bad tokens have come from this address; this one was not accepted either")]
+    TooManyFailures { retry_after_s: u64 },
+    #[error("this is for keys that belong to somebody, and this one does not")]
+    NoOwner,
+    #[error("this secret has been replaced, and until it ends it can make no other")]
+    Replaced,
+    #[error("the key that asks has credits, and what it made would have them once more")]
+    HasCredits,
+    #[error("the key that asks may do less than that")]
+    Beyond(Problems),
+    #[error(
+        "the owner has {} keys that can be used, and can make no more: revoke one first",
+        store::MAX_KEYS_BY_SELF_SERVICE
+    )]
+    TooManyKeys,
     #[error("there is nothing at {path}")]
     NoSuchPath { path: String },
     #[error("{method} is not known here")]
@@ -103,6 +120,15 @@ impl ApiError {
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized", "Token required"),
+            Self::InsufficientScope(_) => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "Token of another scope required")
+            }
+            Self::TooManyFailures { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many bad tokens"),
+            Self::NoOwner => (StatusCode::FORBIDDEN, "no_owner", "Key without an owner"),
+            Self::Replaced => (StatusCode::FORBIDDEN, "replaced", "Secret replaced"),
+            Self::HasCredits => (StatusCode::FORBIDDEN, "has_credits", "Key with credits"),
+            Self::Beyond(_) => (StatusCode::FORBIDDEN, "beyond_the_key", "More than the key may do"),
+            Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys", "Too many keys"),
             Self::NoSuchPath { .. } | Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
@@ -124,7 +150,7 @@ impl ApiError {
 
     fn field_errors(&self) -> Vec<FieldError> {
         match self {
-            Self::Invalid(problems) | Self::BadQuery(problems) => problems
+            Self::Invalid(problems) | Self::BadQuery(problems) | Self::Beyond(problems) => problems
                 .0
                 .iter()
                 .map(|problem| FieldError { field: problem.path.clone(), message: problem.message.clone() })
@@ -162,6 +188,16 @@ impl IntoResponse for ApiError {
                     "Bearer realm=\"keyward\""
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Self::InsufficientScope(scope) => {
+                let challenge =
+                    format!("Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"{}\"", scope.name());
+                if let Ok(challenge) = HeaderValue::try_from(challenge) {
+                    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            Self::TooManyFailures { retry_after_s } => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
             }
             Self::Unavailable(_) | Self::Busy(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -52,36 +52,11 @@ fn wiped(body: Bytes) -> Zeroizing<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
-    use crate::feed::Feed;
     use crate::issue::issue;
     use crate::model::{Actor, Key, PasswordHash, Secret};
     use crate::random;
-    use crate::store::{Location, Store};
-    use crate::tokens::Tokens;
-    use crate::verifier::Verifier;
-    use keyward_contract::dialect::Dialect;
-    use std::num::NonZeroUsize;
-    use std::path::Path;
-    use std::sync::Arc;
-    use std::time::Duration;
-    use tokio::sync::watch;
 
     const NOW: Timestamp = Timestamp::EXAMPLE;
-
-    async fn app(dir: &Path) -> App {
-        let store = Store::open(&Location::Directory(dir.to_owned())).await.unwrap();
-        let clock: Clock = Arc::new(|| NOW);
-        App {
-            feed: Feed::new(store.clone(), watch::channel(false).1),
-            store,
-            dialect: Arc::new(Dialect::built_in("auxot").unwrap().unwrap()),
-            tokens: Arc::new(Tokens::open(dir).unwrap()),
-            clock,
-            verifier: Verifier::new(NonZeroUsize::MIN),
-            usage_interval: Duration::from_secs(5),
-        }
-    }
 
     /// Stores a key, changed, and returns its plaintext.
     async fn stored(app: &App, id: &str, change: impl FnOnce(&mut Key)) -> String {
@@ -101,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_whole_key_is_right_and_another_end_of_it_is_computed_and_wrong() {
         let dir = tempfile::tempdir().unwrap();
-        let app = app(dir.path()).await;
+        let app = App::example(dir.path(), "auxot").await;
         let key = stored(&app, "key_1", |_| {}).await;
         let secret_id = app.store.key("key_1").await.unwrap().unwrap().secrets[0].id.clone();
         assert_eq!(ask(&app, &key).await, Answer::Right { secret_id });
@@ -113,7 +88,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_computed_for_what_cannot_be_right() {
         let dir = tempfile::tempdir().unwrap();
-        let app = app(dir.path()).await;
+        let app = App::example(dir.path(), "auxot").await;
         let revoked = stored(&app, "key_1", |key| key.revoked_at = Some(NOW)).await;
         let expired = stored(&app, "key_2", |key| key.expires_at = Some(NOW)).await;
         let ended = stored(&app, "key_3", |key| key.secrets[0].not_after = Some(NOW)).await;
@@ -134,7 +109,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_that_came_with_a_bcrypt_hash_is_right_by_it() {
         let dir = tempfile::tempdir().unwrap();
-        let app = app(dir.path()).await;
+        let app = App::example(dir.path(), "auxot").await;
         let plaintext = app.dialect.formats[0].issue(random::fill).unwrap();
         let (selector, _) = plaintext.expose().split_at("user.".len() + 16);
         let hash = bcrypt::hash_with_salt(plaintext.expose(), 4, [7; 16]).unwrap().to_string();

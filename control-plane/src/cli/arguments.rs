@@ -1,8 +1,12 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
+use super::tokens::TokensCommand;
 use super::{MeasureArguments, UsageArguments};
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use keyward_contract::secret::Secret;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -40,6 +44,15 @@ pub enum Command {
         #[command(subcommand)]
         command: OwnersCommand,
     },
+    /// Work on the tokens of operators and edges
+    Tokens {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// What to do.
+        #[command(subcommand)]
+        command: TokensCommand,
+    },
     /// Show how often keys were used
     Usage(UsageArguments),
     /// Measure how many first uses of keys with password hashes this machine can check
@@ -69,6 +82,21 @@ pub struct ServeArguments {
     /// How many keys are checked against password hashes at once [default: one for each processor]
     #[arg(long, env = "KEYWARD_MAX_VERIFICATIONS", value_name = "N")]
     pub max_verifications: Option<NonZeroUsize>,
+    /// A proxy whose X-Forwarded-For says from where a request comes; can be repeated
+    #[arg(long, env = "KEYWARD_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, value_name = "CIDR")]
+    pub trusted_proxy: Vec<IpNet>,
+    /// Let users list, make, rotate and revoke their owner's keys with a key, at /api-keys
+    #[arg(long, env = "KEYWARD_SELF_SERVICE", value_parser = FalseyValueParser::new())]
+    pub self_service: bool,
+    /// The permission that a key needs for self-service [default: none]
+    #[arg(
+        long,
+        env = "KEYWARD_SELF_SERVICE_SCOPE",
+        requires = "self_service",
+        value_parser = NonEmptyStringValueParser::new(),
+        value_name = "SCOPE"
+    )]
+    pub self_service_scope: Option<String>,
 }
 
 /// Where the control plane is, and the data directory that has its token.
@@ -237,7 +265,12 @@ fn url(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| "expected an IP address or a network in CIDR notation")
+}
+
+pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
 }
@@ -255,6 +288,15 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_has_no_contradiction() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_permission_for_self_service_without_self_service_is_a_mistake() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from([&["keyward", "serve"], arguments].concat()).is_ok();
+        assert!(parse(&["--self-service", "--self-service-scope", "keys:manage"]));
+        assert!(!parse(&["--self-service-scope", "keys:manage"]));
+        assert!(!parse(&["--self-service", "--self-service-scope", ""]));
+        assert!(parse(&["--trusted-proxy", "10.0.0.0/8,::1"]) && !parse(&["--trusted-proxy", "localhost"]));
     }
 
     #[test]

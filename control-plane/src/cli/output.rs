@@ -28,9 +28,22 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Keys as a table.
 pub(super) fn table(keys: &[Value]) -> String {
-    const COLUMNS: [&str; 7] = ["id", "name", "owner", "environment", "state", "created_at", "expires_at"];
-    let mut cells = vec![COLUMNS.map(head).to_vec()];
-    cells.extend(keys.iter().map(|key| COLUMNS.map(|column| text(key, column)).to_vec()));
+    columns(&["id", "name", "owner", "environment", "state", "created_at", "expires_at"], keys)
+}
+
+/// Tokens as a table.
+pub(super) fn tokens(tokens: &[Value]) -> String {
+    columns(&["id", "name", "scope", "state", "created_at", "expires_at", "last_used_at"], tokens)
+}
+
+/// One token, a field a line.
+pub(super) fn token(token: &Value) -> String {
+    fields(token, &["id", "name", "scope", "state", "created_at", "expires_at", "revoked_at", "last_used_at"])
+}
+
+fn columns(names: &[&str], documents: &[Value]) -> String {
+    let mut cells = vec![names.iter().copied().map(head).collect()];
+    cells.extend(documents.iter().map(|document| names.iter().map(|name| text(document, name)).collect()));
     rows(&cells)
 }
 

@@ -185,7 +185,7 @@ fn optional<'a, T>(
     }
 }
 
-fn name(node: &Node<'_>) -> Option<String> {
+pub(super) fn name(node: &Node<'_>) -> Option<String> {
     if node.value().is_null() {
         node.problem("is required");
         return None;
@@ -263,10 +263,13 @@ fn format(fields: &mut Fields<'_>, dialect: &Dialect) -> Option<KeyFormat> {
     format.cloned()
 }
 
+/// A whole number of seconds after which something ends by itself.
+pub(super) fn lifetime(node: &Node<'_>) -> Option<Duration> {
+    node.number(1..=MAX_LIFETIME_S).map(Duration::from_secs)
+}
+
 fn expiry(fields: &mut Fields<'_>, now: Timestamp) -> Option<Option<Timestamp>> {
-    let after = optional(fields, "expires_in_s", |n| {
-        Some((now.plus(Duration::from_secs(n.number(1..=MAX_LIFETIME_S)?)), n.clone()))
-    });
+    let after = optional(fields, "expires_in_s", |n| Some((now.plus(lifetime(n)?), n.clone())));
     let at = optional(fields, "expires_at", |n| {
         let time = Timestamp::parse_rfc3339(n.string()?);
         match time {

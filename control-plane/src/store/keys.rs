@@ -5,7 +5,8 @@ use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount,
 use super::sql::Sql;
 use super::{Error, Store, owners};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, PasswordHash, Secret, State};
+use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State};
+use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Environment};
 use serde_json::{Map, Value, json};
 use sqlx::AnyConnection;
@@ -23,6 +24,8 @@ pub struct KeyQuery {
     pub owner: Option<String>,
     /// Only those in this state.
     pub state: Option<State>,
+    /// Only those of this environment.
+    pub environment: Option<Environment>,
 }
 
 /// Some keys, the newest first.
@@ -67,6 +70,26 @@ impl Store {
         find(&mut *self.database.readers.acquire().await?, id).await
     }
 
+    /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key_by_digest(&self, digest: &Digest) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
+        let mut transaction = self.database.begin_read(&self.database.readers).await?;
+        let id: Option<String> = sqlx::query_scalar("SELECT key_id FROM secrets WHERE digest = $1")
+            .bind(digest.0.as_slice())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(id) = id else { return Ok(None) };
+        let Some(key) = find(&mut transaction, &id).await? else { return Ok(None) };
+        let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else { return Ok(None) };
+        let owner = match &key.owner {
+            Some(owner) => owners::find(&mut transaction, owner).await?,
+            None => None,
+        };
+        Ok(Some((key, secret, owner)))
+    }
+
     /// The keys that are asked for; `None` if there is no key to go on after.
     ///
     /// # Errors
@@ -100,7 +123,7 @@ impl Store {
     }
 }
 
-async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
+pub(super) async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     if let Some(owner) = &key.owner {
         // An edge refuses a key whose owner it does not know, so the owner goes first.
         owners::ensure(mutation, owner).await?;
@@ -139,7 +162,7 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     Ok(key)
 }
 
-async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Error> {
+pub(super) async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Error> {
     let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(None) };
     if key.revoked_at.is_none() {
         let now = mutation.now();
@@ -156,7 +179,12 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Erro
     Ok(Some(key))
 }
 
-async fn rotate(mutation: &mut Mutation, id: String, new: Secret, grace: Duration) -> Result<Rotated, Error> {
+pub(super) async fn rotate(
+    mutation: &mut Mutation,
+    id: String,
+    new: Secret,
+    grace: Duration,
+) -> Result<Rotated, Error> {
     let now = mutation.now();
     let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(Rotated::NotFound) };
     match key.state(now) {
@@ -243,6 +271,9 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     }
     if let Some(owner) = &wanted.owner {
         query.push(" AND owner = ").bind(owner.as_str());
+    }
+    if let Some(environment) = wanted.environment {
+        query.push(" AND environment = ").bind(environment.name());
     }
     let now = now.as_stored();
     match wanted.state {

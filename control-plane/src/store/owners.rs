@@ -79,7 +79,7 @@ async fn tell(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
     mutation.append(Digest::of_owner(&owner.id), Body::Owner(owner.record())).await
 }
 
-async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Owner>, Error> {
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Owner>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(OWNER_COLUMNS).push(" FROM owners WHERE id = ").bind(id);
     let row: Option<OwnerRow> = query.build_as()?.fetch_optional(connection).await?;

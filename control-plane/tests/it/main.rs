@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;
@@ -15,6 +17,10 @@ mod operation;
 mod owners;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod self_service;
+#[cfg(test)]
+mod tokens;
 #[cfg(test)]
 mod usage;
 #[cfg(test)]

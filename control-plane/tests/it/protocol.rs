@@ -1,6 +1,6 @@
 //! What every route has in common: tokens, problem documents, limits.
 
-use crate::harness::TestServer;
+use crate::harness::{TestServer, seconds};
 use keyward_contract::FEED_PATH;
 
 #[test]
@@ -16,6 +16,10 @@ fn no_route_with_keys_answers_without_the_right_token() {
         ("POST", "/v1/keys/key_1/rotate"),
         ("GET", "/v1/owners/acme"),
         ("PATCH", "/v1/owners/acme"),
+        ("GET", "/v1/tokens"),
+        ("POST", "/v1/tokens"),
+        ("GET", "/v1/tokens/tok_1"),
+        ("DELETE", "/v1/tokens/tok_1"),
     ];
     let unknown = "kwa_0000000000000000000000000000000000000000000";
     for (method, path, others) in for_admins.map(|(method, path)| (method, path, &client.edge)).into_iter().chain([(
@@ -23,6 +27,8 @@ fn no_route_with_keys_answers_without_the_right_token() {
         FEED_PATH,
         &client.admin,
     )]) {
+        // So many bad tokens would be too many for a minute.
+        server.advance(seconds(60));
         for (token, challenge) in [
             (None, "Bearer realm=\"keyward\""),
             (Some(unknown), "Bearer realm=\"keyward\", error=\"invalid_token\""),
