@@ -14,6 +14,8 @@ pub mod hub;
 pub mod logging;
 pub mod model;
 pub mod page;
+pub mod pepper;
+mod private_file;
 pub mod random;
 pub mod serve;
 pub mod store;

@@ -4,6 +4,7 @@ use crate::api::{App, router};
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
 use crate::feed::Feed;
+use crate::pepper::{Pepper, PepperError};
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use keyward_contract::dialect::Dialect;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub struct Config {
     /// Where it listens, `host:port`; port 0 is any that is free.
     pub listen: String,
-    /// Where its tokens are, and its state unless that is in another database.
+    /// Where its tokens and its pepper are, and its state unless that is in another database.
     pub data_dir: PathBuf,
     /// The URL of the PostgreSQL database with its state; `None` for SQLite in the data directory.
     pub database_url: Option<Secret>,
@@ -39,6 +40,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tokens: Arc<Tokens>,
+    pepper: Arc<Pepper>,
     store: Store,
     dialect: Arc<Dialect>,
     clock: Clock,
@@ -51,6 +53,9 @@ pub enum StartError {
     /// The tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The pepper cannot be used.
+    #[error(transparent)]
+    Pepper(#[from] PepperError),
     /// The state cannot be used.
     #[error("{place}: {source}")]
     Store {
@@ -128,6 +133,7 @@ impl Server {
     /// If anything is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
+        let pepper = Arc::new(Pepper::open(&config.data_dir)?);
         let location = match config.database_url {
             Some(url) => Location::Postgres(url),
             None => Location::Directory(config.data_dir.clone()),
@@ -142,7 +148,7 @@ impl Server {
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
         let Config { dialect, clock, retention_interval, .. } = config;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
+        Ok(Self { listener, address, tokens, pepper, store, dialect: Arc::new(dialect), clock, retention_interval })
     }
 
     /// Where it listens.
@@ -157,11 +163,11 @@ impl Server {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
+        let Self { listener, address, tokens, pepper, store, dialect, clock, retention_interval } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
         let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        let app = router(App { store: store.clone(), feed, dialect, tokens, pepper, clock });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;

@@ -2,7 +2,7 @@
 //! the `Any` driver.
 
 use sqlx::any::AnyArguments;
-use sqlx::query::QueryAs;
+use sqlx::query::{Query, QueryAs};
 use sqlx::{Any, Arguments, AssertSqlSafe, Encode, FromRow, Type};
 
 /// A query and what is bound in it. No value ever becomes part of the text.
@@ -45,6 +45,14 @@ impl Sql {
             self.bind(value);
         }
         self
+    }
+
+    /// The query, for what it does.
+    pub(super) fn build(self) -> Result<Query<'static, Any, AnyArguments>, sqlx::Error> {
+        match self.unbound {
+            Some(error) => Err(sqlx::Error::Encode(error)),
+            None => Ok(sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(false)),
+        }
     }
 
     /// The query, whose rows are read as `T`.

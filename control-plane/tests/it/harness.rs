@@ -125,9 +125,23 @@ impl Client {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
+        self.send_with(method, path, token, &[], body)
+    }
+
+    pub(crate) fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let answer = match body {
             Some(body) => self.agent.run(request.body(body).unwrap()),
@@ -140,6 +154,18 @@ impl Client {
 
     pub(crate) fn ask(&self, method: &str, path: &str, document: Option<Value>) -> Answer {
         self.send(method, path, Some(&self.admin), document.map(|document| document.to_string().into_bytes()))
+    }
+
+    /// The same with further headers.
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        document: Option<Value>,
+    ) -> Answer {
+        let body = document.map(|document| document.to_string().into_bytes());
+        self.send_with(method, path, Some(&self.admin), headers, body)
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -205,6 +231,16 @@ impl Reader {
             None => None,
         }
     }
+}
+
+/// The path of a key.
+pub(crate) fn path_of(key: &Value) -> String {
+    format!("/v1/keys/{}", key["id"].as_str().unwrap())
+}
+
+/// Where the mistakes are of which a problem document tells.
+pub(crate) fn fields(problem: &Value) -> Vec<&str> {
+    problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
 }
 
 /// The program as a process of its own.
