@@ -124,7 +124,8 @@ fn with_further<T>(read: Result<T, Problems>, further: Option<Problem>) -> Resul
         (Ok(read), None) => Ok(read),
         (Ok(_), Some(problem)) => Err(ApiError::Invalid(Problems(vec![problem]))),
         (Err(Problems(mut problems)), further) => {
-            problems.extend(further);
+            let told = |further: &Problem| problems.iter().any(|problem| problem.path == further.path);
+            problems.extend(further.filter(|further| !told(further)));
             Err(ApiError::Invalid(Problems(problems)))
         }
     }

@@ -61,9 +61,8 @@ pub(super) async fn before(mutation: &mut Mutation, once: &Once) -> Result<Optio
     find(mutation.connection(), once, now).await
 }
 
-/// Remembers that the newest secret of the key was made for this request.
-pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key: &Key) -> Result<(), Error> {
-    let Some(secret) = key.secrets.last() else { return Ok(()) };
+/// Remembers that this secret of the key was made for this request.
+pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
     let now = mutation.now();
     sqlx::query(
         "INSERT INTO idempotency (digest, fingerprint, key_id, secret_id, salt, created_at)
@@ -74,8 +73,8 @@ pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key: &Key) ->
     )
     .bind(once.digest.as_slice())
     .bind(once.fingerprint.as_slice())
-    .bind(&key.id)
-    .bind(&secret.id)
+    .bind(key_id)
+    .bind(secret_id)
     .bind(once.salt.as_slice())
     .bind(now.as_stored())
     .execute(mutation.connection())

@@ -74,7 +74,8 @@ impl Store {
     }
 
     /// Revokes every active key of the owner, or of one member, and tells how many; `None` if there is no such owner.
-    /// At most [`REVOKED_AT_ONCE`] of them at a time: if it fails, those before the failure are revoked.
+    /// At most [`REVOKED_AT_ONCE`] of them at a time: if it fails, those before the failure are revoked. Once begun, it
+    /// goes on though the request goes away.
     ///
     /// # Errors
     /// If it cannot be stored.
@@ -85,7 +86,9 @@ impl Store {
         member: Option<String>,
         now: Timestamp,
     ) -> Result<Option<usize>, Error> {
-        self.revoke_keys_in_batches(actor, owner, member, now, REVOKED_AT_ONCE).await
+        let store = self.clone();
+        let revoke = async move { store.revoke_keys_in_batches(actor, owner, member, now, REVOKED_AT_ONCE).await };
+        tokio::spawn(revoke).await.map_err(|_| Error::Interrupted)?
     }
 
     async fn revoke_keys_in_batches(

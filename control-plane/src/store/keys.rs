@@ -154,7 +154,9 @@ async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Ma
         return Ok(Made::Before(Box::new(before)));
     }
     let key = create(mutation, key).await?;
-    idempotency::remember(mutation, &once, &key).await?;
+    for secret in &key.secrets {
+        idempotency::remember(mutation, &once, &key.id, &secret.id).await?;
+    }
     Ok(Made::Now(key))
 }
 
@@ -168,9 +170,10 @@ async fn rotate_once(
     if let Some(before) = idempotency::before(mutation, &once).await? {
         return Ok(Made::Before(Box::new(before)));
     }
+    let secret_id = secret.id.clone();
     let rotated = rotate(mutation, target, secret, grace).await?;
     if let Rotated::Done(key) = &rotated {
-        idempotency::remember(mutation, &once, key).await?;
+        idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
     }
     Ok(Made::Now(rotated))
 }
@@ -275,6 +278,8 @@ async fn rotate(mutation: &mut Mutation, target: Target, new: Secret, grace: Dur
     let facts = details([("secret", json!(new.id)), ("grace_s", json!(grace.as_secs()))]);
     mutation.audit("key.rotated", &key.id, facts).await?;
     key.secrets.push(new);
+    // As they are read again, so that whoever asks twice gets one answer.
+    key.secrets.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
     Ok(Rotated::Done(Box::new(key)))
 }

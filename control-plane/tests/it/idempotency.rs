@@ -4,6 +4,8 @@ use crate::harness::{
     Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, path_of, seconds, until,
 };
 use serde_json::{Value, json};
+use sqlx::Connection;
+use std::path::Path;
 use std::time::Duration;
 
 const KEY: &str = "8e03978e-40d5-43dd-bc93-6894a57f9324";
@@ -130,22 +132,43 @@ fn a_day_later_it_is_a_new_request_and_the_old_one_is_forgotten() {
     assert_ne!(second["key"], first["key"]);
     assert_eq!(create(&client, KEY, json!({"name": "other words"})).expect(201), second);
     server.stop();
-    assert_eq!(rows(dir.path()), 1);
+    assert_eq!(remembered(dir.path()), 1);
     let server = TestServer::start_with(dir.path(), NOW_MS + seconds(2 * 86_400), Duration::from_millis(10));
-    until(|| rows(dir.path()) == 0);
+    until(|| remembered(dir.path()) == 0);
     drop(server);
 }
 
-/// How many requests the database remembers.
-fn rows(dir: &std::path::Path) -> i64 {
+/// Runs a query on the database of a server, and returns the number that it finds, if any.
+fn query(dir: &Path, query: &'static str) -> Option<i64> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        use sqlx::Connection;
         sqlx::any::install_default_drivers();
-        let url = format!("sqlite:{}?mode=ro", dir.join("keyward.db").display());
+        let url = format!("sqlite:{}", dir.join("keyward.db").display());
         let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
-        sqlx::query_scalar("SELECT COUNT(*) FROM idempotency").fetch_one(&mut connection).await.unwrap()
+        sqlx::query_scalar(query).fetch_optional(&mut connection).await.unwrap()
     })
+}
+
+/// How many requests the database remembers.
+fn remembered(dir: &Path) -> i64 {
+    query(dir, "SELECT COUNT(*) FROM idempotency").unwrap()
+}
+
+#[test]
+fn a_secret_that_is_kept_as_a_password_hash_is_drawn_again_without_a_look_at_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let first = create(&server.client(), KEY, json!({"name": "a"})).expect(201);
+    query(
+        dir.path(),
+        "UPDATE secrets
+         SET hash = '$argon2id$', last_used_at = 0, digest = CAST('0123456789abcdef0123456789abcdef' AS BLOB)",
+    );
+    let again = create(&server.client(), KEY, json!({"name": "a"})).expect(201);
+    assert_eq!(again["key"], first["key"]);
+    assert_eq!(again["secrets"][0]["last_used_at"], "1970-01-01T00:00:00.000Z");
+    query(dir.path(), "UPDATE secrets SET hash = NULL");
+    create(&server.client(), KEY, json!({"name": "a"})).expect(409);
 }
 
 #[test]
