@@ -117,3 +117,47 @@ async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Re
     let salt = salt.try_into().map_err(|_| corrupt())?;
     Ok(Some(Before { key, secret_id, salt }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Actor, Secret};
+    use crate::store::Location;
+    use keyward_contract::digest::Digest;
+
+    const NOW: Timestamp = Timestamp::EXAMPLE;
+
+    #[tokio::test]
+    async fn a_request_is_remembered_for_a_day_and_then_forgotten_with_the_retention() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        key.secrets = vec![Secret::new("sec_1".into(), Digest([1; 32]), String::new(), NOW)];
+        let once = Once { digest: [1; 32], fingerprint: [2; 32], salt: [3; 32] };
+        store.create_key_once(Actor::server(), key, once).await.unwrap();
+        let before = store.made_before(&Once { salt: [4; 32], ..once }, NOW).await.unwrap().unwrap();
+        assert_eq!((before.key.id.as_str(), before.secret_id.as_str(), before.salt), ("key_1", "sec_1", [3; 32]));
+        let last = NOW.plus(REPEATABLE_FOR).minus(Duration::from_millis(1));
+        for (now, remembered) in [(last, 1), (NOW.plus(REPEATABLE_FOR), 0)] {
+            store.keep_retention(now).await.unwrap();
+            let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM idempotency")
+                .fetch_one(&store.database.readers)
+                .await
+                .unwrap();
+            assert_eq!(rows, remembered);
+            assert_eq!(store.made_before(&once, now).await.unwrap().is_some(), remembered == 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_request_under_the_same_digest_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        key.secrets = vec![Secret::new("sec_1".into(), Digest([1; 32]), String::new(), NOW)];
+        let once = Once { digest: [1; 32], fingerprint: [2; 32], salt: [3; 32] };
+        store.create_key_once(Actor::server(), key, once).await.unwrap();
+        let other = Once { fingerprint: [9; 32], ..once };
+        assert!(matches!(store.made_before(&other, NOW).await, Err(Error::OtherRequest)));
+    }
+}

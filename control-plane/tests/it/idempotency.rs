@@ -6,7 +6,6 @@ use crate::harness::{
 use serde_json::{Value, json};
 use sqlx::Connection;
 use std::path::Path;
-use std::time::Duration;
 
 const KEY: &str = "8e03978e-40d5-43dd-bc93-6894a57f9324";
 
@@ -120,7 +119,7 @@ fn twenty_at_once_make_one_key_and_are_answered_alike() {
 }
 
 #[test]
-fn a_day_later_it_is_a_new_request_and_the_old_one_is_forgotten() {
+fn a_day_later_it_is_a_new_request() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
@@ -131,27 +130,17 @@ fn a_day_later_it_is_a_new_request_and_the_old_one_is_forgotten() {
     let second = create(&client, KEY, json!({"name": "other words"})).expect(201);
     assert_ne!(second["key"], first["key"]);
     assert_eq!(create(&client, KEY, json!({"name": "other words"})).expect(201), second);
-    server.stop();
-    assert_eq!(remembered(dir.path()), 1);
-    let server = TestServer::start_with(dir.path(), NOW_MS + seconds(2 * 86_400), Duration::from_millis(10));
-    until(|| remembered(dir.path()) == 0);
-    drop(server);
 }
 
-/// Runs a query on the database of a server, and returns the number that it finds, if any.
-fn query(dir: &Path, query: &'static str) -> Option<i64> {
+/// Does to the database of a server what the API does not.
+fn tamper(dir: &Path, statement: &'static str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         sqlx::any::install_default_drivers();
         let url = format!("sqlite:{}", dir.join("keyward.db").display());
         let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
-        sqlx::query_scalar(query).fetch_optional(&mut connection).await.unwrap()
-    })
-}
-
-/// How many requests the database remembers.
-fn remembered(dir: &Path) -> i64 {
-    query(dir, "SELECT COUNT(*) FROM idempotency").unwrap()
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    });
 }
 
 #[test]
@@ -159,15 +148,14 @@ fn a_secret_that_is_kept_as_a_password_hash_is_drawn_again_without_a_look_at_its
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let first = create(&server.client(), KEY, json!({"name": "a"})).expect(201);
-    query(
+    tamper(
         dir.path(),
-        "UPDATE secrets
-         SET hash = '$argon2id$', last_used_at = 0, digest = CAST('0123456789abcdef0123456789abcdef' AS BLOB)",
+        "UPDATE secrets SET hash = '$argon2id$', last_used_at = 0, digest = (SELECT digest FROM idempotency)",
     );
     let again = create(&server.client(), KEY, json!({"name": "a"})).expect(201);
     assert_eq!(again["key"], first["key"]);
     assert_eq!(again["secrets"][0]["last_used_at"], "1970-01-01T00:00:00.000Z");
-    query(dir.path(), "UPDATE secrets SET hash = NULL");
+    tamper(dir.path(), "UPDATE secrets SET hash = NULL");
     create(&server.client(), KEY, json!({"name": "a"})).expect(409);
 }
 
