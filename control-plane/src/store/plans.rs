@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::model::{Actor, Plan, PlanSettings, Target};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 /// Some plans, by their ids.
@@ -155,12 +155,13 @@ async fn delete(mutation: &mut Mutation, target: Target) -> Result<PlanDeleted, 
     if users > 0 {
         return Ok(PlanDeleted::InUse(users.unsigned_abs()));
     }
-    sqlx::query("UPDATE keys SET plan = NULL, version = version + 1 WHERE plan = $1")
+    let forgotten = sqlx::query("UPDATE keys SET plan = NULL, version = version + 1 WHERE plan = $1")
         .bind(&plan.id)
         .execute(mutation.connection())
         .await?;
     sqlx::query("DELETE FROM plans WHERE id = $1").bind(&plan.id).execute(mutation.connection()).await?;
-    mutation.audit("plan.deleted", &plan.id, Map::new()).await?;
+    let facts = details([("ended_keys", json!(forgotten.rows_affected()))]);
+    mutation.audit("plan.deleted", &plan.id, facts).await?;
     mutation.append(Digest::of_plan(&plan.id), Body::Removed).await?;
     Ok(PlanDeleted::Done)
 }

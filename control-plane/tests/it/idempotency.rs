@@ -1,11 +1,10 @@
 //! Requests that come again because their answer was lost.
 
-use crate::harness::{
-    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, path_of, seconds, until,
-};
+use crate::harness::{Answer, Client, Process, Reader, TestServer, contains, contents, path_of, seconds};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use std::path::Path;
+use std::sync::{Arc, Barrier};
 
 const KEY: &str = "8e03978e-40d5-43dd-bc93-6894a57f9324";
 
@@ -102,20 +101,35 @@ fn what_is_no_idempotency_key_is_refused() {
     assert_eq!(number_of_keys(&client), 0);
 }
 
+/// What twenty threads are answered that ask at once.
+fn of_twenty(ask: impl Fn() -> Value + Clone + Send + 'static) -> Vec<Value> {
+    let start = Arc::new(Barrier::new(20));
+    let threads: Vec<_> = (0..20)
+        .map(|_| {
+            let (ask, start) = (ask.clone(), Arc::clone(&start));
+            std::thread::spawn(move || {
+                start.wait();
+                ask()
+            })
+        })
+        .collect();
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
 #[test]
-fn twenty_at_once_make_one_key_and_are_answered_alike() {
+fn twenty_at_once_make_one_key_or_one_secret_and_are_answered_alike() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let threads: Vec<_> = (0..20)
-        .map(|_| {
-            let client = client.clone();
-            std::thread::spawn(move || create(&client, KEY, json!({"name": "a"})).expect(201))
-        })
-        .collect();
-    let answers: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    assert!(answers.iter().all(|answer| answer == &answers[0]));
+    let creating = client.clone();
+    let created = of_twenty(move || create(&creating, KEY, json!({"name": "a"})).expect(201));
+    assert!(created.iter().all(|answer| answer == &created[0]));
     assert_eq!(number_of_keys(&client), 1);
+    let (rotating, rotate) = (client.clone(), format!("{}/rotate", path_of(&created[0])));
+    let headers = [("idempotency-key", "another-key-of-this-client")];
+    let rotated = of_twenty(move || rotating.ask_with("POST", &rotate, &headers, None).expect(201));
+    assert!(rotated.iter().all(|answer| answer == &rotated[0]));
+    assert_eq!(client.get(&path_of(&created[0])).expect(200)["secrets"].as_array().unwrap().len(), 2);
 }
 
 #[test]

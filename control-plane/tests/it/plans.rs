@@ -87,6 +87,8 @@ fn a_revoked_key_keeps_its_plan_there_until_the_edges_have_forgotten_it() {
     let client = server.client();
     until(|| client.ask("DELETE", "/v1/plans/pro", None).status == 204);
     assert_eq!(client.get(&path_of(&key)).expect(200)["plan"], Value::Null);
+    let log = client.get("/v1/audit?subject=pro&limit=1").expect(200);
+    assert_eq!(log["entries"][0]["details"], json!({"ended_keys": 1}));
 }
 
 #[test]
