@@ -69,10 +69,11 @@ pub enum Rotated {
 pub const MAX_VALID_SECRETS: usize = 5;
 
 impl Store {
-    /// Stores a new key with its secrets, and its owner where nobody has named it before.
+    /// Stores a new key with its secrets, and its owner where nobody has named it before. A key that names no credits
+    /// begins with those of its plan.
     ///
     /// # Errors
-    /// If it cannot be stored.
+    /// If it cannot be stored, or there is no such plan.
     pub async fn create_key(&self, actor: Actor, key: Key) -> Result<Key, Error> {
         self.mutate(actor, key.created_at, |mutation| Box::pin(create(mutation, key))).await
     }
@@ -80,7 +81,7 @@ impl Store {
     /// The same for a request that may come again, which then makes nothing.
     ///
     /// # Errors
-    /// If it cannot be stored, or the Idempotency-Key came with another request.
+    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
     pub async fn create_key_once(&self, actor: Actor, key: Key, once: Once) -> Result<Made<Key>, Error> {
         self.mutate(actor, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
     }
