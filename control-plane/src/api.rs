@@ -2,12 +2,17 @@
 //!
 //! Every error is a problem document, and [`problem`] is the only room that writes one.
 
+mod answer;
+mod audit;
 mod auth;
+mod conditional;
 mod extract;
 mod feed;
 mod health;
+mod idempotency;
 mod keys;
 mod owners;
+mod plans;
 mod problem;
 mod request_log;
 mod self_service;
@@ -20,6 +25,7 @@ use crate::clock::Clock;
 use crate::failures::Failures;
 use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
+use crate::pepper::Pepper;
 use crate::serve::SelfService;
 use crate::store::Store;
 use crate::tokens::Tokens;
@@ -55,6 +61,8 @@ pub struct App {
     pub proxies: Arc<TrustedProxies>,
     /// What users of keys may do with them; `None` if nothing.
     pub self_service: Option<Arc<SelfService>>,
+    /// From what plaintexts can be drawn again.
+    pub pepper: Arc<Pepper>,
     /// The time.
     pub clock: Clock,
     /// Checks what only a password hash is kept of.
@@ -74,6 +82,7 @@ impl App {
             feed: Feed::new(store.clone(), tokio::sync::watch::channel(false).1),
             dialect: Arc::new(Dialect::built_in(dialect).unwrap().unwrap()),
             tokens: Arc::new(Tokens::open(dir).unwrap()),
+            pepper: Arc::new(Pepper::open(dir).unwrap()),
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
             failures: Arc::new(Failures::default()),
             proxies: Arc::new(TrustedProxies::default()),
@@ -93,13 +102,19 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 pub fn router(app: App) -> Router {
     let for_admins = Router::new()
         .route("/v1/keys", get(keys::list).post(keys::create))
-        .route("/v1/keys/{id}", get(keys::show).delete(keys::revoke))
+        .route("/v1/keys/{id}", get(keys::show).patch(keys::change).delete(keys::revoke))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/usage", get(usage::of_key))
-        .route("/v1/usage", get(usage::of_all))
+        .route("/v1/keys/{id}/secrets/{secret_id}", delete(keys::end_secret))
+        .route("/v1/owners", get(owners::list))
+        .route("/v1/owners/{id}", get(owners::show).put(owners::put).patch(owners::change))
+        .route("/v1/owners/{id}/revoke-keys", post(owners::revoke_keys))
+        .route("/v1/plans", get(plans::list))
+        .route("/v1/plans/{id}", get(plans::show).put(plans::put).delete(plans::delete))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", get(tokens::show).delete(tokens::revoke))
-        .route("/v1/owners/{id}", get(owners::show).patch(owners::change))
+        .route("/v1/usage", get(usage::of_all))
+        .route("/v1/audit", get(audit::list))
         .route_layer(from_fn_with_state(app.clone(), auth::require_admin));
     let for_edges = Router::new()
         .route(FEED_PATH, get(feed::page))

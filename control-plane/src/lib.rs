@@ -19,6 +19,8 @@ pub mod logging;
 pub mod model;
 pub mod page;
 pub mod password;
+pub mod pepper;
+mod private_file;
 pub mod random;
 pub mod serve;
 pub mod store;

@@ -15,9 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
-        Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
-        Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
-        Command::Tokens { server, command } => cli::tokens(&server, command).map_err(Into::into),
+        Command::Keys { server, command } => cli::keys::run(&server, command).map_err(Into::into),
+        Command::Owners { server, command } => cli::owners::run(&server, command).map_err(Into::into),
+        Command::Plans { server, command } => cli::plans::run(&server, command).map_err(Into::into),
+        Command::Tokens { server, command } => cli::tokens::run(&server, command).map_err(Into::into),
+        Command::Audit { server, arguments } => cli::audit::run(&server, arguments).map_err(Into::into),
         Command::Usage(arguments) => cli::usage(&arguments).map_err(Into::into),
         Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
     };

@@ -7,6 +7,7 @@ use crate::connections::{self, Patience};
 use crate::failures::Failures;
 use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
+use crate::pepper::{Pepper, PepperError};
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub struct Config {
     /// Where it listens, `host:port`; port 0 is any that is free.
     pub listen: String,
-    /// Where its tokens are, and its state unless that is in another database.
+    /// Where its tokens and its pepper are, and its state unless that is in another database.
     pub data_dir: PathBuf,
     /// The URL of the PostgreSQL database with its state; `None` for SQLite in the data directory.
     pub database_url: Option<Secret>,
@@ -60,6 +61,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tokens: Arc<Tokens>,
+    pepper: Arc<Pepper>,
     store: Store,
     config: Config,
 }
@@ -70,6 +72,9 @@ pub enum StartError {
     /// The tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The pepper cannot be used.
+    #[error(transparent)]
+    Pepper(#[from] PepperError),
     /// The state cannot be used.
     #[error("{place}: {source}")]
     Store {
@@ -152,6 +157,7 @@ impl Server {
     /// If anything is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
+        let pepper = Arc::new(Pepper::open(&config.data_dir)?);
         let location = match &config.database_url {
             Some(url) => Location::Postgres(url.clone()),
             None => Location::Directory(config.data_dir.clone()),
@@ -165,7 +171,7 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        Ok(Self { listener, address, tokens, store, config })
+        Ok(Self { listener, address, tokens, pepper, store, config })
     }
 
     /// Where it listens.
@@ -180,7 +186,7 @@ impl Server {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, config } = self;
+        let Self { listener, address, tokens, pepper, store, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
         let retention =
@@ -190,6 +196,7 @@ impl Server {
             feed,
             dialect: Arc::new(config.dialect),
             tokens,
+            pepper,
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&config.clock))),
             failures: Arc::new(Failures::default()),
             proxies: Arc::new(TrustedProxies::new(config.trusted_proxies)),

@@ -1,4 +1,4 @@
-//! The state, in SQLite or PostgreSQL: keys, owners, and the feed of changes to them.
+//! The state, in SQLite or PostgreSQL: keys, owners, plans, and the feed of changes to them.
 //!
 //! One connection writes. A change, its entry of the audit log and its entries of the feed are one transaction, and the
 //! hub hears of it in commit order before the next one begins. A request that goes away before its turn writes nothing; one that goes away
@@ -7,10 +7,13 @@
 mod audit;
 mod database;
 mod feed;
+mod idempotency;
+mod key_changes;
 mod keys;
 mod mutation;
 mod owners;
 mod pages;
+mod plans;
 mod retention;
 mod rows;
 mod secrets;
@@ -22,7 +25,11 @@ mod usage;
 pub use audit::{AuditPage, AuditQuery};
 pub use database::{DATABASE_FILE, Location};
 pub use feed::Found;
+pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
+pub use key_changes::{Changed, REVOKED_AT_ONCE, SecretEnded};
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
+pub use owners::{OwnerPage, OwnerQuery};
+pub use plans::{PlanDeleted, PlanPage};
 pub use retention::{RETENTION, Swept};
 pub use self_service::{Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE};
 pub use tokens::{TokenPage, TokenQuery};
@@ -77,9 +84,18 @@ pub enum Error {
     /// What is stored cannot have been written by this program.
     #[error("the database holds a {0} that cannot be read")]
     Corrupt(&'static str),
-    /// What an edge is to be told does not fit an entry; requests are checked for it before they come here.
+    /// What an edge is to be told does not fit an entry.
     #[error(transparent)]
     EntryTooLarge(#[from] EntryTooLarge),
+    /// What was to be changed is there in another version than was expected.
+    #[error("it has another version than was expected")]
+    OtherVersion,
+    /// The plan that a key is to have is not there.
+    #[error("there is no plan of that id")]
+    NoSuchPlan,
+    /// The Idempotency-Key came with another request before.
+    #[error("the Idempotency-Key was used for another request")]
+    OtherRequest,
     /// No epoch can be drawn.
     #[error(transparent)]
     Random(#[from] NoRandomness),

@@ -197,7 +197,7 @@ mod tests {
         create(&store, 5, |key| key.owner = Some("acme".into())).await;
         create(&store, 6, |key| key.owner = Some("off".into())).await;
         let disabled = OwnerChange { disabled: Some(true), ..OwnerChange::default() };
-        store.change_owner(Actor::server(), "off".into(), disabled, NOW).await.unwrap();
+        store.change_owner(Actor::server(), "off".to_owned(), disabled, NOW).await.unwrap();
         for (n, now, expected) in [
             (1, 0, None),
             (2, 0, Some(Refusal::Revoked)),
@@ -247,7 +247,7 @@ mod tests {
         let refused = verify_key(&store, &verifier, &dialect, wrong.as_bytes(), NOW).await.unwrap_err();
         assert_eq!(refused.refusal, Refusal::Unknown);
         let computed = verifier.computed();
-        store.revoke_key(Actor::server(), "key_1".into(), NOW).await.unwrap();
+        store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
         let refused = verify_key(&store, &verifier, &dialect, whole.as_bytes(), NOW).await.unwrap_err();
         assert_eq!((refused.refusal, verifier.computed()), (Refusal::Unknown, computed), "nothing is computed for it");
     }

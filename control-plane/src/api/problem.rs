@@ -2,6 +2,7 @@
 //!
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
+use super::extract::problem;
 use crate::issue::IssueError;
 use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
@@ -52,8 +53,23 @@ pub(super) enum ApiError {
     Invalid(Problems),
     #[error("some parameters of the query cannot be used")]
     BadQuery(Problems),
-    #[error("the key is {}, and only an active one can be rotated", .0.name())]
-    NotActive(State),
+    #[error("the key is {}, and only an active one can {wanted}", state.name())]
+    NotActive { state: State, wanted: &'static str },
+    #[error("this is the only secret of the key that is valid; revoke the key instead")]
+    LastSecret,
+    #[error("it has another version than If-Match names; look at it again")]
+    PreconditionFailed,
+    #[error("there are {keys} keys on this plan that the edges know: give them another one first")]
+    PlanInUse { keys: u64 },
+    #[error("an Idempotency-Key is one field of 16 to 255 visible ASCII characters, bare or in quotes")]
+    BadIdempotencyKey,
+    #[error("this Idempotency-Key came with another request; each needs its own")]
+    IdempotencyKeyReused,
+    #[error(
+        "this request was carried out before, and its plaintext cannot be drawn again: the server's pepper or the format of \
+         such keys has changed since. Rotate the key to get a new one"
+    )]
+    CannotRepeat,
     #[error(
         "the key has {} secrets that are still valid, and can have no more: wait for one to end, or end them with grace_s 0",
         store::MAX_VALID_SECRETS
@@ -70,6 +86,9 @@ pub(super) enum ApiError {
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// What is said at the field of a plan.
+pub(super) const NO_SUCH_PLAN: &str = "there is no such plan";
 
 /// A problem document.
 #[derive(Serialize)]
@@ -90,7 +109,15 @@ struct FieldError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        if error.is_temporary() { Self::Unavailable(error) } else { Self::Internal(error.into()) }
+        let invalid = |field: &str, message: &str| Self::Invalid(Problems(vec![problem(field, message)]));
+        match error {
+            store::Error::OtherVersion => Self::PreconditionFailed,
+            store::Error::OtherRequest => Self::IdempotencyKeyReused,
+            store::Error::NoSuchPlan => invalid("plan", NO_SUCH_PLAN),
+            store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
+            error if error.is_temporary() => Self::Unavailable(error),
+            error => Self::Internal(error.into()),
+        }
     }
 }
 
@@ -138,7 +165,15 @@ impl ApiError {
             Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not_json", "Not JSON"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
             Self::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_query", "Invalid query"),
-            Self::NotActive(_) => (StatusCode::CONFLICT, "not_active", "Key not active"),
+            Self::LastSecret => (StatusCode::CONFLICT, "last_secret", "Last valid secret"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition_failed", "Precondition failed"),
+            Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use", "Plan in use"),
+            Self::BadIdempotencyKey => (StatusCode::BAD_REQUEST, "bad_idempotency_key", "Invalid Idempotency-Key"),
+            Self::IdempotencyKeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency-Key reused")
+            }
+            Self::CannotRepeat => (StatusCode::CONFLICT, "cannot_repeat", "Answer cannot be repeated"),
+            Self::NotActive { .. } => (StatusCode::CONFLICT, "not_active", "Key not active"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),

@@ -4,8 +4,8 @@
 //! refused hears so in the words of the dialect, and everything else is a problem document.
 
 use super::App;
+use super::answer::json;
 use super::extract::{Document, Id, Parameters, problem};
-use super::keys::json;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::failures;
@@ -26,9 +26,6 @@ use keyward_contract::error_shape::Facts;
 use keyward_contract::secret::Secret as Plaintext;
 use keyward_contract::verdict::Refusal;
 use serde::Serialize;
-
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1000;
 
 /// After how many seconds to come back when nothing could be decided.
 const UNAVAILABLE_RETRY_S: u64 = 1;
@@ -89,15 +86,13 @@ pub(super) async fn list(
     State(app): State<App>,
     mut parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    let limit = parameters.take("limit", &format!("a number from 1 to {MAX_LIMIT}"), |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    });
     let query = KeyQuery {
-        limit: limit.unwrap_or(DEFAULT_LIMIT),
-        after: parameters.take("after", "the id of a key", |text| Some(text.to_owned())),
+        limit: parameters.limit(),
+        after: parameters.text("after", "the id of a key"),
         owner: Some(caller.asking.owner().to_owned()),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
         environment: caller.asking.environment(),
+        ..KeyQuery::default()
     };
     parameters.finish()?;
     let no_such_key = || ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")]));
@@ -178,7 +173,7 @@ pub(super) async fn rotate(
             tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
             json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
         }
-        Rotated::NotActive(state) => Err(ApiError::NotActive(state)),
+        Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
         Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
         Rotated::NotFound => Err(NO_KEY),
     }

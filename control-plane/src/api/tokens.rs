@@ -1,8 +1,8 @@
 //! Tokens of operators and edges, for operators. A plaintext token lives in this room only: made, shown once, gone.
 
 use super::App;
+use super::answer::json;
 use super::extract::{Document, Id, Parameters, problem};
-use super::keys::json;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::issued_tokens;
@@ -15,9 +15,6 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use keyward_contract::document::Problems;
 use serde::Serialize;
-
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1000;
 
 #[derive(Serialize)]
 struct TokenResource<'a> {
@@ -60,12 +57,9 @@ pub(super) async fn create(
 }
 
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.take("limit", &format!("a number from 1 to {MAX_LIMIT}"), |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    });
-    let after = parameters.take("after", "the id of a token", |text| Some(text.to_owned()));
+    let query = TokenQuery { limit: parameters.limit(), after: parameters.text("after", "the id of a token") };
     parameters.finish()?;
-    let page = app.store.tokens(&TokenQuery { limit: limit.unwrap_or(DEFAULT_LIMIT), after }).await?;
+    let page = app.store.tokens(&query).await?;
     let page = page.ok_or_else(|| ApiError::BadQuery(Problems(vec![problem("after", "there is no such token")])))?;
     let now = (app.clock)();
     let tokens = page.tokens.iter().map(|token| resource(token, None, now)).collect();

@@ -1,8 +1,8 @@
 //! The use of keys: told by edges, read by operators.
 
 use super::App;
+use super::answer::json;
 use super::extract::{Body, Id, Parameters, problem};
-use super::keys::json;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::store::{HOUR_MS, Hourly, Whose};

@@ -1,5 +1,9 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
+use super::audit::AuditArguments;
+use super::keys::KeysCommand;
+use super::owners::OwnersCommand;
+use super::plans::PlansCommand;
 use super::tokens::TokensCommand;
 use super::{MeasureArguments, UsageArguments};
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
@@ -52,6 +56,24 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: TokensCommand,
+    },
+    /// Work on plans
+    Plans {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// What to do.
+        #[command(subcommand)]
+        command: PlansCommand,
+    },
+    /// Show who did what
+    Audit {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// Which entries.
+        #[command(flatten)]
+        arguments: AuditArguments,
     },
     /// Show how often keys were used
     Usage(UsageArguments),
@@ -109,123 +131,6 @@ pub struct ControlPlane {
     /// Where the control plane is [default: http://127.0.0.1 with the port in KEYWARD_CONTROL_PORT, or 8081]
     #[arg(long, env = "KEYWARD_URL", hide_env_values = true, global = true)]
     url: Option<String>,
-}
-
-/// What there is to do with keys.
-#[derive(Debug, Subcommand)]
-pub enum KeysCommand {
-    /// Make a key; it is shown once
-    Create {
-        /// What its users call it
-        #[arg(long)]
-        name: String,
-        /// Whose it is
-        #[arg(long)]
-        owner: Option<String>,
-        /// What sort of key, in the dialect's words
-        #[arg(long)]
-        kind: Option<String>,
-        /// Whether its requests are real
-        #[arg(long, value_name = "live|test")]
-        env: Option<String>,
-        /// What it may do; can be repeated
-        #[arg(long)]
-        scope: Vec<String>,
-        /// Where it may be used from; can be repeated
-        #[arg(long, value_name = "CIDR")]
-        allow_ip: Vec<String>,
-        /// How much it may be used, such as 10/s or 200/min; can be repeated
-        #[arg(long, value_name = "LIMIT")]
-        limit: Vec<String>,
-        /// After how long it ends by itself, such as 30d
-        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
-        expires_in: Option<Duration>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// List keys, the newest first
-    List {
-        /// Only those of this owner
-        #[arg(long)]
-        owner: Option<String>,
-        /// Only those in this state
-        #[arg(long, value_name = "active|revoked|expired")]
-        state: Option<String>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one key
-    Show {
-        /// Its id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// End a key at once and for good
-    Revoke {
-        /// Its id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Give a key a new secret, shown once, and end those it has
-    Rotate {
-        /// Its id
-        id: String,
-        /// How long the secrets so far stay valid, such as 24h or 0s [default: a day]
-        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
-        grace: Option<Duration>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// What there is to do with owners.
-#[derive(Debug, Subcommand)]
-pub enum OwnersCommand {
-    /// Show one owner
-    Show {
-        /// The owner's id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Refuse all keys of an owner
-    Disable {
-        /// The owner's id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what an owner's keys may do at most, instead of what was said before
-    Permit {
-        /// The owner's id
-        id: String,
-        /// What they may do; can be repeated, and without any they may do nothing
-        #[arg(long)]
-        scope: Vec<String>,
-        /// Let the keys do whatever their own scopes say
-        #[arg(long, conflicts_with = "scope")]
-        any: bool,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Accept the keys of an owner again
-    Enable {
-        /// The owner's id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 /// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.

@@ -1,8 +1,8 @@
 //! The tokens of operators and edges, on the command line.
 
 use super::arguments::{ControlPlane, whole_seconds};
-use super::client::{Client, ClientError};
-use super::{CliError, escaped, output, print, write};
+use super::client::Client;
+use super::{CliError, all, escaped, output, print, write};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
@@ -54,7 +54,7 @@ pub enum TokensCommand {
 ///
 /// # Errors
 /// If the server refuses or cannot be reached.
-pub fn tokens(server: &ControlPlane, command: TokensCommand) -> Result<(), CliError> {
+pub fn run(server: &ControlPlane, command: TokensCommand) -> Result<(), CliError> {
     if let TokensCommand::Show { id, .. } | TokensCommand::Revoke { id, .. } = &command {
         check_token_id(id)?;
     }
@@ -68,7 +68,7 @@ pub fn tokens(server: &ControlPlane, command: TokensCommand) -> Result<(), CliEr
             shown_once(&client.post("/v1/tokens", &Value::Object(request))?, json)
         }
         TokensCommand::List { json } => {
-            let tokens = all(&client)?;
+            let tokens = all(&client, "/v1/tokens", "tokens", &[])?;
             print(&if json { output::line(&json!({"tokens": tokens, "next": null})) } else { output::tokens(&tokens) })
         }
         TokensCommand::Show { id, json } => {
@@ -85,19 +85,6 @@ pub fn tokens(server: &ControlPlane, command: TokensCommand) -> Result<(), CliEr
 /// A token that was pasted for its id must go nowhere: not into a URL, and not into a message.
 fn check_token_id(id: &str) -> Result<(), CliError> {
     if id.starts_with("tok_") { Ok(()) } else { Err(CliError::Usage("the id of a token begins with tok_")) }
-}
-
-fn all(client: &Client) -> Result<Vec<Value>, ClientError> {
-    let mut tokens = Vec::new();
-    let mut path = "/v1/tokens?limit=100".to_owned();
-    loop {
-        let mut page = client.get(&path)?;
-        if let Some(Value::Array(more)) = page.get_mut("tokens").map(Value::take) {
-            tokens.extend(more);
-        }
-        let Some(next) = page.get("next").and_then(Value::as_str) else { return Ok(tokens) };
-        path = format!("/v1/tokens?limit=100&after={}", escaped(next));
-    }
 }
 
 /// The token goes to the standard output alone, so that it can be taken from there; words about it to the other one.

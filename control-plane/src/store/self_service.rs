@@ -134,7 +134,7 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
 async fn revoke(mutation: &mut Mutation, asking: Asking, id: String) -> Result<Option<Key>, Error> {
     still(mutation, &asking).await?;
     match keys::find(mutation.connection(), &id).await? {
-        Some(key) if asking.may_see(&key) => keys::revoke(mutation, id).await,
+        Some(key) if asking.may_see(&key) => keys::revoke(mutation, id.into()).await,
         _ => Ok(None),
     }
 }
@@ -148,7 +148,7 @@ async fn rotate(
 ) -> Result<Rotated, Error> {
     still(mutation, &asking).await?;
     match keys::find(mutation.connection(), &key.id).await? {
-        Some(current) if current.version == key.version => keys::rotate(mutation, key.id, secret, grace).await,
+        Some(current) if current.version == key.version => keys::rotate(mutation, key.id.into(), secret, grace).await,
         _ => Err(Error::Changed),
     }
 }
@@ -205,9 +205,9 @@ mod tests {
             let (asking, other) = (asking(&store, 1).await, store.key("key_2").await.unwrap().unwrap());
             if disable {
                 let change = OwnerChange { disabled: Some(true), ..OwnerChange::default() };
-                store.change_owner(Actor::server(), "acme".into(), change, NOW).await.unwrap();
+                store.change_owner(Actor::server(), "acme".to_owned(), change, NOW).await.unwrap();
             } else {
-                store.revoke_key(Actor::server(), "key_1".into(), NOW).await.unwrap();
+                store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
             }
             let secret = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
             assert!(matches!(store.create_key_by(asking.clone(), key(3)).await, Err(Error::Changed)));
@@ -224,7 +224,7 @@ mod tests {
         let (_dir, store) = store().await;
         let (asking, other) = (asking(&store, 1).await, store.key("key_2").await.unwrap().unwrap());
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
-        store.rotate_key(Actor::server(), "key_2".into(), secret(8), Duration::ZERO, NOW).await.unwrap();
+        store.rotate_key(Actor::server(), "key_2".to_owned(), secret(8), Duration::ZERO, NOW).await.unwrap();
         let rotated = store.rotate_key_by(asking, other, secret(9), Duration::ZERO, NOW).await;
         assert!(matches!(rotated, Err(Error::Changed)));
     }

@@ -170,6 +170,20 @@ impl Client {
         self.send(method, path, Some(&self.admin), document.map(|document| document.to_string().into_bytes()))
     }
 
+    /// The same with further headers.
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        document: Option<Value>,
+    ) -> Answer {
+        let authorization = format!("Bearer {}", self.admin);
+        let mut fields = vec![("authorization", authorization.as_str())];
+        fields.extend_from_slice(headers);
+        self.send_with(method, path, &fields, document.map(|document| document.to_string().into_bytes()))
+    }
+
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, None)
     }
@@ -233,6 +247,16 @@ impl Reader {
             None => None,
         }
     }
+}
+
+/// The path of a key.
+pub(crate) fn path_of(key: &Value) -> String {
+    format!("/v1/keys/{}", key["id"].as_str().unwrap())
+}
+
+/// Where the mistakes are of which a problem document tells.
+pub(crate) fn fields(problem: &Value) -> Vec<&str> {
+    problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
 }
 
 /// The program as a process of its own.

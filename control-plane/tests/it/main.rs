@@ -2,6 +2,8 @@
 
 // The attribute tells clippy that helpers may panic as tests may.
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod failures;
@@ -10,11 +12,17 @@ mod feed;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod idempotency;
+#[cfg(test)]
+mod key_changes;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
 mod owners;
+#[cfg(test)]
+mod plans;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
