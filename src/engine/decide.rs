@@ -176,6 +176,9 @@ impl<S: SharedStore> Edge<'_, S> {
             Found::Nothing => return Err(Refusal::Unknown.into()),
             Found::Unreadable => return Err(Refusal::Unavailable.into()),
         };
+        if holder.key.needs_verification {
+            return Err(Refusal::Unavailable.into());
+        }
         if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
             return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() });
         }
@@ -602,6 +605,18 @@ mod tests {
             key.credits_exhausted = true;
         });
         assert_eq!(edge.verdict(), "quota_exhausted");
+    }
+
+    #[test]
+    fn a_key_that_only_the_control_plane_can_check_is_refused_here() {
+        let mut edge = Fixture::open();
+        edge.key(|key| key.needs_verification = true);
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.key(|key| {
+            key.needs_verification = true;
+            key.revoked_at_ms = Some(1);
+        });
+        assert_eq!(edge.verdict(), "unavailable", "whoever sends it has proved nothing, and learns nothing");
     }
 
     #[test]

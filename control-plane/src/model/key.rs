@@ -134,6 +134,8 @@ impl Key {
             allowlist: self.allow_ip.clone(),
             limits: self.limits.clone(),
             credits_exhausted: self.is_exhausted(),
+            plan: self.plan.clone(),
+            needs_verification: secret.hash.is_some(),
         }
     }
 

@@ -117,6 +117,8 @@ impl NewKey {
             allowlist: self.allow_ip.clone(),
             limits: self.limits.clone(),
             credits_exhausted: true,
+            plan: None,
+            needs_verification: false,
         };
         fits(node, Body::Key(longest))
     }
