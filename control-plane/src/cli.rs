@@ -2,12 +2,14 @@
 
 mod arguments;
 mod client;
+mod leaks;
 mod output;
+mod transfer;
 
 pub use arguments::{Arguments, Command, ServeArguments};
 
-pub use arguments::database_url;
 use arguments::{ControlPlane, KeysCommand, OwnersCommand};
+pub use arguments::{database_url, hmac_pepper};
 use client::{Client, ClientError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
@@ -33,6 +35,17 @@ pub enum CliError {
         source: io::Error,
         /// What is to be done.
         remedy: &'static str,
+    },
+    /// Some of what was sent was refused, as was told.
+    #[error("{0}")]
+    Refused(String),
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The answer cannot be printed.
     #[error("cannot write the answer: {0}")]
@@ -90,6 +103,9 @@ pub fn keys(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError>
             let key = client.post(&format!("/v1/keys/{}/rotate", escaped(&id)), &request)?;
             shown_once(&key, json, &ROTATED)
         }
+        KeysCommand::Import(arguments) => transfer::import(&client, server, &arguments),
+        KeysCommand::Export(arguments) => transfer::export(server, &arguments),
+        KeysCommand::ReportLeak(arguments) => leaks::report(&client, &arguments),
     }
 }
 

@@ -3,6 +3,8 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
+use keyward_control_plane::github::GithubKeys;
+use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, dialect};
 use keyward_control_plane::tokens::Audience;
 use keyward_control_plane::{clock, logging};
@@ -33,7 +35,8 @@ fn main() -> ExitCode {
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     let dialect = dialect(&arguments.dialect)?;
-    let ServeArguments { listen, data_dir, .. } = arguments;
+    let ServeArguments { listen, data_dir, on_leak, github_keys, .. } = arguments;
+    let github_keys = github_keys.as_deref().map(GithubKeys::load).transpose()?;
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -42,11 +45,12 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         data_dir,
         database_url: cli::database_url(),
         dialect,
+        leaks: Leaks { on_leak, github_keys, hmac_pepper: cli::hmac_pepper() },
         clock: clock::system(),
         retention_interval: RETENTION_INTERVAL,
     })
     .await?;
-    let tokens = server.tokens();
+    let (tokens, leaks) = (server.tokens(), server.leaks());
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
             for audience in Audience::ALL {
@@ -55,6 +59,11 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
                     Ok(()) => tracing::info!(file, "tokens read again"),
                     Err(error) => tracing::error!(file, %error, "the tokens stay as they were"),
                 }
+            }
+            match leaks.github_keys.as_ref().map(GithubKeys::reload) {
+                None => {}
+                Some(Ok(())) => tracing::info!("GitHub's keys read again"),
+                Some(Err(error)) => tracing::error!(%error, "GitHub's keys stay as they were"),
             }
         }
     });

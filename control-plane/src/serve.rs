@@ -4,6 +4,7 @@ use crate::api::{App, router};
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
 use crate::feed::Feed;
+use crate::leaks::Leaks;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use keyward_contract::dialect::Dialect;
@@ -28,6 +29,8 @@ pub struct Config {
     pub database_url: Option<Secret>,
     /// What keys look like.
     pub dialect: Dialect,
+    /// What is done about keys that are found in public.
+    pub leaks: Leaks,
     /// The time.
     pub clock: Clock,
     /// How often the edges are told to forget what ended long ago.
@@ -41,6 +44,7 @@ pub struct Server {
     tokens: Arc<Tokens>,
     store: Store,
     dialect: Arc<Dialect>,
+    leaks: Arc<Leaks>,
     clock: Clock,
     retention_interval: Duration,
 }
@@ -141,8 +145,9 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        let Config { dialect, clock, retention_interval, .. } = config;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
+        let Config { dialect, leaks, clock, retention_interval, .. } = config;
+        let (dialect, leaks) = (Arc::new(dialect), Arc::new(leaks));
+        Ok(Self { listener, address, tokens, store, dialect, leaks, clock, retention_interval })
     }
 
     /// Where it listens.
@@ -155,13 +160,18 @@ impl Server {
         Arc::clone(&self.tokens)
     }
 
+    /// What is done about leaks, to read GitHub's keys again.
+    pub fn leaks(&self) -> Arc<Leaks> {
+        Arc::clone(&self.leaks)
+    }
+
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
+        let Self { listener, address, tokens, store, dialect, leaks, clock, retention_interval } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
         let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        let app = router(App { store: store.clone(), feed, dialect, tokens, leaks, clock });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;

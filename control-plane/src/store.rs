@@ -6,8 +6,11 @@
 
 mod audit;
 mod database;
+mod export;
 mod feed;
+mod import;
 mod keys;
+mod leaks;
 mod mutation;
 mod owners;
 mod pages;
@@ -16,8 +19,11 @@ mod rows;
 mod sql;
 
 pub use database::{DATABASE_FILE, Location};
+pub use export::Export;
 pub use feed::Found;
+pub use import::{Batch, Conflict, Imported};
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
+pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
 pub use retention::{RETENTION, Swept};
 
 use crate::clock::Timestamp;
@@ -33,7 +39,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 /// The state and its history.
 #[derive(Clone, Debug)]
@@ -43,6 +49,8 @@ pub struct Store {
     /// Held from before a transaction begins until the hub knows of it.
     commit_order: Arc<Mutex<()>>,
     hub: Arc<Hub>,
+    /// One for each export that may be under way.
+    exports: Arc<Semaphore>,
 }
 
 /// The state cannot be read or changed.
@@ -77,6 +85,9 @@ pub enum Error {
     /// More readers of the feed wait than can be served in time.
     #[error("too many edges wait for pages of the feed")]
     Crowded,
+    /// As many exports are under way as there may be.
+    #[error("{} exports are under way already", export::AT_ONCE)]
+    Exporting,
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
@@ -86,7 +97,7 @@ impl Error {
     /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Crowded | Self::Interrupted => true,
+            Self::Crowded | Self::Exporting | Self::Interrupted => true,
             Self::Database(error) => is_temporary(error),
             _ => false,
         }
@@ -126,7 +137,13 @@ impl Store {
         let database = Database::open(location).await?;
         begin_history(&database.writer).await?;
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
-        Ok(Self { database, pages: Arc::new(Pages::new(pages::PLACES)), commit_order: Arc::new(Mutex::new(())), hub })
+        Ok(Self {
+            database,
+            pages: Arc::new(Pages::new(pages::PLACES)),
+            commit_order: Arc::new(Mutex::new(())),
+            hub,
+            exports: Arc::new(Semaphore::new(export::AT_ONCE)),
+        })
     }
 
     /// Where each commit is published.

@@ -32,6 +32,18 @@ pub(super) enum ApiError {
     Invalid(Problems),
     #[error("some parameters of the query cannot be used")]
     BadQuery(Problems),
+    #[error("the request is not signed by whom it should be")]
+    NotSigned,
+    #[error("the body is not an alert of secret scanning")]
+    NotAnAlert,
+    #[error("the body is to be {0}, as content-type says")]
+    UnsupportedMediaType(&'static str),
+    #[error(
+        "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
+         on_conflict=skip",
+        source = if source.is_temporary() { "this cannot be done at the moment" } else { "the log says why" }
+    )]
+    ImportStopped { imported: u64, source: store::Error },
     #[error("the key is {}, and only an active one can be rotated", .0.name())]
     NotActive(State),
     #[error(
@@ -90,6 +102,15 @@ impl ApiError {
             Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not_json", "Not JSON"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
             Self::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_query", "Invalid query"),
+            Self::NotSigned => (StatusCode::UNAUTHORIZED, "not_signed", "Signature required"),
+            Self::NotAnAlert => (StatusCode::BAD_REQUEST, "not_an_alert", "Not an alert"),
+            Self::UnsupportedMediaType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
+            }
+            Self::ImportStopped { source, .. } if source.is_temporary() => {
+                (StatusCode::SERVICE_UNAVAILABLE, "import_stopped", "Import stopped")
+            }
+            Self::ImportStopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "import_stopped", "Import stopped"),
             Self::NotActive(_) => (StatusCode::CONFLICT, "not_active", "Key not active"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
@@ -115,6 +136,9 @@ impl IntoResponse for ApiError {
         if let Self::Unavailable(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
         }
+        if let Self::ImportStopped { imported, source } = &self {
+            tracing::error!(%source, imported, "an import has stopped");
+        }
         if let Self::Internal(error) = &self {
             tracing::error!(%error, "a request has failed");
         }
@@ -138,6 +162,11 @@ impl IntoResponse for ApiError {
                     "Bearer realm=\"keyward\""
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            // RFC 9110, section 15.5.2: a challenge there has to be, though it helps nobody who cannot sign.
+            Self::NotSigned => {
+                let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             Self::Unavailable(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

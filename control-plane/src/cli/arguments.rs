@@ -1,5 +1,8 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
+use super::leaks::ReportLeakArguments;
+use super::transfer::{ExportArguments, ImportArguments};
+use crate::model::OnLeak;
 use clap::{Args, Parser, Subcommand};
 use keyward_contract::secret::Secret;
 use std::path::PathBuf;
@@ -44,7 +47,8 @@ pub enum Command {
 #[command(
     after_help = "The state is in SQLite in the data directory, unless KEYWARD_DATABASE_URL names a PostgreSQL database: \
                   postgres://USER:PASSWORD@HOST/DATABASE. There is no argument for it, as everyone on the machine sees \
-                  arguments."
+                  arguments. KEYWARD_HMAC_PEPPER is the pepper of keys that were imported as HMAC-SHA-256, so that leaked \
+                  ones are found."
 )]
 pub struct ServeArguments {
     /// Where to listen; port 0 is any that is free
@@ -56,6 +60,12 @@ pub struct ServeArguments {
     /// What keys look like: a dialect that comes with Keyward, or a file
     #[arg(long, env = "KEYWARD_DIALECT", default_value = "keyward", value_name = "NAME_OR_FILE")]
     pub dialect: String,
+    /// What becomes of a key that was found in public: revoke or flag
+    #[arg(long, env = "KEYWARD_ON_LEAK", default_value = "revoke", value_parser = on_leak, value_name = "revoke|flag")]
+    pub on_leak: OnLeak,
+    /// GitHub's public keys of secret scanning; with them its alerts are taken
+    #[arg(long, env = "KEYWARD_GITHUB_KEYS", value_name = "FILE")]
+    pub github_keys: Option<PathBuf>,
 }
 
 /// Where the control plane is, and the data directory that has its token.
@@ -142,6 +152,12 @@ pub enum KeysCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take in keys of another system, as plaintext or as hashes
+    Import(ImportArguments),
+    /// Print every key, without secrets, digests and hashes
+    Export(ExportArguments),
+    /// Report keys that were found in public
+    ReportLeak(ReportLeakArguments),
 }
 
 /// What there is to do with owners.
@@ -190,6 +206,15 @@ pub enum OwnersCommand {
 /// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.
 pub fn database_url() -> Option<Secret> {
     std::env::var("KEYWARD_DATABASE_URL").ok().filter(|url| !url.is_empty()).map(Secret::new)
+}
+
+/// The pepper of keys that were imported as HMAC-SHA-256, so that leaked ones are found.
+pub fn hmac_pepper() -> Option<Secret> {
+    std::env::var("KEYWARD_HMAC_PEPPER").ok().filter(|pepper| !pepper.is_empty()).map(Secret::new)
+}
+
+fn on_leak(name: &str) -> Result<OnLeak, &'static str> {
+    OnLeak::from_name(name).ok_or("expected revoke or flag")
 }
 
 const DATA_DIR: &str = ".keyward";

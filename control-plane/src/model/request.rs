@@ -164,7 +164,7 @@ impl OwnerChange {
     }
 }
 
-fn fits(node: &Node<'_>, body: Body) -> bool {
+pub(super) fn fits(node: &Node<'_>, body: Body) -> bool {
     let entry = Entry { subject: Digest([0; Digest::LENGTH]), version: 0, body };
     let fitting = entry.encode(&mut Vec::new());
     if let Err(error) = &fitting {
@@ -174,7 +174,7 @@ fn fits(node: &Node<'_>, body: Body) -> bool {
 }
 
 /// The outer `None` means that the field is there and wrong; null counts as absent.
-fn optional<'a, T>(
+pub(super) fn optional<'a, T>(
     fields: &mut Fields<'a>,
     name: &'static str,
     read: impl FnOnce(&Node<'a>) -> Option<T>,
@@ -185,7 +185,7 @@ fn optional<'a, T>(
     }
 }
 
-fn name(node: &Node<'_>) -> Option<String> {
+pub(super) fn name(node: &Node<'_>) -> Option<String> {
     if node.value().is_null() {
         node.problem("is required");
         return None;
@@ -199,7 +199,7 @@ fn name(node: &Node<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn owner(node: &Node<'_>) -> Option<String> {
+pub(super) fn owner(node: &Node<'_>) -> Option<String> {
     let owner = node.string()?;
     if !(1..=MAX_OWNER_LENGTH).contains(&owner.len()) || !owner.bytes().all(|c| c.is_ascii_graphic()) {
         node.problem(format!("expected 1 to {MAX_OWNER_LENGTH} visible ASCII characters without spaces"));
@@ -208,7 +208,7 @@ fn owner(node: &Node<'_>) -> Option<String> {
     Some(owner.to_owned())
 }
 
-fn scope(node: &Node<'_>) -> Option<String> {
+pub(super) fn scope(node: &Node<'_>) -> Option<String> {
     let scope = node.string()?;
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._:/*-".contains(&c);
     if !(1..=MAX_SCOPE_LENGTH).contains(&scope.len()) || !scope.bytes().all(allowed) {
@@ -218,7 +218,7 @@ fn scope(node: &Node<'_>) -> Option<String> {
     Some(scope.to_owned())
 }
 
-fn network(node: &Node<'_>) -> Option<IpNet> {
+pub(super) fn network(node: &Node<'_>) -> Option<IpNet> {
     let text = node.string()?;
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     if network.is_none() {

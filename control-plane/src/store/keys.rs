@@ -2,7 +2,7 @@
 
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
-use super::sql::Sql;
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::{Error, Store, owners};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, PasswordHash, Secret, State};
@@ -105,41 +105,14 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
         // An edge refuses a key whose owner it does not know, so the owner goes first.
         owners::ensure(mutation, owner).await?;
     }
-    sqlx::query(
-        "INSERT INTO keys
-         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
-          member, plan, metadata, credits, spent, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(&key.id)
-    .bind(&key.name)
-    .bind(&key.owner)
-    .bind(&key.kind)
-    .bind(key.environment.map(Environment::name))
-    .bind(to_json(&key.scopes))
-    .bind(to_json(&key.allow_ip))
-    .bind(key.limits.as_ref().map(|limits| to_json(limits)))
-    .bind(key.created_at.as_stored())
-    .bind(key.expires_at.map(Timestamp::as_stored))
-    .bind(key.revoked_at.map(Timestamp::as_stored))
-    .bind(&key.member)
-    .bind(&key.plan)
-    .bind(json!(key.metadata).to_string())
-    .bind(key.credits.map(stored_amount))
-    .bind(stored_amount(key.spent))
-    .bind(stored_amount(key.version))
-    .execute(mutation.connection())
-    .await?;
-    for secret in &key.secrets {
-        insert_secret(mutation.connection(), &key.id, secret).await?;
-    }
+    insert(mutation.connection(), &[&key]).await?;
     let details = Map::from_iter([("name".to_owned(), json!(key.name)), ("owner".to_owned(), json!(key.owner))]);
     mutation.audit("key.created", &key.id, details).await?;
     tell(mutation, &key, |_| true).await?;
     Ok(key)
 }
 
-async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Error> {
+pub(super) async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Error> {
     let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(None) };
     if key.revoked_at.is_none() {
         let now = mutation.now();
@@ -183,7 +156,7 @@ async fn rotate(mutation: &mut Mutation, id: String, new: Secret, grace: Duratio
             .execute(mutation.connection())
             .await?;
     }
-    insert_secret(mutation.connection(), &key.id, &new).await?;
+    insert_secrets(mutation.connection(), &[(&key.id, &new)]).await?;
     sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
         .bind(&key.id)
         .execute(mutation.connection())
@@ -205,21 +178,60 @@ pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(
     Ok(())
 }
 
-async fn insert_secret(connection: &mut AnyConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(&secret.id)
-    .bind(key_id)
-    .bind(secret.digest.0.as_slice())
-    .bind(&secret.hint)
-    .bind(secret.created_at.as_stored())
-    .bind(secret.not_after.map(Timestamp::as_stored))
-    .bind(secret.forgotten)
-    .bind(secret.hash.as_ref().map(PasswordHash::expose))
-    .execute(connection)
-    .await?;
+/// Stores keys with their secrets.
+pub(super) async fn insert(connection: &mut AnyConnection, keys: &[&Key]) -> Result<(), Error> {
+    for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::new(
+            "INSERT INTO keys
+             (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
+              member, plan, metadata, credits, spent, version)
+             VALUES ",
+        );
+        insert.bind_rows(rows, |columns, key| {
+            columns
+                .bind(key.id.as_str())
+                .bind(key.name.as_str())
+                .bind(key.owner.as_deref())
+                .bind(key.kind.as_str())
+                .bind(key.environment.map(Environment::name))
+                .bind(to_json(&key.scopes))
+                .bind(to_json(&key.allow_ip))
+                .bind(key.limits.as_ref().map(|limits| to_json(limits)))
+                .bind(key.created_at.as_stored())
+                .bind(key.expires_at.map(Timestamp::as_stored))
+                .bind(key.revoked_at.map(Timestamp::as_stored))
+                .bind(key.member.as_deref())
+                .bind(key.plan.as_deref())
+                .bind(json!(key.metadata).to_string())
+                .bind(key.credits.map(stored_amount))
+                .bind(stored_amount(key.spent))
+                .bind(stored_amount(key.version));
+        });
+        insert.execute(connection, keep(rows.len())).await?;
+    }
+    let secrets: Vec<_> =
+        keys.iter().flat_map(|key| key.secrets.iter().map(|secret| (key.id.as_str(), secret))).collect();
+    insert_secrets(connection, &secrets).await
+}
+
+/// Stores secrets, each with the id of its key.
+async fn insert_secrets(connection: &mut AnyConnection, secrets: &[(&str, &Secret)]) -> Result<(), Error> {
+    for rows in secrets.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert =
+            Sql::new("INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash) VALUES ");
+        insert.bind_rows(rows, |columns, (key_id, secret)| {
+            columns
+                .bind(secret.id.as_str())
+                .bind(*key_id)
+                .bind(secret.digest.0.as_slice())
+                .bind(secret.hint.as_str())
+                .bind(secret.created_at.as_stored())
+                .bind(secret.not_after.map(Timestamp::as_stored))
+                .bind(secret.forgotten)
+                .bind(secret.hash.as_ref().map(PasswordHash::expose));
+        });
+        insert.execute(connection, keep(rows.len())).await?;
+    }
     Ok(())
 }
 
@@ -267,7 +279,7 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     Ok(Some(KeyPage { keys: with_secrets(connection, rows).await?, next }))
 }
 
-async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
+pub(super) async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }

@@ -2,7 +2,7 @@
 
 use super::mutation::Mutation;
 use super::rows::{OWNER_COLUMNS, OwnerRow, to_json};
-use super::sql::Sql;
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::{Error, Store};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Owner, OwnerChange};
@@ -10,6 +10,7 @@ use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
 use serde_json::Map;
 use sqlx::AnyConnection;
+use std::collections::HashSet;
 
 impl Store {
     /// The owner of that id.
@@ -37,17 +38,31 @@ impl Store {
 
 /// Makes the owner known where nobody has named it before.
 pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Error> {
-    if find(mutation.connection(), id).await?.is_some() {
-        return Ok(());
+    ensure_all(mutation, vec![id]).await
+}
+
+/// Makes those owners known whom nobody has named before; each is named once.
+pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Result<(), Error> {
+    for some in ids.chunks(ROWS_OF_A_STATEMENT) {
+        let mut query = Sql::new("SELECT id FROM owners WHERE id IN (");
+        query.bind_all(some.iter().copied()).push(")");
+        let rows: Vec<(String,)> = query.build_as()?.fetch_all(mutation.connection()).await?;
+        let known: HashSet<_> = rows.into_iter().map(|(id,)| id).collect();
+        let now = mutation.now();
+        let unknown = some.iter().filter(|id| !known.contains(**id));
+        let new: Vec<_> = unknown.map(|id| Owner::new((*id).to_owned(), now)).collect();
+        if new.is_empty() {
+            continue;
+        }
+        let mut insert = Sql::new("INSERT INTO owners (id, disabled, permissions, created_at) VALUES ");
+        insert.bind_rows(&new, |columns, owner| {
+            columns.bind(owner.id.as_str()).bind(owner.disabled).bind(None::<&str>).bind(owner.created_at.as_stored());
+        });
+        insert.execute(mutation.connection(), keep(new.len())).await?;
+        let told = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
+        mutation.append_all(told.collect()).await?;
     }
-    let owner = Owner::new(id.to_owned(), mutation.now());
-    sqlx::query("INSERT INTO owners (id, disabled, permissions, created_at) VALUES ($1, $2, NULL, $3)")
-        .bind(id)
-        .bind(owner.disabled)
-        .bind(owner.created_at.as_stored())
-        .execute(mutation.connection())
-        .await?;
-    tell(mutation, &owner).await
+    Ok(())
 }
 
 async fn apply(mutation: &mut Mutation, id: String, change: OwnerChange) -> Result<Option<Owner>, Error> {

@@ -7,6 +7,7 @@ use keyward_contract::entry::{Body, Frames, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
+use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,6 +51,14 @@ impl TestServer {
     }
 
     pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_with_all(data_dir, now_ms, retention_interval, Leaks::default())
+    }
+
+    pub(crate) fn start_with_leaks(data_dir: &Path, leaks: Leaks) -> Self {
+        Self::start_with_all(data_dir, NOW_MS, RETENTION_INTERVAL, leaks)
+    }
+
+    fn start_with_all(data_dir: &Path, now_ms: u64, retention_interval: Duration, leaks: Leaks) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
@@ -58,6 +67,7 @@ impl TestServer {
             data_dir: data_dir.to_owned(),
             database_url: None,
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
+            leaks,
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
             retention_interval,
         };
@@ -125,9 +135,21 @@ impl Client {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+        self.send_with(method, path, &headers, body)
+    }
+
+    pub(crate) fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let answer = match body {
             Some(body) => self.agent.run(request.body(body).unwrap()),
@@ -242,6 +264,18 @@ impl Process {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// The processor time and the memory that it has taken.
+    pub(crate) fn resources(&self) -> String {
+        let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap();
+        let status = read("status");
+        let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+        // The fields behind the name, which stands in parentheses (proc_pid_stat(5)): utime and stime are 14 and 15.
+        let stat = read("stat");
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().unwrap()).sum();
+        format!("the server took {} s of processor time; {peak}", ticks / 100)
     }
 
     pub(crate) fn kill(&mut self) {

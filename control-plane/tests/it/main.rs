@@ -4,11 +4,17 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod export;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod leaks;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
