@@ -263,7 +263,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn read(format: Format, text: &str) -> Result<Vec<(u64, Result<Value, String>)>, Problems> {
+    type Read = (u64, Result<Value, String>);
+
+    fn read(format: Format, text: &str) -> Result<Vec<Read>, Problems> {
         let mut out = Vec::new();
         for size in [1, 7, 1 << 20] {
             out.clear();

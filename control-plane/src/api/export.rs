@@ -156,8 +156,11 @@ fn exported(key: &Key) -> ExportedKey<'_> {
     }
 }
 
+/// The name of a column, and its cell.
+type Column = (&'static str, fn(&ExportedKey<'_>) -> String);
+
 /// The columns, in words that an import reads the same way.
-const COLUMNS: [(&str, fn(&ExportedKey<'_>) -> String); 18] = [
+const COLUMNS: [Column; 18] = [
     ("id", |key| key.id.to_owned()),
     ("name", |key| key.name.to_owned()),
     ("owner", |key| text(key.owner)),

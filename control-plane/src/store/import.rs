@@ -1,5 +1,6 @@
 //! Keys of another system, stored many at a time: a batch is one transaction with one entry of the audit log.
 
+use super::database::Engine;
 use super::mutation::Mutation;
 use super::rows::{amount, digest};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql};
@@ -71,13 +72,13 @@ impl Store {
     /// If the database cannot be read.
     pub async fn try_import(&self, batch: Batch) -> Result<Imported, Error> {
         let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        Ok(choose(&mut transaction, batch.keys, batch.skip_known).await?.1)
+        Ok(choose(self.database.engine, &mut transaction, batch.keys, batch.skip_known).await?.1)
     }
 }
 
 async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error> {
     let lines = batch.keys.first().map(|(line, _)| *line).zip(batch.keys.last().map(|(line, _)| *line));
-    let (mut chosen, outcome) = choose(mutation.connection(), batch.keys, batch.skip_known).await?;
+    let (mut chosen, outcome) = choose(mutation.engine(), mutation.connection(), batch.keys, batch.skip_known).await?;
     let Some((first, last)) = lines.filter(|_| !chosen.is_empty()) else { return Ok(outcome) };
     let ended_until = mutation.now().minus(RETENTION);
     for key in &mut chosen {
@@ -87,7 +88,7 @@ async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error
     }
     let named: BTreeSet<_> = chosen.iter().filter_map(|key| key.owner.as_deref()).collect();
     owners::ensure_all(mutation, named.into_iter().collect()).await?;
-    keys::insert(mutation.connection(), &chosen.iter().collect::<Vec<_>>()).await?;
+    keys::insert(mutation, &chosen.iter().collect::<Vec<_>>()).await?;
     let details = [
         ("imported", json!(outcome.imported)),
         ("skipped", json!(outcome.skipped)),
@@ -107,11 +108,12 @@ async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error
 
 /// Tells the keys that can be stored from the others.
 async fn choose(
+    engine: Engine,
     connection: &mut AnyConnection,
     keys: Vec<(u64, ImportedKey)>,
     skip_known: bool,
 ) -> Result<(Vec<crate::model::Key>, Imported), Error> {
-    let Known { mut digests, mut ids, plans } = Known::of(connection, &keys).await?;
+    let Known { mut digests, mut ids, plans } = Known::of(engine, connection, &keys).await?;
     let mut outcome = Imported::default();
     let mut chosen = Vec::with_capacity(keys.len());
     for (line, ImportedKey { mut key, has_own_id, secret_field }) in keys {
@@ -140,7 +142,7 @@ async fn choose(
 }
 
 impl Known {
-    async fn of(connection: &mut AnyConnection, keys: &[(u64, ImportedKey)]) -> Result<Self, Error> {
+    async fn of(engine: Engine, connection: &mut AnyConnection, keys: &[(u64, ImportedKey)]) -> Result<Self, Error> {
         let keys = || keys.iter().map(|(_, key)| key);
         let mut known = Self { digests: HashSet::new(), ids: HashSet::new(), plans: HashMap::new() };
         let digests: Vec<_> =
@@ -151,7 +153,7 @@ impl Known {
                 "SELECT digest FROM secrets WHERE digest IN (",
                 "SELECT subject FROM edge_entries WHERE NOT removed AND subject IN (",
             ] {
-                let mut query = Sql::new(query);
+                let mut query = Sql::of_many_values(engine, query);
                 query.bind_all(some.iter().copied()).push(")");
                 let rows: Vec<(Vec<u8>,)> = query.build_as()?.fetch_all(&mut *connection).await?;
                 for (found,) in rows {
@@ -161,14 +163,14 @@ impl Known {
         }
         let ids: Vec<_> = keys().filter(|key| key.has_own_id).map(|key| key.key.id.as_str()).collect();
         for some in ids.chunks(ROWS_OF_A_STATEMENT) {
-            let mut query = Sql::new("SELECT id FROM keys WHERE id IN (");
+            let mut query = Sql::of_many_values(engine, "SELECT id FROM keys WHERE id IN (");
             query.bind_all(some.iter().copied()).push(")");
             let rows: Vec<(String,)> = query.build_as()?.fetch_all(&mut *connection).await?;
             known.ids.extend(rows.into_iter().map(|(id,)| id));
         }
         let plans: BTreeSet<_> = keys().filter_map(|key| key.key.plan.as_deref()).collect();
         for some in plans.into_iter().collect::<Vec<_>>().chunks(ROWS_OF_A_STATEMENT) {
-            let mut query = Sql::new("SELECT id, credits FROM plans WHERE id IN (");
+            let mut query = Sql::of_many_values(engine, "SELECT id, credits FROM plans WHERE id IN (");
             query.bind_all(some.iter().copied()).push(")");
             let rows: Vec<(String, Option<i64>)> = query.build_as()?.fetch_all(&mut *connection).await?;
             for (id, credits) in rows {

@@ -105,7 +105,7 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
         // An edge refuses a key whose owner it does not know, so the owner goes first.
         owners::ensure(mutation, owner).await?;
     }
-    insert(mutation.connection(), &[&key]).await?;
+    insert(mutation, &[&key]).await?;
     let details = Map::from_iter([("name".to_owned(), json!(key.name)), ("owner".to_owned(), json!(key.owner))]);
     mutation.audit("key.created", &key.id, details).await?;
     tell(mutation, &key, |_| true).await?;
@@ -156,7 +156,7 @@ async fn rotate(mutation: &mut Mutation, id: String, new: Secret, grace: Duratio
             .execute(mutation.connection())
             .await?;
     }
-    insert_secrets(mutation.connection(), &[(&key.id, &new)]).await?;
+    insert_secrets(mutation, &[(&key.id, &new)]).await?;
     sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
         .bind(&key.id)
         .execute(mutation.connection())
@@ -179,9 +179,10 @@ pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(
 }
 
 /// Stores keys with their secrets.
-pub(super) async fn insert(connection: &mut AnyConnection, keys: &[&Key]) -> Result<(), Error> {
+pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
     for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
-        let mut insert = Sql::new(
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
             "INSERT INTO keys
              (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
               member, plan, metadata, credits, spent, version)
@@ -207,18 +208,20 @@ pub(super) async fn insert(connection: &mut AnyConnection, keys: &[&Key]) -> Res
                 .bind(stored_amount(key.spent))
                 .bind(stored_amount(key.version));
         });
-        insert.execute(connection, keep(rows.len())).await?;
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
     }
     let secrets: Vec<_> =
         keys.iter().flat_map(|key| key.secrets.iter().map(|secret| (key.id.as_str(), secret))).collect();
-    insert_secrets(connection, &secrets).await
+    insert_secrets(mutation, &secrets).await
 }
 
 /// Stores secrets, each with the id of its key.
-async fn insert_secrets(connection: &mut AnyConnection, secrets: &[(&str, &Secret)]) -> Result<(), Error> {
+async fn insert_secrets(mutation: &mut Mutation, secrets: &[(&str, &Secret)]) -> Result<(), Error> {
     for rows in secrets.chunks(ROWS_OF_A_STATEMENT) {
-        let mut insert =
-            Sql::new("INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash) VALUES ");
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash) VALUES ",
+        );
         insert.bind_rows(rows, |columns, (key_id, secret)| {
             columns
                 .bind(secret.id.as_str())
@@ -230,7 +233,7 @@ async fn insert_secrets(connection: &mut AnyConnection, secrets: &[(&str, &Secre
                 .bind(secret.forgotten)
                 .bind(secret.hash.as_ref().map(PasswordHash::expose));
         });
-        insert.execute(connection, keep(rows.len())).await?;
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
     }
     Ok(())
 }

@@ -47,7 +47,10 @@ impl Store {
     pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<Found>, Error> {
         let mut found = Vec::new();
         for some in digests.chunks(ROWS_OF_A_STATEMENT) {
-            let mut query = Sql::new("SELECT digest, key_id, id, hash FROM secrets WHERE digest IN (");
+            let mut query = Sql::of_many_values(
+                self.database.engine,
+                "SELECT digest, key_id, id, hash FROM secrets WHERE digest IN (",
+            );
             query.bind_all(some.iter().map(|digest| digest.0.as_slice())).push(")");
             let rows: Vec<(Vec<u8>, String, String, Option<String>)> =
                 query.build_as()?.fetch_all(&self.database.readers).await?;

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::audit;
-use super::database::Database;
+use super::database::{Database, Engine};
 use super::rows::{HeadRow, stored_sequence};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use crate::clock::Timestamp;
@@ -20,6 +20,7 @@ pub(super) const KEPT_CHANGES: u64 = 100_000;
 /// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
 pub(super) struct Mutation {
     transaction: Transaction<'static, Any>,
+    engine: Engine,
     actor: Actor,
     now: Timestamp,
     head: Cursor,
@@ -33,7 +34,20 @@ impl Mutation {
         let head: HeadRow =
             sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
         let head = head.try_into()?;
-        Ok(Self { transaction, actor, now, head, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+        Ok(Self {
+            transaction,
+            engine: database.engine,
+            actor,
+            now,
+            head,
+            changes: Vec::new(),
+            kept_changes: KEPT_CHANGES,
+        })
+    }
+
+    /// The kind of database, for queries with a great many values.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// When it happens.
@@ -79,7 +93,8 @@ impl Mutation {
         let appended = self.changes.get(first..).unwrap_or_default();
         let entries: Vec<_> = appended.iter().zip(removed).collect();
         for rows in entries.chunks(ROWS_OF_A_STATEMENT) {
-            let mut insert = Sql::new("INSERT INTO edge_entries (subject, version, entry, removed) VALUES ");
+            let mut insert =
+                Sql::of_many_values(self.engine, "INSERT INTO edge_entries (subject, version, entry, removed) VALUES ");
             insert.bind_rows(rows, |columns, (change, removed)| {
                 columns
                     .bind(change.subject.0.as_slice())
@@ -97,7 +112,7 @@ impl Mutation {
         let cut = self.head.sequence.saturating_sub(self.kept_changes);
         let kept: Vec<_> = appended.iter().filter(|change| change.sequence > cut).collect();
         for rows in kept.chunks(ROWS_OF_A_STATEMENT) {
-            let mut insert = Sql::new("INSERT INTO feed (sequence, subject, chain) VALUES ");
+            let mut insert = Sql::of_many_values(self.engine, "INSERT INTO feed (sequence, subject, chain) VALUES ");
             insert.bind_rows(rows, |columns, change| {
                 columns
                     .bind(stored_sequence(change.sequence))

@@ -44,7 +44,7 @@ pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Erro
 /// Makes those owners known whom nobody has named before; each is named once.
 pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Result<(), Error> {
     for some in ids.chunks(ROWS_OF_A_STATEMENT) {
-        let mut query = Sql::new("SELECT id FROM owners WHERE id IN (");
+        let mut query = Sql::of_many_values(mutation.engine(), "SELECT id FROM owners WHERE id IN (");
         query.bind_all(some.iter().copied()).push(")");
         let rows: Vec<(String,)> = query.build_as()?.fetch_all(mutation.connection()).await?;
         let known: HashSet<_> = rows.into_iter().map(|(id,)| id).collect();
@@ -54,7 +54,10 @@ pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Resul
         if new.is_empty() {
             continue;
         }
-        let mut insert = Sql::new("INSERT INTO owners (id, disabled, permissions, created_at) VALUES ");
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO owners (id, disabled, permissions, created_at) VALUES ",
+        );
         insert.bind_rows(&new, |columns, owner| {
             columns.bind(owner.id.as_str()).bind(owner.disabled).bind(None::<&str>).bind(owner.created_at.as_stored());
         });

@@ -1,6 +1,7 @@
 //! Queries that are put together at run time. sqlx's own builder writes placeholders that PostgreSQL does not know under
 //! the `Any` driver.
 
+use super::database::Engine;
 use sqlx::any::AnyArguments;
 use sqlx::query::QueryAs;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
@@ -8,6 +9,7 @@ use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
 /// A query and what is bound in it. No value ever becomes part of the text.
 pub(super) struct Sql {
     text: String,
+    numbered: bool,
     arguments: AnyArguments,
     unbound: Option<sqlx::error::BoxDynError>,
 }
@@ -41,7 +43,13 @@ impl Columns<'_> {
 
 impl Sql {
     pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), arguments: AnyArguments::default(), unbound: None }
+        Self { text: text.to_owned(), numbered: true, arguments: AnyArguments::default(), unbound: None }
+    }
+
+    /// A query with a great many values. SQLite takes numbered placeholders for names, and looks each of them up among all
+    /// others.
+    pub(super) fn of_many_values(engine: Engine, text: &str) -> Self {
+        Self { numbered: engine == Engine::Postgres, ..Self::new(text) }
     }
 
     /// Appends to the text.
@@ -55,8 +63,12 @@ impl Sql {
         if let Err(error) = self.arguments.add(value) {
             self.unbound = Some(error);
         }
-        self.text.push('$');
-        self.text.push_str(&self.arguments.len().to_string());
+        if self.numbered {
+            self.text.push('$');
+            self.text.push_str(&self.arguments.len().to_string());
+        } else {
+            self.text.push('?');
+        }
         self
     }
 
@@ -94,7 +106,9 @@ impl Sql {
             Some(error) => Err(sqlx::Error::Encode(error)),
             None => {
                 let query = sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(keep);
-                Ok(query.execute(connection).await?.rows_affected())
+                let rows = query.execute(connection).await?.rows_affected();
+                tracing::trace!(rows, "changed by one statement");
+                Ok(rows)
             }
         }
     }
