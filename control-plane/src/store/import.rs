@@ -86,6 +86,8 @@ async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error
         let ended = [key.revoked_at, key.expires_at].into_iter().flatten().min().is_some_and(|end| end < ended_until);
         key.secrets.iter_mut().for_each(|secret| secret.forgotten = ended);
     }
+    // In the order of the indexes, neighbours are found on one page.
+    chosen.sort_by_key(|key| key.secrets.first().map(|secret| secret.digest));
     let named: BTreeSet<_> = chosen.iter().filter_map(|key| key.owner.as_deref()).collect();
     owners::ensure_all(mutation, named.into_iter().collect()).await?;
     keys::insert(mutation, &chosen.iter().collect::<Vec<_>>()).await?;

@@ -116,3 +116,57 @@ async fn report(
     }
     Ok(outcomes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Key, Secret};
+    use crate::store::Location;
+    use crate::store::audit::AuditQuery;
+    use serde_json::json;
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp::EXAMPLE;
+
+    #[tokio::test]
+    async fn each_report_is_audited_and_the_secret_stays_marked_as_it_was_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        key.secrets.push(Secret::new("sec_1".into(), Digest([1; 32]), String::new(), NOW));
+        store.create_key(Actor::server(), key).await.unwrap();
+        let leak = || Leak { key_id: "key_1".into(), secret_id: "sec_1".into() };
+        let details = Map::from_iter([("source".to_owned(), json!("a scan"))]);
+        let report =
+            |on_leak, now| store.report_leaks(Actor::webhook("w"), vec![leak()], on_leak, details.clone(), now);
+        for (on_leak, seconds, action) in [
+            (OnLeak::Flag, 1, LeakAction::Flagged),
+            (OnLeak::Revoke, 2, LeakAction::Revoked),
+            (OnLeak::Revoke, 3, LeakAction::AlreadyRevoked),
+        ] {
+            let outcomes = report(on_leak, NOW.plus(Duration::from_secs(seconds))).await.unwrap();
+            assert_eq!(outcomes, [Some(LeakOutcome { key_id: "key_1".into(), action })]);
+            let key = store.key("key_1").await.unwrap().unwrap();
+            assert_eq!(key.secrets[0].leaked_at, Some(NOW.plus(Duration::from_secs(1))));
+            assert_eq!(key.revoked_at.is_some(), seconds > 1);
+        }
+        let query = AuditQuery { limit: 10, before: None, subject: Some("key_1".into()) };
+        let entries = store.audit(&query).await.unwrap().entries;
+        let actions: Vec<_> = entries.iter().map(|entry| entry.action.as_str()).collect();
+        assert_eq!(actions, ["key.leaked", "key.revoked", "key.leaked", "key.leaked", "key.created"]);
+        assert_eq!(
+            json!(entries[0].details),
+            json!({"source": "a scan", "secret": "sec_1", "action": "already_revoked"})
+        );
+        assert_eq!(entries[0].actor, "webhook:w");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_secret_of_the_key_any_more_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let leak = Leak { key_id: "key_1".into(), secret_id: "sec_1".into() };
+        let report = store.report_leaks(Actor::server(), vec![leak], OnLeak::Revoke, Map::new(), NOW);
+        assert_eq!(report.await.unwrap(), [None]);
+    }
+}
