@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit fuzz fuzz-brief e2e clean help cargo
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit fuzz fuzz-brief e2e bench-import clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -78,6 +78,10 @@ e2e: build wasm-fault
 		set -x; cargo test $(E2E) --test '*' -- --test-threads=2; \
 	fi
 
+# How long a million keys take to be imported into SQLite.
+bench-import: cargo
+	cargo test --release -p keyward --test it a_million_rows -- --ignored --nocapture
+
 clean: cargo
 	cargo clean
 
@@ -93,6 +97,7 @@ help:
 	@echo 'make unit    the tests that need no Envoy'
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
 	@echo 'make e2e     the tests against a real Envoy'
+	@echo 'make bench-import  imports a million keys, and says how long that took'
 	@echo 'make fmt     formats the code'
 	@echo 'make clean   removes what Cargo built; .keyward (keys, tokens, a downloaded Envoy) stays'
 	@echo

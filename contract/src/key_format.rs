@@ -143,6 +143,15 @@ impl KeyFormat {
         key.expose().chars().take(shown).collect::<String>() + "…"
     }
 
+    /// The length of a key that is made here, in bytes. A longer one leaves no less unknown.
+    pub fn issued_key_length(&self) -> usize {
+        let checksum = match self.checksum {
+            Checksum::None => 0,
+            Checksum::Crc32Base62 => CRC32_BASE62_LENGTH,
+        };
+        self.prefix.len() + self.issued_length + checksum
+    }
+
     /// Reads a format from a dialect.
     pub(crate) fn read(node: &Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
@@ -302,6 +311,7 @@ mod tests {
     fn a_key_that_is_made_matches_its_format() {
         let key = keyward().issue(counting()).unwrap();
         assert_eq!(key.expose().len(), 8 + 30 + 6);
+        assert_eq!(keyward().issued_key_length(), key.expose().len());
         assert!(keyward().matches(key.expose().as_bytes()));
     }
 

@@ -6,11 +6,14 @@ mod answer;
 mod audit;
 mod auth;
 mod conditional;
+mod export;
 mod extract;
 mod feed;
 mod health;
 mod idempotency;
+mod import;
 mod keys;
+mod leaks;
 mod owners;
 mod plans;
 mod problem;
@@ -25,6 +28,7 @@ use crate::clock::Clock;
 use crate::failures::Failures;
 use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
+use crate::leaks::Leaks;
 use crate::pepper::Pepper;
 use crate::serve::SelfService;
 use crate::store::Store;
@@ -63,6 +67,8 @@ pub struct App {
     pub self_service: Option<Arc<SelfService>>,
     /// From what plaintexts can be drawn again.
     pub pepper: Arc<Pepper>,
+    /// What is done about keys that are found in public.
+    pub leaks: Arc<Leaks>,
     /// The time.
     pub clock: Clock,
     /// Checks what only a password hash is kept of.
@@ -83,6 +89,7 @@ impl App {
             dialect: Arc::new(Dialect::built_in(dialect).unwrap().unwrap()),
             tokens: Arc::new(Tokens::open(dir).unwrap()),
             pepper: Arc::new(Pepper::open(dir).unwrap()),
+            leaks: Arc::new(Leaks::default()),
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
             failures: Arc::new(Failures::default()),
             proxies: Arc::new(TrustedProxies::default()),
@@ -103,6 +110,9 @@ pub fn router(app: App) -> Router {
     let for_admins = Router::new()
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", get(keys::show).patch(keys::change).delete(keys::revoke))
+        .route("/v1/keys/import", post(import::import))
+        .route("/v1/keys/export", get(export::export))
+        .route("/v1/leaks", post(leaks::report))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/usage", get(usage::of_key))
         .route("/v1/keys/{id}/secrets/{secret_id}", delete(keys::end_secret))
@@ -129,12 +139,18 @@ pub fn router(app: App) -> Router {
             .route_layer(map_response(self_service::uncached)),
         None => Router::new(),
     };
+    let mut for_webhooks = Router::new();
+    if app.leaks.github_keys.is_some() {
+        let alert = post(leaks::github).layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES));
+        for_webhooks = for_webhooks.route(leaks::GITHUB_PATH, alert);
+    }
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .merge(for_admins)
         .merge(for_edges)
         .merge(for_users)
+        .merge(for_webhooks)
         .fallback(async |uri: Uri| ApiError::NoSuchPath { path: uri.path().to_owned() })
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed { method })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

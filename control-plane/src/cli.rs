@@ -4,14 +4,16 @@ mod arguments;
 pub mod audit;
 mod client;
 pub mod keys;
+mod leaks;
 mod measure;
 mod output;
 pub mod owners;
 pub mod plans;
 pub mod tokens;
+mod transfer;
 mod usage;
 
-pub use arguments::{Arguments, Command, ServeArguments, database_url};
+pub use arguments::{Arguments, Command, ServeArguments, database_url, hmac_pepper};
 pub use measure::{MeasureArguments, measure};
 pub use usage::{UsageArguments, usage};
 
@@ -49,6 +51,17 @@ pub enum CliError {
     /// There is no randomness for an Idempotency-Key.
     #[error(transparent)]
     Random(#[from] NoRandomness),
+    /// Some of what was sent was refused, as was told.
+    #[error("{0}")]
+    Refused(String),
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The answer cannot be printed.
     #[error("cannot write the answer: {0}")]
     Print(#[from] io::Error),

@@ -3,6 +3,8 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
+use keyward_control_plane::github::GithubKeys;
+use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{
     Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect,
 };
@@ -48,8 +50,11 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         trusted_proxy,
         self_service,
         self_service_scope,
+        on_leak,
+        github_keys,
         ..
     } = arguments;
+    let github_keys = github_keys.as_deref().map(GithubKeys::load).transpose()?;
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -58,6 +63,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         data_dir,
         database_url: cli::database_url(),
         dialect,
+        leaks: Leaks { on_leak, github_keys, hmac_pepper: cli::hmac_pepper() },
         clock: clock::system(),
         retention_interval: RETENTION_INTERVAL,
         usage_interval,
@@ -66,7 +72,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         self_service: self_service.then_some(SelfService { scope: self_service_scope }),
     })
     .await?;
-    let tokens = server.tokens();
+    let (tokens, leaks) = (server.tokens(), server.leaks());
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
             for audience in Audience::ALL {
@@ -75,6 +81,11 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
                     Ok(()) => tracing::info!(file, "tokens read again"),
                     Err(error) => tracing::error!(file, %error, "the tokens stay as they were"),
                 }
+            }
+            match leaks.github_keys.as_ref().map(GithubKeys::reload) {
+                None => {}
+                Some(Ok(())) => tracing::info!("GitHub's keys read again"),
+                Some(Err(error)) => tracing::error!(%error, "GitHub's keys stay as they were"),
             }
         }
     });

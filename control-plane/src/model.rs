@@ -2,8 +2,10 @@
 //! sends.
 
 mod audit;
+mod import;
 mod inheritance;
 mod key;
+mod leak;
 mod owner;
 mod plan;
 mod request;
@@ -11,8 +13,10 @@ mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey};
 pub use inheritance::{beyond, read_inheriting};
 pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
+pub use leak::{LeakAction, LeakReport, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use request::{

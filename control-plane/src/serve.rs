@@ -7,6 +7,7 @@ use crate::connections::{self, Patience};
 use crate::failures::Failures;
 use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
+use crate::leaks::Leaks;
 use crate::pepper::{Pepper, PepperError};
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
@@ -35,6 +36,8 @@ pub struct Config {
     pub database_url: Option<Secret>,
     /// What keys look like.
     pub dialect: Dialect,
+    /// What is done about keys that are found in public.
+    pub leaks: Leaks,
     /// The time.
     pub clock: Clock,
     /// How often the edges are told to forget what ended long ago.
@@ -63,6 +66,7 @@ pub struct Server {
     tokens: Arc<Tokens>,
     pepper: Arc<Pepper>,
     store: Store,
+    leaks: Arc<Leaks>,
     config: Config,
 }
 
@@ -155,7 +159,7 @@ impl Server {
     ///
     /// # Errors
     /// If anything is missing.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
         let pepper = Arc::new(Pepper::open(&config.data_dir)?);
         let location = match &config.database_url {
@@ -171,7 +175,8 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        Ok(Self { listener, address, tokens, pepper, store, config })
+        let leaks = Arc::new(std::mem::take(&mut config.leaks));
+        Ok(Self { listener, address, tokens, pepper, store, leaks, config })
     }
 
     /// Where it listens.
@@ -184,9 +189,14 @@ impl Server {
         Arc::clone(&self.tokens)
     }
 
+    /// What is done about leaks, to read GitHub's keys again.
+    pub fn leaks(&self) -> Arc<Leaks> {
+        Arc::clone(&self.leaks)
+    }
+
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, pepper, store, config } = self;
+        let Self { listener, address, tokens, pepper, store, leaks, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
         let retention =
@@ -197,6 +207,7 @@ impl Server {
             dialect: Arc::new(config.dialect),
             tokens,
             pepper,
+            leaks,
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&config.clock))),
             failures: Arc::new(Failures::default()),
             proxies: Arc::new(TrustedProxies::new(config.trusted_proxies)),

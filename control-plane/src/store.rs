@@ -6,10 +6,13 @@
 
 mod audit;
 mod database;
+mod export;
 mod feed;
 mod idempotency;
+mod import;
 mod key_changes;
 mod keys;
+mod leaks;
 mod mutation;
 mod owners;
 mod pages;
@@ -24,10 +27,13 @@ mod usage;
 
 pub use audit::{AuditPage, AuditQuery};
 pub use database::{DATABASE_FILE, Location};
+pub use export::Export;
 pub use feed::Found;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
+pub use import::{Batch, Conflict, Imported};
 pub use key_changes::{Changed, REVOKED_AT_ONCE, SecretEnded};
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
+pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
 pub use owners::{OwnerPage, OwnerQuery};
 pub use plans::{PlanDeleted, PlanPage};
 pub use retention::{RETENTION, Swept};
@@ -49,7 +55,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 /// The state and its history.
 #[derive(Clone, Debug)]
@@ -59,6 +65,8 @@ pub struct Store {
     /// Held from before a transaction begins until the hub knows of it.
     commit_order: Arc<Mutex<()>>,
     hub: Arc<Hub>,
+    /// One for each export that may be under way.
+    exports: Arc<Semaphore>,
 }
 
 /// The state cannot be read or changed.
@@ -105,6 +113,9 @@ pub enum Error {
     /// What the write rests on was changed before its turn came.
     #[error("what this rests on was changed meanwhile")]
     Changed,
+    /// As many exports are under way as there may be.
+    #[error("{} exports are under way already", export::AT_ONCE)]
+    Exporting,
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
@@ -114,7 +125,7 @@ impl Error {
     /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Crowded | Self::Changed | Self::Interrupted => true,
+            Self::Crowded | Self::Changed | Self::Exporting | Self::Interrupted => true,
             Self::Database(error) => is_temporary(error),
             _ => false,
         }
@@ -154,7 +165,13 @@ impl Store {
         let database = Database::open(location).await?;
         begin_history(&database.writer).await?;
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
-        Ok(Self { database, pages: Arc::new(Pages::new(pages::PLACES)), commit_order: Arc::new(Mutex::new(())), hub })
+        Ok(Self {
+            database,
+            pages: Arc::new(Pages::new(pages::PLACES)),
+            commit_order: Arc::new(Mutex::new(())),
+            hub,
+            exports: Arc::new(Semaphore::new(export::AT_ONCE)),
+        })
     }
 
     /// Where each commit is published.

@@ -7,12 +7,14 @@ use crate::clock::Timestamp;
 use crate::model::{Key, Owner, Secret, State};
 use crate::store::{self, Store};
 use crate::verifier::{Busy, Verifier};
+use hmac::{Hmac, Mac};
 use keyward_contract::credential::is_jwt;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::key_format::KeyFormat;
+use keyward_contract::secret::Secret as Plaintext;
 use keyward_contract::verdict::Refusal;
-use sha2::{Digest as _, Sha512};
+use sha2::{Digest as _, Sha256, Sha512};
 use std::net::IpAddr;
 
 /// A key that was shown and can be used.
@@ -57,6 +59,7 @@ pub async fn verify_key(
     store: &Store,
     verifier: &Verifier,
     dialect: &Dialect,
+    hmac_pepper: Option<&Plaintext>,
     credential: &[u8],
     now: Timestamp,
 ) -> Result<Verified, Refused> {
@@ -64,9 +67,13 @@ pub async fn verify_key(
         return Err(Refusal::Jwt.into());
     }
     let Some(format) = dialect.format_of(credential) else { return Err(Refusal::Malformed.into()) };
-    for address in addresses(format, credential) {
+    for (address, is_selector) in addresses(Some(format), hmac_pepper, credential) {
         let found = store.key_by_digest(&address).await.map_err(Refused::undecided)?;
         let Some((key, secret, owner)) = found else { continue };
+        // What is found by a public beginning alone is nothing yet, and what has a hash is found by nothing else.
+        if is_selector != secret.hash.is_some() {
+            continue;
+        }
         let standing = standing(&key, &secret, owner.as_ref(), dialect, now);
         if let Some(hash) = &secret.hash {
             // Whoever shows a public selector has shown nothing, and learns nothing of a key that has ended.
@@ -83,12 +90,15 @@ pub async fn verify_key(
     Err(Refusal::Unknown.into())
 }
 
-/// Where a secret with this plaintext can lie: it was made here, or imported as SHA-512 or as a password hash. (What was
-/// imported as HMAC-SHA-256 cannot be found without the pepper, which edges alone have.)
-pub fn addresses(format: &KeyFormat, credential: &[u8]) -> impl Iterator<Item = Digest> {
-    let selector = format.selector_of(credential).map(Digest::of_selector);
-    let digests = [Digest::of_key(credential), Digest::of_sha512(&Sha512::digest(credential).into())];
-    digests.into_iter().chain(selector)
+/// Where a secret with this plaintext can lie, and whether only its public beginning leads there: it was made here, or
+/// imported as a digest (as HMAC-SHA-256 it is found with the pepper only) or as a password hash.
+pub fn addresses(format: Option<&KeyFormat>, hmac_pepper: Option<&Plaintext>, key: &[u8]) -> Vec<(Digest, bool)> {
+    let mut digests = vec![Digest::of_key(key), Digest::of_sha512(&Sha512::digest(key).into())];
+    let hmac = hmac_pepper.and_then(|pepper| Hmac::<Sha256>::new_from_slice(pepper.expose().as_bytes()).ok());
+    digests.extend(hmac.map(|hmac| Digest::of_hmac_sha256(&hmac.chain_update(key).finalize().into_bytes().into())));
+    let selector =
+        format.and_then(|format| format.selector_of(key)).map(|selector| (Digest::of_selector(selector), true));
+    digests.into_iter().map(|digest| (digest, false)).chain(selector).collect()
 }
 
 /// What speaks at that time against a secret that was found.
@@ -182,7 +192,7 @@ mod tests {
     }
 
     async fn refusal(store: &Store, credential: &str, now: Timestamp) -> Option<Refusal> {
-        let verified = verify_key(store, &verifier(), &dialect("exograph"), credential.as_bytes(), now).await;
+        let verified = verify_key(store, &verifier(), &dialect("exograph"), None, credential.as_bytes(), now).await;
         verified.err().map(|refused| refused.refusal)
     }
 
@@ -225,7 +235,7 @@ mod tests {
         let (_dir, store) = store().await;
         create(&store, 1, |_| {}).await;
         let dialect = Dialect { owner_required: true, ..dialect("exograph") };
-        let verified = verify_key(&store, &verifier(), &dialect, plaintext(1).as_bytes(), NOW).await;
+        let verified = verify_key(&store, &verifier(), &dialect, None, plaintext(1).as_bytes(), NOW).await;
         assert_eq!(verified.unwrap_err().refusal, Refusal::Unassociated);
     }
 
@@ -241,14 +251,14 @@ mod tests {
         store.create_key(Actor::server(), key).await.unwrap();
         let whole = plaintext.expose();
         let last = if whole.ends_with('a') { "b" } else { "a" };
-        let verified = verify_key(&store, &verifier, &dialect, whole.as_bytes(), NOW).await.unwrap();
+        let verified = verify_key(&store, &verifier, &dialect, None, whole.as_bytes(), NOW).await.unwrap();
         assert_eq!(verified.key.id, "key_1");
         let wrong = format!("{}{last}", &whole[..whole.len() - 1]);
-        let refused = verify_key(&store, &verifier, &dialect, wrong.as_bytes(), NOW).await.unwrap_err();
+        let refused = verify_key(&store, &verifier, &dialect, None, wrong.as_bytes(), NOW).await.unwrap_err();
         assert_eq!(refused.refusal, Refusal::Unknown);
         let computed = verifier.computed();
         store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
-        let refused = verify_key(&store, &verifier, &dialect, whole.as_bytes(), NOW).await.unwrap_err();
+        let refused = verify_key(&store, &verifier, &dialect, None, whole.as_bytes(), NOW).await.unwrap_err();
         assert_eq!((refused.refusal, verifier.computed()), (Refusal::Unknown, computed), "nothing is computed for it");
     }
 

@@ -8,6 +8,7 @@ use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
 use crate::store;
 use crate::verifier::Busy;
+use crate::verify::Undecided;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -70,6 +71,18 @@ pub(super) enum ApiError {
          such keys has changed since. Rotate the key to get a new one"
     )]
     CannotRepeat,
+    #[error("the request is not signed by whom it should be")]
+    NotSigned,
+    #[error("the body is not an alert of secret scanning")]
+    NotAnAlert,
+    #[error("the body is to be {0}, as content-type says")]
+    UnsupportedMediaType(&'static str),
+    #[error(
+        "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
+         on_conflict=skip",
+        source = if source.is_temporary() { "this cannot be done at the moment" } else { "the log says why" }
+    )]
+    ImportStopped { imported: u64, source: store::Error },
     #[error(
         "the key has {} secrets that are still valid, and can have no more: wait for one to end, or end them with grace_s 0",
         store::MAX_VALID_SECRETS
@@ -117,6 +130,15 @@ impl From<store::Error> for ApiError {
             store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
             error if error.is_temporary() => Self::Unavailable(error),
             error => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<Undecided> for ApiError {
+    fn from(error: Undecided) -> Self {
+        match error {
+            Undecided::Store(error) => error.into(),
+            Undecided::Busy(error) => error.into(),
         }
     }
 }
@@ -174,6 +196,15 @@ impl ApiError {
             }
             Self::CannotRepeat => (StatusCode::CONFLICT, "cannot_repeat", "Answer cannot be repeated"),
             Self::NotActive { .. } => (StatusCode::CONFLICT, "not_active", "Key not active"),
+            Self::NotSigned => (StatusCode::UNAUTHORIZED, "not_signed", "Signature required"),
+            Self::NotAnAlert => (StatusCode::BAD_REQUEST, "not_an_alert", "Not an alert"),
+            Self::UnsupportedMediaType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
+            }
+            Self::ImportStopped { source, .. } if source.is_temporary() => {
+                (StatusCode::SERVICE_UNAVAILABLE, "import_stopped", "Import stopped")
+            }
+            Self::ImportStopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "import_stopped", "Import stopped"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
@@ -199,6 +230,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if let Self::Unavailable(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
+        }
+        if let Self::ImportStopped { imported, source } = &self {
+            tracing::error!(%source, imported, "an import has stopped");
         }
         if let Self::Internal(error) = &self {
             tracing::error!(%error, "a request has failed");
@@ -233,6 +267,11 @@ impl IntoResponse for ApiError {
             }
             Self::TooManyFailures { retry_after_s } => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+            }
+            // RFC 9110, section 15.5.2: a challenge there has to be, though it helps nobody who cannot sign.
+            Self::NotSigned => {
+                let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             Self::Unavailable(_) | Self::Busy(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

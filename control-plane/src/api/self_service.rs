@@ -254,7 +254,8 @@ async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Ve
     } else {
         None
     };
-    Ok(verify_key(&app.store, &app.verifier, &app.dialect, credential, now).await)
+    let hmac_pepper = app.leaks.hmac_pepper.as_ref();
+    Ok(verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await)
 }
 
 /// The header as an edge sees it.

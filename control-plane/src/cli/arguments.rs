@@ -6,6 +6,7 @@ use super::owners::OwnersCommand;
 use super::plans::PlansCommand;
 use super::tokens::TokensCommand;
 use super::{MeasureArguments, UsageArguments};
+use crate::model::OnLeak;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
@@ -86,7 +87,8 @@ pub enum Command {
 #[command(
     after_help = "The state is in SQLite in the data directory, unless KEYWARD_DATABASE_URL names a PostgreSQL database: \
                   postgres://USER:PASSWORD@HOST/DATABASE. There is no argument for it, as everyone on the machine sees \
-                  arguments."
+                  arguments. KEYWARD_HMAC_PEPPER is the pepper of keys that were imported as HMAC-SHA-256, so that leaked \
+                  ones are found."
 )]
 pub struct ServeArguments {
     /// Where to listen; port 0 is any that is free
@@ -119,6 +121,12 @@ pub struct ServeArguments {
         value_name = "SCOPE"
     )]
     pub self_service_scope: Option<String>,
+    /// What becomes of a key that was found in public: revoke or flag
+    #[arg(long, env = "KEYWARD_ON_LEAK", default_value = "revoke", value_parser = on_leak, value_name = "revoke|flag")]
+    pub on_leak: OnLeak,
+    /// GitHub's public keys of secret scanning; with them its alerts are taken
+    #[arg(long, env = "KEYWARD_GITHUB_KEYS", value_name = "FILE")]
+    pub github_keys: Option<PathBuf>,
 }
 
 /// Where the control plane is, and the data directory that has its token.
@@ -136,6 +144,15 @@ pub struct ControlPlane {
 /// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.
 pub fn database_url() -> Option<Secret> {
     std::env::var("KEYWARD_DATABASE_URL").ok().filter(|url| !url.is_empty()).map(Secret::new)
+}
+
+/// The pepper of keys that were imported as HMAC-SHA-256, so that leaked ones are found.
+pub fn hmac_pepper() -> Option<Secret> {
+    std::env::var("KEYWARD_HMAC_PEPPER").ok().filter(|pepper| !pepper.is_empty()).map(Secret::new)
+}
+
+fn on_leak(name: &str) -> Result<OnLeak, &'static str> {
+    OnLeak::from_name(name).ok_or("expected revoke or flag")
 }
 
 const DATA_DIR: &str = ".keyward";

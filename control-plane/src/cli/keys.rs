@@ -2,6 +2,8 @@
 
 use super::arguments::{ControlPlane, whole_seconds};
 use super::client::Client;
+use super::leaks::{self, ReportLeakArguments};
+use super::transfer::{self, ExportArguments, ImportArguments};
 use super::{CliError, all, check_key_id, document, escaped, output, print, write};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -54,6 +56,12 @@ pub enum KeysCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take in keys of another system, as plaintext or as hashes
+    Import(ImportArguments),
+    /// Print every key, without secrets, digests and hashes
+    Export(ExportArguments),
+    /// Report keys that were found in public
+    ReportLeak(ReportLeakArguments),
 }
 
 /// The key that is to be made.
@@ -244,6 +252,9 @@ pub fn run(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError> 
             let key = client.delete(&format!("{}/secrets/{}", path(&id), escaped(&secret)))?;
             print(&if json { output::line(&key) } else { output::key(&key) })
         }
+        KeysCommand::Import(arguments) => transfer::import(&client, server, &arguments),
+        KeysCommand::Export(arguments) => transfer::export(server, &arguments),
+        KeysCommand::ReportLeak(arguments) => leaks::report(&client, &arguments),
     }
 }
 
@@ -251,7 +262,7 @@ impl KeysCommand {
     /// The id of the one key that it is about.
     fn id(&self) -> Option<&str> {
         match self {
-            Self::Create(_) | Self::List(_) => None,
+            Self::Create(_) | Self::List(_) | Self::Import(_) | Self::Export(_) | Self::ReportLeak(_) => None,
             Self::Change(ChangeArguments { id, .. })
             | Self::Show { id, .. }
             | Self::Revoke { id, .. }

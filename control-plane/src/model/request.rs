@@ -15,7 +15,7 @@ pub use plan::PlanSettings;
 pub use rotation::Rotation;
 
 pub(super) use expiry::lifetime;
-pub(super) use fields::name;
+pub(super) use fields::{credits, fits, id, metadata, name, network, optional, scope};
 
 use serde_json::Value;
 

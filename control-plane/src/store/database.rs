@@ -72,7 +72,8 @@ impl Database {
         let path = directory.join(DATABASE_FILE);
         private_file(&path)?;
         let path = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string();
-        let writer = sqlite_pool(1).connect(&format!("sqlite:{path}")).await?;
+        let writer = pool(1).after_connect(|connection, _| Box::pin(configure_sqlite_writer(connection)));
+        let writer = writer.connect(&format!("sqlite:{path}")).await?;
         SQLITE_MIGRATIONS.run(&writer).await?;
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
@@ -142,6 +143,16 @@ async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Er
     let busy_timeout = format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis());
     sqlx::query(sqlx::AssertSqlSafe(busy_timeout)).execute(&mut *connection).await?;
     for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"] {
+        sqlx::query(pragma).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// A batch of an import touches thousands of pages, each of which would be written several times if they did not stay in
+/// memory, and once for each batch if they went back to the file at once.
+async fn configure_sqlite_writer(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    configure_sqlite(connection).await?;
+    for pragma in ["PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 16384"] {
         sqlx::query(pragma).execute(&mut *connection).await?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::audit::details;
 use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
-use super::sql::Sql;
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::{Error, Store, owners, plans};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State, Target};
@@ -209,34 +209,7 @@ pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key,
         // An edge refuses a key whose owner it does not know, so the owner goes first.
         owners::ensure(mutation, owner).await?;
     }
-    sqlx::query(
-        "INSERT INTO keys
-         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
-          member, plan, metadata, credits, spent, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(&key.id)
-    .bind(&key.name)
-    .bind(&key.owner)
-    .bind(&key.kind)
-    .bind(key.environment.map(Environment::name))
-    .bind(to_json(&key.scopes))
-    .bind(to_json(&key.allow_ip))
-    .bind(key.limits.as_ref().map(|limits| to_json(limits)))
-    .bind(key.created_at.as_stored())
-    .bind(key.expires_at.map(Timestamp::as_stored))
-    .bind(key.revoked_at.map(Timestamp::as_stored))
-    .bind(&key.member)
-    .bind(&key.plan)
-    .bind(json!(key.metadata).to_string())
-    .bind(key.credits.map(stored_amount))
-    .bind(stored_amount(key.spent))
-    .bind(stored_amount(key.version))
-    .execute(mutation.connection())
-    .await?;
-    for secret in &key.secrets {
-        insert_secret(mutation.connection(), &key.id, secret).await?;
-    }
+    insert(mutation, &[&key]).await?;
     let facts = details([
         ("name", json!(key.name)),
         ("owner", json!(key.owner)),
@@ -296,7 +269,7 @@ pub(super) async fn rotate(
     for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
         store_end(mutation.connection(), secret).await?;
     }
-    insert_secret(mutation.connection(), &key.id, &new).await?;
+    insert_secrets(mutation, &[(&key.id, &new)]).await?;
     sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
         .bind(&key.id)
         .execute(mutation.connection())
@@ -329,21 +302,63 @@ pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -
     Ok(())
 }
 
-async fn insert_secret(connection: &mut AnyConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(&secret.id)
-    .bind(key_id)
-    .bind(secret.digest.0.as_slice())
-    .bind(&secret.hint)
-    .bind(secret.created_at.as_stored())
-    .bind(secret.not_after.map(Timestamp::as_stored))
-    .bind(secret.forgotten)
-    .bind(secret.hash.as_ref().map(PasswordHash::expose))
-    .execute(connection)
-    .await?;
+/// Stores keys with their secrets.
+pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
+    for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO keys
+             (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
+              member, plan, metadata, credits, spent, version)
+             VALUES ",
+        );
+        insert.bind_rows(rows, |columns, key| {
+            columns
+                .bind(key.id.as_str())
+                .bind(key.name.as_str())
+                .bind(key.owner.as_deref())
+                .bind(key.kind.as_str())
+                .bind(key.environment.map(Environment::name))
+                .bind(to_json(&key.scopes))
+                .bind(to_json(&key.allow_ip))
+                .bind(key.limits.as_ref().map(|limits| to_json(limits)))
+                .bind(key.created_at.as_stored())
+                .bind(key.expires_at.map(Timestamp::as_stored))
+                .bind(key.revoked_at.map(Timestamp::as_stored))
+                .bind(key.member.as_deref())
+                .bind(key.plan.as_deref())
+                .bind(json!(key.metadata).to_string())
+                .bind(key.credits.map(stored_amount))
+                .bind(stored_amount(key.spent))
+                .bind(stored_amount(key.version));
+        });
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
+    }
+    let secrets: Vec<_> =
+        keys.iter().flat_map(|key| key.secrets.iter().map(|secret| (key.id.as_str(), secret))).collect();
+    insert_secrets(mutation, &secrets).await
+}
+
+/// Stores secrets, each with the id of its key.
+async fn insert_secrets(mutation: &mut Mutation, secrets: &[(&str, &Secret)]) -> Result<(), Error> {
+    for rows in secrets.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash) VALUES ",
+        );
+        insert.bind_rows(rows, |columns, (key_id, secret)| {
+            columns
+                .bind(secret.id.as_str())
+                .bind(*key_id)
+                .bind(secret.digest.0.as_slice())
+                .bind(secret.hint.as_str())
+                .bind(secret.created_at.as_stored())
+                .bind(secret.not_after.map(Timestamp::as_stored))
+                .bind(secret.forgotten)
+                .bind(secret.hash.as_ref().map(PasswordHash::expose));
+        });
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
+    }
     Ok(())
 }
 

@@ -2,8 +2,9 @@
 
 use super::Error;
 use super::audit;
-use super::database::Database;
+use super::database::{Database, Engine};
 use super::rows::{HeadRow, stored_sequence};
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use crate::clock::Timestamp;
 use crate::hub::Change;
 use crate::model::Actor;
@@ -19,6 +20,7 @@ pub(super) const KEPT_CHANGES: u64 = 100_000;
 /// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
 pub(super) struct Mutation {
     transaction: Transaction<'static, Any>,
+    engine: Engine,
     actor: Actor,
     now: Timestamp,
     head: Cursor,
@@ -32,7 +34,20 @@ impl Mutation {
         let head: HeadRow =
             sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
         let head = head.try_into()?;
-        Ok(Self { transaction, actor, now, head, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+        Ok(Self {
+            transaction,
+            engine: database.engine,
+            actor,
+            now,
+            head,
+            changes: Vec::new(),
+            kept_changes: KEPT_CHANGES,
+        })
+    }
+
+    /// The kind of database, for queries with a great many values.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// When it happens.
@@ -57,32 +72,55 @@ impl Mutation {
 
     /// Makes this the current state of the subject, and appends it to the feed.
     pub(super) async fn append(&mut self, subject: Digest, body: Body) -> Result<(), Error> {
-        let removed = body == Body::Removed;
-        let sequence = self.head.sequence + 1;
-        let mut frame = Vec::new();
-        Entry { subject, version: sequence, body }.encode(&mut frame)?;
-        let chain = chain(&self.head.chain, &frame);
-        let stored = stored_sequence(sequence);
-        sqlx::query(
-            "INSERT INTO edge_entries (subject, version, entry, removed) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (subject) DO UPDATE
-             SET version = excluded.version, entry = excluded.entry, removed = excluded.removed",
-        )
-        .bind(subject.0.as_slice())
-        .bind(stored)
-        .bind(frame.as_slice())
-        .bind(removed)
-        .execute(self.connection())
-        .await?;
-        sqlx::query("INSERT INTO feed (sequence, subject, chain) VALUES ($1, $2, $3)")
-            .bind(stored)
-            .bind(subject.0.as_slice())
-            .bind(chain.as_slice())
-            .execute(self.connection())
-            .await?;
-        self.head.sequence = sequence;
-        self.head.chain = chain;
-        self.changes.push(Change { sequence, chain, subject, frame: frame.into() });
+        self.append_all(vec![(subject, body)]).await
+    }
+
+    /// Makes these the current states of the subjects, of which each is there once, and appends them to the feed in this
+    /// order.
+    pub(super) async fn append_all(&mut self, states: Vec<(Digest, Body)>) -> Result<(), Error> {
+        let first = self.changes.len();
+        let mut removed = Vec::with_capacity(states.len());
+        for (subject, body) in states {
+            removed.push(body == Body::Removed);
+            let sequence = self.head.sequence + 1;
+            let mut frame = Vec::new();
+            Entry { subject, version: sequence, body }.encode(&mut frame)?;
+            let chain = chain(&self.head.chain, &frame);
+            self.head.sequence = sequence;
+            self.head.chain = chain;
+            self.changes.push(Change { sequence, chain, subject, frame: frame.into() });
+        }
+        let appended = self.changes.get(first..).unwrap_or_default();
+        let entries: Vec<_> = appended.iter().zip(removed).collect();
+        for rows in entries.chunks(ROWS_OF_A_STATEMENT) {
+            let mut insert =
+                Sql::of_many_values(self.engine, "INSERT INTO edge_entries (subject, version, entry, removed) VALUES ");
+            insert.bind_rows(rows, |columns, (change, removed)| {
+                columns
+                    .bind(change.subject.0.as_slice())
+                    .bind(stored_sequence(change.sequence))
+                    .bind(change.frame.as_ref())
+                    .bind(*removed);
+            });
+            insert.push(
+                " ON CONFLICT (subject) DO UPDATE
+                 SET version = excluded.version, entry = excluded.entry, removed = excluded.removed",
+            );
+            insert.execute(&mut self.transaction, keep(rows.len())).await?;
+        }
+        // What would be cut when this commits is not written at all.
+        let cut = self.head.sequence.saturating_sub(self.kept_changes);
+        let kept: Vec<_> = appended.iter().filter(|change| change.sequence > cut).collect();
+        for rows in kept.chunks(ROWS_OF_A_STATEMENT) {
+            let mut insert = Sql::of_many_values(self.engine, "INSERT INTO feed (sequence, subject, chain) VALUES ");
+            insert.bind_rows(rows, |columns, change| {
+                columns
+                    .bind(stored_sequence(change.sequence))
+                    .bind(change.subject.0.as_slice())
+                    .bind(change.chain.as_slice());
+            });
+            insert.execute(&mut self.transaction, keep(rows.len())).await?;
+        }
         Ok(())
     }
 
@@ -171,6 +209,23 @@ mod tests {
             let (_, is_snapshot, subjects) = page(&store, cut).await;
             assert_eq!((is_snapshot, subjects), (true, vec![1, 2, 3, 4]));
         }
+    }
+
+    #[tokio::test]
+    async fn of_more_changes_than_the_log_keeps_only_those_are_written_that_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let append = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.keep(KEPT);
+            Box::pin(async move {
+                let record = || Body::Key(KeyRecord { key_id: "k".into(), ..KeyRecord::default() });
+                mutation.append_all((1..=5).map(|subject| (Digest([subject; 32]), record())).collect()).await?;
+                Ok(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM feed").fetch_one(mutation.connection()).await?)
+            })
+        });
+        assert_eq!(append.await.unwrap(), 3);
+        assert_eq!(count(&store, "SELECT min(sequence) FROM feed").await, 3);
+        assert_eq!(page(&store, Position::Nothing).await.2, [1, 2, 3, 4, 5]);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use super::audit::{details, differences};
 use super::mutation::Mutation;
 use super::rows::{OWNER_COLUMNS, OwnerRow, stored_amount, to_json};
-use super::sql::Sql;
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::{Error, Store};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
@@ -11,6 +11,7 @@ use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
 use serde_json::json;
 use sqlx::AnyConnection;
+use std::collections::HashSet;
 
 /// Which owners are wanted.
 #[derive(Clone, Debug, Default)]
@@ -104,6 +105,33 @@ pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Erro
     if find(mutation.connection(), id).await?.is_none() {
         let owner = Owner::new(id.to_owned(), mutation.now());
         create(mutation, &owner).await?;
+    }
+    Ok(())
+}
+
+/// Makes those owners of an import known whom nobody has named before; each is named once. The audit log has the import.
+pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Result<(), Error> {
+    for some in ids.chunks(ROWS_OF_A_STATEMENT) {
+        let mut query = Sql::of_many_values(mutation.engine(), "SELECT id FROM owners WHERE id IN (");
+        query.bind_all(some.iter().copied()).push(")");
+        let rows: Vec<(String,)> = query.build_as()?.fetch_all(mutation.connection()).await?;
+        let known: HashSet<_> = rows.into_iter().map(|(id,)| id).collect();
+        let now = mutation.now();
+        let unknown = some.iter().filter(|id| !known.contains(**id));
+        let new: Vec<_> = unknown.map(|id| Owner::new((*id).to_owned(), now)).collect();
+        if new.is_empty() {
+            continue;
+        }
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO owners (id, disabled, permissions, created_at) VALUES ",
+        );
+        insert.bind_rows(&new, |columns, owner| {
+            columns.bind(owner.id.as_str()).bind(owner.disabled).bind(None::<&str>).bind(owner.created_at.as_stored());
+        });
+        insert.execute(mutation.connection(), keep(new.len())).await?;
+        let told = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
+        mutation.append_all(told.collect()).await?;
     }
     Ok(())
 }

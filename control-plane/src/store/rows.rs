@@ -103,6 +103,11 @@ impl KeyRow {
     pub(super) fn id(&self) -> &str {
         &self.id
     }
+
+    /// Where it stands among all keys by age.
+    pub(super) fn age(&self) -> (i64, &str) {
+        (self.created_at, &self.id)
+    }
 }
 
 /// The columns of a key, in every query for a [`KeyRow`].

@@ -7,6 +7,7 @@ use keyward_contract::entry::{Body, Frames, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
+use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
 use keyward_control_plane::store::{AuditQuery, Location, Store};
 use serde_json::Value;
@@ -56,6 +57,10 @@ impl TestServer {
         Self::start_as(data_dir, now_ms, |config| config.retention_interval = retention_interval)
     }
 
+    pub(crate) fn start_with_leaks(data_dir: &Path, leaks: Leaks) -> Self {
+        Self::start_as(data_dir, NOW_MS, |config| config.leaks = leaks)
+    }
+
     /// A server of keys as that dialect has them.
     pub(crate) fn start_of(dialect: &str, data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
         Self::start_as(data_dir, now_ms, |config| {
@@ -74,6 +79,7 @@ impl TestServer {
             data_dir: data_dir.to_owned(),
             database_url: None,
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
+            leaks: Leaks::default(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
             retention_interval: RETENTION_INTERVAL,
             usage_interval: Duration::from_secs(5),
@@ -102,6 +108,15 @@ impl TestServer {
         drop(self.end.take());
         self.runtime.block_on(self.running.take().unwrap()).unwrap();
     }
+}
+
+/// The default dialect, of whose keys the first eight characters behind the prefix are a selector.
+pub(crate) fn dialect_with_selectors() -> String {
+    let mut dialect: Value = serde_json::from_str(include_str!("../../../contract/dialects/keyward.json")).unwrap();
+    for format in dialect["keys"].as_array_mut().unwrap() {
+        format["selector"] = 8.into();
+    }
+    dialect.to_string()
 }
 
 /// Whoever talks to a server, with both tokens.
@@ -300,6 +315,18 @@ impl Process {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// The processor time and the memory that it has taken.
+    pub(crate) fn resources(&self) -> String {
+        let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap();
+        let status = read("status");
+        let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+        // The fields behind the name, which stands in parentheses (proc_pid_stat(5)): utime and stime are 14 and 15.
+        let stat = read("stat");
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().unwrap()).sum();
+        format!("the server took {} s of processor time; {peak}", ticks / 100)
     }
 
     pub(crate) fn kill(&mut self) {

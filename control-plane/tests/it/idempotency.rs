@@ -3,8 +3,6 @@
 use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, path_of, seconds};
 use keyward_control_plane::serve::RETENTION_INTERVAL;
 use serde_json::{Value, json};
-use sqlx::Connection;
-use std::path::Path;
 use std::sync::{Arc, Barrier};
 
 const KEY: &str = "8e03978e-40d5-43dd-bc93-6894a57f9324";
@@ -145,17 +143,6 @@ fn a_day_later_it_is_a_new_request() {
     let second = create(&client, KEY, json!({"name": "other words"})).expect(201);
     assert_ne!(second["key"], first["key"]);
     assert_eq!(create(&client, KEY, json!({"name": "other words"})).expect(201), second);
-}
-
-/// Does to the database of a server what the API does not.
-fn tamper(dir: &Path, statement: &'static str) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        sqlx::any::install_default_drivers();
-        let url = format!("sqlite:{}", dir.join("keyward.db").display());
-        let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
-        sqlx::query(statement).execute(&mut connection).await.unwrap();
-    });
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod audit;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod export;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod feed;
@@ -14,9 +16,13 @@ mod harness;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod key_changes;
 #[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod leaks;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]

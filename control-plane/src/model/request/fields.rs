@@ -1,10 +1,12 @@
 //! What several requests have in common: how one field of them is read.
 
+use crate::model::key::MAX_METADATA;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use keyward_contract::digest::Digest;
 use keyward_contract::document::{Fields, Node, Problems, read_value};
 use keyward_contract::entry::{Body, Entry};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 const MAX_NAME_LENGTH: usize = 200;
@@ -35,7 +37,7 @@ pub(super) fn read_with_id<T>(
     }
 }
 
-pub(super) fn fits(node: &Node<'_>, body: Body) -> bool {
+pub(crate) fn fits(node: &Node<'_>, body: Body) -> bool {
     let entry = Entry { subject: Digest([0; Digest::LENGTH]), version: 0, body };
     let fitting = entry.encode(&mut Vec::new());
     if let Err(error) = &fitting {
@@ -45,7 +47,7 @@ pub(super) fn fits(node: &Node<'_>, body: Body) -> bool {
 }
 
 /// The outer `None` means that the field is there and wrong; null counts as absent.
-pub(super) fn optional<'a, T>(
+pub(crate) fn optional<'a, T>(
     fields: &mut Fields<'a>,
     name: &'static str,
     read: impl FnOnce(&Node<'a>) -> Option<T>,
@@ -85,7 +87,7 @@ pub(crate) fn name(node: &Node<'_>) -> Option<String> {
 }
 
 /// The id of an owner, a member or a plan, in the words of whoever runs the service.
-pub(super) fn id(node: &Node<'_>) -> Option<String> {
+pub(crate) fn id(node: &Node<'_>) -> Option<String> {
     let id = node.string()?;
     if !(1..=MAX_ID_LENGTH).contains(&id.len()) || !id.bytes().all(|c| c.is_ascii_graphic()) {
         node.problem(format!("expected 1 to {MAX_ID_LENGTH} visible ASCII characters without spaces"));
@@ -94,7 +96,7 @@ pub(super) fn id(node: &Node<'_>) -> Option<String> {
     Some(id.to_owned())
 }
 
-pub(super) fn scope(node: &Node<'_>) -> Option<String> {
+pub(crate) fn scope(node: &Node<'_>) -> Option<String> {
     let scope = node.string()?;
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._:/*-".contains(&c);
     if !(1..=MAX_SCOPE_LENGTH).contains(&scope.len()) || !scope.bytes().all(allowed) {
@@ -104,7 +106,7 @@ pub(super) fn scope(node: &Node<'_>) -> Option<String> {
     Some(scope.to_owned())
 }
 
-pub(super) fn network(node: &Node<'_>) -> Option<IpNet> {
+pub(crate) fn network(node: &Node<'_>) -> Option<IpNet> {
     let text = node.string()?;
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     if network.is_none() {
@@ -125,8 +127,20 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-pub(super) fn credits(node: &Node<'_>) -> Option<u64> {
+pub(crate) fn credits(node: &Node<'_>) -> Option<u64> {
     node.number(0..=MAX_CREDITS)
+}
+
+/// Notes about a key.
+pub(crate) fn metadata(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
+    let entries = node.fields()?.all();
+    if entries.len() > MAX_METADATA {
+        node.problem(format!("expected at most {MAX_METADATA} entries"));
+        return None;
+    }
+    // Every one is read, so that every mistake is told.
+    let read: Vec<_> = entries.iter().map(|(name, n)| metadata_name(name, n).zip(metadata_value(n))).collect();
+    read.into_iter().collect()
 }
 
 /// The name of an entry of the metadata, which stands at the node.

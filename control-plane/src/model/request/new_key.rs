@@ -1,9 +1,9 @@
 //! A key that is asked for.
 
 use super::expiry::expiry;
-use super::fields::{credits, fits, id, metadata_name, metadata_value, name, network, optional, scope};
+use super::fields::{credits, fits, id, metadata, name, network, optional, scope};
 use crate::clock::Timestamp;
-use crate::model::key::{MAX_METADATA, longest};
+use crate::model::key::longest;
 use ipnet::IpNet;
 use keyward_contract::dialect::{Dialect, read_limits};
 use keyward_contract::document::{Fields, Node, Problems, read_value};
@@ -99,17 +99,6 @@ impl NewKey {
         };
         fits(node, Body::Key(longest(record)))
     }
-}
-
-fn metadata(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
-    let entries = node.fields()?.all();
-    if entries.len() > MAX_METADATA {
-        node.problem(format!("expected at most {MAX_METADATA} entries"));
-        return None;
-    }
-    // Every one is read, so that every mistake is told.
-    let read: Vec<_> = entries.iter().map(|(name, n)| metadata_name(name, n).zip(metadata_value(n))).collect();
-    read.into_iter().collect()
 }
 
 fn format(fields: &mut Fields<'_>, dialect: &Dialect) -> Option<KeyFormat> {
