@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 /// The most rows of a transaction, so that other writes do not wait for long.
-const BATCH_ROWS: usize = 2000;
+const BATCH_ROWS: usize = 4000;
 /// The most bytes of their text, since a row can be long.
 const BATCH_BYTES: usize = 4 << 20;
 /// The most mistakes that are told.

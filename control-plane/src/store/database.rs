@@ -152,7 +152,7 @@ async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Er
 /// memory, and once for each batch if they went back to the file at once.
 async fn configure_sqlite_writer(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     configure_sqlite(connection).await?;
-    for pragma in ["PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 16384"] {
+    for pragma in ["PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 32768"] {
         sqlx::query(pragma).execute(&mut *connection).await?;
     }
     Ok(())

@@ -343,7 +343,7 @@ fn others_write_between_the_batches_and_a_file_that_breaks_off_leaves_what_came_
         (from..to).map(row).collect::<String>().into_bytes()
     };
     feed.send(rows(0, 4500)).unwrap();
-    // Two batches are full; the third waits for more.
+    // One batch is full; the next waits for more.
     until(|| known(&client).known.len() >= 4000);
     assert_eq!(client.create(json!({"name": "meanwhile"}))["name"], "meanwhile");
     feed.send(rows(4500, 5000)).unwrap();
