@@ -43,6 +43,8 @@ pub(super) enum ApiError {
     KindIsGone { kind: String },
     #[error("this cannot be done at the moment; try again")]
     Unavailable(#[source] store::Error),
+    #[error("whether this was done is not known; look before you try it again")]
+    OutcomeUnknown(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -66,7 +68,11 @@ struct FieldError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        if error.is_temporary() { Self::Unavailable(error) } else { Self::Internal(error.into()) }
+        match error {
+            store::Error::OutcomeUnknown(_) => Self::OutcomeUnknown(error),
+            _ if error.is_temporary() => Self::Unavailable(error),
+            _ => Self::Internal(error.into()),
+        }
     }
 }
 
@@ -94,6 +100,7 @@ impl ApiError {
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
@@ -112,7 +119,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable(error) = &self {
+        if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
         }
         if let Self::Internal(error) = &self {
@@ -139,7 +146,7 @@ impl IntoResponse for ApiError {
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::Unavailable(_) => {
+            Self::Unavailable(_) | Self::OutcomeUnknown(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

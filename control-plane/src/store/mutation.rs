@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::audit;
-use super::database::Database;
+use super::database::{Database, Engine};
 use super::rows::{HeadRow, stored_sequence};
 use crate::clock::Timestamp;
 use crate::hub::Change;
@@ -21,9 +21,21 @@ pub(super) struct Mutation {
     transaction: Transaction<'static, Any>,
     actor: Actor,
     now: Timestamp,
+    engine: Engine,
+    before: Cursor,
     head: Cursor,
     changes: Vec<Change>,
     kept_changes: u64,
+    #[cfg(test)]
+    answer_is_lost: bool,
+}
+
+/// What was committed.
+pub(super) struct Committed {
+    /// Where the history stood before.
+    pub(super) before: Cursor,
+    /// What followed.
+    pub(super) changes: Vec<Change>,
 }
 
 impl Mutation {
@@ -32,7 +44,18 @@ impl Mutation {
         let head: HeadRow =
             sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
         let head = head.try_into()?;
-        Ok(Self { transaction, actor, now, head, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+        Ok(Self {
+            transaction,
+            actor,
+            now,
+            engine: database.engine,
+            before: head,
+            head,
+            changes: Vec::new(),
+            kept_changes: KEPT_CHANGES,
+            #[cfg(test)]
+            answer_is_lost: false,
+        })
     }
 
     /// When it happens.
@@ -86,8 +109,8 @@ impl Mutation {
         Ok(())
     }
 
-    /// Commits, and returns what is to be published.
-    pub(super) async fn commit(mut self) -> Result<Vec<Change>, Error> {
+    /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
+    pub(super) async fn commit(mut self) -> Result<Committed, Error> {
         if !self.changes.is_empty() {
             let head = self.head;
             sqlx::query("UPDATE head SET sequence = $1, chain = $2")
@@ -96,9 +119,13 @@ impl Mutation {
                 .execute(self.connection())
                 .await?;
             self.cut_log().await?;
+            self.engine.announce(&mut self.transaction).await?;
         }
-        self.transaction.commit().await?;
-        Ok(self.changes)
+        let committed = self.transaction.commit().await;
+        #[cfg(test)]
+        let committed = committed.and(if self.answer_is_lost { Err(sqlx::Error::WorkerCrashed) } else { Ok(()) });
+        committed.map_err(Error::OutcomeUnknown)?;
+        Ok(Committed { before: self.before, changes: self.changes })
     }
 
     /// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue
@@ -118,6 +145,12 @@ impl Mutation {
     #[cfg(test)]
     pub(super) fn keep(&mut self, changes: u64) {
         self.kept_changes = changes;
+    }
+
+    /// Commits, and says that it did not.
+    #[cfg(test)]
+    pub(super) fn lose_answer(&mut self) {
+        self.answer_is_lost = true;
     }
 }
 
@@ -260,6 +293,61 @@ mod tests {
             })
         });
         assert!(!nonsense.await.unwrap_err().is_temporary());
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_answer_is_lost_is_published_all_the_same_and_those_after_it_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        let lost = |subject: u8, readers_are_away: bool| {
+            let store = store.clone();
+            async move {
+                let held = match readers_are_away {
+                    true => futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await,
+                    false => Vec::new(),
+                };
+                let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
+                    mutation.lose_answer();
+                    Box::pin(mutation.append(Digest([subject; 32]), Body::Removed))
+                });
+                assert!(matches!(write.await, Err(Error::OutcomeUnknown(_))));
+                drop(held);
+            }
+        };
+        lost(1, false).await;
+        assert_eq!(store.hub().head().sequence, 1);
+        assert_eq!(page(&store, start).await.2, [1]);
+        // Where not even that can be looked up, the next commit finds that something is missing before it.
+        lost(2, true).await;
+        assert_eq!(store.hub().head().sequence, 1);
+        change(&store, 3, false).await;
+        assert_eq!(store.hub().head().sequence, 3);
+        assert_eq!(page(&store, start).await.2, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_cannot_be_looked_up_at_once_is_published_by_the_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut bell = store.hub().subscribe();
+        let held = futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await;
+        let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.lose_answer();
+            Box::pin(mutation.append(Digest([1; 32]), Body::Removed))
+        });
+        assert!(write.await.is_err());
+        drop(held);
+        assert!(!bell.has_changed().unwrap());
+        let (end, ending) = tokio::sync::watch::channel(false);
+        let following = tokio::spawn({
+            let store = store.clone();
+            async move { store.follow(ending).await }
+        });
+        bell.changed().await.unwrap();
+        assert_eq!(store.hub().head().sequence, 1);
+        end.send_replace(true);
+        following.await.unwrap();
     }
 
     #[tokio::test]
