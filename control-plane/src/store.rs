@@ -202,8 +202,8 @@ impl Store {
             })
             .await?;
             let committed = timeout(PATIENCE, mutation.commit()).await.unwrap_or(Err(Error::OutcomeUnknown(LATE)));
-            store.publish(&committed).await;
-            committed.map(|_| outcome)
+            store.publish(committed).await?;
+            Ok(outcome)
         };
         let written = tokio::spawn(write).await;
         drop(requester);

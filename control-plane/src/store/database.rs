@@ -7,6 +7,7 @@ use super::Error;
 use keyward_contract::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
@@ -65,14 +66,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CHANNEL: &str = "keyward_feed";
 
 /// Whoever holds the head's row and says no more, because its process hangs or its machine is gone, loses it.
-const POSTGRES_SETTINGS: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
-    SET idle_in_transaction_session_timeout = '10s'; \
+const POSTGRES_SETTINGS: &str = "SET statement_timeout = '10s'; SET lock_timeout = '8s'; \
+    SET idle_in_transaction_session_timeout = '5s'; \
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
 /// What the URL may say beside the server, the user and the database.
-const URL_PARAMETERS: [&str; 9] = [
-    "application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert",
-];
+const URL_PARAMETERS: [&str; 9] =
+    ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -178,7 +178,20 @@ impl Engine {
         }
         Ok(())
     }
+
+    /// What a commit that failed means. What SQLite refuses has not happened, unless what failed was to wait for the disk;
+    /// of PostgreSQL's answer nobody knows when it was lost.
+    pub(super) fn failed_commit(self, error: sqlx::Error) -> Error {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        match (self, code) {
+            (Self::Sqlite, Some(code)) if code != SQLITE_IOERR_FSYNC => error.into(),
+            _ => Error::OutcomeUnknown(error),
+        }
+    }
 }
+
+/// https://sqlite.org/rescode.html#ioerr_fsync
+const SQLITE_IOERR_FSYNC: &str = "1034";
 
 const NOT_A_URL: Error = Error::Url("is not a URL such as postgres://user:password@host/database?sslmode=verify-full");
 
@@ -220,6 +233,7 @@ fn sqlite_pool(connections: u32) -> AnyPoolOptions {
     pool(connections)
         .acquire_timeout(SQLITE_ACQUIRE_TIMEOUT)
         .after_connect(|connection, _| Box::pin(configure_sqlite(connection)))
+        .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
 }
 
 fn postgres_pool(connections: u32) -> AnyPoolOptions {
@@ -235,6 +249,14 @@ async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Er
         sqlx::query(pragma).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// Whether the connection can be used again. SQLite ends some transactions itself, such as those that fill the disk; sqlx
+/// cannot end them again and believes for ever that they go on.
+async fn has_no_transaction(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    // Once this is answered, whatever was asked before has been done.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Two servers would not hear of each other's commits, and edges of one would miss revocations made at the other.

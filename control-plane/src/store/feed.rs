@@ -115,7 +115,11 @@ async fn fits(connection: &mut AnyConnection, head: &Cursor, from: u64, seen: &C
 }
 
 /// The cursor at that sequence; `None` where the log does not reach.
-pub(super) async fn cursor_at(connection: &mut AnyConnection, head: &Cursor, sequence: u64) -> Result<Option<Cursor>, Error> {
+pub(super) async fn cursor_at(
+    connection: &mut AnyConnection,
+    head: &Cursor,
+    sequence: u64,
+) -> Result<Option<Cursor>, Error> {
     let at = |chain| Cursor { epoch: head.epoch, sequence, chain };
     if sequence == 0 {
         let first: Option<i64> = sqlx::query_scalar("SELECT sequence FROM feed ORDER BY sequence LIMIT 1")

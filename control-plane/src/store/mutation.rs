@@ -124,7 +124,7 @@ impl Mutation {
         let committed = self.transaction.commit().await;
         #[cfg(test)]
         let committed = committed.and(if self.answer_is_lost { Err(sqlx::Error::WorkerCrashed) } else { Ok(()) });
-        committed.map_err(Error::OutcomeUnknown)?;
+        committed.map_err(|error| self.engine.failed_commit(error))?;
         Ok(Committed { before: self.before, changes: self.changes })
     }
 

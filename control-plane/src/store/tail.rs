@@ -35,17 +35,22 @@ enum Following {
 }
 
 impl Store {
-    /// Publishes what was committed, and whatever else the hub lacks. A failure is no matter of the write: the tail goes
-    /// on with it.
-    pub(super) async fn publish(&self, committed: &Result<Committed, Error>) {
-        if let Ok(Committed { before, changes }) = committed {
-            if changes.is_empty() || self.hub.publish_after(before, changes.clone()) {
-                return;
+    /// Publishes what was committed, and whatever else the hub lacks. Only the commit's own failure is one: the rest is
+    /// left to the tail.
+    pub(super) async fn publish(&self, committed: Result<Committed, Error>) -> Result<(), Error> {
+        let (complete, outcome) = match committed {
+            Ok(Committed { before, changes }) => {
+                (changes.is_empty() || self.hub.publish_after(&before, changes), Ok(()))
             }
+            Err(error) => (false, Err(error)),
+        };
+        if complete {
+            return outcome;
         }
         if let Err(error) = within(WRITERS_PATIENCE, self.catch_up()).await {
             tracing::warn!(%error, "what was committed could not be published; it is tried again");
         }
+        outcome
     }
 
     /// Publishes what the hub lacks; whether there was anything.

@@ -1,10 +1,12 @@
 //! A server inside the test, a server as a process of its own, and a reader of the feed that keeps what it reads.
 
+use crate::database;
 use keyward_contract::cursor::Position;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Frames, KeyRecord};
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::secret::Secret;
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
@@ -50,13 +52,22 @@ impl TestServer {
     }
 
     pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_fully(data_dir, database::of_directory(data_dir), now_ms, retention_interval)
+    }
+
+    /// One of several servers on a PostgreSQL database.
+    pub(crate) fn start_on(data_dir: &Path, database_url: &str) -> Self {
+        Self::start_fully(data_dir, Some(database_url.to_owned()), NOW_MS, RETENTION_INTERVAL)
+    }
+
+    fn start_fully(data_dir: &Path, database_url: Option<String>, now_ms: u64, retention_interval: Duration) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
         let config = Config {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: data_dir.to_owned(),
-            database_url: None,
+            database_url: database_url.map(Secret::new),
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
             retention_interval,
@@ -125,6 +136,17 @@ impl Client {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
+        self.try_send(method, path, token, body).unwrap()
+    }
+
+    /// The answer, unless the server goes away before it is complete.
+    fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, ureq::Error> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -133,9 +155,15 @@ impl Client {
             Some(body) => self.agent.run(request.body(body).unwrap()),
             None => self.agent.run(request.body(()).unwrap()),
         };
-        let mut answer = answer.unwrap();
+        let mut answer = answer?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, body: answer.body_mut().read_to_vec().unwrap() }
+        Ok(Answer { status, headers, body: answer.body_mut().read_to_vec()? })
+    }
+
+    /// As [`Self::ask`], of a server that may go away.
+    pub(crate) fn try_ask(&self, method: &str, path: &str, document: Option<Value>) -> Option<Answer> {
+        let body = document.map(|document| document.to_string().into_bytes());
+        self.try_send(method, path, Some(&self.admin), body).ok()
     }
 
     pub(crate) fn ask(&self, method: &str, path: &str, document: Option<Value>) -> Answer {
@@ -151,10 +179,19 @@ impl Client {
     }
 
     pub(crate) fn feed(&self, position: Position, wait_s: u32) -> Vec<u8> {
-        let answer = self.send("GET", &format!("{FEED_PATH}?after={position}&wait={wait_s}"), Some(&self.edge), None);
+        self.try_feed(position, wait_s).expect("a server that stays")
+    }
+
+    /// A page of a server that may go away, or lose its database.
+    pub(crate) fn try_feed(&self, position: Position, wait_s: u32) -> Option<Vec<u8>> {
+        let path = format!("{FEED_PATH}?after={position}&wait={wait_s}");
+        let answer = self.try_send("GET", &path, Some(&self.edge), None).ok()?;
+        if answer.status == 503 {
+            return None;
+        }
         assert_eq!((answer.status, answer.header("content-type")), (200, FEED_MEDIA_TYPE));
         assert!(answer.body.len() <= MAX_PAGE_BYTES);
-        answer.body
+        Some(answer.body)
     }
 }
 
@@ -179,7 +216,12 @@ impl Reader {
     /// Reads one page; whether there was anything in it.
     pub(crate) fn read(&mut self, wait_s: u32) -> bool {
         let bytes = self.client.feed(self.position, wait_s);
-        let page = Page::decode(&bytes).unwrap();
+        self.apply(&bytes)
+    }
+
+    /// Takes a page; whether there was anything in it.
+    pub(crate) fn apply(&mut self, bytes: &[u8]) -> bool {
+        let page = Page::decode(bytes).unwrap();
         if let Extent::Snapshot { end } = page.extent {
             let start = page.start();
             self.snapshot_pages += 1;
@@ -217,13 +259,21 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data_dir: &Path, log_level: &str) -> Self {
-        let mut child = program()
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .env("RUST_LOG", log_level)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = program();
+        if let Some(url) = database::of_directory(data_dir) {
+            command.env("KEYWARD_DATABASE_URL", url);
+        }
+        Self::start_command(serve(&mut command, data_dir).env("RUST_LOG", log_level))
+    }
+
+    /// One of several servers on a PostgreSQL database.
+    pub(crate) fn start_on(data_dir: &Path, database_url: &str) -> Self {
+        Self::start_command(serve(&mut program(), data_dir).env("KEYWARD_DATABASE_URL", database_url))
+    }
+
+    /// Starts it by a command whose process becomes the server.
+    pub(crate) fn start_command(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, told) = mpsc::channel();
         let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
@@ -237,6 +287,10 @@ impl Process {
         });
         let address = told.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no start: {}", log.lock().unwrap()));
         Self { url: format!("http://{address}"), child, log, reading: Some(reading) }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -280,6 +334,11 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The arguments to serve on any port.
+pub(crate) fn serve<'a>(command: &'a mut Command, data_dir: &Path) -> &'a mut Command {
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir)
 }
 
 /// The program, in an environment that says nothing about any other server.

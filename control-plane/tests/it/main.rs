@@ -4,14 +4,24 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod database;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod load;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod sqlite;
