@@ -50,6 +50,11 @@ impl Postgres {
         Self { url, cluster: Some(cluster) }
     }
 
+    /// Where it lies, if it is this test's own.
+    pub(crate) fn directory(&self) -> &Path {
+        self.cluster.as_ref().unwrap().dir.path()
+    }
+
     /// Ends the server as a crash would.
     pub(crate) fn crash(&mut self) {
         let cluster = self.cluster.as_mut().unwrap();

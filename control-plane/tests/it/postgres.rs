@@ -6,3 +6,5 @@ mod outage;
 mod replicas;
 #[cfg(test)]
 mod start;
+#[cfg(test)]
+mod tls;

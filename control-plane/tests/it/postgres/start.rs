@@ -20,7 +20,12 @@ fn a_start_that_is_refused_says_why_and_nothing_of_the_url() {
     let url = postgres.database();
     let password = "the-password-that-nobody-may-see";
     let (_, address) = url.split_once('@').unwrap();
-    let user = format!("postgres://postgres:{password}@");
+    database::run(
+        &url,
+        &["DO $$ BEGIN CREATE ROLE keyward_with_password LOGIN PASSWORD 'another';
+           EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"],
+    );
+    let user = format!("postgres://keyward_with_password:{password}@");
     for (url, why) in [
         (format!("{user}{address}"), "password authentication failed"),
         // Nothing listens on the port of nobody.
@@ -36,7 +41,7 @@ fn a_start_that_is_refused_says_why_and_nothing_of_the_url() {
     ] {
         let said = refusal(dir.path(), &url);
         assert!(said.contains(why), "{why}: {said}");
-        assert!(!said.contains(password) && !said.contains("keyward-test") && !said.contains("postgres://postgres"));
+        assert!(!said.contains(password) && !said.contains(&url) && !said.contains("postgres://keyward"), "{said}");
     }
 }
 
