@@ -65,8 +65,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where PostgreSQL tells every server that there is something new.
 const CHANNEL: &str = "keyward_feed";
 
-/// Whoever holds the head's row and says no more, because its process hangs or its machine is gone, loses it.
-const POSTGRES_SETTINGS: &str = "SET statement_timeout = '10s'; SET lock_timeout = '8s'; \
+/// Whoever holds the head's row and says no more, because its process hangs or its machine is gone, loses it. And whatever
+/// the database's default is, nothing is acknowledged that a crash could still undo.
+const POSTGRES_SETTINGS: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'; \
+    SET statement_timeout = '10s'; SET lock_timeout = '8s'; \
     SET idle_in_transaction_session_timeout = '5s'; \
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 

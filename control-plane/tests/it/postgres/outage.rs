@@ -18,6 +18,9 @@ fn is_ready(client: &Client) -> bool {
 #[test]
 fn while_postgresql_is_away_the_feed_goes_on_and_afterwards_everything_does_by_itself() {
     let (mut postgres, dir) = (Postgres::own(), tempfile::tempdir().unwrap());
+    // With this, a crash would undo whatever was acknowledged in the seconds before it.
+    let careless = ["ALTER SYSTEM SET synchronous_commit = off", "ALTER SYSTEM SET wal_writer_delay = '10s'"];
+    postgres.run(&[careless[0], careless[1], "SELECT pg_reload_conf()"]);
     let url = postgres.database();
     let servers = [TestServer::start_on(dir.path(), &url), TestServer::start_on(dir.path(), &url)];
     let clients: Vec<_> = servers.iter().map(TestServer::client).collect();
