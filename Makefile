@@ -51,7 +51,8 @@ lint: cargo
 E2E := -p keyward-filter -p keyward-harness
 
 # `cargo nextest` where it is installed: a process for each test, and the limits of .config/nextest.toml.
-# Where no PostgreSQL can be had, the tests that need it are left out, counted as skipped, and told of at the end.
+# Where no PostgreSQL can be had, the tests that need it are left out, counted as skipped, and told of at the end. No name
+# of a test has a space in it.
 unit: cargo
 	@if tools/postgres bin >/dev/null; then with="tools/postgres run"; without=" "; else with=; without=postgres::; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
@@ -121,6 +122,6 @@ help:
 	@echo '  KEYWARD_WASM_TOOLCHAIN    rustup or debian: where the wasm32-wasip1 target comes from'
 	@echo '  KEYWARD_BIN               path of the keyward binary that is run; otherwise the newest one built'
 	@echo '  KEYWARD_WASM              path of the filter that is run; otherwise the one built'
-	@echo '  KEYWARD_TEST_POSTGRES_URL a PostgreSQL server on which the tests may make databases; otherwise tools/postgres'
-	@echo '                            runs one for them'
+	@echo '  KEYWARD_TEST_POSTGRES_URL a PostgreSQL server on which the tests may make databases, beside those of their own;'
+	@echo '                            otherwise tools/postgres runs one for them'
 	@echo '  KEYWARD_EDGE_TOKEN        what envoy/envoy.yaml hands the filter; make run sets it'

@@ -154,3 +154,23 @@ impl IntoResponse for ApiError {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_can_try_again_is_told_so_and_whether_it_may_be_done_already() {
+        for (error, name) in [
+            (store::Error::OutcomeUnknown(sqlx::Error::WorkerCrashed), "outcome_unknown"),
+            (store::Error::Slow, "unavailable"),
+            (store::Error::Database(sqlx::Error::PoolTimedOut), "unavailable"),
+        ] {
+            let error = ApiError::from(error);
+            assert_eq!(error.kind().1, name);
+            let response = error.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[RETRY_AFTER], "1");
+        }
+    }
+}

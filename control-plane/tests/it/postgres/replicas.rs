@@ -10,6 +10,7 @@ use keyward_contract::entry::Frames;
 use keyward_contract::page::{Extent, Page};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -112,16 +113,15 @@ fn a_change_at_one_server_reaches_an_edge_of_another_within_100_ms() {
 }
 
 #[test]
-fn notifications_that_are_lost_are_made_up_for() {
+fn a_server_whose_listener_is_cut_off_misses_nothing() {
     let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
     let url = postgres.database();
     let (here, there) = (TestServer::start_on(dir.path(), &url), TestServer::start_on(dir.path(), &url));
     let mut reader = Reader::new(there.client());
     reader.catch_up();
-    // Nobody listens any more, and nobody is told so.
     for _ in 0..3 {
-        database::until_found(&url, LISTENERS);
-        database::run(&url, &[&LISTENERS.replace("count(*)", "pg_terminate_backend(pid)")]);
+        database::until_found(&url, &listeners("count(*)"));
+        database::run(&url, &[&listeners("pg_terminate_backend(pid)")]);
         let key = here.client().create(json!({"name": "a"}));
         assert!(reader.read(60));
         assert!(reader.record(&key["key"]).is_some());
@@ -129,9 +129,61 @@ fn notifications_that_are_lost_are_made_up_for() {
     assert_eq!(reader.snapshot_pages, 1);
 }
 
-/// The connections of this database that listen, but for the one that asks.
-const LISTENERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-    AND query LIKE 'LISTEN%' AND pid <> pg_backend_pid()";
+#[test]
+fn a_listener_whose_connection_broke_without_a_word_is_replaced() {
+    let (postgres, dir) = (Postgres::own(), tempfile::tempdir().unwrap());
+    let url = postgres.database();
+    let (here, there) = (TestServer::start_on(dir.path(), &url), TestServer::start_on(dir.path(), &url));
+    let mut reader = Reader::new(there.client());
+    reader.catch_up();
+    let two = format!("SELECT CASE WHEN ({}) = 2 THEN 1::bigint ELSE 0 END", listeners("count(*)"));
+    database::until_found(&url, &two);
+    let query = listeners("CAST(pid AS BIGINT)");
+    let silent = database::with(&url, async |connection| {
+        sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query)).fetch_all(connection).await
+    });
+    for pid in &silent {
+        assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
+    }
+    let key = here.client().create(json!({"name": "a"}));
+    assert!(reader.read(60));
+    assert!(reader.record(&key["key"]).is_some());
+    // The server where it was found is told of the next again.
+    let of_others = silent.iter().map(|pid| format!(" AND pid <> {pid}")).collect::<String>();
+    database::until_found(&url, &(listeners("count(*)") + &of_others));
+}
+
+#[test]
+fn a_change_is_found_where_no_notification_ever_arrives() {
+    let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
+    let url = postgres.database();
+    let name = url.rsplit('/').next().unwrap().split('?').next().unwrap();
+    // Another function takes the place of the one that notifies.
+    database::run(
+        &url,
+        &[
+            "CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'",
+            &format!("ALTER DATABASE {name} SET search_path = public, pg_catalog"),
+        ],
+    );
+    let (here, there) = (TestServer::start_on(dir.path(), &url), TestServer::start_on(dir.path(), &url));
+    let mut reader = Reader::new(there.client());
+    reader.catch_up();
+    for _ in 0..3 {
+        let key = here.client().create(json!({"name": "a"}));
+        assert!(reader.read(60));
+        assert!(reader.record(&key["key"]).is_some());
+    }
+    assert_eq!(reader.snapshot_pages, 1);
+}
+
+/// Finds something of the connections that listen.
+fn listeners(what: &str) -> String {
+    format!(
+        "SELECT {what} FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' \
+         AND pid <> pg_backend_pid()"
+    )
+}
 
 #[test]
 fn when_a_server_is_killed_the_others_go_on_and_its_edges_continue_there() {
