@@ -1,7 +1,7 @@
 //! The state, in SQLite or PostgreSQL: keys, owners, and the feed of changes to them.
 //!
 //! One transaction writes at a time, over all servers of a database. A change, its entry of the audit log and its entries
-//! of the feed are one transaction, and the hub hears of it in commit order ([`tail`]). A request that goes away before its turn writes nothing; one that goes away
+//! of the feed are one transaction, and the hub hears of it in commit order (`store/tail.rs`). A request that goes away before its turn writes nothing; one that goes away
 //! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
 
 mod audit;

@@ -327,6 +327,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_hub_that_lacks_very_much_begins_anew_and_who_is_behind_reads_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        let bell = store.hub().subscribe();
+        let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.lose_answer();
+            Box::pin(async move {
+                for n in 0..=crate::store::tail::MOST {
+                    let [low, middle, ..] = n.to_le_bytes();
+                    let mut subject = [0; 32];
+                    subject[..2].copy_from_slice(&[middle, low]);
+                    mutation.append(Digest(subject), Body::Removed).await?;
+                }
+                Ok(())
+            })
+        });
+        assert!(write.await.is_err());
+        assert!(bell.has_changed().unwrap());
+        let Position::Changes { seen, .. } = start else { panic!("{start:?}") };
+        assert_eq!(store.hub().changes_after(0, &seen), crate::hub::Recent::Unknown);
+        let (next, is_snapshot, subjects) = page(&store, start).await;
+        assert_eq!((is_snapshot, subjects.len()), (false, 4097));
+        assert_eq!(next, Position::Changes { applied: 4097, seen: store.hub().head() });
+    }
+
+    #[tokio::test]
     async fn a_commit_that_cannot_be_looked_up_at_once_is_published_by_the_tail() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();

@@ -22,7 +22,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 /// The most changes that the hub is told of at once. They cannot be told in parts: each shows the current state of its
 /// subject, and whoever sees that has to be told of the head it belongs to.
-const MOST: u64 = 4096;
+pub(super) const MOST: u64 = 4096;
 
 /// What the database has beyond the hub.
 enum Following {
