@@ -199,6 +199,11 @@ impl Server {
         let Self { listener, address, tokens, pepper, store, leaks, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
+        let following = store.clone();
+        let following = tokio::spawn({
+            let ending = ending.clone();
+            async move { following.follow(ending).await }
+        });
         let retention =
             tokio::spawn(keep_retention(store.clone(), Arc::clone(&config.clock), config.retention_interval));
         let app = router(App {
@@ -226,6 +231,8 @@ impl Server {
             () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
         }
         retention.abort();
+        // It ends by itself once the shutdown has begun.
+        let _ = timeout(CLOSING, following).await;
         if timeout(CLOSING, store.close()).await.is_err() {
             tracing::warn!("ending with the database still open");
         }

@@ -96,6 +96,8 @@ pub(super) enum ApiError {
     Busy(Busy),
     #[error("this cannot be done at the moment; try again")]
     Unavailable(#[source] store::Error),
+    #[error("whether this was done is not known; look before you try it again")]
+    OutcomeUnknown(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -128,6 +130,7 @@ impl From<store::Error> for ApiError {
             store::Error::OtherRequest => Self::IdempotencyKeyReused,
             store::Error::NoSuchPlan => invalid("plan", NO_SUCH_PLAN),
             store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
+            error @ store::Error::OutcomeUnknown(_) => Self::OutcomeUnknown(error),
             error if error.is_temporary() => Self::Unavailable(error),
             error => Self::Internal(error.into()),
         }
@@ -210,6 +213,7 @@ impl ApiError {
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
@@ -228,7 +232,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable(error) = &self {
+        if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
         }
         if let Self::ImportStopped { imported, source } = &self {
@@ -273,11 +277,31 @@ impl IntoResponse for ApiError {
                 let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
-            Self::Unavailable(_) | Self::Busy(_) => {
+            Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Busy(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_can_try_again_is_told_so_and_whether_it_may_be_done_already() {
+        for (error, name) in [
+            (store::Error::OutcomeUnknown(sqlx::Error::WorkerCrashed), "outcome_unknown"),
+            (store::Error::Slow, "unavailable"),
+            (store::Error::Database(sqlx::Error::PoolTimedOut), "unavailable"),
+        ] {
+            let error = ApiError::from(error);
+            assert_eq!(error.kind().1, name);
+            let response = error.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[RETRY_AFTER], "1");
+        }
     }
 }

@@ -20,12 +20,23 @@ pub(super) const KEPT_CHANGES: u64 = 100_000;
 /// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
 pub(super) struct Mutation {
     transaction: Transaction<'static, Any>,
-    engine: Engine,
     actor: Actor,
     now: Timestamp,
+    engine: Engine,
+    before: Cursor,
     head: Cursor,
     changes: Vec<Change>,
     kept_changes: u64,
+    #[cfg(test)]
+    answer_is_lost: bool,
+}
+
+/// What was committed.
+pub(super) struct Committed {
+    /// Where the history stood before.
+    pub(super) before: Cursor,
+    /// What followed.
+    pub(super) changes: Vec<Change>,
 }
 
 impl Mutation {
@@ -36,12 +47,15 @@ impl Mutation {
         let head = head.try_into()?;
         Ok(Self {
             transaction,
-            engine: database.engine,
             actor,
             now,
+            engine: database.engine,
+            before: head,
             head,
             changes: Vec::new(),
             kept_changes: KEPT_CHANGES,
+            #[cfg(test)]
+            answer_is_lost: false,
         })
     }
 
@@ -124,8 +138,8 @@ impl Mutation {
         Ok(())
     }
 
-    /// Commits, and returns what is to be published.
-    pub(super) async fn commit(mut self) -> Result<Vec<Change>, Error> {
+    /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
+    pub(super) async fn commit(mut self) -> Result<Committed, Error> {
         if !self.changes.is_empty() {
             let head = self.head;
             sqlx::query("UPDATE head SET sequence = $1, chain = $2")
@@ -134,9 +148,13 @@ impl Mutation {
                 .execute(self.connection())
                 .await?;
             self.cut_log().await?;
+            self.engine.announce(&mut self.transaction).await?;
         }
-        self.transaction.commit().await?;
-        Ok(self.changes)
+        let committed = self.transaction.commit().await;
+        #[cfg(test)]
+        let committed = committed.and(if self.answer_is_lost { Err(sqlx::Error::WorkerCrashed) } else { Ok(()) });
+        committed.map_err(|error| self.engine.failed_commit(error))?;
+        Ok(Committed { before: self.before, changes: self.changes })
     }
 
     /// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue
@@ -156,6 +174,12 @@ impl Mutation {
     #[cfg(test)]
     pub(super) fn keep(&mut self, changes: u64) {
         self.kept_changes = changes;
+    }
+
+    /// Commits, and says that it did not.
+    #[cfg(test)]
+    pub(super) fn lose_answer(&mut self) {
+        self.answer_is_lost = true;
     }
 }
 
@@ -315,6 +339,88 @@ mod tests {
             })
         });
         assert!(!nonsense.await.unwrap_err().is_temporary());
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_answer_is_lost_is_published_all_the_same_and_those_after_it_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        let lost = |subject: u8, readers_are_away: bool| {
+            let store = store.clone();
+            async move {
+                let held = match readers_are_away {
+                    true => futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await,
+                    false => Vec::new(),
+                };
+                let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
+                    mutation.lose_answer();
+                    Box::pin(mutation.append(Digest([subject; 32]), Body::Removed))
+                });
+                assert!(matches!(write.await, Err(Error::OutcomeUnknown(_))));
+                drop(held);
+            }
+        };
+        lost(1, false).await;
+        assert_eq!(store.hub().head().sequence, 1);
+        assert_eq!(page(&store, start).await.2, [1]);
+        // Where not even that can be looked up, the next commit finds that something is missing before it.
+        lost(2, true).await;
+        assert_eq!(store.hub().head().sequence, 1);
+        change(&store, 3, false).await;
+        assert_eq!(store.hub().head().sequence, 3);
+        assert_eq!(page(&store, start).await.2, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_lacks_very_much_begins_anew_and_who_is_behind_reads_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        let bell = store.hub().subscribe();
+        let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.lose_answer();
+            Box::pin(async move {
+                for n in 0..=crate::store::tail::MOST {
+                    let [low, middle, ..] = n.to_le_bytes();
+                    let mut subject = [0; 32];
+                    subject[..2].copy_from_slice(&[middle, low]);
+                    mutation.append(Digest(subject), Body::Removed).await?;
+                }
+                Ok(())
+            })
+        });
+        assert!(write.await.is_err());
+        assert!(bell.has_changed().unwrap());
+        let Position::Changes { seen, .. } = start else { panic!("{start:?}") };
+        assert_eq!(store.hub().changes_after(0, &seen), crate::hub::Recent::Unknown);
+        let (next, is_snapshot, subjects) = page(&store, start).await;
+        assert_eq!((is_snapshot, subjects.len()), (false, 4097));
+        assert_eq!(next, Position::Changes { applied: 4097, seen: store.hub().head() });
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_cannot_be_looked_up_at_once_is_published_by_the_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut bell = store.hub().subscribe();
+        let held = futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await;
+        let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.lose_answer();
+            Box::pin(mutation.append(Digest([1; 32]), Body::Removed))
+        });
+        assert!(write.await.is_err());
+        drop(held);
+        assert!(!bell.has_changed().unwrap());
+        let (end, ending) = tokio::sync::watch::channel(false);
+        let following = tokio::spawn({
+            let store = store.clone();
+            async move { store.follow(ending).await }
+        });
+        bell.changed().await.unwrap();
+        assert_eq!(store.hub().head().sequence, 1);
+        end.send_replace(true);
+        following.await.unwrap();
     }
 
     #[tokio::test]

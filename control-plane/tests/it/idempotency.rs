@@ -1,6 +1,7 @@
 //! Requests that come again because their answer was lost.
 
-use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, path_of, seconds};
+use crate::database::stored;
+use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, contains, path_of, seconds};
 use keyward_control_plane::serve::RETENTION_INTERVAL;
 use serde_json::{Value, json};
 use std::sync::{Arc, Barrier};
@@ -182,12 +183,12 @@ fn neither_the_plaintext_nor_the_idempotency_key_is_in_the_files_or_in_the_log()
     let created = create(&client, KEY, json!({"name": "a"})).expect(201);
     create(&client, KEY, json!({"name": "a"})).expect(201);
     create(&client, KEY, json!({"name": "b"})).expect(422);
-    let files = contents(dir.path());
+    let files = stored(dir.path());
     process.signal("TERM");
     process.wait();
     let log = process.log();
     for secret in [&created["key"].as_str().unwrap()[12..], KEY] {
-        assert!(!contains(&files, secret) && !contains(&contents(dir.path()), secret) && !log.contains(secret));
+        assert!(!contains(&files, secret) && !contains(&stored(dir.path()), secret) && !log.contains(secret));
     }
     let pepper = std::fs::read_to_string(dir.path().join("pepper")).unwrap();
     assert!(!log.contains(pepper.trim()));

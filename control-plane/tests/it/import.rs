@@ -1,8 +1,8 @@
 //! Keys that another system made.
 
+use crate::database::stored;
 use crate::harness::{
-    Client, NOW_MS, Process, Reader, TestServer, contains, contents, dialect_with_selectors, program, stderr, stdout,
-    until,
+    Client, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, program, stderr, stdout, until,
 };
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use keyward_contract::dialect::Dialect;
@@ -134,7 +134,7 @@ fn every_kind_of_hash_leads_an_edge_to_its_key() {
         assert_eq!(hint(name), expected);
     }
     drop(server);
-    assert!(!contains(&contents(dir.path()), &plaintext), "no plaintext is kept");
+    assert!(!contains(&stored(dir.path()), &plaintext), "no plaintext is kept");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn mistakes_are_told_by_line_and_field_and_repeat_nothing_and_the_other_rows_are
     assert_eq!(counts(&report), [1, 0, cases.len() as u64 - 1]);
     process.signal("TERM");
     process.wait();
-    let (log, files) = (process.log(), contents(&data_dir));
+    let (log, files) = (process.log(), stored(&data_dir));
     for hidden in [secret, &plaintext, &sha256_of(2)] {
         assert!(!log.contains(hidden) && !contains(&files, hidden), "{hidden}");
     }

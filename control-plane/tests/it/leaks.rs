@@ -1,8 +1,8 @@
 //! Keys that were found in public.
 
+use crate::database::stored;
 use crate::harness::{
-    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, dialect_with_selectors, program, stderr,
-    stdout,
+    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, program, stderr, stdout,
 };
 use hmac::{Hmac, Mac};
 use keyward_contract::dialect::Dialect;
@@ -268,7 +268,7 @@ fn no_plaintext_of_a_report_is_logged_or_kept() {
     client.ask("POST", "/v1/leaks", Some(request)).expect(200);
     process.signal("TERM");
     process.wait();
-    let (log, files) = (process.log(), contents(dir.path()));
+    let (log, files) = (process.log(), stored(dir.path()));
     assert!(log.contains("a key was found in public"), "{log}");
     for hidden in [key, "kw_live_unknown"] {
         assert!(!log.contains(hidden) && !contains(&files, hidden), "{hidden}");

@@ -6,6 +6,8 @@ mod audit;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod database;
+#[cfg(test)]
 mod export;
 #[cfg(test)]
 mod failures;
@@ -13,6 +15,8 @@ mod failures;
 mod feed;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod history;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
@@ -24,15 +28,21 @@ mod keys;
 #[cfg(test)]
 mod leaks;
 #[cfg(test)]
+mod load;
+#[cfg(test)]
 mod operation;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
 mod plans;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod self_service;
+#[cfg(test)]
+mod sqlite;
 #[cfg(test)]
 mod tokens;
 #[cfg(test)]

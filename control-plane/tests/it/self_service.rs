@@ -298,7 +298,7 @@ fn credits_do_not_multiply() {
     let fixture = exograph();
     let (key, other) = (fixture.make(json!({})), fixture.make(json!({})));
     let with_credits = format!("UPDATE keys SET credits = 5 WHERE id = '{}'", key["id"].as_str().unwrap());
-    change_database(fixture.dir.path(), with_credits);
+    change_database(fixture.dir.path(), &with_credits);
     let problem = fixture.ask(&key, "POST", "/api-keys", Some(json!({"name": "n"}))).expect(403);
     assert_eq!(problem["type"], "urn:keyward:problem:has_credits");
     let problem = fixture.ask(&key, "POST", &(path(&other) + "/rotate"), None).expect(403);

@@ -1,8 +1,8 @@
 //! Tokens that are made over the API.
 
+use crate::database::stored;
 use crate::harness::{
-    Client, Process, Reader, TestServer, audited, contains, contents, drop_tokens, program, seconds, stderr, stdout,
-    until,
+    Client, Process, Reader, TestServer, audited, contains, drop_tokens, program, seconds, stderr, stdout, until,
 };
 use keyward_contract::FEED_PATH;
 use keyward_contract::page::Page;
@@ -45,7 +45,7 @@ fn a_new_token_is_shown_once_and_only_its_digest_is_kept() {
     shown["token"] = created["token"].clone();
     assert_eq!(shown, created);
     server.stop();
-    assert!(!contains(&contents(dir.path()), plaintext));
+    assert!(!contains(&stored(dir.path()), plaintext));
 }
 
 #[test]

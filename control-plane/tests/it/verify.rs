@@ -1,8 +1,7 @@
 //! Keys of which only a password hash is kept, and the question whether a credential is one.
 
-use crate::harness::{
-    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, contents, program, seconds, stdout, until,
-};
+use crate::database::stored;
+use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, contains, program, seconds, stdout, until};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, KeyRecord};
 use keyward_contract::verify::{Answer as Verdict, VERIFY_PATH};
@@ -161,10 +160,10 @@ fn neither_the_key_nor_its_sha_256_is_in_the_files_or_in_the_log_at_its_most_tal
     for key in [&created, &rotated] {
         assert_eq!(verdict(&client, &key["key"]), right(key));
     }
-    let mut files = contents(dir.path());
+    let mut files = stored(dir.path());
     process.signal("TERM");
     process.wait();
-    files.extend(contents(dir.path()));
+    files.extend(stored(dir.path()));
     let log = process.log();
     assert!(contains(&files, "$argon2id$v=19$m=19456,t=2,p=1$"));
     for key in [&created, &rotated] {
