@@ -117,6 +117,16 @@ impl Limiter {
         })
     }
 
+    /// How long until a limit has room for `cost` if nothing is admitted meanwhile, in milliseconds: 0 if it has. Admits
+    /// nothing.
+    pub fn wait_ms(&self, store: &impl SharedStore, key_id: &str, limit: Limit, cost: u32, now_ms: u64) -> u64 {
+        let key = KeyHash::of(key_id);
+        let stored = store.get(&self.bucket_name(&key));
+        let bucket = Bucket::read(stored.as_ref().map_or(&[], |stored| &stored.bytes));
+        let room_from_ms = bucket.entries(&key, limit.window_ms()).live(now_ms).room_from_ms(limit, cost);
+        room_from_ms.map_or(limit.window_ms().get(), |from_ms| from_ms.saturating_sub(now_ms))
+    }
+
     fn bucket_name(&self, key: &KeyHash) -> String {
         format!("{}{:x}", self.prefix, key.leading_bits(self.bucket_bits))
     }

@@ -17,6 +17,8 @@ pub mod readiness;
 pub mod rules;
 pub mod snapshot;
 pub mod store;
+pub mod verified;
+pub mod verifier;
 
 #[cfg(test)]
 mod feed_model;

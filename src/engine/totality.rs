@@ -12,6 +12,7 @@ use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
+use crate::engine::verified::Verified;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_contract::dialect::{BasicPart, Dialect, Source};
@@ -119,12 +120,14 @@ enum State {
     OwnerDisabled,
     OwnerUnknown,
     Spent,
+    /// Found by its public beginning, and checked by nobody yet.
+    Hashed,
     Unreadable,
     NeverMade,
 }
 
 impl State {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
@@ -135,6 +138,7 @@ impl State {
         Self::OwnerDisabled,
         Self::OwnerUnknown,
         Self::Spent,
+        Self::Hashed,
         Self::Unreadable,
         Self::NeverMade,
     ];
@@ -167,6 +171,7 @@ impl State {
             Self::OwnerDisabled => key.owner = Some("disabled".to_owned()),
             Self::OwnerUnknown => key.owner = Some("unknown".to_owned()),
             Self::Spent => key.credits_exhausted = true,
+            Self::Hashed => key.needs_verification = true,
             Self::Active | Self::Unreadable | Self::NeverMade => {}
         }
         key
@@ -234,7 +239,12 @@ impl World {
                     Ok::<(), ()>(())
                 });
                 let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
-                let subject = Digest(Sha256::digest(&key.text).into());
+                let mut subject = Digest(Sha256::digest(&key.text).into());
+                if state == State::Hashed
+                    && let Some(selector) = format.selector_of(key.text.as_bytes())
+                {
+                    subject = Digest::of_selector(selector);
+                }
                 match state {
                     State::NeverMade => {}
                     State::Unreadable => put(subject, Body::Removed, false),
@@ -430,6 +440,15 @@ impl Request {
                 }
                 prop_assert!(world.keys.iter().all(|key| !rendered.body.contains(&key.text)), "{}", rendered.body);
             }
+            Decision::Verify(what) => {
+                let credential = what.credential.expose().as_bytes();
+                let stands = standing(sources, headers).iter().any(|value| value == credential);
+                prop_assert!(stands, "nobody sent what is to be verified");
+                let selector =
+                    |text: &[u8]| world.policy.dialect.format_of(text)?.selector_of(text).map(<[u8]>::to_vec);
+                let mut hashed = world.keys.iter().filter(|key| key.state == State::Hashed);
+                prop_assert!(hashed.any(|key| selector(key.text.as_bytes()) == selector(credential)));
+            }
         }
         Ok(())
     }
@@ -540,7 +559,14 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         }
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
-        let mut edge = Edge { policy: &world.policy, snapshot: &mut snapshot, limiter: &limiter, store: &store };
+        let mut verified = Verified::new(world.names.verified(), 100, Some([7; 32]));
+        let mut edge = Edge {
+            policy: &world.policy,
+            snapshot: &mut snapshot,
+            limiter: &limiter,
+            verified: &mut verified,
+            store: &store,
+        };
         requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
     });
     if let Err(error) = outcome {
@@ -548,6 +574,7 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     }
     // What is never reached is not tested.
     let refusals = Refusal::ALL.map(Refusal::name);
-    let expected: BTreeSet<_> = refusals.into_iter().chain(["allow", "public", "delegated", "metadata"]).collect();
+    let expected: BTreeSet<_> =
+        refusals.into_iter().chain(["allow", "public", "delegated", "metadata", "verify"]).collect();
     assert_eq!(reached.into_inner(), expected);
 }

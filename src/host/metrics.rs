@@ -4,7 +4,9 @@
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::Event;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::verifier::Outcome;
 use keyward_contract::verdict::Refusal;
+use keyward_contract::verify::Answer;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
@@ -14,6 +16,9 @@ pub(super) struct Metrics {
     page_failures: Counter,
     pages_refused: Counter,
     unreadable_entries: Counter,
+    verified_right: Counter,
+    verified_wrong: Counter,
+    verification_failures: Counter,
     sequence: Gauge,
     records: Gauge,
     age_ms: Gauge,
@@ -35,6 +40,9 @@ impl Metrics {
             page_failures: Counter::define("keyward_feed_failures"),
             pages_refused: Counter::define("keyward_feed_pages_refused"),
             unreadable_entries: Counter::define("keyward_feed_entries_unreadable"),
+            verified_right: Counter::define("keyward_verifications_right"),
+            verified_wrong: Counter::define("keyward_verifications_wrong"),
+            verification_failures: Counter::define("keyward_verifications_failed"),
             sequence: Gauge::define("keyward_snapshot_sequence"),
             records: Gauge::define("keyward_snapshot_records"),
             age_ms: Gauge::define("keyward_snapshot_age_ms"),
@@ -59,11 +67,21 @@ impl Metrics {
         }
     }
 
+    pub(super) fn count_verification(&mut self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Answered(Answer::Right { .. }) => &mut self.verified_right,
+            Outcome::Answered(Answer::Wrong) => &mut self.verified_wrong,
+            Outcome::Unavailable { .. } => &mut self.verification_failures,
+        };
+        counter.pending += 1;
+    }
+
     /// Hands what was counted to Envoy.
     pub(super) fn flush(&mut self) {
         let verdicts = self.verdicts.iter_mut().map(|(_, counter)| counter);
         let feed = [&mut self.pages, &mut self.page_failures, &mut self.pages_refused, &mut self.unreadable_entries];
-        verdicts.chain(feed).for_each(Counter::flush);
+        let verifications = [&mut self.verified_right, &mut self.verified_wrong, &mut self.verification_failures];
+        verdicts.chain(feed).chain(verifications).for_each(Counter::flush);
     }
 
     /// Sets the gauges; every VM of the process sets them alike.

@@ -6,11 +6,14 @@ use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::Names;
+use crate::engine::verified::{HASH_KEY_LENGTH, Verified};
+use crate::engine::verifier::Verifier;
 use crate::host::clock::{self, Clock};
 use crate::host::http::Stream;
 use crate::host::log;
 use crate::host::metrics::Metrics;
 use crate::host::shared::SharedData;
+use crate::host::verify::Calls;
 use crate::host::worker::{self, Worker};
 use keyward_contract::MAX_PAGE_BYTES;
 use keyward_contract::secret::Secret;
@@ -33,11 +36,13 @@ pub(super) struct Root {
 }
 
 struct Running {
+    context_id: u32,
     worker: Rc<Worker>,
     fetcher: Fetcher,
     token: Option<Secret>,
     /// The callout that is out, by Envoy's number, and the poll that it carries.
     callout: Option<(u32, u64)>,
+    verifications: Calls,
     last_failure: Option<Failure>,
     ticks: u64,
 }
@@ -69,9 +74,12 @@ impl Root {
         let names = Names::new(&config.control_plane.cluster, &config.control_plane.authority, settings.bucket_bits);
         let seed = seed(self.context_id);
         self.running = Some(Running {
+            context_id: self.context_id,
             fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
             worker: Rc::new(Worker {
                 limiter: Limiter::new(names.limits(), settings.limit_bucket_bits),
+                verified: RefCell::new(Verified::new(names.verified(), settings.cache_records, hash_key())),
+                verifier: RefCell::new(Verifier::new(&names)),
                 snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
@@ -79,6 +87,7 @@ impl Root {
             }),
             token,
             callout: None,
+            verifications: Calls::default(),
             last_failure: None,
             ticks: 0,
         });
@@ -103,9 +112,9 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
         worker::note_request();
-        Some(Box::new(Stream::new(self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
+        Some(Box::new(Stream::new(context_id, self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -124,6 +133,7 @@ impl Context for Root {
         // The configuration is replaced: its callouts end without a word, so somebody else should fetch at once.
         if let Some(running) = &mut self.running {
             running.fetcher.release(&SharedData);
+            Calls::close(self.context_id, &running.worker);
             running.worker.metrics.borrow_mut().flush();
         }
         true
@@ -137,18 +147,20 @@ impl Running {
         let poll = self.fetcher.tick(&SharedData, now, worker::serves(), &mut events);
         self.note(&events);
         self.send(poll);
-        let mut snapshot = self.worker.snapshot.borrow_mut();
-        snapshot.poll(&SharedData, now.monotonic_ms);
+        self.worker.snapshot.borrow_mut().poll(&SharedData, now.monotonic_ms);
+        self.verifications.tick(self.context_id, &self.worker, self.token.as_ref());
         let mut metrics = self.worker.metrics.borrow_mut();
         metrics.flush();
         if self.ticks.is_multiple_of(TICKS_PER_GAUGE) {
-            metrics.gauge(&snapshot, now.monotonic_ms);
+            metrics.gauge(&self.worker.snapshot.borrow(), now.monotonic_ms);
         }
         self.ticks += 1;
     }
 
     fn answer(&mut self, callout: u32, headers: usize, body_size: usize) {
-        let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
+        let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else {
+            return self.verifications.answer(self.context_id, &self.worker, callout, headers, body_size);
+        };
         let status = if headers == 0 { 0 } else { response_status() };
         let body = if status == 200 && body_size <= MAX_PAGE_BYTES {
             hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok()
@@ -168,7 +180,7 @@ impl Running {
     fn send(&mut self, poll: Option<Poll>) {
         let Some(poll) = poll else { return };
         let control_plane = &self.worker.config.control_plane;
-        let authorization = self.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        let authorization = edge_authorization(self.token.as_ref());
         let mut headers =
             vec![(":method", "GET"), (":path", poll.path.as_str()), (":authority", control_plane.authority.as_str())];
         if let Some(authorization) = &authorization {
@@ -243,7 +255,13 @@ fn read_token(control_plane: &ControlPlane) -> Result<Option<Secret>, String> {
     }
 }
 
-fn response_status() -> u32 {
+/// What an edge shows the control plane.
+pub(super) fn edge_authorization(token: Option<&Secret>) -> Option<String> {
+    token.map(|token| format!("Bearer {}", token.expose()))
+}
+
+/// The status of the answer to a callout that has headers; 0 if it cannot be read.
+pub(super) fn response_status() -> u32 {
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
     status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0)
 }
@@ -256,4 +274,10 @@ fn seed(context_id: u32) -> u64 {
         return coarsetime::Instant::now_without_cache_update().as_ticks() ^ u64::from(context_id);
     }
     u64::from_le_bytes(bytes)
+}
+
+/// What hashes of credentials in shared data are to be keyed with, should this VM be the first to need it.
+fn hash_key() -> Option<[u8; HASH_KEY_LENGTH]> {
+    let mut key = [0; HASH_KEY_LENGTH];
+    getrandom::fill(&mut key).is_ok().then_some(key)
 }

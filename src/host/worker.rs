@@ -3,6 +3,8 @@
 use crate::config::Config;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::verified::Verified;
+use crate::engine::verifier::Verifier;
 use crate::host::clock::Clock;
 use crate::host::metrics::Metrics;
 use std::cell::{Cell, RefCell};
@@ -11,6 +13,8 @@ pub(super) struct Worker {
     pub(super) config: Config,
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
+    pub(super) verified: RefCell<Verified>,
+    pub(super) verifier: RefCell<Verifier>,
     pub(super) metrics: RefCell<Metrics>,
     pub(super) clock: Clock,
 }

@@ -1,0 +1,123 @@
+//! The calls that have credentials checked, and the streams that wait for them.
+//!
+//! They are sent on tick, by the root context. Envoy makes every call in the name of the root, whoever asks for it, but the
+//! SDK hands the answer to the context that was active when it was sent, and drops it if that one is gone: a call made by
+//! a stream would be lost with it to all others that wait. So the first request with a key waits up to one tick longer.
+
+use crate::engine::verifier::Outcome;
+use crate::host::root::{edge_authorization, response_status};
+use crate::host::shared::SharedData;
+use crate::host::worker::Worker;
+use crate::host::{clock, log};
+use keyward_contract::secret::Secret;
+use keyward_contract::verify::{Answer, MAX_VERIFY_ANSWER_BYTES, VERIFY_PATH, VERIFY_REQUEST_TYPE};
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, LogLevel, MapType};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The calls that are out, by Envoy's number.
+#[derive(Default)]
+pub(super) struct Calls {
+    questions: BTreeMap<u32, u64>,
+    is_failing: bool,
+}
+
+/// How many streams go on in one call into the VM. Envoy carries out what was asked for each when the call returns, one
+/// inside the other, so this bounds its stack; the others follow with the next tick.
+const STREAMS_PER_CALL: usize = 16;
+
+impl Calls {
+    /// Sends what is to be asked, gives up what took too long, and lets streams go on.
+    pub(super) fn tick(&mut self, root: u32, worker: &Worker, token: Option<&Secret>) {
+        let now_ms = clock::monotonic_ms();
+        worker.verifier.borrow_mut().tick(now_ms);
+        loop {
+            let next = worker.verifier.borrow_mut().to_send(now_ms);
+            let Some((question, credential)) = next else { break };
+            match send(worker, token, &credential) {
+                Ok(call) => {
+                    self.questions.insert(call, question);
+                }
+                Err(_) => self.ended(worker, question, Outcome::Unavailable { retry_after_s: 1 }, "it cannot be sent"),
+            }
+        }
+        self.questions.retain(|_, question| worker.verifier.borrow().is_open(*question));
+        resume(root, worker, STREAMS_PER_CALL);
+    }
+
+    /// Takes an answer; nothing happens if it is to no call of these.
+    pub(super) fn answer(&mut self, root: u32, worker: &Worker, call: u32, headers: usize, body_size: usize) {
+        let Some(question) = self.questions.remove(&call) else { return };
+        let (outcome, problem) = read_answer(headers, body_size);
+        self.ended(worker, question, outcome, &problem);
+        resume(root, worker, STREAMS_PER_CALL);
+    }
+
+    /// Lets everybody go who still waits.
+    pub(super) fn close(root: u32, worker: &Worker) {
+        worker.verifier.borrow_mut().close();
+        resume(root, worker, usize::MAX);
+    }
+
+    fn ended(&mut self, worker: &Worker, question: u64, outcome: Outcome, problem: &str) {
+        worker.metrics.borrow_mut().count_verification(&outcome);
+        let fails = matches!(outcome, Outcome::Unavailable { .. });
+        let mut verified = worker.verified.borrow_mut();
+        worker.verifier.borrow_mut().ended(&SharedData, &mut verified, question, outcome, clock::monotonic_ms());
+        if std::mem::replace(&mut self.is_failing, fails) != fails {
+            if fails {
+                log(
+                    LogLevel::Warn,
+                    &format!("keys that only the control plane can check cannot be verified: {problem}"),
+                );
+            } else {
+                log(LogLevel::Info, "keys can be verified again");
+            }
+        }
+    }
+}
+
+fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<u32, proxy_wasm::types::Status> {
+    let control_plane = &worker.config.control_plane;
+    let authorization = edge_authorization(token);
+    let mut headers = vec![
+        (":method", "POST"),
+        (":path", VERIFY_PATH),
+        (":authority", control_plane.authority.as_str()),
+        ("content-type", VERIFY_REQUEST_TYPE),
+    ];
+    headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+    let timeout = Duration::from_millis(crate::engine::verifier::CALL_TIMEOUT_MS);
+    let body = credential.expose().as_bytes();
+    hostcalls::dispatch_http_call(&control_plane.cluster, headers, Some(body), Vec::new(), timeout)
+}
+
+/// What the control plane said, and what is wrong if it said nothing.
+fn read_answer(headers: usize, body_size: usize) -> (Outcome, String) {
+    if headers == 0 {
+        return (Outcome::Unavailable { retry_after_s: 1 }, "no answer".to_owned());
+    }
+    let status = response_status();
+    if status == 200 && body_size <= MAX_VERIFY_ANSWER_BYTES {
+        let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
+        return match Answer::decode(&body.unwrap_or_default()) {
+            Ok(answer) => (Outcome::Answered(answer), String::new()),
+            Err(error) => (Outcome::Unavailable { retry_after_s: 1 }, error.to_string()),
+        };
+    }
+    let retry_after = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, "retry-after").ok().flatten();
+    let retry_after_s = retry_after.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(1);
+    (Outcome::Unavailable { retry_after_s }, format!("the control plane answers {status}"))
+}
+
+fn resume(root: u32, worker: &Worker, most: usize) {
+    let ready = worker.verifier.borrow_mut().take_ready(most);
+    if ready.is_empty() {
+        return;
+    }
+    for (stream, ended) in &ready {
+        worker.resume(*stream, ended);
+    }
+    let _ = hostcalls::set_effective_context(root);
+}
