@@ -34,5 +34,7 @@ mod odd_paths;
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/verification.rs"]
+mod verification;
 #[path = "e2e/within_100_ms.rs"]
 mod within_100_ms;
