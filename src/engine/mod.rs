@@ -24,3 +24,5 @@ pub mod verifier;
 mod feed_model;
 #[cfg(test)]
 mod totality;
+#[cfg(test)]
+mod verification;

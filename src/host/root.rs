@@ -133,7 +133,6 @@ impl Context for Root {
         // The configuration is replaced: its callouts end without a word, so somebody else should fetch at once.
         if let Some(running) = &mut self.running {
             running.fetcher.release(&SharedData);
-            Calls::close(self.context_id, &running.worker);
             running.worker.metrics.borrow_mut().flush();
         }
         true

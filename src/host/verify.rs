@@ -3,8 +3,10 @@
 //! They are sent on tick, by the root context. Envoy makes every call in the name of the root, whoever asks for it, but the
 //! SDK hands the answer to the context that was active when it was sent, and drops it if that one is gone: a call made by
 //! a stream would be lost with it to all others that wait. So the first request with a key waits up to one tick longer.
+//!
+//! The root outlives whoever waits: in Envoy a stream holds its plugin, and only without any does the root end.
 
-use crate::engine::verifier::Outcome;
+use crate::engine::verifier::{CALL_TIMEOUT_MS, Outcome};
 use crate::host::root::{edge_authorization, response_status};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
@@ -12,7 +14,7 @@ use crate::host::{clock, log};
 use keyward_contract::secret::Secret;
 use keyward_contract::verify::{Answer, MAX_VERIFY_ANSWER_BYTES, VERIFY_PATH, VERIFY_REQUEST_TYPE};
 use proxy_wasm::hostcalls;
-use proxy_wasm::types::{BufferType, LogLevel, MapType};
+use proxy_wasm::types::{BufferType, LogLevel, MapType, Status};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -23,8 +25,8 @@ pub(super) struct Calls {
     is_failing: bool,
 }
 
-/// How many streams go on in one call into the VM. Envoy carries out what was asked for each when the call returns, one
-/// inside the other, so this bounds its stack; the others follow with the next tick.
+/// How many streams go on in one call into the VM. When it returns, Envoy answers them one inside the other, because each
+/// answer calls the VM, so this bounds its stack (a few hundred end in a trap); the others follow with the next ticks.
 const STREAMS_PER_CALL: usize = 16;
 
 impl Calls {
@@ -39,46 +41,42 @@ impl Calls {
                 Ok(call) => {
                     self.questions.insert(call, question);
                 }
-                Err(_) => self.ended(worker, question, Outcome::Unavailable { retry_after_s: 1 }, "it cannot be sent"),
+                Err(_) => {
+                    let problem = "the question cannot be sent".to_owned();
+                    self.ended(worker, question, Outcome::Unavailable { retry_after_s: 1 }, Some(problem));
+                }
             }
         }
         self.questions.retain(|_, question| worker.verifier.borrow().is_open(*question));
-        resume(root, worker, STREAMS_PER_CALL);
+        resume(root, worker);
     }
 
     /// Takes an answer; nothing happens if it is to no call of these.
     pub(super) fn answer(&mut self, root: u32, worker: &Worker, call: u32, headers: usize, body_size: usize) {
         let Some(question) = self.questions.remove(&call) else { return };
         let (outcome, problem) = read_answer(headers, body_size);
-        self.ended(worker, question, outcome, &problem);
-        resume(root, worker, STREAMS_PER_CALL);
+        self.ended(worker, question, outcome, problem);
+        resume(root, worker);
     }
 
-    /// Lets everybody go who still waits.
-    pub(super) fn close(root: u32, worker: &Worker) {
-        worker.verifier.borrow_mut().close();
-        resume(root, worker, usize::MAX);
-    }
-
-    fn ended(&mut self, worker: &Worker, question: u64, outcome: Outcome, problem: &str) {
+    fn ended(&mut self, worker: &Worker, question: u64, outcome: Outcome, problem: Option<String>) {
         worker.metrics.borrow_mut().count_verification(&outcome);
-        let fails = matches!(outcome, Outcome::Unavailable { .. });
+        let is_answer = matches!(outcome, Outcome::Answered(_));
         let mut verified = worker.verified.borrow_mut();
         worker.verifier.borrow_mut().ended(&SharedData, &mut verified, question, outcome, clock::monotonic_ms());
-        if std::mem::replace(&mut self.is_failing, fails) != fails {
-            if fails {
-                log(
-                    LogLevel::Warn,
-                    &format!("keys that only the control plane can check cannot be verified: {problem}"),
-                );
-            } else {
-                log(LogLevel::Info, "keys can be verified again");
+        match problem {
+            Some(problem) if !std::mem::replace(&mut self.is_failing, true) => {
+                log(LogLevel::Warn, &format!("keys stored as password hashes cannot be verified: {problem}"));
             }
+            None if is_answer && std::mem::take(&mut self.is_failing) => {
+                log(LogLevel::Info, "keys stored as password hashes can be verified again");
+            }
+            _ => {}
         }
     }
 }
 
-fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<u32, proxy_wasm::types::Status> {
+fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<u32, Status> {
     let control_plane = &worker.config.control_plane;
     let authorization = edge_authorization(token);
     let mut headers = vec![
@@ -88,31 +86,39 @@ fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<
         ("content-type", VERIFY_REQUEST_TYPE),
     ];
     headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
-    let timeout = Duration::from_millis(crate::engine::verifier::CALL_TIMEOUT_MS);
+    let timeout = Duration::from_millis(CALL_TIMEOUT_MS);
     let body = credential.expose().as_bytes();
     hostcalls::dispatch_http_call(&control_plane.cluster, headers, Some(body), Vec::new(), timeout)
 }
 
-/// What the control plane said, and what is wrong if it said nothing.
-fn read_answer(headers: usize, body_size: usize) -> (Outcome, String) {
+/// What the control plane said, and what is wrong if it said nothing and was not just busy.
+fn read_answer(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
+    let nothing = Outcome::Unavailable { retry_after_s: 1 };
     if headers == 0 {
-        return (Outcome::Unavailable { retry_after_s: 1 }, "no answer".to_owned());
+        return (nothing, Some("no answer".to_owned()));
     }
-    let status = response_status();
-    if status == 200 && body_size <= MAX_VERIFY_ANSWER_BYTES {
-        let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
-        return match Answer::decode(&body.unwrap_or_default()) {
-            Ok(answer) => (Outcome::Answered(answer), String::new()),
-            Err(error) => (Outcome::Unavailable { retry_after_s: 1 }, error.to_string()),
-        };
+    match response_status() {
+        200 if body_size <= MAX_VERIFY_ANSWER_BYTES => {
+            let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
+            match Answer::decode(&body.unwrap_or_default()) {
+                Ok(answer) => (Outcome::Answered(answer), None),
+                Err(error) => (nothing, Some(error.to_string())),
+            }
+        }
+        503 => {
+            let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, "retry-after").ok().flatten();
+            let seconds = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+            match seconds {
+                Some(retry_after_s) => (Outcome::Unavailable { retry_after_s }, None),
+                None => (nothing, Some("the control plane answers 503".to_owned())),
+            }
+        }
+        status => (nothing, Some(format!("the control plane answers {status}"))),
     }
-    let retry_after = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, "retry-after").ok().flatten();
-    let retry_after_s = retry_after.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(1);
-    (Outcome::Unavailable { retry_after_s }, format!("the control plane answers {status}"))
 }
 
-fn resume(root: u32, worker: &Worker, most: usize) {
-    let ready = worker.verifier.borrow_mut().take_ready(most);
+fn resume(root: u32, worker: &Worker) {
+    let ready = worker.verifier.borrow_mut().take_ready(STREAMS_PER_CALL);
     if ready.is_empty() {
         return;
     }
