@@ -211,7 +211,8 @@ fn a_key_of_which_the_sha_256_is_known_is_not_asked_about() {
 
 #[test]
 fn only_who_has_the_key_learns_that_it_is_revoked_or_has_ended() {
-    let changes: [(&str, fn(&mut KeyRecord)); 3] = [
+    type Change = fn(&mut KeyRecord);
+    let changes: [(&str, Change); 3] = [
         ("revoked", |key| key.revoked_at_ms = Some(1)),
         ("revoked", |key| key.secret_not_after_ms = Some(START.wall_ms)),
         ("expired", |key| key.expires_at_ms = Some(START.wall_ms)),

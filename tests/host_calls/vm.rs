@@ -20,7 +20,7 @@ struct Host {
     shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
     next_tag: u32,
     /// Of each stream; and the stream whose headers were given or set last.
-    headers: HashMap<i32, Vec<(Vec<u8>, Vec<u8>)>>,
+    headers: HashMap<i32, Vec<Pair>>,
     last_stream: i32,
     callout_status: Vec<u8>,
     callout_body: Vec<u8>,
@@ -33,6 +33,8 @@ struct Host {
     calls: BTreeMap<String, usize>,
     log: Vec<String>,
 }
+
+type Pair = (Vec<u8>, Vec<u8>);
 
 /// A request that the filter sent.
 #[derive(Clone, Debug)]
@@ -391,7 +393,7 @@ fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], pointer: usize, length: usi
     OK
 }
 
-fn encode_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+fn encode_pairs(pairs: &[Pair]) -> Vec<u8> {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
     let mut out = u32::try_from(pairs.len()).unwrap().to_le_bytes().to_vec();
     for (name, value) in pairs {
@@ -403,7 +405,7 @@ fn encode_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-fn decode_pairs(bytes: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn decode_pairs(bytes: &[u8]) -> Vec<Pair> {
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let count = number(0);
     let mut at = 4 + 8 * count;
