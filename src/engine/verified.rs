@@ -208,15 +208,21 @@ fn read(bucket: &[u8]) -> impl Iterator<Item = Entry> {
     entries.iter().filter_map(Entry::decode)
 }
 
-/// The bucket with one more verdict, and no more than it may hold. Wrong ones go first, so that guesses push out no key
-/// that is in use; then the oldest.
+/// The bucket with one more verdict, and no more than it may hold: what is wrong gives way to what is right, so that
+/// guesses push out no key; else the oldest goes.
 fn with(bucket: &[u8], newest: Entry) -> Vec<u8> {
     let is_kept = |entry: &Entry| entry.address != newest.address && entry.believed(newest.at_ms).is_some();
     let mut kept: Vec<Entry> = read(bucket).filter(is_kept).collect();
     while kept.len() >= BUCKET_ENTRIES {
-        kept.remove(kept.iter().position(|entry| !entry.is_right).unwrap_or(0));
+        match kept.iter().position(|entry| !entry.is_right) {
+            Some(oldest_wrong) => drop(kept.remove(oldest_wrong)),
+            None if newest.is_right => drop(kept.remove(0)),
+            None => break,
+        }
     }
-    kept.push(newest);
+    if kept.len() < BUCKET_ENTRIES {
+        kept.push(newest);
+    }
     let mut out = Vec::with_capacity(kept.len() * ENTRY_LENGTH);
     kept.iter().for_each(|entry| entry.encode(&mut out));
     out
@@ -292,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_drops_what_is_wrong_first_and_then_the_oldest() {
+    fn a_full_bucket_drops_what_is_wrong_and_then_the_oldest_and_nothing_right_for_what_is_wrong() {
         let mut bucket = Vec::new();
         for n in 0..BUCKET_ENTRIES as u64 {
             bucket = with(&bucket, entry(n, n != 50, n));
@@ -300,8 +306,10 @@ mod tests {
         let held = |bucket: &[u8], n: u64| read(bucket).any(|held| held.address == entry(n, true, 0).address);
         bucket = with(&bucket, entry(1000, true, 1000));
         assert!(!held(&bucket, 50) && held(&bucket, 0) && held(&bucket, 1000));
-        bucket = with(&bucket, entry(1001, false, 1001));
+        bucket = with(&bucket, entry(1001, true, 1001));
         assert!(!held(&bucket, 0) && held(&bucket, 1) && held(&bucket, 1001));
+        bucket = with(&bucket, entry(1002, false, 1002));
+        assert!(held(&bucket, 1) && !held(&bucket, 1002));
         assert_eq!(read(&bucket).count(), BUCKET_ENTRIES);
     }
 
@@ -314,10 +322,10 @@ mod tests {
             let mut bucket = bytes;
             for (n, is_right, at_ms) in added {
                 bucket = with(&bucket, entry(n, is_right, at_ms));
-                prop_assert!(read(&bucket).count() <= BUCKET_ENTRIES.max(1));
+                prop_assert!(read(&bucket).count() <= BUCKET_ENTRIES);
                 prop_assert_eq!(bucket.len() % ENTRY_LENGTH, 0);
                 let last = read(&bucket).last().unwrap();
-                prop_assert_eq!((last.is_right, last.at_ms), (is_right, at_ms));
+                prop_assert!(!is_right || last.is_right && last.at_ms == at_ms);
             }
         }
     }

@@ -296,6 +296,23 @@ fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
 }
 
 #[test]
+fn a_control_plane_that_cannot_be_reached_makes_keys_that_it_must_check_unavailable() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    assert_eq!(vm.fail_callout(question.number).answer.unwrap().0, 503);
+    vm.close(stream);
+
+    let mut vm = ready_to_verify();
+    vm.refuse_calls();
+    let bearer = format!("Bearer {HASHED_KEY}");
+    let (stream, _) = vm.open(&headers_with(Some(&bearer)));
+    let outcome = vm.tick_with_outcome();
+    assert_eq!(outcome.answer.unwrap().0, 503);
+    assert_eq!(outcome.properties["keyward.verdict"], "unavailable");
+    vm.close(stream);
+}
+
+#[test]
 fn a_stream_that_goes_away_is_not_touched_and_the_answer_counts_for_the_next() {
     let mut vm = ready_to_verify();
     let (stream, question) = waiting(&mut vm);

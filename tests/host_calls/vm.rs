@@ -27,6 +27,7 @@ struct Host {
     properties: BTreeMap<String, String>,
     sent: Vec<Callout>,
     callouts: i32,
+    refuses_calls: bool,
     effective_context: i32,
     continued: Vec<i32>,
     answer: Option<(i32, Vec<u8>)>,
@@ -60,6 +61,7 @@ pub(crate) struct Outcome {
 
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
+const BAD_ARGUMENT: i32 = 2;
 const CAS_MISMATCH: i32 = 8;
 /// The context of the configuration.
 pub(crate) const ROOT: i32 = 1;
@@ -119,6 +121,18 @@ impl Vm {
     pub(crate) fn tick_with_outcome(&mut self) -> Outcome {
         self.store.data_mut().forget();
         self.tick();
+        self.store.data().outcome()
+    }
+
+    /// From now on, as if the cluster did not exist.
+    pub(crate) fn refuse_calls(&mut self) {
+        self.store.data_mut().refuses_calls = true;
+    }
+
+    /// What happens to a callout that got no answer.
+    pub(crate) fn fail_callout(&mut self, number: i32) -> Outcome {
+        self.store.data_mut().forget();
+        self.call("proxy_on_http_call_response", &[ROOT, number, 0, 0, 0]);
         self.store.data().outcome()
     }
 
@@ -308,6 +322,7 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             caller.data_mut().properties.insert(text(path), text(value));
             OK
         }
+        "proxy_http_call" if caller.data().refuses_calls => BAD_ARGUMENT,
         "proxy_http_call" => {
             let headers = decode_pairs(&read(caller, a(2), a(3)));
             let text = |bytes| String::from_utf8(bytes).unwrap();
