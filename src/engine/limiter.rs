@@ -190,6 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn how_long_to_wait_is_told_without_admitting_anything() {
+        let setup = Setup::new();
+        let wait_ms = |cost, now_ms| setup.limiter.wait_ms(&setup.store, "k", Limit::per_minute(3), cost, now_ms);
+        assert_eq!([wait_ms(3, 5000), wait_ms(4, 5000)], [0, 60_000], "what is never admitted waits for a window");
+        assert_eq!(setup.bytes(), 0);
+        for at_ms in [5000, 5100] {
+            assert!(setup.passes("k", &["3/min"], at_ms));
+        }
+        assert_eq!([wait_ms(1, 5200), wait_ms(2, 5200), wait_ms(3, 5200)], [0, 59_801, 59_901]);
+        assert_eq!([wait_ms(2, 65_000), wait_ms(2, 65_001)], [1, 0]);
+    }
+
+    #[test]
     fn a_small_limit_is_exact_to_the_millisecond() {
         let setup = Setup::new();
         assert!(setup.passes("k", &["2/s"], 5000));
