@@ -229,6 +229,7 @@ impl<S: SharedStore> Edge<'_, S> {
         let selector = key.selector();
         if selector.is_some()
             && let Some(recent) = self.verified.recent(&digest, now.monotonic_ms)
+            && self.snapshot.is_unmoved(&recent.before)
             && let Found::Key(holder) = self.snapshot.find(self.store, &recent.subject)
             && holder.key.secret_id == recent.secret_id
         {
@@ -237,7 +238,11 @@ impl<S: SharedStore> Edge<'_, S> {
         match (self.snapshot.find(self.store, &digest), selector) {
             // Whoever leads here has shown the whole key, so nothing would be left to verify.
             (Found::Key(holder), _) if !holder.key.needs_verification => Ok(holder),
-            (Found::Nothing, Some(selector)) => self.verified_holder(key, selector, digest, now, ended),
+            (Found::Nothing, Some(selector)) => {
+                let (subject, before) = (Digest::of_selector(selector), self.snapshot.reading([digest]));
+                let credential = verified::Credential { text: &key.credential, digest, subject, before: &before };
+                self.verified_holder(&credential, now, ended)
+            }
             (Found::Nothing, None) => Err(Refusal::Unknown.into()),
             (Found::Key(_) | Found::Unreadable, _) => Err(Refusal::Unavailable.into()),
         }
@@ -247,21 +252,18 @@ impl<S: SharedStore> Edge<'_, S> {
     /// to whom is not known to have the key, it is as if there were none.
     fn verified_holder(
         &mut self,
-        key: &PossibleKey<'_>,
-        selector: &[u8],
-        digest: Digest,
+        credential: &verified::Credential<'_>,
         now: Now,
         ended: Option<&Ended>,
     ) -> Result<Rc<Holder>, Stop> {
-        let subject = Digest::of_selector(selector);
+        let verified::Credential { text, digest, subject, .. } = *credential;
         let holder = match self.snapshot.find(self.store, &subject) {
             Found::Key(holder) => holder,
             Found::Nothing => return Err(Refusal::Unknown.into()),
             Found::Unreadable => return Err(Refusal::Unavailable.into()),
         };
         let secret_id = &holder.key.secret_id;
-        let credential = verified::Credential { text: &key.credential, digest, subject };
-        match self.verified.recall(self.store, &credential, secret_id, now.monotonic_ms) {
+        match self.verified.recall(self.store, credential, secret_id, now.monotonic_ms) {
             Some(Memory::Right { .. }) => return Ok(holder),
             Some(Memory::Wrong) => return Err(Refusal::Unknown.into()),
             None if state_refusal(&holder.key, now.wall_ms).is_some() => return Err(Refusal::Unknown.into()),
@@ -276,7 +278,7 @@ impl<S: SharedStore> Edge<'_, S> {
             None if ended.is_some() => Err(Refusal::Unavailable.into()),
             None => {
                 // What has a format is visible ASCII.
-                let text = std::str::from_utf8(&key.credential).map_err(|_| Stop::from(Refusal::Unknown))?;
+                let text = std::str::from_utf8(text).map_err(|_| Stop::from(Refusal::Unknown))?;
                 let credential = Secret::new(text.to_owned());
                 let secret_id = secret_id.clone();
                 Err(Stop::Unverified(Box::new(Unverified { credential, digest, subject, secret_id })))

@@ -210,6 +210,20 @@ fn a_key_of_which_the_sha_256_is_known_is_not_asked_about() {
 }
 
 #[test]
+fn a_record_for_the_sha_256_comes_first_on_every_worker_although_the_key_was_verified() {
+    let mut process = Process::new();
+    assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
+    process.put(
+        Digest::of_key(KEY.as_bytes()),
+        Process::record(|key| {
+            key.needs_verification = false;
+            key.revoked_at_ms = Some(1);
+        }),
+    );
+    assert_eq!([process.verdict(0, KEY), process.verdict(1, KEY)], ["revoked", "revoked"]);
+}
+
+#[test]
 fn only_who_has_the_key_learns_that_it_is_revoked_or_has_ended() {
     type Change = fn(&mut KeyRecord);
     let changes: [(&str, Change); 3] = [

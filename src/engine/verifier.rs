@@ -283,7 +283,9 @@ fn asker(subject: &Digest, client: Option<IpAddr>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::snapshot::Reading;
     use crate::engine::store::memory::MemoryStore;
+    use crate::engine::verified;
     use proptest::prelude::*;
 
     const CLIENT: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
@@ -396,8 +398,8 @@ mod tests {
         fixture.end(id, right(), NOW);
         assert!(fixture.ready().is_empty());
         let what = unverified("a1");
-        let credential =
-            crate::engine::verified::Credential { text: b"a1", digest: what.digest, subject: what.subject };
+        let Unverified { digest, subject, .. } = what;
+        let credential = verified::Credential { text: b"a1", digest, subject, before: &Reading::default() };
         assert!(fixture.verified.recall(&fixture.store, &credential, "sec_1", NOW).is_some());
     }
 
