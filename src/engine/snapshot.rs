@@ -134,12 +134,12 @@ impl Snapshot {
     /// it is of the status polled before.
     pub fn reading(&self, addresses: impl IntoIterator<Item = Digest>) -> Reading {
         let stripes = addresses.into_iter().map(|address| Status::stripe_of_subject(&address, self.bucket_bits));
-        Reading(stripes.map(|stripe| (stripe, self.stripe(stripe))).collect())
+        Reading(stripes.filter_map(|stripe| Some((stripe, *self.status.stripes.get(stripe)?))).collect())
     }
 
     /// Whether nothing has changed since, as far as the status tells.
     pub fn is_unmoved(&self, reading: &Reading) -> bool {
-        reading.0.iter().all(|(stripe, count)| self.stripe(*stripe) == *count)
+        reading.0.iter().all(|(stripe, count)| self.status.stripes.get(*stripe) == Some(count))
     }
 
     /// The stripes are those of the status polled *before* the buckets are read, so that a change which comes between
