@@ -24,6 +24,10 @@ mod dialects;
 mod fails_closed;
 #[path = "e2e/feed_double.rs"]
 mod feed_double;
+#[path = "e2e/imported_keys.rs"]
+mod imported_keys;
+#[path = "e2e/kept_credential.rs"]
+mod kept_credential;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
@@ -34,6 +38,8 @@ mod odd_paths;
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/usage.rs"]
+mod usage;
 #[path = "e2e/verification.rs"]
 mod verification;
 #[path = "e2e/within_100_ms.rs"]

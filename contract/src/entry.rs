@@ -22,7 +22,7 @@ pub struct Entry {
 }
 
 /// What an entry says of its subject.
-#[expect(clippy::large_enum_variant, reason = "nearly every entry is a key, so a box would save nothing")]
+#[allow(clippy::large_enum_variant, reason = "nearly every entry is a key, so a box would save nothing")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A key, as seen by one of its secrets.

@@ -7,14 +7,23 @@
 
 pub mod api;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 mod connections;
+pub mod failures;
 pub mod feed;
 pub mod hub;
+pub mod issue;
+pub mod issued_tokens;
 pub mod logging;
 pub mod model;
 pub mod page;
+pub mod password;
+pub mod pepper;
+mod private_file;
 pub mod random;
 pub mod serve;
 pub mod store;
 pub mod tokens;
+pub mod verifier;
+pub mod verify;

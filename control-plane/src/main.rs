@@ -3,7 +3,9 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
-use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, dialect};
+use keyward_control_plane::serve::{
+    Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect,
+};
 use keyward_control_plane::tokens::Audience;
 use keyward_control_plane::{clock, logging};
 use std::io::Write;
@@ -13,8 +15,13 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
-        Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
-        Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
+        Command::Keys { server, command } => cli::keys::run(&server, command).map_err(Into::into),
+        Command::Owners { server, command } => cli::owners::run(&server, command).map_err(Into::into),
+        Command::Plans { server, command } => cli::plans::run(&server, command).map_err(Into::into),
+        Command::Tokens { server, command } => cli::tokens::run(&server, command).map_err(Into::into),
+        Command::Audit { server, arguments } => cli::audit::run(&server, arguments).map_err(Into::into),
+        Command::Usage(arguments) => cli::usage(&arguments).map_err(Into::into),
+        Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,16 +40,30 @@ fn main() -> ExitCode {
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     let dialect = dialect(&arguments.dialect)?;
-    let ServeArguments { listen, data_dir, .. } = arguments;
+    let ServeArguments {
+        listen,
+        data_dir,
+        usage_interval,
+        max_verifications,
+        trusted_proxy,
+        self_service,
+        self_service_scope,
+        ..
+    } = arguments;
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
     let server = Server::start(Config {
         listen,
         data_dir,
+        database_url: cli::database_url(),
         dialect,
         clock: clock::system(),
         retention_interval: RETENTION_INTERVAL,
+        usage_interval,
+        max_verifications: max_verifications.unwrap_or_else(default_max_verifications),
+        trusted_proxies: trusted_proxy,
+        self_service: self_service.then_some(SelfService { scope: self_service_scope }),
     })
     .await?;
     let tokens = server.tokens();

@@ -1,9 +1,22 @@
-//! What the control plane knows: keys with their secrets, and owners. Types only; nothing here stores or sends.
+//! What the control plane knows: keys with their secrets, owners, plans and tokens. Types only; nothing here stores or
+//! sends.
 
+mod audit;
+mod inheritance;
 mod key;
 mod owner;
+mod plan;
 mod request;
+mod target;
+mod token;
 
-pub use key::{Key, Secret, State};
-pub use owner::Owner;
-pub use request::{NewKey, OwnerChange, Rotation, document};
+pub use audit::{Actor, AuditEntry};
+pub use inheritance::{beyond, read_inheriting};
+pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
+pub use owner::{Owner, OwnerKind};
+pub use plan::Plan;
+pub use request::{
+    KeyChange, KeysToRevoke, MetadataChange, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, document,
+};
+pub use target::{Expected, Target};
+pub use token::{NewToken, Token, TokenScope};

@@ -1,15 +1,23 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
 use crate::api::{App, router};
+use crate::clients::TrustedProxies;
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
+use crate::failures::Failures;
 use crate::feed::Feed;
-use crate::store::{self, Store, Swept};
+use crate::issued_tokens::IssuedTokens;
+use crate::pepper::{Pepper, PepperError};
+use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
+use crate::verifier::Verifier;
+use ipnet::IpNet;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
+use keyward_contract::secret::Secret;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +29,31 @@ use tokio::time::{Instant, sleep, timeout};
 pub struct Config {
     /// Where it listens, `host:port`; port 0 is any that is free.
     pub listen: String,
-    /// Where its state and tokens are.
+    /// Where its tokens and its pepper are, and its state unless that is in another database.
     pub data_dir: PathBuf,
+    /// The URL of the PostgreSQL database with its state; `None` for SQLite in the data directory.
+    pub database_url: Option<Secret>,
     /// What keys look like.
     pub dialect: Dialect,
     /// The time.
     pub clock: Clock,
     /// How often the edges are told to forget what ended long ago.
     pub retention_interval: Duration,
+    /// How often the edges are to tell of the use of keys.
+    pub usage_interval: Duration,
+    /// How many password hashes are checked at once.
+    pub max_verifications: NonZeroUsize,
+    /// The proxies that are believed when they say from where a request comes.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What users of keys may do with them; `None` if nothing.
+    pub self_service: Option<SelfService>,
+}
+
+/// What users of keys may do with them by showing one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfService {
+    /// The permission that a key needs for it; `None` if it needs none.
+    pub scope: Option<String>,
 }
 
 /// A server that has its port, state and tokens.
@@ -36,10 +61,9 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tokens: Arc<Tokens>,
+    pepper: Arc<Pepper>,
     store: Store,
-    dialect: Arc<Dialect>,
-    clock: Clock,
-    retention_interval: Duration,
+    config: Config,
 }
 
 /// The server cannot start.
@@ -48,11 +72,14 @@ pub enum StartError {
     /// The tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The pepper cannot be used.
+    #[error(transparent)]
+    Pepper(#[from] PepperError),
     /// The state cannot be used.
-    #[error("{}: {source}", data_dir.display())]
+    #[error("{place}: {source}")]
     Store {
-        /// The data directory.
-        data_dir: PathBuf,
+        /// The data directory, or what the database is.
+        place: String,
         /// Why.
         source: store::Error,
     },
@@ -99,6 +126,11 @@ const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
 /// How often the retention is kept, unless a test has less time.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// As many verifications at once as there are processors.
+pub fn default_max_verifications() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 /// The dialect of that name, or in that file.
 ///
 /// # Errors
@@ -125,9 +157,13 @@ impl Server {
     /// If anything is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
-        let store = Store::open(&config.data_dir)
-            .await
-            .map_err(|source| StartError::Store { data_dir: config.data_dir, source })?;
+        let pepper = Arc::new(Pepper::open(&config.data_dir)?);
+        let location = match &config.database_url {
+            Some(url) => Location::Postgres(url.clone()),
+            None => Location::Directory(config.data_dir.clone()),
+        };
+        let store =
+            Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
         let listening = async {
             let listener = TcpListener::bind(&config.listen).await?;
             let address = listener.local_addr()?;
@@ -135,8 +171,7 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        let Config { dialect, clock, retention_interval, .. } = config;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
+        Ok(Self { listener, address, tokens, pepper, store, config })
     }
 
     /// Where it listens.
@@ -151,11 +186,25 @@ impl Server {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
+        let Self { listener, address, tokens, pepper, store, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
-        let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        let retention =
+            tokio::spawn(keep_retention(store.clone(), Arc::clone(&config.clock), config.retention_interval));
+        let app = router(App {
+            store: store.clone(),
+            feed,
+            dialect: Arc::new(config.dialect),
+            tokens,
+            pepper,
+            issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&config.clock))),
+            failures: Arc::new(Failures::default()),
+            proxies: Arc::new(TrustedProxies::new(config.trusted_proxies)),
+            self_service: config.self_service.map(Arc::new),
+            clock: config.clock,
+            verifier: Verifier::new(config.max_verifications),
+            usage_interval: config.usage_interval,
+        });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;
@@ -170,6 +219,14 @@ impl Server {
             tracing::warn!("ending with the database still open");
         }
         tracing::info!("ended");
+    }
+}
+
+/// Where the state is, without what could be secret in a URL.
+fn place(location: &Location) -> String {
+    match location {
+        Location::Directory(directory) => directory.display().to_string(),
+        Location::Postgres(_) => "the PostgreSQL database".to_owned(),
     }
 }
 
@@ -196,6 +253,10 @@ async fn keep_retention(store: Store, clock: Clock, interval: Duration) {
                 tracing::info!(forgotten, told_again, "the edges forget what ended long ago");
             }
             Err(error) => tracing::warn!(%error, ?interval, "the retention could not be kept; it is tried again"),
+        }
+        match store.sweep_usage(now).await {
+            Ok(swept) => tracing::debug!(swept, "what is old of the usage is gone"),
+            Err(error) => tracing::warn!(%error, ?interval, "the old usage could not be swept; it is tried again"),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! One request, one verdict. The order of the checks is that of [`Refusal`].
 
 use crate::engine::credential::{self, Credential, Header};
+use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
+use crate::engine::identity::Strip;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
-use crate::engine::snapshot::{Found, Holder, OwnerState, Snapshot};
+use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
 use crate::engine::verified::{self, Memory, Verified};
 use crate::engine::verifier::{Ended, Outcome, Unverified};
@@ -37,7 +39,14 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It goes on, in this name.
-    Allow(Rc<Holder>),
+    Allow {
+        /// The key.
+        holder: Rc<Holder>,
+        /// What is taken from the request.
+        strip: Strip,
+        /// How much of the key's credits it uses, by its route.
+        cost: NonZeroU32,
+    },
     /// It goes on without a name: the route asks for no key.
     Public,
     /// It goes on with its credential, which another filter checks.
@@ -87,7 +96,7 @@ impl Decision {
     /// The name in filter state, metrics and logs.
     pub fn verdict(&self) -> &'static str {
         match self {
-            Self::Allow(_) => "allow",
+            Self::Allow { .. } => "allow",
             Self::Public | Self::Metadata(_) => "public",
             Self::Delegated => "delegated",
             Self::Refuse(refused) => refused.refusal.name(),
@@ -97,9 +106,14 @@ impl Decision {
 
     /// The id of the key, where its record was found.
     pub fn key_id(&self) -> Option<&str> {
+        self.key().map(|key| key.key_id.as_str())
+    }
+
+    /// The key, where its record was found.
+    pub fn key(&self) -> Option<&KeyRecord> {
         match self {
-            Self::Allow(holder) => Some(&holder.key.key_id),
-            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| holder.key.key_id.as_str()),
+            Self::Allow { holder, .. } => Some(&holder.key),
+            Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| &holder.key),
             Self::Public | Self::Delegated | Self::Metadata(_) | Self::Verify(_) => None,
         }
     }
@@ -139,6 +153,8 @@ impl Refused {
 pub struct Edge<'a, S> {
     /// What is asked, and how refusals look.
     pub policy: &'a Policy,
+    /// By which digests keys are looked up.
+    pub digests: &'a Digests,
     /// The keys.
     pub snapshot: &'a mut Snapshot,
     /// What the keys have used.
@@ -191,7 +207,7 @@ impl<S: SharedStore> Edge<'_, S> {
         }
         let asked = Asked { requirement, method: target.method, cost: route.cost };
         match self.check(credential, now, &asked, client, ended) {
-            Ok(holder) => Decision::Allow(holder),
+            Ok(holder) => Decision::Allow { holder, strip: requirement.strip, cost: route.cost },
             Err(Stop::Refused(refused)) => refuse(refused),
             Err(Stop::Unverified(what)) => Decision::Verify(what),
         }
@@ -209,6 +225,9 @@ impl<S: SharedStore> Edge<'_, S> {
             return Err(Refusal::Unavailable.into());
         }
         let holder = self.holder_of(&possible_key(self.policy, credential)?, now, ended)?;
+        if holder.plan == PlanState::Unknown {
+            return Err(Refusal::Unavailable.into());
+        }
         if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
             return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() }.into());
         }
@@ -230,16 +249,18 @@ impl<S: SharedStore> Edge<'_, S> {
         if selector.is_some()
             && let Some(recent) = self.verified.recent(&digest, now.monotonic_ms)
             && self.snapshot.is_unmoved(&recent.before)
-            && let Found::Key(holder) = self.snapshot.find(self.store, &recent.subject)
+            && let Found::Key(holder) = self.snapshot.find(self.store, &recent.subject, [recent.subject])
             && holder.key.secret_id == recent.secret_id
         {
             return Ok(holder);
         }
-        match (self.snapshot.find(self.store, &digest), selector) {
+        let addresses = self.digests.addresses(&key.credential, digest);
+        match (self.snapshot.find(self.store, &digest, addresses), selector) {
             // Whoever leads here has shown the whole key, so nothing would be left to verify.
             (Found::Key(holder), _) if !holder.key.needs_verification => Ok(holder),
             (Found::Nothing, Some(selector)) => {
-                let (subject, before) = (Digest::of_selector(selector), self.snapshot.reading([digest]));
+                let subject = Digest::of_selector(selector);
+                let before = self.snapshot.reading(self.digests.addresses(&key.credential, digest));
                 let credential = verified::Credential { text: &key.credential, digest, subject, before: &before };
                 self.verified_holder(&credential, now, ended)
             }
@@ -257,7 +278,7 @@ impl<S: SharedStore> Edge<'_, S> {
         ended: Option<&Ended>,
     ) -> Result<Rc<Holder>, Stop> {
         let verified::Credential { text, digest, subject, .. } = *credential;
-        let holder = match self.snapshot.find(self.store, &subject) {
+        let holder = match self.snapshot.find(self.store, &subject, [subject]) {
             Found::Key(holder) => holder,
             Found::Nothing => return Err(Refusal::Unknown.into()),
             Found::Unreadable => return Err(Refusal::Unavailable.into()),
@@ -286,10 +307,10 @@ impl<S: SharedStore> Edge<'_, S> {
         }
     }
 
-    /// Counts the request against the key's limits, or the dialect's where it has none of its own; tells which window
-    /// is exhausted if one is.
+    /// Counts the request against the limits of the key or its plan, or the dialect's where neither has any; tells which
+    /// window is exhausted if one is.
     fn exhausted(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Option<Exhausted> {
-        let limits = holder.key.limits.as_ref().unwrap_or(&self.policy.dialect.limits);
+        let limits = holder.limits().unwrap_or(&self.policy.dialect.limits);
         match self.limiter.admit(self.store, &holder.key.key_id, limits, cost, now_ms) {
             Verdict::Admitted { .. } => None,
             Verdict::Exhausted { limit, retry_after_ms, windows } => {
@@ -450,10 +471,13 @@ mod tests {
     use crate::config::Config;
     use crate::engine::bucket::{self, Input, Stamp};
     use crate::engine::cells::Status;
+    use crate::engine::digests::{KeyDigest, Pepper};
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::store::{Names, update};
-    use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+    use hmac::{Hmac, Mac as _};
+    use keyward_contract::entry::{Body, Entry, OwnerRecord, PlanRecord};
     use keyward_contract::limit::Limits;
+    use sha2::{Digest as _, Sha256, Sha512};
     use std::cell::Cell;
 
     const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
@@ -462,6 +486,7 @@ mod tests {
 
     struct Fixture {
         policy: Policy,
+        digests: Digests,
         store: MemoryStore,
         names: Names,
         snapshot: Snapshot,
@@ -480,6 +505,7 @@ mod tests {
             let policy = Config::parse(text.as_bytes()).unwrap().policy;
             let edge = Self {
                 policy,
+                digests: Digests::default(),
                 store: MemoryStore::default(),
                 limiter: Limiter::new(names.limits(), 4),
                 verified: Verified::new(names.verified(), 100, Some([7; 32])),
@@ -513,6 +539,14 @@ mod tests {
             self.put_frame(subject, &frame);
         }
 
+        fn unreadable(&mut self, subject: Digest) {
+            self.version += 1;
+            let mut frame = Vec::new();
+            Entry { subject, version: self.version, body: Body::Removed }.encode(&mut frame).unwrap();
+            *frame.last_mut().unwrap() = 200;
+            self.put_frame(subject, &frame);
+        }
+
         fn put_frame(&self, subject: Digest, frame: &[u8]) {
             let index = subject.leading_bits(BITS);
             let stamp = Stamp { generation: 1, sequence: self.version };
@@ -528,6 +562,16 @@ mod tests {
             self.put(Digest::of_key(KEY.as_bytes()), Body::Key(key));
         }
 
+        fn plan(&mut self, name: &str, limit: Option<&str>) {
+            let limits = limit.map(|limit| Limits::new(vec![limit.parse().unwrap()]).unwrap());
+            self.put(Digest::of_plan(name), Body::Plan(PlanRecord { limits }));
+        }
+
+        /// A key that was imported as a digest, found at this address.
+        fn imported(&mut self, address: Digest, key_id: &str) {
+            self.put(address, Body::Key(KeyRecord { key_id: key_id.to_owned(), ..KeyRecord::default() }));
+        }
+
         fn decide(&mut self, path: &str, authorization: Option<&str>, client: Option<&str>) -> Decision {
             let mut headers = vec![(":path".to_owned(), path.as_bytes().to_vec())];
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value.as_bytes().to_vec())));
@@ -537,8 +581,8 @@ mod tests {
         }
 
         fn edge(&mut self) -> Edge<'_, MemoryStore> {
-            let Self { policy, snapshot, limiter, verified, store, .. } = self;
-            Edge { policy, snapshot, limiter, verified, store }
+            let Self { policy, digests, snapshot, limiter, verified, store, .. } = self;
+            Edge { policy, digests, snapshot, limiter, verified, store }
         }
 
         fn verdict(&mut self) -> &'static str {
@@ -659,8 +703,12 @@ mod tests {
     #[test]
     fn a_key_in_the_cache_costs_no_look_up() {
         let mut edge = Fixture::open();
-        edge.key(|key| key.owner = Some("acme".into()));
+        edge.key(|key| {
+            key.owner = Some("acme".into());
+            key.plan = Some("pro".into());
+        });
         edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
+        edge.plan("pro", None);
         assert_eq!(edge.verdict(), "allow");
         let headers =
             [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
@@ -715,6 +763,35 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_keeps_the_credential_checks_it_as_any_other() {
+        let mut edge = Fixture::new(
+            r#"[{"path": {"prefix": "/self"}, "access": "key", "credential": "keep", "scopes": ["self"]},
+                {"path": {"prefix": "/maybe"}, "access": "optional", "credential": "keep"},
+                {"path": {"prefix": "/"}, "access": "key"}]"#,
+        );
+        let bearer = format!("Bearer {KEY}");
+        edge.key(|_| {});
+        assert_eq!(edge.decide("/self", Some(&bearer), None).verdict(), "insufficient_scope");
+        assert_eq!(edge.decide("/self", None, None).verdict(), "missing");
+        assert_eq!(edge.decide("/maybe", None, None), Decision::Public);
+        edge.key(|key| key.scopes = vec!["self".into()]);
+        let mut strip = |path| match edge.decide(path, Some(&bearer), None) {
+            Decision::Allow { strip, .. } => strip,
+            decision => panic!("{decision:?}"),
+        };
+        assert_eq!(strip("/self"), Strip::IdentityAndUnread);
+        assert_eq!(strip("/maybe"), Strip::IdentityAndUnread);
+        assert_eq!(strip("/"), Strip::IdentityAndCredentials);
+        let headers = [
+            (":path", "/self".to_owned()),
+            ("authorization", bearer.clone()),
+            ("authorization", bearer.replace('x', "y")),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.into_bytes()));
+        assert_eq!(edge.edge().decide(&headers, NOW, || None).verdict(), "malformed", "two that differ");
+    }
+
+    #[test]
     fn a_key_is_held_to_its_limits_and_to_the_dialects_where_it_has_none() {
         let mut edge = Fixture::open();
         edge.policy.dialect.limits = Limits::new(vec!["2/s".parse().unwrap()]).unwrap();
@@ -736,6 +813,53 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_limits_its_keys_that_have_no_limits_of_their_own() {
+        let mut edge = Fixture::open();
+        edge.policy.dialect.limits = Limits::new(vec!["3/s".parse().unwrap()]).unwrap();
+        edge.plan("pro", Some("2/s"));
+        let on_plan = |key_id: &str, limits: Option<&str>| {
+            let limits = limits.map(|limit| Limits::new(vec![limit.parse().unwrap()]).unwrap());
+            let (key_id, plan) = (key_id.to_owned(), Some("pro".to_owned()));
+            move |key: &mut KeyRecord| {
+                (key.key_id, key.plan, key.limits) = (key_id.clone(), plan.clone(), limits.clone());
+            }
+        };
+        edge.key(on_plan("key_1", None));
+        assert_eq!([edge.verdict(), edge.verdict(), edge.verdict()], ["allow", "allow", "rate_limited"]);
+        edge.key(on_plan("key_2", Some("1/s")));
+        assert_eq!([edge.verdict(), edge.verdict()], ["allow", "rate_limited"], "the key's own");
+        edge.plan("pro", None);
+        edge.key(on_plan("key_3", None));
+        let verdicts = [edge.verdict(), edge.verdict(), edge.verdict(), edge.verdict()];
+        assert_eq!(verdicts, ["allow", "allow", "allow", "rate_limited"], "the dialect's");
+    }
+
+    #[test]
+    fn a_change_of_a_plan_reaches_a_key_in_the_cache() {
+        let mut edge = Fixture::open();
+        edge.plan("pro", Some("0/s"));
+        edge.key(|key| key.plan = Some("pro".into()));
+        assert_eq!(edge.verdict(), "rate_limited");
+        edge.plan("pro", Some("1000/s"));
+        assert_eq!(edge.verdict(), "allow");
+        edge.put(Digest::of_plan("pro"), Body::Removed);
+        assert_eq!(edge.verdict(), "unavailable");
+    }
+
+    #[test]
+    fn a_key_whose_plan_is_not_known_or_not_a_plan_is_unavailable() {
+        let mut edge = Fixture::open();
+        edge.key(|key| key.plan = Some("pro".into()));
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.plan("other", None);
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.put(Digest::of_plan("pro"), Body::Owner(OwnerRecord::default()));
+        assert_eq!(edge.verdict(), "unavailable");
+        edge.plan("pro", None);
+        assert_eq!(edge.verdict(), "allow");
+    }
+
+    #[test]
     fn a_route_costs_what_it_says_and_used_up_credits_are_told() {
         let mut edge = Fixture::new(r#"[{"path": {"prefix": "/"}, "access": "key", "cost": 5}]"#);
         edge.key(|key| key.limits = Some(Limits::new(vec!["9/min".parse().unwrap()]).unwrap()));
@@ -745,6 +869,80 @@ mod tests {
             key.credits_exhausted = true;
         });
         assert_eq!(edge.verdict(), "quota_exhausted");
+    }
+
+    fn of_sha512() -> Digest {
+        Digest::of_sha512(&Sha512::digest(KEY).into())
+    }
+
+    fn of_hmac(pepper: &[u8]) -> Digest {
+        let hmac = Hmac::<Sha256>::new_from_slice(pepper).unwrap().chain_update(KEY);
+        Digest::of_hmac_sha256(&hmac.finalize().into_bytes().into())
+    }
+
+    /// Looks a key up by SHA-256, SHA-512 and HMAC-SHA-256 under "a" and "b".
+    fn with_all_digests() -> Fixture {
+        let hmac = |pepper: &[u8]| KeyDigest::HmacSha256(Pepper::new(pepper).unwrap());
+        let digests = Digests::new(vec![KeyDigest::Sha256, KeyDigest::Sha512, hmac(b"a"), hmac(b"b")]);
+        Fixture { digests, ..Fixture::open() }
+    }
+
+    #[test]
+    fn a_key_imported_as_another_digest_is_found_by_it_where_it_is_configured() {
+        for address in [of_sha512(), of_hmac(b"a"), of_hmac(b"b")] {
+            let mut edge = with_all_digests();
+            edge.imported(address, "key_1");
+            assert_eq!(edge.verdict(), "allow");
+            edge.digests = Digests::default();
+            edge.snapshot = Snapshot::new(edge.names.clone(), BITS, 100);
+            assert_eq!(edge.verdict(), "unknown");
+        }
+        let mut edge = with_all_digests();
+        edge.imported(of_hmac(b"another"), "key_1");
+        assert_eq!(edge.verdict(), "unknown");
+    }
+
+    #[test]
+    fn an_imported_key_in_the_cache_costs_no_look_up_and_an_unknown_one_one_for_each_digest() {
+        let mut edge = with_all_digests();
+        let bearer = format!("Bearer {KEY}");
+        let look_ups = |edge: &mut Fixture| {
+            let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer.clone().into())];
+            edge.snapshot.poll(&edge.store, NOW.monotonic_ms);
+            let before = edge.store.calls.get();
+            let verdict = edge.edge().decide(&headers, NOW, || None).verdict();
+            (verdict, edge.store.calls.get() - before)
+        };
+        assert_eq!(look_ups(&mut edge), ("unknown", 4));
+        edge.imported(of_hmac(b"b"), "key_1");
+        assert_eq!(look_ups(&mut edge), ("allow", 4));
+        assert_eq!(look_ups(&mut edge), ("allow", 0));
+    }
+
+    #[test]
+    fn the_first_digest_with_a_record_decides_for_a_key_in_the_cache_too() {
+        let mut edge = with_all_digests();
+        edge.imported(of_hmac(b"a"), "key_3");
+        for (address, expected) in [(of_sha512(), "key_2"), (Digest::of_key(KEY.as_bytes()), "key_1")] {
+            assert_eq!(edge.verdict(), "allow");
+            edge.imported(address, expected);
+            assert_eq!(edge.decide("/", Some(&format!("Bearer {KEY}")), None).key_id(), Some(expected));
+        }
+        edge.key(|key| key.revoked_at_ms = Some(1));
+        assert_eq!(edge.verdict(), "revoked", "though it is active elsewhere");
+        edge.put(Digest::of_key(KEY.as_bytes()), Body::Removed);
+        edge.put(of_sha512(), Body::Removed);
+        assert_eq!(edge.decide("/", Some(&format!("Bearer {KEY}")), None).key_id(), Some("key_3"));
+        edge.put(of_hmac(b"a"), Body::Removed);
+        assert_eq!(edge.verdict(), "unknown");
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_understood_refuses_though_a_later_digest_has_one_that_can() {
+        let mut edge = with_all_digests();
+        edge.imported(of_hmac(b"a"), "key_1");
+        edge.unreadable(of_sha512());
+        assert_eq!(edge.verdict(), "unavailable");
     }
 
     #[test]
@@ -763,12 +961,7 @@ mod tests {
     fn an_entry_that_cannot_be_understood_refuses() {
         let mut edge = Fixture::open();
         edge.key(|_| {});
-        edge.version += 1;
-        let subject = Digest::of_key(KEY.as_bytes());
-        let mut frame = Vec::new();
-        Entry { subject, version: edge.version, body: Body::Removed }.encode(&mut frame).unwrap();
-        *frame.last_mut().unwrap() = 200;
-        edge.put_frame(subject, &frame);
+        edge.unreadable(Digest::of_key(KEY.as_bytes()));
         assert_eq!(edge.verdict(), "unavailable");
     }
 }

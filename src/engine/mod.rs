@@ -3,11 +3,13 @@
 //! Nothing here knows Envoy or reads a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
 //! that every safeguard can be tested natively against a model.
 
+pub mod backoff;
 pub mod bucket;
 pub mod cache;
 pub mod cells;
 pub mod credential;
 pub mod decide;
+pub mod digests;
 pub mod feed;
 pub mod fetcher;
 pub mod identity;
@@ -17,6 +19,7 @@ pub mod readiness;
 pub mod rules;
 pub mod snapshot;
 pub mod store;
+pub mod usage;
 pub mod verified;
 pub mod verifier;
 

@@ -6,6 +6,7 @@ use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::cells::Status;
 use crate::engine::credential::Header;
 use crate::engine::decide::{Decision, Edge, Policy};
+use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::Now;
 use crate::engine::identity::{self, Strip};
 use crate::engine::limiter::Limiter;
@@ -15,9 +16,10 @@ use crate::engine::store::{Names, SharedStore};
 use crate::engine::verified::Verified;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac as _};
 use keyward_contract::dialect::{BasicPart, Dialect, Source};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::verdict::Refusal;
 use proptest::prelude::*;
@@ -36,6 +38,8 @@ const TARGET_FIELDS: usize = 3;
 /// The parameter and the cookie of the dialects that are given every kind of source.
 const NAMED: &str = "key";
 
+const PEPPER: &[u8] = b"a pepper";
+
 const RULES: &str = r#"[
     {"path": {"exact": "/open"}, "access": "public"},
     {"path": {"prefix": "/mcp"}, "access": "delegated", "protected_resource": {"resource": "https://h/mcp"}},
@@ -45,11 +49,12 @@ const RULES: &str = r#"[
     {"path": {"prefix": "/admin"}, "access": "key", "scopes": ["admin"], "errors": "openai"},
     {"path": {"template": "/keys/{id}"}, "methods": ["GET"], "access": "key", "scopes": {"GET": ["read"], "*": ["admin"]}},
     {"path": {"prefix": "/files"}, "ambiguous_paths": true, "access": "key"},
+    {"path": {"prefix": "/self"}, "access": "optional", "credential": "keep"},
     {"path": {"prefix": "/v1"}, "hosts": ["api.example.com"], "access": "key", "cost": 2}
 ]"#;
 /// What some key opens; no key has what `/team` and `/admin` ask.
-const OPENED_BY_KEYS: [&str; 4] = ["/maybe", "/keys", "/files", "/v1"];
-const PATHS: [&str; 19] = [
+const OPENED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
+const PATHS: [&str; 20] = [
     "/open",
     "/mcp",
     "/.well-known/oauth-protected-resource/mcp",
@@ -61,6 +66,7 @@ const PATHS: [&str; 19] = [
     "/%61dmin",
     "/keys/1",
     "/files/a",
+    "/self",
     "/files/..%2fadmin",
     "/v1",
     "/v1/x",
@@ -120,14 +126,26 @@ enum State {
     OwnerDisabled,
     OwnerUnknown,
     Spent,
-    /// Found by its public beginning, and checked by nobody yet.
+    /// On a plan of one request in an hour.
+    OnPlan,
+    /// On a plan that says nothing of limits.
+    OnPlanWithoutLimits,
+    PlanUnknown,
+    PlanUnreadable,
+    /// Stored as a password hash.
     Hashed,
+    /// Imported as its SHA-512.
+    Sha512,
+    /// Imported as its HMAC-SHA-256.
+    Peppered,
+    /// The same, under a pepper that this edge does not have.
+    PepperedElsewhere,
     Unreadable,
     NeverMade,
 }
 
 impl State {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 20] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
@@ -138,14 +156,23 @@ impl State {
         Self::OwnerDisabled,
         Self::OwnerUnknown,
         Self::Spent,
+        Self::OnPlan,
+        Self::OnPlanWithoutLimits,
+        Self::PlanUnknown,
+        Self::PlanUnreadable,
         Self::Hashed,
+        Self::Sha512,
+        Self::Peppered,
+        Self::PepperedElsewhere,
         Self::Unreadable,
         Self::NeverMade,
     ];
 
     fn may_pass(self, policy: &Policy, client: Option<IpAddr>) -> bool {
         match self {
-            Self::Active | Self::Limited => true,
+            Self::Active | Self::Limited | Self::OnPlan | Self::OnPlanWithoutLimits | Self::Sha512 | Self::Peppered => {
+                true
+            }
             Self::Pinned => matches!(client, Some(IpAddr::V4(client)) if client.octets()[0] == 10),
             Self::Unowned => !policy.dialect.owner_required,
             _ => false,
@@ -171,10 +198,33 @@ impl State {
             Self::OwnerDisabled => key.owner = Some("disabled".to_owned()),
             Self::OwnerUnknown => key.owner = Some("unknown".to_owned()),
             Self::Spent => key.credits_exhausted = true,
+            Self::OnPlan => (key.plan, key.limits) = (Some("hourly".to_owned()), None),
+            Self::OnPlanWithoutLimits => key.plan = Some("unlimited".to_owned()),
+            Self::PlanUnknown => key.plan = Some("unknown".to_owned()),
+            Self::PlanUnreadable => key.plan = Some("unreadable".to_owned()),
             Self::Hashed => key.needs_verification = true,
-            Self::Active | Self::Unreadable | Self::NeverMade => {}
+            Self::Active
+            | Self::Sha512
+            | Self::Peppered
+            | Self::PepperedElsewhere
+            | Self::Unreadable
+            | Self::NeverMade => {}
         }
         key
+    }
+
+    /// Where the key's record lies.
+    fn subject(self, text: &str) -> Digest {
+        let hmac = |pepper: &[u8]| {
+            let mac = Hmac::<Sha256>::new_from_slice(pepper).unwrap().chain_update(text);
+            Digest::of_hmac_sha256(&mac.finalize().into_bytes().into())
+        };
+        match self {
+            Self::Sha512 => Digest::of_sha512(&sha2::Sha512::digest(text).into()),
+            Self::Peppered => hmac(PEPPER),
+            Self::PepperedElsewhere => hmac(b"another"),
+            _ => Digest(Sha256::digest(text).into()),
+        }
     }
 }
 
@@ -227,6 +277,10 @@ impl World {
             let permissions = Some(vec!["read".to_owned()]);
             put(Digest::of_owner(id), Body::Owner(OwnerRecord { disabled, permissions }), true);
         }
+        let hourly = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap());
+        put(Digest::of_plan("hourly"), Body::Plan(PlanRecord { limits: hourly }), true);
+        put(Digest::of_plan("unlimited"), Body::Plan(PlanRecord::default()), true);
+        put(Digest::of_plan("unreadable"), Body::Removed, false);
         let mut random = 0u8;
         for format in &policy.dialect.formats {
             for state in State::ALL {
@@ -239,12 +293,10 @@ impl World {
                     Ok::<(), ()>(())
                 });
                 let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
-                let mut subject = Digest(Sha256::digest(&key.text).into());
-                if state == State::Hashed
-                    && let Some(selector) = format.selector_of(key.text.as_bytes())
-                {
-                    subject = Digest::of_selector(selector);
-                }
+                let subject = match format.selector_of(key.text.as_bytes()) {
+                    Some(selector) if state == State::Hashed => Digest::of_selector(selector),
+                    _ => state.subject(&key.text),
+                };
                 match state {
                     State::NeverMade => {}
                     State::Unreadable => put(subject, Body::Removed, false),
@@ -402,7 +454,7 @@ impl Request {
         let sources = world.sources();
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
-            Decision::Allow(holder) => {
+            Decision::Allow { holder, strip, .. } => {
                 prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
@@ -414,13 +466,16 @@ impl Request {
                 let is_alone = !others.any(|other| standing.iter().any(|value| value == other.text.as_bytes()));
                 prop_assert!(is_alone, "{:?} was not sent alone", key);
                 let identity = identity::headers_of(holder, &world.policy.dialect);
-                check_forwarded(world, headers, Strip::IdentityAndCredentials, &identity)?;
+                let keeps = is_at(&["/self"]);
+                prop_assert_eq!(*strip == Strip::IdentityAndUnread, keeps);
+                prop_assert_eq!(*strip == Strip::IdentityAndCredentials, !keeps);
+                check_forwarded(world, headers, *strip, &identity)?;
             }
             Decision::Public => {
                 // A second path, which Envoy would not take, is stripped but not read.
                 let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || name != ":path");
                 let read: Vec<Header> = read.map(|(_, header)| header.clone()).collect();
-                let without_key = is_at(&["/maybe"]) && standing(sources, &read).is_empty();
+                let without_key = is_at(&["/maybe", "/self"]) && standing(sources, &read).is_empty();
                 prop_assert!(is_at(&["/open"]) || without_key, "a route that asks for a key");
                 check_forwarded(world, headers, Strip::IdentityAndCredentials, &[])?;
             }
@@ -479,6 +534,13 @@ fn check_forwarded(
     if strip == Strip::Identity {
         return Ok(());
     }
+    if strip == Strip::IdentityAndUnread {
+        // All that could be a credential is the one that was checked.
+        let read: BTreeSet<_> = standing(world.sources(), headers).into_iter().collect();
+        let kept: BTreeSet<_> = standing_in_any_spelling(world.sources(), &forwarded).into_iter().collect();
+        prop_assert_eq!(read, kept);
+        return Ok(());
+    }
     prop_assert!(standing(world.sources(), &forwarded).is_empty(), "{:?}", forwarded);
     for source in world.sources() {
         if let Source::Header { name: of, .. } = source {
@@ -523,6 +585,15 @@ fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
     values
 }
 
+/// The same, by whoever reads a header field in another spelling as well.
+fn standing_in_any_spelling(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
+    let fields = sources.iter().filter_map(Source::header);
+    let respelled = |name: &str| fields.clone().find(|of| spelled_alike(of) == spelled_alike(name)).map(str::to_owned);
+    let headers: Vec<_> =
+        headers.iter().map(|(name, value)| (respelled(name).unwrap_or_else(|| name.clone()), value.clone())).collect();
+    standing(sources, &headers)
+}
+
 fn of_pair(pair: &[u8], name: &str) -> Option<Vec<u8>> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
 }
@@ -549,6 +620,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 #[test]
 fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     let worlds = worlds();
+    let pepper = KeyDigest::HmacSha256(Pepper::new(PEPPER).unwrap());
+    let digests = Digests::new(vec![KeyDigest::Sha512, KeyDigest::Sha256, pepper]);
     let reached = RefCell::new(BTreeSet::new());
     let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(CASES) };
     let outcome = TestRunner::new(config).run(&requests(), |(world, requests)| {
@@ -562,6 +635,7 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         let mut verified = Verified::new(world.names.verified(), 100, Some([7; 32]));
         let mut edge = Edge {
             policy: &world.policy,
+            digests: &digests,
             snapshot: &mut snapshot,
             limiter: &limiter,
             verified: &mut verified,

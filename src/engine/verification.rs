@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::cells::Status;
 use crate::engine::decide::{Decision, Edge, Policy};
+use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
@@ -117,7 +118,8 @@ impl Process {
         let (policy, limiter, store) = (&self.policy, &self.limiter, &self.store);
         let bearer = format!("Bearer {credential}").into_bytes();
         let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer)];
-        Edge { policy, snapshot, limiter, verified, store }.decide_after(&headers, self.now, || None, ended)
+        let digests = &Digests::default();
+        Edge { policy, digests, snapshot, limiter, verified, store }.decide_after(&headers, self.now, || None, ended)
     }
 
     fn decide(&mut self, worker: usize, credential: &str) -> Decision {

@@ -88,6 +88,7 @@ impl Worker {
         let now = self.clock.now();
         let mut edge = Edge {
             policy: &self.config.policy,
+            digests: &self.digests,
             snapshot: &mut self.snapshot.borrow_mut(),
             limiter: &self.limiter,
             verified: &mut self.verified.borrow_mut(),
@@ -113,7 +114,10 @@ impl Worker {
         if hostcalls::set_effective_context(stream).is_err() {
             return;
         }
-        let headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            self.refuse(Refusal::Unavailable.into(), &[]);
+            return;
+        };
         if self.handle(stream, &headers, Some(ended)) == Action::Continue {
             let _ = hostcalls::resume_http_request();
         }
@@ -122,8 +126,8 @@ impl Worker {
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow(holder) => {
-                (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.policy.dialect))
+            Decision::Allow { holder, strip, .. } => {
+                (*strip, identity::headers_of(holder, &self.config.policy.dialect))
             }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),
@@ -135,7 +139,7 @@ impl Worker {
             set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;
         }
         mark(decision).ok()?;
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         Some(Action::Continue)
     }
 
@@ -143,7 +147,7 @@ impl Worker {
         let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
         let _ = mark(&decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(&decision);
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());
         }
@@ -153,7 +157,7 @@ impl Worker {
 
     fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource) -> Action {
         let _ = mark(decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 
@@ -181,7 +185,7 @@ fn mark(decision: &Decision) -> Result<(), Status> {
     if let Some(key_id) = decision.key_id() {
         hostcalls::set_property(vec!["keyward.key_id"], Some(key_id.as_bytes()))?;
     }
-    if let Decision::Allow(holder) = decision
+    if let Decision::Allow { holder, .. } = decision
         && let Some(environment) = holder.key.environment
     {
         hostcalls::set_property(vec!["keyward.environment"], Some(environment.name().as_bytes()))?;

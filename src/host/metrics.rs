@@ -4,6 +4,7 @@
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::Event;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::usage;
 use crate::engine::verifier::Outcome;
 use keyward_contract::verdict::Refusal;
 use keyward_contract::verify::Answer;
@@ -19,6 +20,9 @@ pub(super) struct Metrics {
     verified_right: Counter,
     verified_wrong: Counter,
     verification_failures: Counter,
+    usage_batches: Counter,
+    usage_failures: Counter,
+    usage_dropped: Counter,
     sequence: Gauge,
     records: Gauge,
     age_ms: Gauge,
@@ -43,6 +47,9 @@ impl Metrics {
             verified_right: Counter::define("keyward_verifications_right"),
             verified_wrong: Counter::define("keyward_verifications_wrong"),
             verification_failures: Counter::define("keyward_verifications_failed"),
+            usage_batches: Counter::define("keyward_usage_batches"),
+            usage_failures: Counter::define("keyward_usage_failures"),
+            usage_dropped: Counter::define("keyward_usage_dropped"),
             sequence: Gauge::define("keyward_snapshot_sequence"),
             records: Gauge::define("keyward_snapshot_records"),
             age_ms: Gauge::define("keyward_snapshot_age_ms"),
@@ -76,12 +83,23 @@ impl Metrics {
         counter.pending += 1;
     }
 
+    pub(super) fn count_usage(&mut self, event: &usage::Event) {
+        match event {
+            usage::Event::Taken { .. } => self.usage_batches.pending += 1,
+            usage::Event::Failed { .. } => self.usage_failures.pending += 1,
+            usage::Event::Dropped { requests } => {
+                self.usage_dropped.pending += i64::try_from(*requests).unwrap_or(i64::MAX);
+            }
+        }
+    }
+
     /// Hands what was counted to Envoy.
     pub(super) fn flush(&mut self) {
         let verdicts = self.verdicts.iter_mut().map(|(_, counter)| counter);
         let feed = [&mut self.pages, &mut self.page_failures, &mut self.pages_refused, &mut self.unreadable_entries];
         let verifications = [&mut self.verified_right, &mut self.verified_wrong, &mut self.verification_failures];
-        verdicts.chain(feed).chain(verifications).for_each(Counter::flush);
+        let usage = [&mut self.usage_batches, &mut self.usage_failures, &mut self.usage_dropped];
+        verdicts.chain(feed).chain(verifications).chain(usage).for_each(Counter::flush);
     }
 
     /// Sets the gauges; every VM of the process sets them alike.

@@ -7,16 +7,15 @@
 //! The root outlives whoever waits: in Envoy a stream holds its plugin, and only without any does the root end.
 
 use crate::engine::verifier::{CALL_TIMEOUT_MS, Outcome};
-use crate::host::root::{edge_authorization, response_status};
+use crate::host::control_plane::{Call, read_answer, retry_after_s};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
 use crate::host::{clock, log};
 use keyward_contract::secret::Secret;
 use keyward_contract::verify::{Answer, MAX_VERIFY_ANSWER_BYTES, VERIFY_PATH, VERIFY_REQUEST_TYPE};
 use proxy_wasm::hostcalls;
-use proxy_wasm::types::{BufferType, LogLevel, MapType, Status};
+use proxy_wasm::types::{LogLevel, Status};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// The calls that are out, by Envoy's number.
 #[derive(Default)]
@@ -51,12 +50,20 @@ impl Calls {
         resume(root, worker);
     }
 
-    /// Takes an answer; nothing happens if it is to no call of these.
-    pub(super) fn answer(&mut self, root: u32, worker: &Worker, call: u32, headers: usize, body_size: usize) {
-        let Some(question) = self.questions.remove(&call) else { return };
-        let (outcome, problem) = read_answer(headers, body_size);
+    /// Takes the answer to a callout; returns whether it is one of these.
+    pub(super) fn answer(
+        &mut self,
+        root: u32,
+        worker: &Worker,
+        callout: u32,
+        headers: usize,
+        body_size: usize,
+    ) -> bool {
+        let Some(question) = self.questions.remove(&callout) else { return false };
+        let (outcome, problem) = outcome_of(headers, body_size);
         self.ended(worker, question, outcome, problem);
         resume(root, worker);
+        true
     }
 
     fn ended(&mut self, worker: &Worker, question: u64, outcome: Outcome, problem: Option<String>) {
@@ -77,43 +84,22 @@ impl Calls {
 }
 
 fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<u32, Status> {
-    let control_plane = &worker.config.control_plane;
-    let authorization = edge_authorization(token);
-    let mut headers = vec![
-        (":method", "POST"),
-        (":path", VERIFY_PATH),
-        (":authority", control_plane.authority.as_str()),
-        ("content-type", VERIFY_REQUEST_TYPE),
-    ];
-    headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
-    let timeout = Duration::from_millis(CALL_TIMEOUT_MS);
-    let body = credential.expose().as_bytes();
-    hostcalls::dispatch_http_call(&control_plane.cluster, headers, Some(body), Vec::new(), timeout)
+    let body = Some((VERIFY_REQUEST_TYPE, credential.expose().as_bytes()));
+    let call = Call { method: "POST", path: VERIFY_PATH, body, timeout_ms: CALL_TIMEOUT_MS };
+    call.send(&worker.config.control_plane, token)
 }
 
 /// What the control plane said, and what is wrong if it said nothing and was not just busy.
-fn read_answer(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
-    let nothing = Outcome::Unavailable { retry_after_s: 1 };
-    if headers == 0 {
-        return (nothing, Some("no answer".to_owned()));
-    }
-    match response_status() {
-        200 if body_size <= MAX_VERIFY_ANSWER_BYTES => {
-            let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
-            match Answer::decode(&body.unwrap_or_default()) {
-                Ok(answer) => (Outcome::Answered(answer), None),
-                Err(error) => (nothing, Some(error.to_string())),
-            }
-        }
-        503 => {
-            let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, "retry-after").ok().flatten();
-            let seconds = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
-            match seconds {
-                Some(retry_after_s) => (Outcome::Unavailable { retry_after_s }, None),
-                None => (nothing, Some("the control plane answers 503".to_owned())),
-            }
-        }
-        status => (nothing, Some(format!("the control plane answers {status}"))),
+fn outcome_of(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
+    let nothing = |problem| (Outcome::Unavailable { retry_after_s: 1 }, Some(problem));
+    match read_answer(headers, body_size, MAX_VERIFY_ANSWER_BYTES) {
+        Ok(body) => match Answer::decode(&body) {
+            Ok(answer) => (Outcome::Answered(answer), None),
+            Err(error) => nothing(error.to_string()),
+        },
+        Err(0) => nothing("no answer".to_owned()),
+        Err(503) if let Some(retry_after_s) = retry_after_s() => (Outcome::Unavailable { retry_after_s }, None),
+        Err(status) => nothing(format!("the control plane answers {status}")),
     }
 }
 

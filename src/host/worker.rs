@@ -1,22 +1,38 @@
 //! What the contexts of one VM share under one configuration.
 
 use crate::config::Config;
+use crate::engine::decide::Decision;
+use crate::engine::digests::Digests;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::verified::Verified;
 use crate::engine::verifier::Verifier;
 use crate::host::clock::Clock;
 use crate::host::metrics::Metrics;
+use crate::host::usage::SharedReporter;
 use std::cell::{Cell, RefCell};
 
 pub(super) struct Worker {
     pub(super) config: Config,
+    pub(super) digests: Digests,
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
     pub(super) verified: RefCell<Verified>,
     pub(super) verifier: RefCell<Verifier>,
     pub(super) metrics: RefCell<Metrics>,
     pub(super) clock: Clock,
+    /// Absent where usage is not to be told.
+    pub(super) usage: Option<SharedReporter>,
+}
+
+impl Worker {
+    /// Counts a request that was decided, as of the clock reading with which it was.
+    pub(super) fn count(&self, decision: &Decision) {
+        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        if let Some(usage) = &self.usage {
+            usage.borrow_mut().count(decision, self.clock.latest_wall_ms());
+        }
+    }
 }
 
 thread_local! {

@@ -1,11 +1,11 @@
-//! A feed that is told what to send, for what the control plane would never send or cannot make in a test's time, and
-//! that checks credentials as it is told to.
+//! A control plane that is told what to answer, for what the real one would never send or cannot make in a test's time.
 
 use crate::common::SOON;
-use keyward_contract::FEED_PATH;
 use keyward_contract::cursor::Position;
-use keyward_contract::verify::{Answer, VERIFY_ANSWER_TYPE, VERIFY_PATH};
-use keyward_harness::echo::{Reply, SeenRequest};
+use keyward_contract::usage::{Batch, Receipt};
+use keyward_contract::verify::{self, VERIFY_ANSWER_TYPE, VERIFY_PATH};
+use keyward_contract::{FEED_PATH, USAGE_PATH};
+use keyward_harness::echo::{Answer, CLOSE, Reply, SeenRequest};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, until};
 use std::collections::{HashMap, VecDeque};
@@ -26,6 +26,37 @@ struct Script {
     asked: Mutex<Vec<SeenRequest>>,
     state: Mutex<(u64, VecDeque<Vec<u8>>)>,
     changed: Notify,
+    usage: Mutex<Usage>,
+}
+
+/// What is to become of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnUsage {
+    /// It is answered.
+    Take,
+    /// It is refused with this status.
+    Refuse(u16),
+    /// It is taken, and the connection closed instead of an answer.
+    TakeAndClose,
+}
+
+#[derive(Default)]
+struct Usage {
+    next: VecDeque<OnUsage>,
+    always: Option<OnUsage>,
+    received: Vec<(OnUsage, Vec<u8>)>,
+}
+
+impl Usage {
+    fn answer(&mut self, body: Vec<u8>) -> Answer {
+        let on_usage = self.next.pop_front().or(self.always).unwrap_or(OnUsage::Take);
+        self.received.push((on_usage, body));
+        match on_usage {
+            OnUsage::Take => (200, "application/json", Receipt { interval_ms: 200 }.encode()),
+            OnUsage::Refuse(status) => (status, "text/plain", Vec::new()),
+            OnUsage::TakeAndClose => CLOSE,
+        }
+    }
 }
 
 /// How credentials are checked.
@@ -41,6 +72,14 @@ pub(crate) enum Verify {
 }
 
 impl Script {
+    async fn reply(&self, request: SeenRequest) -> Reply {
+        match request.path.as_str() {
+            USAGE_PATH => self.usage.lock().unwrap().answer(request.body).into(),
+            VERIFY_PATH => self.verify(request).await,
+            _ => self.answer().await.into(),
+        }
+    }
+
     async fn verify(&self, request: SeenRequest) -> Reply {
         let credential = String::from_utf8(request.body.clone()).unwrap();
         self.asked.lock().unwrap().push(request);
@@ -48,8 +87,8 @@ impl Script {
         let verify = told.wait_for(|verify| !matches!(verify, Verify::Never)).await.unwrap().clone();
         match verify {
             Verify::Secrets(secrets) => {
-                let right = |id: &&str| Answer::Right { secret_id: (*id).to_owned() };
-                let answer = secrets.get(&credential).map_or(Answer::Wrong, right);
+                let right = |id: &&str| verify::Answer::Right { secret_id: (*id).to_owned() };
+                let answer = secrets.get(&credential).map_or(verify::Answer::Wrong, right);
                 (200, VERIFY_ANSWER_TYPE, answer.encode().into_bytes()).into()
             }
             Verify::Busy(seconds) => {
@@ -59,7 +98,7 @@ impl Script {
         }
     }
 
-    async fn answer(&self) -> (u16, &'static str, Vec<u8>) {
+    async fn answer(&self) -> Answer {
         let mine = {
             let mut state = self.state.lock().unwrap();
             state.0 += 1;
@@ -86,11 +125,9 @@ impl Feed {
     pub(crate) async fn start() -> Self {
         let script = Arc::new(Script::default());
         let answering = Arc::clone(&script);
-        let server = Echo::start_with("feed", loopback(0), move |request: SeenRequest| {
+        let server = Echo::start_with("feed", loopback(0), move |request| {
             let script = Arc::clone(&answering);
-            async move {
-                if request.path == VERIFY_PATH { script.verify(request).await } else { script.answer().await.into() }
-            }
+            async move { script.reply(request).await }
         });
         Self { server: server.await.unwrap(), script }
     }
@@ -130,14 +167,40 @@ impl Feed {
     pub(crate) async fn asked(&self) -> Position {
         until("the edge asks", SOON, async || {
             let seen = self.server.take_seen();
-            let last = seen
-                .iter()
-                .rfind(|seen| seen.path.starts_with(FEED_PATH))
-                .ok_or_else(|| Failure::new("it does not"))?;
+            let last = seen.iter().rfind(|request| request.path.starts_with(FEED_PATH));
+            let last = last.ok_or_else(|| Failure::new("it does not"))?;
             let after = last.path.split(['?', '&']).find_map(|part| part.strip_prefix("after="));
             Ok(after.unwrap().parse().unwrap())
         })
         .await
         .unwrap()
+    }
+
+    /// What is to become of the next batches; of those behind them, what `always` says.
+    pub(crate) fn on_usage(&self, next: &[OnUsage], always: OnUsage) {
+        let mut usage = self.script.usage.lock().unwrap();
+        usage.next = next.iter().copied().collect();
+        usage.always = Some(always);
+    }
+
+    /// Every batch that was received so far, as it came.
+    pub(crate) fn usage_received(&self) -> Vec<(OnUsage, Vec<u8>)> {
+        self.script.usage.lock().unwrap().received.clone()
+    }
+
+    /// The batches that were taken, each once.
+    pub(crate) fn usage_taken(&self) -> Vec<Batch> {
+        let mut taken: Vec<Batch> = Vec::new();
+        for (on_usage, body) in self.usage_received() {
+            let batch = Batch::decode(&body).unwrap();
+            if matches!(on_usage, OnUsage::Refuse(_)) {
+                continue;
+            }
+            match taken.iter().find(|known| known.id == batch.id) {
+                Some(known) => assert_eq!(*known, batch, "the same id with other contents"),
+                None => taken.push(batch),
+            }
+        }
+        taken
     }
 }

@@ -39,15 +39,6 @@ fn head(sequence: u64) -> Cursor {
 }
 
 fn frame(key: &str, version: u64, change: impl FnOnce(&mut KeyRecord)) -> Vec<u8> {
-    frame_at(subject(key), key, version, change)
-}
-
-/// A key that the edge can check by itself.
-fn frame_of_sha256(key: &str, version: u64) -> Vec<u8> {
-    frame_at(Digest::of_key(key.as_bytes()), key, version, |record| record.needs_verification = false)
-}
-
-fn frame_at(subject: Digest, key: &str, version: u64, change: impl FnOnce(&mut KeyRecord)) -> Vec<u8> {
     let mut record = KeyRecord {
         key_id: format!("key_{}", &key[5..PREFIX_AND_SELECTOR]),
         secret_id: "sec_1".into(),
@@ -58,7 +49,7 @@ fn frame_at(subject: Digest, key: &str, version: u64, change: impl FnOnce(&mut K
     };
     change(&mut record);
     let mut out = Vec::new();
-    Entry { subject, version, body: Body::Key(record) }.encode(&mut out).unwrap();
+    Entry { subject: subject(key), version, body: Body::Key(record) }.encode(&mut out).unwrap();
     out
 }
 
@@ -240,21 +231,20 @@ async fn a_verified_key_closes_as_fast_as_any_other() {
 
 #[tokio::test]
 async fn what_is_revoked_while_it_is_verified_does_not_pass() {
-    let key = key(1);
-    let mut fixture = Fixture::start(std::slice::from_ref(&key)).await;
+    let keys = [key(1), key(9)];
+    let [key, beside] = &keys;
+    let mut fixture = Fixture::start(&keys).await;
     let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&request(beside), 200, SOON).await.unwrap();
+    fixture.asked();
     fixture.feed.verify(Verify::Never);
-    let mut clients = fixture.many(2, &request(&key));
+    let mut clients = fixture.many(2, &request(key));
     fixture.feed.until_asked().await;
-    let beside = self::key(9);
-    fixture
-        .change(|version| {
-            let revoked = frame(&key, version, |record| record.revoked_at_ms = Some(1));
-            [revoked, frame_of_sha256(&beside, version)].concat()
-        })
-        .await;
-    workers.until_status(&request(&beside), 200, SOON).await.unwrap();
-    fixture.feed.verify(Verify::Secrets(right(std::slice::from_ref(&key))));
+    let revoked = |key: &str, version| frame(key, version, |record| record.revoked_at_ms = Some(1));
+    fixture.change(|version| [revoked(key, version), revoked(beside, version)].concat()).await;
+    // A worker that has a key in its cache hears of a change to it when the whole page is applied.
+    workers.until_status(&request(beside), 401, SOON).await.unwrap();
+    fixture.feed.verify(Verify::Secrets(right(&keys)));
     while let Some(answer) = clients.join_next().await {
         assert_eq!(answer.unwrap().status, 401);
     }

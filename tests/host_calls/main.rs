@@ -13,15 +13,19 @@
 
 mod vm;
 
+use hmac::{Hmac, Mac as _};
 use keyward_contract::cursor::Cursor;
 use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::usage::{Batch, Receipt};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256, Sha512};
 use std::collections::BTreeMap;
 use std::path::Path;
-use vm::{Outcome, ROOT, Vm};
+use vm::{Callout, Outcome, ROOT, Vm};
 
 const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 const HASHED_KEY: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdef";
@@ -38,33 +42,40 @@ fn started() -> Vm {
     Vm::start(&wasm(), CONFIGURATION, &[("OTHER", "x"), ("KEYWARD_EDGE_TOKEN", "kwe_secret")])
 }
 
-/// A filter that has a snapshot with one key, whose owner is in it too.
+/// A filter that has a snapshot with one key, whose owner is in it too, and two plans.
 fn ready() -> Vm {
     ready_with(|_| {})
 }
 
 fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
-    filled(started(), Digest::of_key(KEY.as_bytes()), change)
+    ready_at(started(), Digest::of_key(KEY.as_bytes()), change)
 }
 
 /// A filter whose one key only the control plane can check.
 fn ready_to_verify() -> Vm {
     let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"}}"#;
     let vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]);
-    filled(vm, Digest::of_selector(&HASHED_KEY.as_bytes()[..5 + 16]), |key| {
+    ready_at(vm, Digest::of_selector(&HASHED_KEY.as_bytes()[..5 + 16]), |key| {
         key.needs_verification = true;
         key.secret_id = "sec_1".into();
     })
 }
 
-fn filled(mut vm: Vm, subject: Digest, change: impl FnOnce(&mut KeyRecord)) -> Vm {
+/// The same with the key at this address.
+fn ready_at(mut vm: Vm, address: Digest, change: impl FnOnce(&mut KeyRecord)) -> Vm {
     vm.tick();
     let poll = vm.sent().remove(0);
     let mut entries = Vec::new();
+    let limits = Limits::new(vec!["100/s".parse().unwrap()]).unwrap();
     let mut key =
         KeyRecord { key_id: "key_1".into(), kind: "key".into(), owner: Some("acme".into()), ..KeyRecord::default() };
     change(&mut key);
-    let mut records = [(subject, Body::Key(key)), (Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()))];
+    let mut records = [
+        (address, Body::Key(key)),
+        (Digest::of_owner("acme"), Body::Owner(OwnerRecord::default())),
+        (Digest::of_plan("usual"), Body::Plan(PlanRecord::default())),
+        (Digest::of_plan("pro"), Body::Plan(PlanRecord { limits: Some(limits) })),
+    ];
     records.sort_by_key(|(subject, _)| *subject);
     for (subject, body) in records {
         Entry { subject, version: 1, body }.encode(&mut entries).unwrap();
@@ -118,7 +129,7 @@ fn an_allowed_request_with_its_key_in_the_cache_makes_five_host_calls() {
 }
 
 #[test]
-fn an_environment_costs_one_call_more_and_limits_two() {
+fn an_environment_costs_one_call_more_limits_two_and_a_plan_none_of_its_own() {
     let cached = |change: fn(&mut KeyRecord)| {
         let mut vm = ready_with(change);
         let bearer = format!("Bearer {KEY}");
@@ -133,14 +144,19 @@ fn an_environment_costs_one_call_more_and_limits_two() {
         key.limits = Some(Limits::new(vec!["100/s".parse().unwrap(), "1000/min".parse().unwrap()]).unwrap());
     });
     assert_eq!(limited, 8);
+    assert_eq!(cached(|key| key.plan = Some("usual".into())), 5);
+    assert_eq!(cached(|key| key.plan = Some("pro".into())), 7, "its limits");
 }
 
 #[test]
-fn the_first_request_with_a_key_reads_its_bucket_and_its_owners() {
+fn the_first_request_with_a_key_reads_its_bucket_its_owners_and_its_plans() {
     let mut vm = ready();
     let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
     assert_eq!(outcome.calls["proxy_get_shared_data"], 2);
     assert_eq!(outcome.calls.values().sum::<usize>(), 7);
+    let mut vm = ready_with(|key| key.plan = Some("usual".into()));
+    let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
+    assert_eq!(outcome.calls["proxy_get_shared_data"], 3);
 }
 
 #[test]
@@ -202,6 +218,41 @@ fn without_a_snapshot_every_request_is_unavailable_and_readiness_says_so() {
     assert_eq!(ready().request(&ready_path).answer.unwrap(), (200, r#"{"ready":true}"#.to_owned()));
 }
 
+const ALL_DIGESTS: &str = r#"{"dialect": "exona", "control_plane": {"cluster": "c"},
+    "digests": ["sha256", "sha512", {"hmac_sha256": {"pepper_env": "OLD_PEPPER"}}]}"#;
+const PEPPER: &str = " not: base64= ";
+
+#[test]
+fn an_imported_key_in_the_cache_makes_no_call_more_than_others() {
+    let sha512 = Digest::of_sha512(&Sha512::digest(KEY).into());
+    let hmac = Hmac::<Sha256>::new_from_slice(PEPPER.as_bytes()).unwrap().chain_update(KEY);
+    let hmac = Digest::of_hmac_sha256(&hmac.finalize().into_bytes().into());
+    for (address, reads) in [(sha512, 3), (hmac, 4)] {
+        let vm = Vm::start(&wasm(), ALL_DIGESTS, &[("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", PEPPER)]);
+        let mut vm = ready_at(vm, address, |_| {});
+        let bearer = format!("Bearer {KEY}");
+        let first = request(&mut vm, Some(&bearer));
+        assert_eq!((first.answer, first.calls["proxy_get_shared_data"]), (None, reads), "with its owner");
+        let cached = request(&mut vm, Some(&bearer));
+        assert_eq!((cached.answer, cached.calls.values().sum::<usize>()), (None, 5));
+        let unknown = request(&mut vm, Some("Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"));
+        assert_eq!(unknown.answer.unwrap().0, 401);
+        assert_eq!(unknown.calls["proxy_get_shared_data"], 3, "one for each digest");
+        assert!(!vm.log().iter().any(|line| line.contains(PEPPER.trim())), "{:?}", vm.log());
+    }
+}
+
+#[test]
+fn without_its_pepper_the_filter_does_not_start_and_says_why() {
+    for (environment, expected) in [
+        (vec![("KEYWARD_EDGE_TOKEN", "t")], "OLD_PEPPER, which is to hold a pepper, is not set"),
+        (vec![("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", "")], "OLD_PEPPER holds no pepper"),
+    ] {
+        let log = Vm::refused(&wasm(), ALL_DIGESTS, &environment);
+        assert!(log.iter().any(|line| line.contains(expected)), "{log:?}");
+    }
+}
+
 #[test]
 fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
     let mut vm = started();
@@ -216,7 +267,7 @@ fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
 }
 
 /// A request with the key that has to be verified, which waits, and the question that was asked for it.
-fn waiting(vm: &mut Vm) -> (i32, vm::Callout) {
+fn waiting(vm: &mut Vm) -> (i32, Callout) {
     let bearer = format!("Bearer {HASHED_KEY}");
     let (stream, outcome) = vm.open(&headers_with(Some(&bearer)));
     assert_eq!((outcome.answer, outcome.continued), (None, Vec::new()));
@@ -253,8 +304,8 @@ fn the_credential_goes_to_the_control_plane_as_a_body_with_the_edge_token() {
         (":method", "POST"),
         (":path", "/v1/edge/verify"),
         (":authority", "keyward"),
-        ("content-type", "application/octet-stream"),
         ("authorization", "Bearer kwe_secret"),
+        ("content-type", "application/octet-stream"),
     ];
     assert_eq!(question.headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     vm.answer_callout(question.number, "401", b"");
@@ -339,4 +390,107 @@ fn many_that_wait_go_on_a_few_at_a_time_so_that_envoys_stack_holds() {
         assert!((1..=16).contains(&(continued.len() - before)));
     }
     assert_eq!(continued, open);
+}
+
+/// The reports of usage that were sent since this was asked before.
+fn reports(vm: &mut Vm) -> Vec<Callout> {
+    let is_report = |sent: &Callout| sent.headers.contains(&(":path".to_owned(), "/v1/edge/usage".to_owned()));
+    vm.sent().into_iter().filter(is_report).collect()
+}
+
+#[test]
+fn usage_is_told_within_a_second_and_then_only_when_there_is_more() {
+    let mut vm = ready_with(|key| key.secret_id = "sec_1".into());
+    vm.run_ms(5000);
+    assert!(reports(&mut vm).is_empty(), "nothing to tell");
+    let bearer = format!("Bearer {KEY}");
+    request(&mut vm, Some(&bearer));
+    request(&mut vm, Some(&bearer));
+    request(&mut vm, None);
+    vm.run_ms(1000);
+    let [report] = reports(&mut vm).try_into().unwrap();
+    for field in [(":method", "POST"), ("authorization", "Bearer kwe_secret"), ("content-type", "application/json")] {
+        assert!(report.headers.contains(&(field.0.to_owned(), field.1.to_owned())), "{:?}", report.headers);
+    }
+    let body: Value = serde_json::from_slice(&report.body).unwrap();
+    let key = json!({"key_id": "key_1", "secret_id": "sec_1", "last_used_ms": 1_800_000_005_000_u64,
+        "verdicts": {"allow": 2}, "credits": 2});
+    let expected = json!({"batch": "07".repeat(16), "keys": [key], "others": {"missing": 1}, "dropped": 0});
+    assert_eq!(body, expected);
+    vm.answer_callout(report.number, "200", &Receipt { interval_ms: 5000 }.encode());
+    vm.run_ms(20_000);
+    assert!(reports(&mut vm).is_empty(), "it was taken, and nothing came since");
+    request(&mut vm, None);
+    vm.run_ms(1000);
+    assert_eq!(Batch::decode(&reports(&mut vm).remove(0).body).unwrap().requests(), 1);
+}
+
+#[test]
+fn a_request_that_waits_is_told_of_once_and_not_before_it_is_decided() {
+    let counted = |name: &str, verdicts: Value| [name.to_owned(), verdicts.to_string()];
+    for (status, body, expected) in [
+        ("200", RIGHT, counted("sec_1", json!({"allow": 1}))),
+        ("200", &br#"{"verified": false}"#[..], counted("others", json!({"unknown": 1}))),
+        ("500", b"", counted("others", json!({"unavailable": 1}))),
+    ] {
+        let mut vm = ready_to_verify();
+        let (stream, question) = waiting(&mut vm);
+        vm.run_ms(2000);
+        assert!(reports(&mut vm).is_empty(), "it waits");
+        vm.answer_callout(question.number, status, body);
+        vm.close(stream);
+        vm.run_ms(1000);
+        let [report] = reports(&mut vm).try_into().unwrap();
+        let batch = Batch::decode(&report.body).unwrap();
+        let body: Value = serde_json::from_slice(&report.body).unwrap();
+        let key = &body["keys"][0];
+        let told = match key["secret_id"].as_str() {
+            Some(secret) => counted(secret, key["verdicts"].clone()),
+            None => counted("others", body["others"].clone()),
+        };
+        assert_eq!((batch.requests(), told), (1, expected));
+    }
+}
+
+#[test]
+fn what_was_counted_and_what_was_sent_without_an_answer_outlive_a_change_of_the_listener() {
+    let mut vm = ready();
+    request(&mut vm, None);
+    vm.run_ms(1000);
+    let sent = reports(&mut vm).remove(0);
+    request(&mut vm, None);
+    vm.replace_listener();
+    vm.run_ms(25);
+    let again = reports(&mut vm).remove(0);
+    assert_eq!(again.body, sent.body);
+    vm.answer_callout(again.number, "200", &Receipt { interval_ms: 200 }.encode());
+    vm.run_ms(1000);
+    assert_eq!(Batch::decode(&reports(&mut vm).remove(0).body).unwrap().requests(), 1);
+}
+
+#[test]
+fn a_control_plane_without_a_place_for_usage_is_told_of_once_and_asked_rarely() {
+    let mut vm = ready();
+    let mut asked = 0;
+    for _ in 0..130 {
+        request(&mut vm, None);
+        vm.run_ms(1000);
+        for report in reports(&mut vm) {
+            asked += 1;
+            vm.answer_callout(report.number, "404", b"");
+        }
+    }
+    assert!((3..=6).contains(&asked), "{asked} times in 130 s");
+    let lines = vm.log().iter().filter(|line| line.contains("usage")).collect::<Vec<_>>();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("takes no usage (404)"), "{lines:?}");
+}
+
+#[test]
+fn where_usage_is_turned_off_nothing_is_sent() {
+    let configuration = r#"{"dialect": "exona", "control_plane": {"cluster": "c", "usage": false}}"#;
+    let mut vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]);
+    request(&mut vm, None);
+    vm.run_ms(10_000);
+    assert!(reports(&mut vm).is_empty());
 }

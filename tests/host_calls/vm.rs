@@ -7,6 +7,7 @@ use wasmi::{Caller, Engine, Extern, ExternType, Func, Instance, Linker, Memory, 
 pub(crate) struct Vm {
     store: Store<Host>,
     instance: Instance,
+    root: i32,
     next_context: i32,
 }
 
@@ -63,11 +64,25 @@ const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
 const BAD_ARGUMENT: i32 = 2;
 const CAS_MISMATCH: i32 = 8;
-/// The context of the configuration.
+/// The context of the first configuration.
 pub(crate) const ROOT: i32 = 1;
 
 impl Vm {
     pub(crate) fn start(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Self {
+        let (vm, configured) = Self::configured(wasm, configuration, environment);
+        assert!(configured, "{:?}", vm.log());
+        vm
+    }
+
+    /// The log of a filter that does not take its configuration.
+    pub(crate) fn refused(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Vec<String> {
+        let (vm, configured) = Self::configured(wasm, configuration, environment);
+        assert!(!configured, "{:?}", vm.log());
+        vm.log().to_vec()
+    }
+
+    /// A filter, and whether it takes its configuration.
+    fn configured(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> (Self, bool) {
         let engine = Engine::default();
         let module = Module::new(&engine, wasm).expect("a module");
         let host = Host {
@@ -104,17 +119,42 @@ impl Vm {
                 .expect("an import");
         }
         let instance = linker.instantiate_and_start(&mut store, &module).expect("an instance");
-        let mut vm = Self { store, instance, next_context: ROOT + 1 };
+        let mut vm = Self { store, instance, root: ROOT, next_context: ROOT + 1 };
         vm.call("_initialize", &[]);
-        vm.call("proxy_on_context_create", &[ROOT, 0]);
-        assert_eq!(vm.call("proxy_on_vm_start", &[ROOT, 0]), Some(1), "{:?}", vm.log());
-        let length = i32::try_from(configuration.len()).unwrap();
-        assert_eq!(vm.call("proxy_on_configure", &[ROOT, length]), Some(1), "{:?}", vm.log());
-        vm
+        let configured = vm.configure();
+        (vm, configured)
+    }
+
+    /// Whether a new root context takes the configuration.
+    fn configure(&mut self) -> bool {
+        let root = self.root;
+        self.call("proxy_on_context_create", &[root, 0]);
+        assert_eq!(self.call("proxy_on_vm_start", &[root, 0]), Some(1), "{:?}", self.log());
+        let length = i32::try_from(self.store.data().configuration.len()).unwrap();
+        self.call("proxy_on_configure", &[root, length]) == Some(1)
+    }
+
+    /// The listener is replaced: a new root context in the same VM, and the old one goes, with no word of its callouts.
+    pub(crate) fn replace_listener(&mut self) {
+        let old = std::mem::replace(&mut self.root, self.next_context);
+        self.next_context += 1;
+        assert!(self.configure(), "{:?}", self.log());
+        assert_eq!(self.call("proxy_on_done", &[old]), Some(1));
+        self.call("proxy_on_delete", &[old]);
     }
 
     pub(crate) fn tick(&mut self) {
-        self.call("proxy_on_tick", &[ROOT]);
+        self.call("proxy_on_tick", &[self.root]);
+    }
+
+    /// Ticks as Envoy does while so much time passes.
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms / 25 {
+            let host = self.store.data_mut();
+            host.monotonic_ns += 25_000_000;
+            host.wall_ns += 25_000_000;
+            self.tick();
+        }
     }
 
     /// What a tick did to streams.
@@ -132,7 +172,7 @@ impl Vm {
     /// What happens to a callout that got no answer.
     pub(crate) fn fail_callout(&mut self, number: i32) -> Outcome {
         self.store.data_mut().forget();
-        self.call("proxy_on_http_call_response", &[ROOT, number, 0, 0, 0]);
+        self.call("proxy_on_http_call_response", &[self.root, number, 0, 0, 0]);
         self.store.data().outcome()
     }
 
@@ -148,7 +188,7 @@ impl Vm {
         host.callout_status = status.as_bytes().to_vec();
         host.callout_body = body.to_vec();
         let length = i32::try_from(body.len()).unwrap();
-        self.call("proxy_on_http_call_response", &[ROOT, number, 1, length, 0]);
+        self.call("proxy_on_http_call_response", &[self.root, number, 1, length, 0]);
         self.store.data().outcome()
     }
 
@@ -195,7 +235,7 @@ impl Vm {
         (host.effective_context, host.last_stream) = (context, context);
         let pairs = headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
         host.headers.insert(context, pairs.collect());
-        self.call("proxy_on_context_create", &[context, ROOT]);
+        self.call("proxy_on_context_create", &[context, self.root]);
         let count = i32::try_from(headers.len()).unwrap();
         let arguments = [context, count, 1];
         let taken = if callback == "proxy_on_request_headers" { 3 } else { 2 };

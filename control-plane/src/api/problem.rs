@@ -2,13 +2,17 @@
 //!
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
-use crate::model::State;
+use super::extract::problem;
+use crate::issue::IssueError;
+use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
 use crate::store;
+use crate::verifier::Busy;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::document::Problems;
+use keyward_contract::usage::UnreadableUsage;
 use serde::Serialize;
 
 /// Why a request was refused or has failed.
@@ -16,6 +20,23 @@ use serde::Serialize;
 pub(super) enum ApiError {
     #[error("{}", if *shown { "the token is not valid here" } else { "a token is needed: Authorization: Bearer <token>" })]
     Unauthorized { shown: bool },
+    #[error("the token may only read; this asks for one of scope {}", .0.name())]
+    InsufficientScope(TokenScope),
+    #[error("too many bad tokens have come from this address; this one was not accepted either")]
+    TooManyFailures { retry_after_s: u64 },
+    #[error("this is for keys that belong to somebody, and this one does not")]
+    NoOwner,
+    #[error("this secret has been replaced, and until it ends it can make no other")]
+    Replaced,
+    #[error("the key that asks has credits, and what it made would have them once more")]
+    HasCredits,
+    #[error("the key that asks may do less than that")]
+    Beyond(Problems),
+    #[error(
+        "the owner has {} keys that can be used, and can make no more: revoke one first",
+        store::MAX_KEYS_BY_SELF_SERVICE
+    )]
+    TooManyKeys,
     #[error("there is nothing at {path}")]
     NoSuchPath { path: String },
     #[error("{method} is not known here")]
@@ -32,8 +53,23 @@ pub(super) enum ApiError {
     Invalid(Problems),
     #[error("some parameters of the query cannot be used")]
     BadQuery(Problems),
-    #[error("the key is {}, and only an active one can be rotated", .0.name())]
-    NotActive(State),
+    #[error("the key is {}, and only an active one can {wanted}", state.name())]
+    NotActive { state: State, wanted: &'static str },
+    #[error("this is the only secret of the key that is valid; revoke the key instead")]
+    LastSecret,
+    #[error("it has another version than If-Match names; look at it again")]
+    PreconditionFailed,
+    #[error("there are {keys} keys on this plan that the edges know: give them another one first")]
+    PlanInUse { keys: u64 },
+    #[error("an Idempotency-Key is one field of 16 to 255 visible ASCII characters, bare or in quotes")]
+    BadIdempotencyKey,
+    #[error("this Idempotency-Key came with another request; each needs its own")]
+    IdempotencyKeyReused,
+    #[error(
+        "this request was carried out before, and its plaintext cannot be drawn again: the server's pepper or the format of \
+         such keys has changed since. Rotate the key to get a new one"
+    )]
+    CannotRepeat,
     #[error(
         "the key has {} secrets that are still valid, and can have no more: wait for one to end, or end them with grace_s 0",
         store::MAX_VALID_SECRETS
@@ -41,11 +77,18 @@ pub(super) enum ApiError {
     TooManySecrets,
     #[error("the dialect of this server has no keys of kind {kind:?} any more, so none can be made")]
     KindIsGone { kind: String },
+    #[error("the body is no batch of usage: {0}")]
+    BadUsage(UnreadableUsage),
+    #[error("{0}; try again")]
+    Busy(Busy),
     #[error("this cannot be done at the moment; try again")]
     Unavailable(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// What is said at the field of a plan.
+pub(super) const NO_SUCH_PLAN: &str = "there is no such plan";
 
 /// A problem document.
 #[derive(Serialize)]
@@ -66,7 +109,15 @@ struct FieldError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        if error.is_temporary() { Self::Unavailable(error) } else { Self::Internal(error.into()) }
+        let invalid = |field: &str, message: &str| Self::Invalid(Problems(vec![problem(field, message)]));
+        match error {
+            store::Error::OtherVersion => Self::PreconditionFailed,
+            store::Error::OtherRequest => Self::IdempotencyKeyReused,
+            store::Error::NoSuchPlan => invalid("plan", NO_SUCH_PLAN),
+            store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
+            error if error.is_temporary() => Self::Unavailable(error),
+            error => Self::Internal(error.into()),
+        }
     }
 }
 
@@ -76,11 +127,35 @@ impl From<NoRandomness> for ApiError {
     }
 }
 
+impl From<IssueError> for ApiError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Store(error) => error.into(),
+            other => Self::Internal(other.into()),
+        }
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
+    }
+}
+
 impl ApiError {
     /// The status, and the problem's name and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized", "Token required"),
+            Self::InsufficientScope(_) => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "Token of another scope required")
+            }
+            Self::TooManyFailures { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many bad tokens"),
+            Self::NoOwner => (StatusCode::FORBIDDEN, "no_owner", "Key without an owner"),
+            Self::Replaced => (StatusCode::FORBIDDEN, "replaced", "Secret replaced"),
+            Self::HasCredits => (StatusCode::FORBIDDEN, "has_credits", "Key with credits"),
+            Self::Beyond(_) => (StatusCode::FORBIDDEN, "beyond_the_key", "More than the key may do"),
+            Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys", "Too many keys"),
             Self::NoSuchPath { .. } | Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
@@ -90,9 +165,19 @@ impl ApiError {
             Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not_json", "Not JSON"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
             Self::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_query", "Invalid query"),
-            Self::NotActive(_) => (StatusCode::CONFLICT, "not_active", "Key not active"),
+            Self::LastSecret => (StatusCode::CONFLICT, "last_secret", "Last valid secret"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition_failed", "Precondition failed"),
+            Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use", "Plan in use"),
+            Self::BadIdempotencyKey => (StatusCode::BAD_REQUEST, "bad_idempotency_key", "Invalid Idempotency-Key"),
+            Self::IdempotencyKeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency-Key reused")
+            }
+            Self::CannotRepeat => (StatusCode::CONFLICT, "cannot_repeat", "Answer cannot be repeated"),
+            Self::NotActive { .. } => (StatusCode::CONFLICT, "not_active", "Key not active"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
+            Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
@@ -100,7 +185,7 @@ impl ApiError {
 
     fn field_errors(&self) -> Vec<FieldError> {
         match self {
-            Self::Invalid(problems) | Self::BadQuery(problems) => problems
+            Self::Invalid(problems) | Self::BadQuery(problems) | Self::Beyond(problems) => problems
                 .0
                 .iter()
                 .map(|problem| FieldError { field: problem.path.clone(), message: problem.message.clone() })
@@ -139,7 +224,17 @@ impl IntoResponse for ApiError {
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::Unavailable(_) => {
+            Self::InsufficientScope(scope) => {
+                let challenge =
+                    format!("Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"{}\"", scope.name());
+                if let Ok(challenge) = HeaderValue::try_from(challenge) {
+                    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            Self::TooManyFailures { retry_after_s } => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+            }
+            Self::Unavailable(_) | Self::Busy(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

@@ -1,7 +1,8 @@
 //! Asks the control plane, and says what it said when it refuses.
 
 use super::arguments::ControlPlane;
-use super::output;
+use super::{CliError, output};
+use crate::random;
 use crate::tokens::Audience;
 use keyward_contract::secret::Secret;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
-use ureq::http::{Method, Request};
+use ureq::http::{Method, Request, StatusCode};
 
 /// A control plane that can be asked.
 pub(super) struct Client {
@@ -67,6 +68,8 @@ pub struct Refusal {
     errors: Vec<(String, String)>,
 }
 
+/// 190 bits.
+const IDEMPOTENCY_KEY_LENGTH: usize = 32;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
@@ -85,26 +88,50 @@ impl Client {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.ask(Method::GET, path, None)
+        self.ask(Method::GET, path, None, None)
     }
 
     pub(super) fn delete(&self, path: &str) -> Result<Value, ClientError> {
-        self.ask(Method::DELETE, path, None)
+        self.ask(Method::DELETE, path, None, None)
     }
 
     pub(super) fn post(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
-        self.ask(Method::POST, path, Some(document))
+        self.ask(Method::POST, path, Some(document), None)
+    }
+
+    /// Posts what must happen once, under an Idempotency-Key, so that it can be asked for again where the connection broke.
+    pub(super) fn post_once(&self, path: &str, document: &Value) -> Result<Value, CliError> {
+        let idempotency_key = Secret::new(random::base62(IDEMPOTENCY_KEY_LENGTH)?);
+        let ask = || self.ask(Method::POST, path, Some(document), Some(&idempotency_key));
+        let answer = match ask() {
+            Err(error) if error.is_a_broken_connection() => ask(),
+            answer => answer,
+        };
+        Ok(answer?)
+    }
+
+    pub(super) fn put(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
+        self.ask(Method::PUT, path, Some(document), None)
     }
 
     pub(super) fn patch(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
-        self.ask(Method::PATCH, path, Some(document))
+        self.ask(Method::PATCH, path, Some(document), None)
     }
 
-    fn ask(&self, method: Method, path: &str, document: Option<&Value>) -> Result<Value, ClientError> {
-        let request = Request::builder()
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        document: Option<&Value>,
+        idempotency_key: Option<&Secret>,
+    ) -> Result<Value, ClientError> {
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
             .header("authorization", format!("Bearer {}", self.token.expose()));
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", format!("\"{}\"", key.expose()));
+        }
         let unreachable =
             |source: ureq::Error| ClientError::Unreachable { url: self.url.clone(), source: Box::new(source) };
         let answer = match document {
@@ -117,6 +144,9 @@ impl Client {
         let mut answer = answer.map_err(unreachable)?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string().map_err(unreachable)?;
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
         let not_the_api = || ClientError::NotTheApi { url: self.url.clone(), status: status.as_u16() };
         let document: Value = serde_json::from_str(&body).map_err(|_| not_the_api())?;
         if status.is_success() {
@@ -124,6 +154,14 @@ impl Client {
         }
         let refusal = Refusal::read(&document).ok_or_else(not_the_api)?;
         Err(ClientError::Refused { url: self.url.clone(), status: status.as_u16(), refusal })
+    }
+}
+
+impl ClientError {
+    /// Whether the request may have arrived, and its answer was lost.
+    fn is_a_broken_connection(&self) -> bool {
+        let Self::Unreachable { source, .. } = self else { return false };
+        matches!(**source, ureq::Error::Io(_) | ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The feed, read from the database: changes after a cursor, or a snapshot, each page from one read transaction.
 
+use super::database::Database;
 use super::rows::{HeadRow, chain, digest, sequence, stored_sequence};
 use super::{Error, Store};
 use crate::hub::{Bounds, Change, Hub};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::page::{Extent, Page};
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::AnyConnection;
 use std::collections::HashSet;
 
 /// What the database has for a reader of the feed.
@@ -34,7 +35,7 @@ impl Store {
         if let Some(page) = find() {
             return Ok(Found::Page(page));
         }
-        let mut transaction = self.feed_readers.begin().await?;
+        let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
         let head = head(&mut transaction).await?;
         let fits = match position {
             Position::Nothing => false,
@@ -59,8 +60,8 @@ impl Store {
 }
 
 /// A hub that has the newest changes already, so that after a restart edges are served from memory as before.
-pub(super) async fn recent(readers: &SqlitePool, bounds: Bounds) -> Result<Hub, Error> {
-    let mut transaction = readers.begin().await?;
+pub(super) async fn recent(database: &Database, bounds: Bounds) -> Result<Hub, Error> {
+    let mut transaction = database.begin_read(&database.readers).await?;
     let head = head(&mut transaction).await?;
     let window = u64::try_from(bounds.changes).unwrap_or(u64::MAX);
     let first = head.sequence.saturating_sub(window);
@@ -96,13 +97,13 @@ impl TryFrom<ChangeRow> for Change {
     }
 }
 
-async fn head(connection: &mut SqliteConnection) -> Result<Cursor, Error> {
+async fn head(connection: &mut AnyConnection) -> Result<Cursor, Error> {
     let row: HeadRow = sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(connection).await?;
     row.try_into()
 }
 
 /// Whether the head that a reader saw is one of this history, and all that followed `from` is still there.
-async fn fits(connection: &mut SqliteConnection, head: &Cursor, from: u64, seen: &Cursor) -> Result<bool, Error> {
+async fn fits(connection: &mut AnyConnection, head: &Cursor, from: u64, seen: &Cursor) -> Result<bool, Error> {
     Ok(seen.epoch == head.epoch
         && from <= seen.sequence
         && cursor_at(connection, head, seen.sequence).await? == Some(*seen)
@@ -110,7 +111,7 @@ async fn fits(connection: &mut SqliteConnection, head: &Cursor, from: u64, seen:
 }
 
 /// The cursor at that sequence; `None` where the log does not reach.
-async fn cursor_at(connection: &mut SqliteConnection, head: &Cursor, sequence: u64) -> Result<Option<Cursor>, Error> {
+async fn cursor_at(connection: &mut AnyConnection, head: &Cursor, sequence: u64) -> Result<Option<Cursor>, Error> {
     let at = |chain| Cursor { epoch: head.epoch, sequence, chain };
     if sequence == 0 {
         let first: Option<i64> = sqlx::query_scalar("SELECT sequence FROM feed ORDER BY sequence LIMIT 1")
@@ -127,7 +128,7 @@ async fn cursor_at(connection: &mut SqliteConnection, head: &Cursor, sequence: u
 
 /// The changes after a sequence in order, each with the current state of its subject.
 fn changes_after(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     sequence: u64,
 ) -> impl TryStreamExt<Ok = ChangeRow, Error = sqlx::Error> + Unpin {
     sqlx::query_as(
@@ -140,7 +141,7 @@ fn changes_after(
 }
 
 async fn changes_page(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     head: Cursor,
     answers: Position,
     applied: u64,
@@ -159,7 +160,7 @@ async fn changes_page(
     Ok(Page { answers, head, extent: Extent::Changes { to }, entries: entries.as_slice() }.encode())
 }
 
-async fn snapshot_page(connection: &mut SqliteConnection, head: Cursor, answers: Position) -> Result<Vec<u8>, Error> {
+async fn snapshot_page(connection: &mut AnyConnection, head: Cursor, answers: Position) -> Result<Vec<u8>, Error> {
     let mut page = Page { answers, head, extent: Extent::Snapshot { end: None }, entries: &[] };
     let mut entries = PageEntries::default();
     let start = page.start();
@@ -181,6 +182,7 @@ async fn snapshot_page(connection: &mut SqliteConnection, head: Cursor, answers:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Location;
 
     fn page(found: Found) -> Bytes {
         match found {
@@ -192,7 +194,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn of_a_thousand_who_begin_a_snapshot_at_once_one_reads_it() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let of_another_history = Cursor { epoch: 0, sequence: 5, chain: [9; 16] };
         let turn = store.pages.turn().await.unwrap();
         let asking: Vec<_> = (0..1000)

@@ -1,17 +1,22 @@
 //! Keys: made, listed, ended, rotated.
 
+use super::audit::details;
+use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
-use super::rows::{KeyRow, SecretRow, to_json};
-use super::{Error, Store, owners};
+use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
+use super::sql::Sql;
+use super::{Error, Store, owners, plans};
 use crate::clock::Timestamp;
-use crate::model::{Key, Secret, State};
+use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State, Target};
+use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Environment};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use serde_json::{Map, json};
+use sqlx::AnyConnection;
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Which keys are wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct KeyQuery {
     /// The most of them.
     pub limit: u32,
@@ -19,8 +24,24 @@ pub struct KeyQuery {
     pub after: Option<String>,
     /// Only those of this owner.
     pub owner: Option<String>,
+    /// Only those for this member.
+    pub member: Option<String>,
+    /// Only those of this plan.
+    pub plan: Option<String>,
+    /// Only those of this kind.
+    pub kind: Option<String>,
+    /// Only those of this environment.
+    pub environment: Option<Environment>,
     /// Only those in this state.
     pub state: Option<State>,
+    /// Only those with this in their name, ASCII letters in either case.
+    pub name: Option<String>,
+    /// Only those made at this time or later.
+    pub created_after: Option<Timestamp>,
+    /// Only those made before this time.
+    pub created_before: Option<Timestamp>,
+    /// Only those that end by themselves before this time.
+    pub expires_before: Option<Timestamp>,
 }
 
 /// Some keys, the newest first.
@@ -48,16 +69,22 @@ pub enum Rotated {
 /// The most secrets of a key that are valid at a time.
 pub const MAX_VALID_SECRETS: usize = 5;
 
-const KEY_COLUMNS: &str =
-    "id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at FROM keys";
-
 impl Store {
-    /// Stores a new key with its secrets, and its owner where nobody has named it before.
+    /// Stores a new key with its secrets, and its owner where nobody has named it before. A key that names no credits
+    /// begins with those of its plan.
     ///
     /// # Errors
-    /// If it cannot be stored.
-    pub async fn create_key(&self, key: Key) -> Result<Key, Error> {
-        self.mutate(|mutation| Box::pin(create(mutation, key))).await
+    /// If it cannot be stored, or there is no such plan.
+    pub async fn create_key(&self, actor: Actor, key: Key) -> Result<Key, Error> {
+        self.mutate(actor, key.created_at, |mutation| Box::pin(create(mutation, key))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
+    pub async fn create_key_once(&self, actor: Actor, key: Key, once: Once) -> Result<Made<Key>, Error> {
+        self.mutate(actor, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
     }
 
     /// The key of that id.
@@ -65,7 +92,27 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
-        find(&mut *self.readers.acquire().await?, id).await
+        find(&mut *self.database.readers.acquire().await?, id).await
+    }
+
+    /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key_by_digest(&self, digest: &Digest) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
+        let mut transaction = self.database.begin_read(&self.database.readers).await?;
+        let id: Option<String> = sqlx::query_scalar("SELECT key_id FROM secrets WHERE digest = $1")
+            .bind(digest.0.as_slice())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(id) = id else { return Ok(None) };
+        let Some(key) = find(&mut transaction, &id).await? else { return Ok(None) };
+        let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else { return Ok(None) };
+        let owner = match &key.owner {
+            Some(owner) => owners::find(&mut transaction, owner).await?,
+            None => None,
+        };
+        Ok(Some((key, secret, owner)))
     }
 
     /// The keys that are asked for; `None` if there is no key to go on after.
@@ -73,42 +120,100 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-        let mut transaction = self.readers.begin().await?;
+        let mut transaction = self.database.begin_read(&self.database.readers).await?;
         list(&mut transaction, query, now).await
     }
 
     /// Ends the key, unless it was ended before; `None` if there is none.
     ///
     /// # Errors
-    /// If it cannot be stored.
-    pub async fn revoke_key(&self, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
-        self.mutate(move |mutation| Box::pin(revoke(mutation, id, now))).await
+    /// If it cannot be stored, or has another version than was expected.
+    pub async fn revoke_key(
+        &self,
+        actor: Actor,
+        target: impl Into<Target>,
+        now: Timestamp,
+    ) -> Result<Option<Key>, Error> {
+        let target = target.into();
+        self.mutate(actor, now, move |mutation| Box::pin(revoke(mutation, target))).await
     }
 
     /// Gives the key a further secret, and ends those it has after the grace.
     ///
     /// # Errors
-    /// If it cannot be stored.
+    /// If it cannot be stored, or has another version than was expected.
     pub async fn rotate_key(
         &self,
-        id: String,
+        actor: Actor,
+        target: impl Into<Target>,
         secret: Secret,
         grace: Duration,
         now: Timestamp,
     ) -> Result<Rotated, Error> {
-        self.mutate(move |mutation| Box::pin(rotate(mutation, id, secret, grace, now))).await
+        let target = target.into();
+        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
+    ///
+    /// # Errors
+    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
+    pub async fn rotate_key_once(
+        &self,
+        actor: Actor,
+        target: Target,
+        secret: Secret,
+        grace: Duration,
+        once: Once,
+        now: Timestamp,
+    ) -> Result<Made<Rotated>, Error> {
+        self.mutate(actor, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
     }
 }
 
-async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
+async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
+    if let Some(before) = idempotency::before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let key = create(mutation, key).await?;
+    for secret in &key.secrets {
+        idempotency::remember(mutation, &once, &key.id, &secret.id).await?;
+    }
+    Ok(Made::Now(key))
+}
+
+async fn rotate_once(
+    mutation: &mut Mutation,
+    target: Target,
+    secret: Secret,
+    grace: Duration,
+    once: Once,
+) -> Result<Made<Rotated>, Error> {
+    if let Some(before) = idempotency::before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let secret_id = secret.id.clone();
+    let rotated = rotate(mutation, target, secret, grace).await?;
+    if let Rotated::Done(key) = &rotated {
+        idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
+    }
+    Ok(Made::Now(rotated))
+}
+
+pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
+    if let Some(plan) = &key.plan {
+        let plan = plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
+        key.credits = key.credits.or(plan.credits);
+    }
     if let Some(owner) = &key.owner {
         // An edge refuses a key whose owner it does not know, so the owner goes first.
-        owners::ensure(mutation, owner, key.created_at).await?;
+        owners::ensure(mutation, owner).await?;
     }
     sqlx::query(
         "INSERT INTO keys
-         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
+          member, plan, metadata, credits, spent, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(&key.id)
     .bind(&key.name)
@@ -121,37 +226,56 @@ async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
     .bind(key.created_at.as_stored())
     .bind(key.expires_at.map(Timestamp::as_stored))
     .bind(key.revoked_at.map(Timestamp::as_stored))
+    .bind(&key.member)
+    .bind(&key.plan)
+    .bind(json!(key.metadata).to_string())
+    .bind(key.credits.map(stored_amount))
+    .bind(stored_amount(key.spent))
+    .bind(stored_amount(key.version))
     .execute(mutation.connection())
     .await?;
     for secret in &key.secrets {
         insert_secret(mutation.connection(), &key.id, secret).await?;
     }
-    tell(mutation, &key, key.created_at, |_| true).await?;
+    let facts = details([
+        ("name", json!(key.name)),
+        ("owner", json!(key.owner)),
+        ("member", json!(key.member)),
+        ("kind", json!(key.kind)),
+        ("environment", json!(key.environment.map(Environment::name))),
+        ("plan", json!(key.plan)),
+        ("expires_at", json!(key.expires_at)),
+    ]);
+    mutation.audit("key.created", &key.id, facts).await?;
+    tell(mutation, &key, |_| true).await?;
     Ok(key)
 }
 
-async fn revoke(mutation: &mut Mutation, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
-    let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(None) };
+pub(super) async fn revoke(mutation: &mut Mutation, target: Target) -> Result<Option<Key>, Error> {
+    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(None) };
     if key.revoked_at.is_none() {
+        let now = mutation.now();
         key.revoked_at = Some(now);
-        sqlx::query("UPDATE keys SET revoked_at = $1 WHERE id = $2")
+        key.version += 1;
+        sqlx::query("UPDATE keys SET revoked_at = $1, version = version + 1 WHERE id = $2")
             .bind(now.as_stored())
             .bind(&key.id)
             .execute(mutation.connection())
             .await?;
-        tell(mutation, &key, now, |_| true).await?;
+        mutation.audit("key.revoked", &key.id, Map::new()).await?;
+        tell(mutation, &key, |_| true).await?;
     }
     Ok(Some(key))
 }
 
-async fn rotate(
+pub(super) async fn rotate(
     mutation: &mut Mutation,
-    id: String,
+    target: Target,
     new: Secret,
     grace: Duration,
-    now: Timestamp,
 ) -> Result<Rotated, Error> {
-    let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(Rotated::NotFound) };
+    let now = mutation.now();
+    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
     match key.state(now) {
         State::Active => {}
         state => return Ok(Rotated::NotActive(state)),
@@ -170,35 +294,45 @@ async fn rotate(
         return Ok(Rotated::TooManySecrets);
     }
     for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
-        sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
-            .bind(secret.not_after.map(Timestamp::as_stored))
-            .bind(&secret.id)
-            .execute(mutation.connection())
-            .await?;
+        store_end(mutation.connection(), secret).await?;
     }
     insert_secret(mutation.connection(), &key.id, &new).await?;
+    sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
+        .bind(&key.id)
+        .execute(mutation.connection())
+        .await?;
+    key.version += 1;
+    let facts = details([("secret", json!(new.id)), ("grace_s", json!(grace.as_secs()))]);
+    mutation.audit("key.rotated", &key.id, facts).await?;
     key.secrets.push(new);
-    tell(mutation, &key, now, |secret| concerned.contains(&secret.id)).await?;
+    // As they are read again, so that whoever asks twice gets one answer.
+    key.secrets.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+    tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
     Ok(Rotated::Done(Box::new(key)))
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
-pub(super) async fn tell(
-    mutation: &mut Mutation,
-    key: &Key,
-    now: Timestamp,
-    concerned: impl Fn(&Secret) -> bool,
-) -> Result<(), Error> {
+pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
     for secret in key.secrets.iter().filter(|secret| !secret.forgotten && concerned(secret)) {
-        mutation.append(secret.digest, Body::Key(key.record(secret, now))).await?;
+        mutation.append(secret.digest, Body::Key(key.record(secret, mutation.now()))).await?;
     }
     Ok(())
 }
 
-async fn insert_secret(connection: &mut SqliteConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
+/// Stores when the secret ends.
+pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -> Result<(), Error> {
+    sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
+        .bind(secret.not_after.map(Timestamp::as_stored))
+        .bind(&secret.id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn insert_secret(connection: &mut AnyConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(&secret.id)
     .bind(key_id)
@@ -207,31 +341,62 @@ async fn insert_secret(connection: &mut SqliteConnection, key_id: &str, secret: 
     .bind(secret.created_at.as_stored())
     .bind(secret.not_after.map(Timestamp::as_stored))
     .bind(secret.forgotten)
+    .bind(secret.hash.as_ref().map(PasswordHash::expose))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-pub(super) async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<Key>, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" WHERE id = ").push_bind(id);
-    let row = query.build_query_as().fetch_optional(&mut *connection).await?;
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Key>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
+    let row = query.build_as()?.fetch_optional(&mut *connection).await?;
     Ok(with_secrets(connection, row.into_iter().collect()).await?.pop())
 }
 
-async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" WHERE 1 = 1");
+/// The key, if there is one, in a version that is expected.
+pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> Result<Option<Key>, Error> {
+    let key = find(mutation.connection(), &target.id).await?;
+    match &key {
+        Some(key) if !target.expected.fits(Some(key.version)) => Err(Error::OtherVersion),
+        _ => Ok(key),
+    }
+}
+
+async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" FROM keys WHERE 1 = 1");
     if let Some(after) = &wanted.after {
         let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
             .bind(after)
             .fetch_optional(&mut *connection)
             .await?;
         let Some(created_at) = created_at else { return Ok(None) };
-        query.push(" AND (created_at, id) < (").push_bind(created_at).push(", ").push_bind(after).push(")");
+        query.push(" AND (created_at, id) < (").bind(created_at).push(", ").bind(after.as_str()).push(")");
     }
-    if let Some(owner) = &wanted.owner {
-        query.push(" AND owner = ").push_bind(owner);
+    for (column, value) in [
+        ("owner", wanted.owner.as_deref()),
+        ("member", wanted.member.as_deref()),
+        ("plan", wanted.plan.as_deref()),
+        ("kind", wanted.kind.as_deref()),
+        ("environment", wanted.environment.map(Environment::name)),
+    ] {
+        if let Some(value) = value {
+            query.push(" AND ").push(column).push(" = ").bind(value);
+        }
+    }
+    if let Some(part) = &wanted.name {
+        // Both sides by the same function, as PostgreSQL's knows more letters than SQLite's.
+        query.push(" AND LOWER(name) LIKE LOWER(").bind(pattern(part)).push(") ESCAPE '!'");
+    }
+    for (bound, time) in [
+        ("created_at >= ", wanted.created_after),
+        ("created_at < ", wanted.created_before),
+        ("expires_at < ", wanted.expires_before),
+    ] {
+        if let Some(time) = time {
+            query.push(" AND ").push(bound).bind(time.as_stored());
+        }
     }
     let now = now.as_stored();
     match wanted.state {
@@ -240,15 +405,15 @@ async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timesta
             query.push(" AND revoked_at IS NOT NULL");
         }
         Some(State::Expired) => {
-            query.push(" AND revoked_at IS NULL AND expires_at <= ").push_bind(now);
+            query.push(" AND revoked_at IS NULL AND expires_at <= ").bind(now);
         }
         Some(State::Active) => {
-            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").push_bind(now).push(")");
+            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
         }
     }
     // One more than wanted tells whether there are more.
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(wanted.limit) + 1);
-    let mut rows: Vec<KeyRow> = query.build_query_as().fetch_all(&mut *connection).await?;
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+    let mut rows: Vec<KeyRow> = query.build_as()?.fetch_all(&mut *connection).await?;
     let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -256,20 +421,27 @@ async fn list(connection: &mut SqliteConnection, wanted: &KeyQuery, now: Timesta
     Ok(Some(KeyPage { keys: with_secrets(connection, rows).await?, next }))
 }
 
-async fn with_secrets(connection: &mut SqliteConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
+/// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.
+fn pattern(text: &str) -> String {
+    let mut pattern = "%".to_owned();
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern + "%"
+}
+
+pub(super) async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT key_id, id, digest, hint, created_at, not_after, forgotten FROM secrets WHERE key_id IN (",
-    );
-    let mut ids = query.separated(", ");
-    for row in &rows {
-        ids.push_bind(row.id().to_owned());
-    }
-    query.push(") ORDER BY created_at, id");
+    let mut query = Sql::new("SELECT ");
+    query.push(SECRET_COLUMNS).push(" FROM secrets WHERE key_id IN (");
+    query.bind_all(rows.iter().map(KeyRow::id)).push(") ORDER BY created_at, id");
     let mut secrets: HashMap<String, Vec<Secret>> = HashMap::new();
-    for row in query.build_query_as::<SecretRow>().fetch_all(connection).await? {
+    for row in query.build_as::<SecretRow>()?.fetch_all(connection).await? {
         secrets.entry(row.key_id.clone()).or_default().push(row.try_into()?);
     }
     rows.into_iter()

@@ -1,34 +1,57 @@
-//! One transaction that changes something, and the entries of the feed that tell of it.
+//! One transaction that changes something, with the entries of the feed and of the audit log that tell of it.
 
 use super::Error;
+use super::audit;
+use super::database::Database;
 use super::rows::{HeadRow, stored_sequence};
+use crate::clock::Timestamp;
 use crate::hub::Change;
+use crate::model::Actor;
 use keyward_contract::cursor::{Cursor, chain};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry};
-use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+use serde_json::{Map, Value};
+use sqlx::{Any, AnyConnection, Transaction};
 
 /// How many changes the log keeps. An edge that missed more takes a snapshot.
 pub(super) const KEPT_CHANGES: u64 = 100_000;
 
 /// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
 pub(super) struct Mutation {
-    transaction: Transaction<'static, Sqlite>,
+    transaction: Transaction<'static, Any>,
+    actor: Actor,
+    now: Timestamp,
     head: Cursor,
     changes: Vec<Change>,
     kept_changes: u64,
 }
 
 impl Mutation {
-    pub(super) async fn begin(writer: &SqlitePool) -> Result<Self, Error> {
-        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    pub(super) async fn begin(database: &Database, actor: Actor, now: Timestamp) -> Result<Self, Error> {
+        let mut transaction = database.begin_write().await?;
         let head: HeadRow =
             sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
-        Ok(Self { transaction, head: head.try_into()?, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+        let head = head.try_into()?;
+        Ok(Self { transaction, actor, now, head, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+    }
+
+    /// When it happens.
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Writes into the audit log that this was done to the subject. The details hold no secret and no digest.
+    pub(super) async fn audit(
+        &mut self,
+        action: &'static str,
+        subject: &str,
+        details: Map<String, Value>,
+    ) -> Result<(), Error> {
+        audit::append(&mut self.transaction, self.now, &self.actor, action, subject, details).await
     }
 
     /// The connection, for what is not the feed's.
-    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+    pub(super) fn connection(&mut self) -> &mut AnyConnection {
         &mut self.transaction
     }
 
@@ -101,10 +124,11 @@ impl Mutation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Found, Store};
+    use crate::store::{Found, Location, Store};
     use keyward_contract::cursor::Position;
     use keyward_contract::entry::{Frames, KeyRecord};
     use keyward_contract::page::{Extent, Page};
+    use sqlx::Connection;
     use std::sync::Arc;
 
     const KEPT: u64 = 3;
@@ -113,7 +137,7 @@ mod tests {
     async fn change(store: &Store, subject: u8, removed: bool) {
         let record = KeyRecord { key_id: "k".into(), ..KeyRecord::default() };
         let body = if removed { Body::Removed } else { Body::Key(record) };
-        let append = store.mutate(move |mutation| {
+        let append = store.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
             mutation.keep(KEPT);
             Box::pin(mutation.append(Digest([subject; 32]), body))
         });
@@ -128,13 +152,13 @@ mod tests {
     }
 
     async fn count(store: &Store, query: &'static str) -> i64 {
-        sqlx::query_scalar(query).fetch_one(&store.readers).await.unwrap()
+        sqlx::query_scalar(query).fetch_one(&store.database.readers).await.unwrap()
     }
 
     #[tokio::test]
     async fn the_log_keeps_its_length_and_a_cursor_before_it_leads_to_a_snapshot() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let (start, _, _) = page(&store, Position::Nothing).await;
         change(&store, 1, false).await;
         let (first, is_snapshot, subjects) = page(&store, start).await;
@@ -152,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_removed_is_in_the_log_but_in_no_snapshot_and_goes_with_its_change() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         change(&store, 1, false).await;
         let (known, _, _) = page(&store, Position::Nothing).await;
         change(&store, 1, true).await;
@@ -169,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn who_goes_away_before_the_turn_has_written_nothing_and_who_goes_later_has() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let turn = store.commit_order.lock().await;
         let asking = store.clone();
         let asking = tokio::spawn(async move { change(&asking, 1, false).await });
@@ -186,7 +210,7 @@ mod tests {
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let asking = store.clone();
         let asking = tokio::spawn(async move {
-            let write = asking.mutate(move |mutation| {
+            let write = asking.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
                 Box::pin(async move {
                     begun.send(()).unwrap();
                     tokio::task::yield_now().await;
@@ -205,16 +229,15 @@ mod tests {
     #[tokio::test]
     async fn a_database_that_is_full_or_busy_is_so_for_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        let mut other = store.writer.acquire().await.unwrap().detach();
-        store.writer.close().await;
-        let writer = SqlitePool::connect_with(
-            sqlx::sqlite::SqliteConnectOptions::new()
-                .filename(dir.path().join(crate::store::DATABASE_FILE))
-                .busy_timeout(std::time::Duration::ZERO),
-        );
-        let store = Store { writer: writer.await.unwrap(), ..store.clone() };
-        let append = || store.mutate(|mutation| Box::pin(mutation.append(Digest([1; 32]), Body::Removed)));
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let path = dir.path().join(crate::store::DATABASE_FILE);
+        let mut other = AnyConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+        sqlx::query("PRAGMA busy_timeout = 0").execute(&store.database.writer).await.unwrap();
+        let append = || {
+            store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+                Box::pin(mutation.append(Digest([1; 32]), Body::Removed))
+            })
+        };
         sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
         assert!(append().await.unwrap_err().is_temporary());
         sqlx::query("COMMIT").execute(&mut other).await.unwrap();
@@ -222,7 +245,7 @@ mod tests {
 
         let fill = |scopes: usize| {
             let record = KeyRecord { scopes: vec!["s".repeat(50); scopes], ..KeyRecord::default() };
-            store.mutate(move |mutation| {
+            store.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
                 Box::pin(async move {
                     sqlx::query("PRAGMA max_page_count = 1").execute(mutation.connection()).await?;
                     mutation.append(Digest([2; 32]), Body::Key(record)).await
@@ -230,7 +253,7 @@ mod tests {
             })
         };
         assert!(fill(1000).await.unwrap_err().is_temporary());
-        let nonsense = store.mutate(|mutation| {
+        let nonsense = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
             Box::pin(async move {
                 sqlx::query("SELECT nonsense").execute(mutation.connection()).await?;
                 Ok(())
@@ -242,9 +265,9 @@ mod tests {
     #[tokio::test]
     async fn a_transaction_that_fails_leaves_nothing_and_tells_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let bell = store.hub().subscribe();
-        let failed = store.mutate(|mutation| {
+        let failed = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
             Box::pin(async move {
                 mutation.append(Digest([1; 32]), Body::Removed).await?;
                 Err::<(), _>(Error::Interrupted)

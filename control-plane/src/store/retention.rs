@@ -2,8 +2,9 @@
 
 use super::mutation::Mutation;
 use super::rows::digest;
-use super::{Error, Store, keys};
+use super::{Error, Store, idempotency, keys};
 use crate::clock::Timestamp;
+use crate::model::Actor;
 use keyward_contract::entry::Body;
 use std::time::Duration;
 
@@ -24,22 +25,26 @@ pub struct Swept {
 
 impl Store {
     /// Tells the edges to forget every secret that ended before the retention; and tells them again of those that did
-    /// not, but were forgotten while the clock was wrong. The keys stay.
+    /// not, but were forgotten while the clock was wrong. The keys stay. Requests that may come again are forgotten after a
+    /// day.
     ///
     /// # Errors
     /// If it cannot be stored.
     pub async fn keep_retention(&self, now: Timestamp) -> Result<Swept, Error> {
+        self.mutate(Actor::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
         let ended_until = now.minus(RETENTION);
         let mut swept = Swept::default();
         loop {
-            let batch = self.mutate(move |mutation| Box::pin(tell_again(mutation, ended_until, now))).await?;
+            let batch =
+                self.mutate(Actor::server(), now, move |mutation| Box::pin(tell_again(mutation, ended_until))).await?;
             swept.told_again += batch;
             if batch == 0 {
                 break;
             }
         }
         loop {
-            let batch = self.mutate(move |mutation| Box::pin(forget(mutation, ended_until))).await?;
+            let batch =
+                self.mutate(Actor::server(), now, move |mutation| Box::pin(forget(mutation, ended_until))).await?;
             swept.forgotten += batch;
             if batch == 0 {
                 return Ok(swept);
@@ -48,7 +53,7 @@ impl Store {
     }
 }
 
-async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp, now: Timestamp) -> Result<usize, Error> {
+async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp) -> Result<usize, Error> {
     let too_soon: Vec<(String, String)> = sqlx::query_as(
         "SELECT secrets.id, secrets.key_id FROM secrets JOIN keys ON keys.id = secrets.key_id
          WHERE secrets.forgotten
@@ -64,7 +69,7 @@ async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp, now: Timest
     for (id, key_id) in &too_soon {
         set_forgotten(mutation, id, false).await?;
         let Some(key) = keys::find(mutation.connection(), key_id).await? else { continue };
-        keys::tell(mutation, &key, now, |secret| secret.id == *id).await?;
+        keys::tell(mutation, &key, |secret| secret.id == *id).await?;
     }
     Ok(too_soon.len())
 }
@@ -100,34 +105,15 @@ async fn set_forgotten(mutation: &mut Mutation, secret: &str, forgotten: bool) -
 mod tests {
     use super::*;
     use crate::model::{Key, Secret};
+    use crate::store::Location;
     use keyward_contract::digest::Digest;
 
     const DAY: Duration = Duration::from_secs(86_400);
     const NOW: Timestamp = Timestamp::EXAMPLE;
 
     fn key(n: u8, change: impl FnOnce(&mut Key)) -> Key {
-        let secret = Secret {
-            id: format!("sec_{n}"),
-            digest: Digest([n; 32]),
-            hint: String::new(),
-            created_at: NOW,
-            not_after: None,
-            forgotten: false,
-        };
-        let mut key = Key {
-            id: format!("key_{n}"),
-            name: "n".into(),
-            owner: None,
-            kind: "key".into(),
-            environment: None,
-            scopes: vec![],
-            allow_ip: vec![],
-            limits: None,
-            created_at: NOW,
-            expires_at: None,
-            revoked_at: None,
-            secrets: vec![secret],
-        };
+        let mut key = Key::new(format!("key_{n}"), "n".into(), "key".into(), NOW);
+        key.secrets = vec![Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW)];
         change(&mut key);
         key
     }
@@ -135,21 +121,21 @@ mod tests {
     #[tokio::test]
     async fn a_secret_is_forgotten_once_thirty_days_after_it_ended_in_whatever_way() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         for key in [
             key(1, |_| {}),
             key(2, |key| key.revoked_at = Some(NOW)),
             key(3, |key| key.expires_at = Some(NOW)),
             key(4, |key| key.secrets[0].not_after = Some(NOW)),
         ] {
-            store.create_key(key).await.unwrap();
+            store.create_key(Actor::server(), key).await.unwrap();
         }
         assert_eq!(store.keep_retention(NOW.plus(30 * DAY)).await.unwrap(), Swept::default());
         let later = NOW.plus(31 * DAY);
         assert_eq!(store.keep_retention(later).await.unwrap(), Swept { forgotten: 3, told_again: 0 });
         assert_eq!(store.keep_retention(later).await.unwrap(), Swept::default());
         let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed")
-            .fetch_all(&store.readers)
+            .fetch_all(&store.database.readers)
             .await
             .unwrap();
         assert_eq!(left, [[1; 32]]);
@@ -158,12 +144,12 @@ mod tests {
     #[tokio::test]
     async fn what_was_forgotten_does_not_come_back_when_its_key_is_revoked() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        store.create_key(key(1, |key| key.expires_at = Some(NOW))).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        store.create_key(Actor::server(), key(1, |key| key.expires_at = Some(NOW))).await.unwrap();
         let later = NOW.plus(31 * DAY);
         assert_eq!(store.keep_retention(later).await.unwrap().forgotten, 1);
         let bell = store.hub().subscribe();
-        let key = store.revoke_key("key_1".into(), later).await.unwrap().unwrap();
+        let key = store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap().unwrap();
         assert_eq!(key.revoked_at, Some(later));
         assert!(!bell.has_changed().unwrap());
     }
@@ -171,14 +157,14 @@ mod tests {
     #[tokio::test]
     async fn what_was_forgotten_while_the_clock_was_wrong_is_told_again() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let in_a_year = NOW.plus(365 * DAY);
         for key in [
             key(1, |key| key.expires_at = Some(in_a_year)),
             key(2, |key| key.secrets[0].not_after = Some(in_a_year)),
             key(3, |key| key.revoked_at = Some(NOW)),
         ] {
-            store.create_key(key).await.unwrap();
+            store.create_key(Actor::server(), key).await.unwrap();
         }
         assert_eq!(store.keep_retention(NOW.plus(1000 * DAY)).await.unwrap().forgotten, 3);
         let later = NOW.plus(31 * DAY);
@@ -186,7 +172,7 @@ mod tests {
         assert_eq!(store.keep_retention(later).await.unwrap(), Swept::default());
         let known: Vec<Vec<u8>> =
             sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed ORDER BY subject")
-                .fetch_all(&store.readers)
+                .fetch_all(&store.database.readers)
                 .await
                 .unwrap();
         assert_eq!(known, [[1; 32], [2; 32]]);

@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, Secret};
+use crate::model::{Key, Owner, OwnerKind, PasswordHash, Plan, Secret};
 use keyward_contract::cursor::Cursor;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Environment;
@@ -22,6 +22,13 @@ pub(super) struct KeyRow {
     created_at: i64,
     expires_at: Option<i64>,
     revoked_at: Option<i64>,
+    member: Option<String>,
+    plan: Option<String>,
+    metadata: String,
+    credits: Option<i64>,
+    spent: i64,
+    last_used_at: Option<i64>,
+    version: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -32,15 +39,29 @@ pub(super) struct SecretRow {
     hint: String,
     created_at: i64,
     not_after: Option<i64>,
-    forgotten: bool,
+    forgotten: i64,
+    hash: Option<String>,
+    last_used_at: Option<i64>,
+    leaked_at: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
 pub(super) struct OwnerRow {
     id: String,
-    disabled: bool,
+    kind: Option<String>,
+    disabled: i64,
     permissions: Option<String>,
     created_at: i64,
+    version: i64,
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct PlanRow {
+    id: String,
+    limits: Option<String>,
+    credits: Option<i64>,
+    created_at: i64,
+    version: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -68,6 +89,13 @@ impl KeyRow {
             created_at: Timestamp::from_stored(self.created_at),
             expires_at: self.expires_at.map(Timestamp::from_stored),
             revoked_at: self.revoked_at.map(Timestamp::from_stored),
+            member: self.member,
+            plan: self.plan,
+            metadata: from_json(&self.metadata, "key's metadata")?,
+            credits: self.credits.map(|credits| amount(credits, "key's credits")).transpose()?,
+            spent: amount(self.spent, "key's spent credits")?,
+            last_used_at: self.last_used_at.map(Timestamp::from_stored),
+            version: amount(self.version, "key's version")?,
             secrets,
         })
     }
@@ -76,6 +104,18 @@ impl KeyRow {
         &self.id
     }
 }
+
+/// The columns of a key, in every query for a [`KeyRow`].
+pub(super) const KEY_COLUMNS: &str = "id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, \
+                                      expires_at, revoked_at, member, plan, metadata, credits, spent, last_used_at, version";
+
+/// The columns of a secret, in every query for a [`SecretRow`].
+pub(super) const SECRET_COLUMNS: &str = "key_id, id, digest, hint, created_at, not_after, \
+                                         CAST(forgotten AS INTEGER) AS forgotten, hash, last_used_at, leaked_at";
+
+/// The columns of an owner, in every query for an [`OwnerRow`].
+pub(super) const OWNER_COLUMNS: &str =
+    "id, kind, CAST(disabled AS INTEGER) AS disabled, permissions, created_at, version";
 
 impl TryFrom<SecretRow> for Secret {
     type Error = Error;
@@ -87,7 +127,10 @@ impl TryFrom<SecretRow> for Secret {
             hint: row.hint,
             created_at: Timestamp::from_stored(row.created_at),
             not_after: row.not_after.map(Timestamp::from_stored),
-            forgotten: row.forgotten,
+            forgotten: row.forgotten != 0,
+            hash: row.hash.map(PasswordHash::new),
+            last_used_at: row.last_used_at.map(Timestamp::from_stored),
+            leaked_at: row.leaked_at.map(Timestamp::from_stored),
         })
     }
 }
@@ -98,9 +141,28 @@ impl TryFrom<OwnerRow> for Owner {
     fn try_from(row: OwnerRow) -> Result<Self, Error> {
         Ok(Self {
             permissions: row.permissions.map(|list| from_json(&list, "list of permissions")).transpose()?,
+            kind: row.kind.map(|name| OwnerKind::from_name(&name).ok_or(Error::Corrupt("owner's kind"))).transpose()?,
             id: row.id,
-            disabled: row.disabled,
+            disabled: row.disabled != 0,
             created_at: Timestamp::from_stored(row.created_at),
+            version: amount(row.version, "owner's version")?,
+        })
+    }
+}
+
+/// The columns of a plan, in every query for a [`PlanRow`].
+pub(super) const PLAN_COLUMNS: &str = "id, limits, credits, created_at, version";
+
+impl TryFrom<PlanRow> for Plan {
+    type Error = Error;
+
+    fn try_from(row: PlanRow) -> Result<Self, Error> {
+        Ok(Self {
+            limits: row.limits.map(|stored| limits(&stored)).transpose()?,
+            credits: row.credits.map(|credits| amount(credits, "plan's credits")).transpose()?,
+            id: row.id,
+            created_at: Timestamp::from_stored(row.created_at),
+            version: amount(row.version, "plan's version")?,
         })
     }
 }
@@ -114,7 +176,7 @@ impl TryFrom<HeadRow> for Cursor {
     }
 }
 
-fn limits(stored: &str) -> Result<Limits, Error> {
+pub(super) fn limits(stored: &str) -> Result<Limits, Error> {
     let corrupt = || Error::Corrupt("key's limits");
     let texts: Vec<String> = from_json(stored, "key's limits")?;
     let limits: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
@@ -133,6 +195,16 @@ pub(super) fn sequence(stored: i64) -> Result<u64, Error> {
     u64::try_from(stored).map_err(|_| Error::Corrupt("sequence"))
 }
 
+/// An amount that is never negative.
+pub(super) fn amount(stored: i64, what: &'static str) -> Result<u64, Error> {
+    u64::try_from(stored).map_err(|_| Error::Corrupt(what))
+}
+
+/// An amount as it is stored.
+pub(super) fn stored_amount(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
 /// A sequence as it is stored; one that cannot be lies after all that are.
 pub(super) fn stored_sequence(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
@@ -143,6 +215,6 @@ pub(super) fn to_json<T: ToString>(list: &[T]) -> String {
     serde_json::Value::from_iter(list.iter().map(ToString::to_string)).to_string()
 }
 
-fn from_json<T: DeserializeOwned>(stored: &str, what: &'static str) -> Result<T, Error> {
+pub(super) fn from_json<T: DeserializeOwned>(stored: &str, what: &'static str) -> Result<T, Error> {
     serde_json::from_str(stored).map_err(|_| Error::Corrupt(what))
 }

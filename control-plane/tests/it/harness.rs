@@ -8,9 +8,12 @@ use keyward_contract::page::{Extent, Page};
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
+use keyward_control_plane::store::{AuditQuery, Location, Store};
 use serde_json::Value;
+use sqlx::Connection;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,16 +53,35 @@ impl TestServer {
     }
 
     pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_as(data_dir, now_ms, |config| config.retention_interval = retention_interval)
+    }
+
+    /// A server of keys as that dialect has them.
+    pub(crate) fn start_of(dialect: &str, data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_as(data_dir, now_ms, |config| {
+            config.dialect = Dialect::built_in(dialect).unwrap().unwrap();
+            config.retention_interval = retention_interval;
+        })
+    }
+
+    /// One that runs in another way than usual.
+    pub(crate) fn start_as(data_dir: &Path, now_ms: u64, change: impl FnOnce(&mut Config)) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
-        let config = Config {
+        let mut config = Config {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: data_dir.to_owned(),
+            database_url: None,
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
-            retention_interval,
+            retention_interval: RETENTION_INTERVAL,
+            usage_interval: Duration::from_secs(5),
+            max_verifications: NonZeroUsize::MIN,
+            trusted_proxies: Vec::new(),
+            self_service: None,
         };
+        change(&mut config);
         let server = runtime.block_on(Server::start(config)).unwrap();
         let address = format!("http://{}", server.address());
         let (end, ended) = oneshot::channel();
@@ -124,9 +146,16 @@ impl Client {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        self.send_with(method, path, &fields, body)
+    }
+
+    /// Sends a request with these header fields.
+    pub(crate) fn send_with(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Option<Vec<u8>>) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
         }
         let answer = match body {
             Some(body) => self.agent.run(request.body(body).unwrap()),
@@ -139,6 +168,20 @@ impl Client {
 
     pub(crate) fn ask(&self, method: &str, path: &str, document: Option<Value>) -> Answer {
         self.send(method, path, Some(&self.admin), document.map(|document| document.to_string().into_bytes()))
+    }
+
+    /// The same with further headers.
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        document: Option<Value>,
+    ) -> Answer {
+        let authorization = format!("Bearer {}", self.admin);
+        let mut fields = vec![("authorization", authorization.as_str())];
+        fields.extend_from_slice(headers);
+        self.send_with(method, path, &fields, document.map(|document| document.to_string().into_bytes()))
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -206,6 +249,16 @@ impl Reader {
     }
 }
 
+/// The path of a key.
+pub(crate) fn path_of(key: &Value) -> String {
+    format!("/v1/keys/{}", key["id"].as_str().unwrap())
+}
+
+/// Where the mistakes are of which a problem document tells.
+pub(crate) fn fields(problem: &Value) -> Vec<&str> {
+    problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
+}
+
 /// The program as a process of its own.
 pub(crate) struct Process {
     pub(crate) url: String,
@@ -216,9 +269,15 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data_dir: &Path, log_level: &str) -> Self {
+        Self::start_with(data_dir, log_level, &[])
+    }
+
+    /// With these arguments as well.
+    pub(crate) fn start_with(data_dir: &Path, log_level: &str, arguments: &[&str]) -> Self {
         let mut child = program()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
+            .args(arguments)
             .env("RUST_LOG", log_level)
             .stderr(Stdio::piped())
             .spawn()
@@ -305,6 +364,29 @@ pub(crate) fn until(mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < DEADLINE, "it does not come to pass");
         std::thread::yield_now();
     }
+}
+
+/// Changes the database of a server that runs, in a way that no route does.
+pub(crate) fn change_database(data_dir: &Path, change: String) {
+    let database = format!("sqlite:{}", data_dir.join("keyward.db").display());
+    Runtime::new().unwrap().block_on(async {
+        let mut connection = sqlx::AnyConnection::connect(&database).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&mut connection).await.unwrap();
+    });
+}
+
+/// The audit log of a server that has ended, the newest first: who did what, to what.
+pub(crate) fn audited(data_dir: &Path) -> Vec<String> {
+    let entries = Runtime::new().unwrap().block_on(async {
+        let store = Store::open(&Location::Directory(data_dir.to_owned())).await.unwrap();
+        store.audit(&AuditQuery { limit: 100, before: None, subject: None }).await.unwrap().entries
+    });
+    entries.iter().map(|entry| format!("{} {} {}", entry.actor, entry.action, entry.subject)).collect()
+}
+
+/// Makes every look-up of a token fail.
+pub(crate) fn drop_tokens(data_dir: &Path) {
+    change_database(data_dir, "DROP TABLE tokens".to_owned());
 }
 
 /// Every byte of every file in a directory.

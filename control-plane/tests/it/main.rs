@@ -2,11 +2,19 @@
 
 // The attribute tells clippy that helpers may panic as tests may.
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod failures;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod idempotency;
+#[cfg(test)]
+mod key_changes;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
@@ -14,4 +22,14 @@ mod operation;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod self_service;
+#[cfg(test)]
+mod tokens;
+#[cfg(test)]
+mod usage;
+#[cfg(test)]
+mod verify;

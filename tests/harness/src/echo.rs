@@ -10,7 +10,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Map, Value, json};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
@@ -35,7 +34,7 @@ pub struct SeenRequest {
     pub path: String,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The body.
+    /// The body, as far as it came.
     pub body: Vec<u8>,
 }
 
@@ -43,6 +42,9 @@ type Seen = Arc<Mutex<Vec<SeenRequest>>>;
 
 /// A status, a media type and a body.
 pub type Answer = (u16, &'static str, Vec<u8>);
+
+/// Instead of an answer, the connection is closed once the request was read.
+pub const CLOSE: Answer = (0, "", Vec::new());
 
 /// An answer, and perhaps a header field more.
 #[derive(Clone, Debug)]
@@ -141,7 +143,7 @@ async fn answer<F>(
     script: Arc<impl Fn(SeenRequest) -> F>,
     seen: Seen,
     request: hyper::Request<Incoming>,
-) -> std::result::Result<hyper::Response<Full<Bytes>>, Infallible>
+) -> std::io::Result<hyper::Response<Full<Bytes>>>
 where
     F: Future<Output: Into<Reply>>,
 {
@@ -166,6 +168,9 @@ where
         return Ok(upgraded(protocol, upgrade));
     }
     let Reply { answer: (status, media_type, body), header } = script(request).await.into();
+    if status == CLOSE.0 {
+        return Err(std::io::ErrorKind::ConnectionAborted.into());
+    }
     let mut response = hyper::Response::new(Full::from(body));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
     response.headers_mut().insert("content-type", HeaderValue::from_static(media_type));

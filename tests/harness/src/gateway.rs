@@ -129,6 +129,13 @@ impl Builder {
         self
     }
 
+    /// With these arguments of Envoy as well.
+    #[must_use]
+    pub fn envoy_arguments(mut self, arguments: &[&str]) -> Self {
+        self.options.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
     /// With these arguments of `keyward serve` as well.
     #[must_use]
     pub fn control_plane_arguments(mut self, arguments: &[&str]) -> Self {

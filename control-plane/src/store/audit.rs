@@ -1,0 +1,112 @@
+//! The audit log: appended to in the transaction of what it tells of, and never changed.
+
+use super::rows::{from_json, sequence, stored_sequence};
+use super::sql::Sql;
+use super::{Error, Store};
+use crate::clock::Timestamp;
+use crate::model::{Actor, AuditEntry};
+use serde_json::{Map, Value, json};
+use sqlx::AnyConnection;
+
+/// Which entries of the audit log are wanted.
+#[derive(Clone, Debug)]
+pub struct AuditQuery {
+    /// The most of them.
+    pub limit: u32,
+    /// Only those before this one.
+    pub before: Option<u64>,
+    /// Only those about what has this id.
+    pub subject: Option<String>,
+}
+
+/// Some entries, the newest first.
+#[derive(Clone, Debug)]
+pub struct AuditPage {
+    /// The entries.
+    pub entries: Vec<AuditEntry>,
+    /// What to ask for as `before`, where there are more.
+    pub next: Option<u64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct AuditRow {
+    sequence: i64,
+    at: i64,
+    actor: String,
+    action: String,
+    subject: String,
+    details: String,
+}
+
+impl Store {
+    /// The entries of the audit log that are asked for.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn audit(&self, wanted: &AuditQuery) -> Result<AuditPage, Error> {
+        let mut query = Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
+        query.bind(stored_sequence(wanted.before.unwrap_or(u64::MAX)));
+        if let Some(subject) = &wanted.subject {
+            query.push(" AND subject = ").bind(subject.as_str());
+        }
+        // One more than wanted tells whether there are more.
+        query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+        let mut rows: Vec<AuditRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+        let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let entries: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
+        let next = entries.last().filter(|_| more).map(|entry| entry.sequence);
+        Ok(AuditPage { entries, next })
+    }
+}
+
+impl TryFrom<AuditRow> for AuditEntry {
+    type Error = Error;
+
+    fn try_from(row: AuditRow) -> Result<Self, Error> {
+        Ok(Self {
+            sequence: sequence(row.sequence)?,
+            at: Timestamp::from_stored(row.at),
+            actor: row.actor,
+            action: row.action,
+            subject: row.subject,
+            details: from_json(&row.details, "entry of the audit log")?,
+        })
+    }
+}
+
+/// What else is worth knowing of a change; nothing is said of what is null.
+pub(super) fn details<const N: usize>(facts: [(&str, Value); N]) -> Map<String, Value> {
+    let known = facts.into_iter().filter(|(_, value)| !value.is_null());
+    known.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What has become of each field that has changed.
+pub(super) fn differences<const N: usize>(fields: [(&str, Value, Value); N]) -> Map<String, Value> {
+    let different = fields.into_iter().filter(|(_, old, new)| old != new);
+    different.map(|(name, old, new)| (name.to_owned(), json!({"old": old, "new": new}))).collect()
+}
+
+/// Appends an entry. Whoever writes is alone, so the number after the last is free.
+pub(super) async fn append(
+    connection: &mut AnyConnection,
+    at: Timestamp,
+    actor: &Actor,
+    action: &'static str,
+    subject: &str,
+    details: Map<String, Value>,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO audit (sequence, at, actor, action, subject, details)
+         VALUES ((SELECT COALESCE(MAX(sequence), 0) + 1 FROM audit), $1, $2, $3, $4, $5)",
+    )
+    .bind(at.as_stored())
+    .bind(actor.to_string())
+    .bind(action)
+    .bind(subject)
+    .bind(Value::Object(details).to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
