@@ -40,5 +40,7 @@ mod opens_and_closes;
 mod secrets;
 #[path = "e2e/usage.rs"]
 mod usage;
+#[path = "e2e/verification.rs"]
+mod verification;
 #[path = "e2e/within_100_ms.rs"]
 mod within_100_ms;

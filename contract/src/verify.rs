@@ -65,6 +65,15 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_reading_panic_or_say_yes_by_chance(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let answer = Answer::decode(&bytes);
+            prop_assert!(matches!(answer, Err(UnreadableAnswer) | Ok(Answer::Wrong)));
+        }
+    }
 
     #[test]
     fn an_answer_survives_the_wire() {

@@ -72,6 +72,16 @@ impl Names {
         format!("{}limit.", self.prefix)
     }
 
+    /// What the names of what is remembered of credentials begin with.
+    pub fn verified(&self) -> String {
+        format!("{}verified.", self.prefix)
+    }
+
+    /// What the names of the counts of wrong credentials begin with.
+    pub fn wrong(&self) -> String {
+        format!("{}wrong.", self.prefix)
+    }
+
     /// The name of a bucket.
     pub fn bucket(&self, index: u32) -> String {
         format!("{}{index:x}", self.prefix)
@@ -127,7 +137,12 @@ pub(crate) mod memory {
         }
     }
 
-    impl MemoryStore {}
+    impl MemoryStore {
+        /// All that is stored.
+        pub(crate) fn values(&self) -> Vec<(String, Vec<u8>)> {
+            self.values.borrow().iter().map(|(name, stored)| (name.clone(), stored.bytes.clone())).collect()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
+use crate::engine::verified::Verified;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
@@ -292,7 +293,10 @@ impl World {
                     Ok::<(), ()>(())
                 });
                 let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
-                let subject = state.subject(&key.text);
+                let subject = match format.selector_of(key.text.as_bytes()) {
+                    Some(selector) if state == State::Hashed => Digest::of_selector(selector),
+                    _ => state.subject(&key.text),
+                };
                 match state {
                     State::NeverMade => {}
                     State::Unreadable => put(subject, Body::Removed, false),
@@ -491,6 +495,15 @@ impl Request {
                 }
                 prop_assert!(world.keys.iter().all(|key| !rendered.body.contains(&key.text)), "{}", rendered.body);
             }
+            Decision::Verify(what) => {
+                let credential = what.credential.expose().as_bytes();
+                let stands = standing(sources, headers).iter().any(|value| value == credential);
+                prop_assert!(stands, "nobody sent what is to be verified");
+                let selector =
+                    |text: &[u8]| world.policy.dialect.format_of(text)?.selector_of(text).map(<[u8]>::to_vec);
+                let mut hashed = world.keys.iter().filter(|key| key.state == State::Hashed);
+                prop_assert!(hashed.any(|key| selector(key.text.as_bytes()) == selector(credential)));
+            }
         }
         Ok(())
     }
@@ -619,11 +632,13 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         }
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
+        let mut verified = Verified::new(world.names.verified(), 100, Some([7; 32]));
         let mut edge = Edge {
             policy: &world.policy,
             digests: &digests,
             snapshot: &mut snapshot,
             limiter: &limiter,
+            verified: &mut verified,
             store: &store,
         };
         requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
@@ -633,6 +648,7 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     }
     // What is never reached is not tested.
     let refusals = Refusal::ALL.map(Refusal::name);
-    let expected: BTreeSet<_> = refusals.into_iter().chain(["allow", "public", "delegated", "metadata"]).collect();
+    let expected: BTreeSet<_> =
+        refusals.into_iter().chain(["allow", "public", "delegated", "metadata", "verify"]).collect();
     assert_eq!(reached.into_inner(), expected);
 }

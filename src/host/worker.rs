@@ -5,6 +5,8 @@ use crate::engine::decide::Decision;
 use crate::engine::digests::Digests;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::verified::Verified;
+use crate::engine::verifier::Verifier;
 use crate::host::clock::Clock;
 use crate::host::metrics::Metrics;
 use crate::host::usage::SharedReporter;
@@ -15,6 +17,8 @@ pub(super) struct Worker {
     pub(super) digests: Digests,
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
+    pub(super) verified: RefCell<Verified>,
+    pub(super) verifier: RefCell<Verifier>,
     pub(super) metrics: RefCell<Metrics>,
     pub(super) clock: Clock,
     /// Absent where usage is not to be told.
