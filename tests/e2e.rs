@@ -28,6 +28,8 @@ mod feed_double;
 mod imported_keys;
 #[path = "e2e/kept_credential.rs"]
 mod kept_credential;
+#[path = "e2e/life_of_a_key.rs"]
+mod life_of_a_key;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
@@ -38,6 +40,8 @@ mod odd_paths;
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/self_service.rs"]
+mod self_service;
 #[path = "e2e/usage.rs"]
 mod usage;
 #[path = "e2e/verification.rs"]
