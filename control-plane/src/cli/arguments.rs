@@ -221,6 +221,21 @@ mod tests {
         assert!(parse(&["--trusted-proxy", "10.0.0.0/8,::1"]) && !parse(&["--trusted-proxy", "localhost"]));
     }
 
+    /// The ids of all arguments of a command and of those below it.
+    fn ids(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().map(|argument| argument.get_id().to_string());
+        own.chain(command.get_subcommands().flat_map(ids)).collect()
+    }
+
+    #[test]
+    fn no_argument_takes_a_secret_as_everybody_on_the_machine_can_list_them() {
+        let words = ["token", "secret", "password", "pepper", "key", "database"];
+        let mut found = ids(&Arguments::command());
+        found.retain(|id| words.iter().any(|word| id.contains(word)));
+        // GitHub's public keys, the id of a key, and the id of a secret, which is checked to be one.
+        assert_eq!(found, ["github_keys", "secret", "key"]);
+    }
+
     #[test]
     fn a_url_has_a_scheme_and_no_password() {
         assert_eq!(url("http://127.0.0.1:8081/"), Ok("http://127.0.0.1:8081".to_owned()));
