@@ -28,6 +28,8 @@ mod feed_double;
 mod imported_keys;
 #[path = "e2e/kept_credential.rs"]
 mod kept_credential;
+#[path = "e2e/life_of_a_key.rs"]
+mod life_of_a_key;
 #[path = "e2e/limits.rs"]
 mod limits;
 #[path = "e2e/listener_replaced.rs"]
@@ -40,7 +42,11 @@ mod odd_paths;
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/self_service.rs"]
+mod self_service;
 #[path = "e2e/usage.rs"]
 mod usage;
+#[path = "e2e/verification.rs"]
+mod verification;
 #[path = "e2e/within_100_ms.rs"]
 mod within_100_ms;

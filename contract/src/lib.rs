@@ -5,6 +5,7 @@
 //! the same code runs inside Envoy and in the control plane. The encoding is pinned by the golden files in
 //! `contract/tests/golden`.
 
+pub mod credential;
 pub mod cursor;
 pub mod dialect;
 pub mod digest;
@@ -18,6 +19,7 @@ pub mod rate_limit_fields;
 pub mod secret;
 pub mod usage;
 pub mod verdict;
+pub mod verify;
 
 mod wire;
 

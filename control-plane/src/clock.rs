@@ -36,7 +36,7 @@ impl Timestamp {
     }
 
     /// Milliseconds since the Unix epoch.
-    pub fn as_ms(self) -> u64 {
+    pub const fn as_ms(self) -> u64 {
         self.0
     }
 

@@ -10,12 +10,17 @@ use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
+use crate::engine::verified::{self, Memory, Verified};
+use crate::engine::verifier::{Ended, Outcome, Unverified};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::KeyRecord;
 use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
+use keyward_contract::key_format::KeyFormat;
 use keyward_contract::limit::Limit;
+use keyward_contract::secret::Secret;
 use keyward_contract::verdict::Refusal;
+use keyward_contract::verify::Answer;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -56,6 +61,8 @@ pub enum Decision {
     Metadata(Rc<ProtectedResource>),
     /// It is answered here.
     Refuse(Refused),
+    /// It waits until the control plane has checked its credential, and is decided again then.
+    Verify(Box<Unverified>),
 }
 
 /// A refusal with what it carries.
@@ -71,6 +78,8 @@ pub struct Refused {
     pub resource: Option<Rc<ProtectedResource>>,
     /// The windows, of which one is exhausted.
     pub exhausted: Option<Exhausted>,
+    /// After how many seconds to come back, where that is known.
+    pub retry_after_s: Option<u64>,
     /// The shape of the answer; `None` for the dialect's own.
     pub errors: Option<Rc<ErrorShape>>,
 }
@@ -97,6 +106,7 @@ impl Decision {
             Self::Public | Self::Metadata(_) => "public",
             Self::Delegated => "delegated",
             Self::Refuse(refused) => refused.refusal.name(),
+            Self::Verify(_) => "verify",
         }
     }
 
@@ -110,12 +120,17 @@ impl Decision {
         match self {
             Self::Allow { holder, .. } => Some(&holder.key),
             Self::Refuse(Refused { holder, .. }) => holder.as_ref().map(|holder| &holder.key),
-            Self::Public | Self::Delegated | Self::Metadata(_) => None,
+            Self::Public | Self::Delegated | Self::Metadata(_) | Self::Verify(_) => None,
         }
     }
 }
 
 impl Refused {
+    /// That nothing can be decided, and when to come back, in seconds.
+    pub fn unavailable(retry_after_s: u64) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..Refusal::Unavailable.into() }
+    }
+
     /// The answer, in the dialect's words.
     pub fn render(&self, policy: &Policy, headers: &[Header]) -> Rendered {
         let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
@@ -130,7 +145,10 @@ impl Refused {
             key_id: key.map_or("", |key| &key.key_id),
             expired_at_ms: key.and_then(|key| key.expires_at_ms).unwrap_or_default(),
             scope: &self.scope,
-            retry_after_s: exhausted.map_or(UNAVAILABLE_RETRY_S, |exhausted| exhausted.retry_after_s),
+            retry_after_s: exhausted
+                .map(|exhausted| exhausted.retry_after_s)
+                .or(self.retry_after_s)
+                .unwrap_or(UNAVAILABLE_RETRY_S),
             limit: exhausted.map_or(0, |exhausted| exhausted.limit.requests().into()),
             window_s: exhausted.map_or(0, |exhausted| exhausted.limit.window_ms().get() / 1000),
             windows: if told.standard == When::Never { &[] } else { windows },
@@ -156,6 +174,8 @@ pub struct Edge<'a, S> {
     pub limiter: &'a Limiter,
     /// Who sends bad keys; `None` where nobody is to be held back.
     pub guessing: Option<&'a Guessing>,
+    /// What the control plane said of credentials that only it can check.
+    pub verified: &'a mut Verified,
     /// What all workers share.
     pub store: &'a S,
 }
@@ -176,6 +196,17 @@ struct Passed {
 impl<S: SharedStore> Edge<'_, S> {
     /// Decides. The client's address is asked for only where a key has an allowlist, or is bad and its sender counted.
     pub fn decide(&mut self, headers: &[Header], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
+        self.decide_after(headers, now, client, None)
+    }
+
+    /// The same for a request that waited; it is told what came of that, and does not wait again.
+    pub fn decide_after(
+        &mut self,
+        headers: &[Header],
+        now: Now,
+        client: impl FnOnce() -> Option<IpAddr>,
+        ended: Option<&Ended>,
+    ) -> Decision {
         let field = |name| header(headers, name).unwrap_or_default();
         let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
         let (policy, unmatched) = (self.policy, UNMATCHED);
@@ -199,12 +230,13 @@ impl<S: SharedStore> Edge<'_, S> {
         let looks_like_a_key = self.guessing.is_some() && looks_like_a_key(policy, &credential);
         let mut client = Some(client);
         let mut client = || client.take().and_then(|ask| ask());
-        match self.check(credential, now, &asked, &mut client) {
+        match self.check(credential, now, &asked, &mut client, ended) {
             Ok(Passed { holder, windows }) => {
                 Decision::Allow { holder, strip: requirement.strip, cost: route.cost, windows }
             }
-            Err(refused) if looks_like_a_key => refuse(self.held_back(refused, now, client)),
-            Err(refused) => refuse(refused),
+            Err(Stop::Refused(refused)) if looks_like_a_key => refuse(self.held_back(refused, now, client)),
+            Err(Stop::Refused(refused)) => refuse(refused),
+            Err(Stop::Unverified(what)) => Decision::Verify(what),
         }
     }
 
@@ -228,34 +260,95 @@ impl<S: SharedStore> Edge<'_, S> {
         now: Now,
         asked: &Asked<'_>,
         client: impl FnOnce() -> Option<IpAddr>,
-    ) -> Result<Passed, Refused> {
+        ended: Option<&Ended>,
+    ) -> Result<Passed, Stop> {
         if !self.snapshot.is_usable_now(self.store, now.monotonic_ms, self.policy.max_staleness_ms) {
             return Err(Refusal::Unavailable.into());
         }
-        let key = well_formed(self.policy, credential)?;
-        let digest = Digest::of_key(&key);
-        let holder = match self.snapshot.find(self.store, &digest, self.digests.addresses(&key, digest)) {
-            Found::Key(holder) => holder,
-            Found::Nothing => return Err(Refusal::Unknown.into()),
-            Found::Unreadable => return Err(Refusal::Unavailable.into()),
-        };
-        if holder.key.needs_verification || holder.plan == PlanState::Unknown {
+        let holder = self.holder_of(&possible_key(self.policy, credential)?, now, ended)?;
+        if holder.plan == PlanState::Unknown {
             return Err(Refusal::Unavailable.into());
         }
         if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
-            return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() });
+            return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() }.into());
         }
         let windows = match self.admit(&holder, asked.cost, now.monotonic_ms) {
             Ok(windows) => windows,
             Err(exhausted) => {
                 let refused: Refused = Refusal::RateLimited.into();
-                return Err(Refused { holder: Some(holder), exhausted: Some(exhausted), ..refused });
+                return Err(Refused { holder: Some(holder), exhausted: Some(exhausted), ..refused }.into());
             }
         };
         if holder.key.credits_exhausted {
-            return Err(Refused { holder: Some(holder), ..Refusal::QuotaExhausted.into() });
+            let refused: Refused = Refusal::QuotaExhausted.into();
+            return Err(Refused { holder: Some(holder), ..refused }.into());
         }
         Ok(Passed { holder, windows })
+    }
+
+    /// The key that a credential is: by its digest, or else by its public beginning and what is known of the rest.
+    fn holder_of(&mut self, key: &PossibleKey<'_>, now: Now, ended: Option<&Ended>) -> Result<Rc<Holder>, Stop> {
+        let digest = Digest::of_key(&key.credential);
+        let selector = key.selector();
+        if selector.is_some()
+            && let Some(recent) = self.verified.recent(&digest, now.monotonic_ms)
+            && self.snapshot.is_unmoved(&recent.before)
+            && let Found::Key(holder) = self.snapshot.find(self.store, &recent.subject, [recent.subject])
+            && holder.key.secret_id == recent.secret_id
+        {
+            return Ok(holder);
+        }
+        let addresses = self.digests.addresses(&key.credential, digest);
+        match (self.snapshot.find(self.store, &digest, addresses), selector) {
+            // Whoever leads here has shown the whole key, so nothing would be left to verify.
+            (Found::Key(holder), _) if !holder.key.needs_verification => Ok(holder),
+            (Found::Nothing, Some(selector)) => {
+                let subject = Digest::of_selector(selector);
+                let before = self.snapshot.reading(self.digests.addresses(&key.credential, digest));
+                let credential = verified::Credential { text: &key.credential, digest, subject, before: &before };
+                self.verified_holder(&credential, now, ended)
+            }
+            (Found::Nothing, None) => Err(Refusal::Unknown.into()),
+            (Found::Key(_) | Found::Unreadable, _) => Err(Refusal::Unavailable.into()),
+        }
+    }
+
+    /// The key whose public beginning a credential has, if the rest is right. The record proves nothing, whatever it says:
+    /// to whom is not known to have the key, it is as if there were none.
+    fn verified_holder(
+        &mut self,
+        credential: &verified::Credential<'_>,
+        now: Now,
+        ended: Option<&Ended>,
+    ) -> Result<Rc<Holder>, Stop> {
+        let verified::Credential { text, digest, subject, .. } = *credential;
+        let holder = match self.snapshot.find(self.store, &subject, [subject]) {
+            Found::Key(holder) => holder,
+            Found::Nothing => return Err(Refusal::Unknown.into()),
+            Found::Unreadable => return Err(Refusal::Unavailable.into()),
+        };
+        let secret_id = &holder.key.secret_id;
+        match self.verified.recall(self.store, credential, secret_id, now.monotonic_ms) {
+            Some(Memory::Right { .. }) => return Ok(holder),
+            Some(Memory::Wrong) => return Err(Refusal::Unknown.into()),
+            None if state_refusal(&holder.key, now.wall_ms).is_some() => return Err(Refusal::Unknown.into()),
+            None => {}
+        }
+        match ended.filter(|ended| ended.digest == digest).map(|ended| &ended.outcome) {
+            Some(Outcome::Answered(Answer::Right { secret_id: right })) if right == secret_id => Ok(holder),
+            Some(Outcome::Answered(Answer::Wrong)) => Err(Refusal::Unknown.into()),
+            Some(Outcome::Unavailable { retry_after_s }) => Err(Refused::unavailable(*retry_after_s).into()),
+            // The control plane and this snapshot do not mean the same secret; one of them is behind.
+            Some(Outcome::Answered(Answer::Right { .. })) => Err(Refusal::Unavailable.into()),
+            None if ended.is_some() => Err(Refusal::Unavailable.into()),
+            None => {
+                // What has a format is visible ASCII.
+                let text = std::str::from_utf8(text).map_err(|_| Stop::from(Refusal::Unknown))?;
+                let credential = Secret::new(text.to_owned());
+                let secret_id = secret_id.clone();
+                Err(Stop::Unverified(Box::new(Unverified { credential, digest, subject, secret_id })))
+            }
+        }
     }
 
     /// Counts the request against the limits of the key or its plan, or the dialect's where neither has any; returns its
@@ -282,8 +375,26 @@ impl<S: SharedStore> Edge<'_, S> {
     }
 }
 
+/// What keeps a request from passing.
+enum Stop {
+    Refused(Refused),
+    Unverified(Box<Unverified>),
+}
+
+/// A credential that could be a key.
+struct PossibleKey<'a> {
+    credential: Cow<'a, [u8]>,
+    format: &'a KeyFormat,
+}
+
+impl PossibleKey<'_> {
+    fn selector(&self) -> Option<&[u8]> {
+        self.format.selector_of(&self.credential)
+    }
+}
+
 /// The request's credential, if it has one that can be a key.
-fn well_formed<'a>(policy: &Policy, credential: Credential<'a>) -> Result<Cow<'a, [u8]>, Refusal> {
+fn possible_key<'a>(policy: &'a Policy, credential: Credential<'a>) -> Result<PossibleKey<'a>, Refusal> {
     let credential = match credential {
         Credential::One(credential) => credential,
         Credential::Missing => return Err(Refusal::Missing),
@@ -292,10 +403,17 @@ fn well_formed<'a>(policy: &Policy, credential: Credential<'a>) -> Result<Cow<'a
     if credential::is_jwt(&credential) {
         return Err(Refusal::Jwt);
     }
-    if policy.dialect.format_of(&credential).is_none() {
-        return Err(Refusal::Malformed);
+    let format = policy.dialect.format_of(&credential).ok_or(Refusal::Malformed)?;
+    Ok(PossibleKey { credential, format })
+}
+
+/// What the record of a key says against it by itself, whoever asks for what.
+fn state_refusal(key: &KeyRecord, wall_ms: u64) -> Option<Refusal> {
+    let is_past = |time: Option<u64>| time.is_some_and(|time| time <= wall_ms);
+    if key.revoked_at_ms.is_some() || is_past(key.secret_not_after_ms) {
+        return Some(Refusal::Revoked);
     }
-    Ok(credential)
+    is_past(key.expires_at_ms).then_some(Refusal::Expired)
 }
 
 /// Whether a credential has the beginning of a key of the dialect: what has not is a mistake and no guess.
@@ -313,12 +431,8 @@ fn refusal_of<'a>(
     client: impl FnOnce() -> Option<IpAddr>,
 ) -> Option<(Refusal, &'a str)> {
     let key = &holder.key;
-    let is_past = |time: Option<u64>| time.is_some_and(|time| time <= wall_ms);
-    if key.revoked_at_ms.is_some() || is_past(key.secret_not_after_ms) {
-        return Some((Refusal::Revoked, ""));
-    }
-    if is_past(key.expires_at_ms) {
-        return Some((Refusal::Expired, ""));
+    if let Some(refusal) = state_refusal(key, wall_ms) {
+        return Some((refusal, ""));
     }
     let associated = match &holder.owner {
         OwnerState::Unowned => !policy.dialect.owner_required,
@@ -375,7 +489,27 @@ impl Holder {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, holder: None, scope: String::new(), resource: None, exhausted: None, errors: None }
+        Self {
+            refusal,
+            holder: None,
+            scope: String::new(),
+            resource: None,
+            exhausted: None,
+            retry_after_s: None,
+            errors: None,
+        }
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.into())
     }
 }
 
@@ -411,6 +545,7 @@ mod tests {
         snapshot: Snapshot,
         limiter: Limiter,
         guessing: Option<Guessing>,
+        verified: Verified,
         version: u64,
     }
 
@@ -428,6 +563,7 @@ mod tests {
                 store: MemoryStore::default(),
                 limiter: Limiter::new(names.limits(), 4),
                 guessing: None,
+                verified: Verified::new(names.verified(), 100, Some([7; 32])),
                 names,
                 snapshot,
                 version: 0,
@@ -500,8 +636,8 @@ mod tests {
         }
 
         fn edge(&mut self) -> Edge<'_, MemoryStore> {
-            let Self { policy, digests, snapshot, limiter, guessing, store, .. } = self;
-            Edge { policy, digests, snapshot, limiter, guessing: guessing.as_ref(), store }
+            let Self { policy, digests, snapshot, limiter, guessing, verified, store, .. } = self;
+            Edge { policy, digests, snapshot, limiter, guessing: guessing.as_ref(), verified, store }
         }
 
         fn verdict(&mut self) -> &'static str {

@@ -158,6 +158,16 @@ impl Limiter {
         verdict
     }
 
+    /// How long until a limit has room for `cost` if nothing is admitted meanwhile, in milliseconds: 0 if it has. Admits
+    /// nothing.
+    pub fn wait_ms(&self, store: &impl SharedStore, key_id: &str, limit: Limit, cost: u32, now_ms: u64) -> u64 {
+        let key = KeyHash::of(key_id);
+        let stored = store.get(&self.bucket_name(store, &key));
+        let bucket = Bucket::read(stored.as_ref().map_or(&[], |stored| &stored.bytes));
+        let room_from_ms = bucket.entries(&key, limit.window_ms()).live(now_ms).room_from_ms(limit, cost);
+        room_from_ms.map_or(limit.window_ms().get(), |from_ms| from_ms.saturating_sub(now_ms))
+    }
+
     /// Gives back what is left of leases that have ended, and looks into one bucket for what is not in use any more.
     pub fn tick(&self, store: &impl SharedStore, now_ms: u64) {
         let ended = self.leases.borrow_mut().ended(now_ms);
@@ -288,6 +298,19 @@ mod tests {
     fn remaining(verdict: &Verdict) -> Vec<u32> {
         let (Verdict::Admitted { windows } | Verdict::Exhausted { windows, .. }) = verdict;
         windows.iter().map(|window| window.remaining).collect()
+    }
+
+    #[test]
+    fn how_long_to_wait_is_told_without_admitting_anything() {
+        let setup = Setup::new();
+        let wait_ms = |cost, now_ms| setup.limiter.wait_ms(&setup.store, "k", Limit::per_minute(3), cost, now_ms);
+        assert_eq!([wait_ms(3, 5000), wait_ms(4, 5000)], [0, 60_000], "what is never admitted waits for a window");
+        assert_eq!(setup.bytes(), 0);
+        for at_ms in [5000, 5100] {
+            assert!(setup.passes("k", &["3/min"], at_ms));
+        }
+        assert_eq!([wait_ms(1, 5200), wait_ms(2, 5200), wait_ms(3, 5200)], [0, 59_801, 59_901]);
+        assert_eq!([wait_ms(2, 65_000), wait_ms(2, 65_001)], [1, 0]);
     }
 
     #[test]

@@ -22,8 +22,12 @@ pub mod rules;
 pub mod snapshot;
 pub mod store;
 pub mod usage;
+pub mod verified;
+pub mod verifier;
 
 #[cfg(test)]
 mod feed_model;
 #[cfg(test)]
 mod totality;
+#[cfg(test)]
+mod verification;

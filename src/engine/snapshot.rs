@@ -77,6 +77,10 @@ struct StripeRead {
     count: u32,
 }
 
+/// How often the stripes of some addresses had changed at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading(Vec<(usize, u32)>);
+
 /// A status older than this is read again before it is relied on, in milliseconds: workers poll twice as often, so
 /// this catches a worker whose ticks are late.
 pub const STATUS_TRUSTED_MS: u64 = 50;
@@ -150,6 +154,18 @@ impl Snapshot {
             return Found::Key(Rc::clone(&cached.holder));
         }
         self.load(store, digest, addresses)
+    }
+
+    /// A reading of addresses at which [`find`](Self::find) found nothing, for whoever relies on that. Like what is cached,
+    /// it is of the status polled before.
+    pub fn reading(&self, addresses: impl IntoIterator<Item = Digest>) -> Reading {
+        let stripes = addresses.into_iter().map(|address| Status::stripe_of_subject(&address, self.bucket_bits));
+        Reading(stripes.filter_map(|stripe| Some((stripe, *self.status.stripes.get(stripe)?))).collect())
+    }
+
+    /// Whether nothing has changed since, as far as the status tells.
+    pub fn is_unmoved(&self, reading: &Reading) -> bool {
+        reading.0.iter().all(|(stripe, count)| self.status.stripes.get(*stripe) == Some(count))
     }
 
     /// The stripes are those of the status polled *before* the buckets are read, so that a change which comes between

@@ -79,6 +79,16 @@ impl Names {
         format!("{}guess.", self.of_control_plane)
     }
 
+    /// What the names of what is remembered of credentials begin with.
+    pub fn verified(&self) -> String {
+        format!("{}verified.", self.prefix)
+    }
+
+    /// What the names of the counts of wrong credentials begin with.
+    pub fn wrong(&self) -> String {
+        format!("{}wrong.", self.prefix)
+    }
+
     /// The name of a bucket.
     pub fn bucket(&self, index: u32) -> String {
         format!("{}{index:x}", self.prefix)
@@ -144,6 +154,11 @@ pub(crate) mod memory {
         /// How many bytes the names and values have together.
         pub(crate) fn bytes(&self) -> usize {
             self.values.borrow().iter().map(|(name, stored)| name.len() + stored.bytes.len()).sum()
+        }
+
+        /// All that is stored.
+        pub(crate) fn values(&self) -> Vec<(String, Vec<u8>)> {
+            self.values.borrow().iter().map(|(name, stored)| (name.clone(), stored.bytes.clone())).collect()
         }
     }
 }

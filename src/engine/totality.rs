@@ -14,6 +14,8 @@ use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
+use crate::engine::verified::Verified;
+use crate::engine::verifier::{Ended, Outcome, Unverified};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
@@ -22,6 +24,7 @@ use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::verdict::Refusal;
+use keyward_contract::verify::Answer;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{TestCaseResult, TestRunner};
@@ -132,8 +135,10 @@ enum State {
     OnPlanWithoutLimits,
     PlanUnknown,
     PlanUnreadable,
-    /// Stored as a password hash.
+    /// Stored as a password hash; one request in an hour.
     Hashed,
+    /// Made up for the public beginning of that, where it has one.
+    Guessed,
     /// Imported as its SHA-512.
     Sha512,
     /// Imported as its HMAC-SHA-256.
@@ -145,7 +150,8 @@ enum State {
 }
 
 impl State {
-    const ALL: [Self; 20] = [
+    /// Some more often, as only one dialect has keys that are verified.
+    const ALL: [Self; 25] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
@@ -161,6 +167,11 @@ impl State {
         Self::PlanUnknown,
         Self::PlanUnreadable,
         Self::Hashed,
+        Self::Hashed,
+        Self::Hashed,
+        Self::Hashed,
+        Self::Guessed,
+        Self::Guessed,
         Self::Sha512,
         Self::Peppered,
         Self::PepperedElsewhere,
@@ -170,13 +181,22 @@ impl State {
 
     fn may_pass(self, policy: &Policy, client: Option<IpAddr>) -> bool {
         match self {
-            Self::Active | Self::Limited | Self::OnPlan | Self::OnPlanWithoutLimits | Self::Sha512 | Self::Peppered => {
-                true
-            }
+            Self::Active
+            | Self::Limited
+            | Self::OnPlan
+            | Self::OnPlanWithoutLimits
+            | Self::Hashed
+            | Self::Sha512
+            | Self::Peppered => true,
             Self::Pinned => matches!(client, Some(IpAddr::V4(client)) if client.octets()[0] == 10),
             Self::Unowned => !policy.dialect.owner_required,
             _ => false,
         }
+    }
+
+    /// Whether it has one request in an hour.
+    fn is_limited(self) -> bool {
+        matches!(self, Self::Limited | Self::OnPlan | Self::Hashed)
     }
 
     fn record(self, key_id: &str, kind: &str) -> KeyRecord {
@@ -188,9 +208,10 @@ impl State {
             limits: Some(Limits::default()),
             ..KeyRecord::default()
         };
+        let hourly = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap());
         match self {
             Self::Pinned => key.allowlist = vec!["10.0.0.0/8".parse().unwrap()],
-            Self::Limited => key.limits = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap()),
+            Self::Limited => key.limits = hourly,
             Self::Revoked => key.revoked_at_ms = Some(NOW.wall_ms - 1),
             Self::Rotated => key.secret_not_after_ms = Some(NOW.wall_ms),
             Self::Expired => key.expires_at_ms = Some(NOW.wall_ms),
@@ -202,12 +223,13 @@ impl State {
             Self::OnPlanWithoutLimits => key.plan = Some("unlimited".to_owned()),
             Self::PlanUnknown => key.plan = Some("unknown".to_owned()),
             Self::PlanUnreadable => key.plan = Some("unreadable".to_owned()),
-            Self::Hashed => key.needs_verification = true,
+            Self::Hashed => (key.needs_verification, key.limits) = (true, hourly),
             Self::Active
             | Self::Sha512
             | Self::Peppered
             | Self::PepperedElsewhere
             | Self::Unreadable
+            | Self::Guessed
             | Self::NeverMade => {}
         }
         key
@@ -292,10 +314,19 @@ impl World {
                     random = random.wrapping_add(1);
                     Ok::<(), ()>(())
                 });
-                let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
-                let subject = state.subject(&key.text);
+                let mut text = text.unwrap().expose().to_owned();
+                if state == State::Guessed {
+                    let hashed = keys.iter().rfind(|key: &&Key| key.state == State::Hashed).unwrap();
+                    let public = format.selector_of(hashed.text.as_bytes()).map_or(0, <[u8]>::len);
+                    text.replace_range(..public, &hashed.text[..public]);
+                }
+                let key = Key { id: format!("key_{}", keys.len()), text, state };
+                let subject = match format.selector_of(key.text.as_bytes()) {
+                    Some(selector) if state == State::Hashed => Digest::of_selector(selector),
+                    _ => state.subject(&key.text),
+                };
                 match state {
-                    State::NeverMade => {}
+                    State::Guessed | State::NeverMade => {}
                     State::Unreadable => put(subject, Body::Removed, false),
                     _ => put(subject, Body::Key(state.record(&key.id, &format.kind)), true),
                 }
@@ -316,6 +347,32 @@ impl World {
     fn sources(&self) -> &[Source] {
         &self.policy.dialect.sources
     }
+
+    /// What the control plane says of a credential.
+    fn verified(&self, what: &Unverified) -> Ended {
+        let mut hashed = self.keys.iter().filter(|key| key.state == State::Hashed);
+        let answer = match hashed.any(|key| key.text == what.credential.expose()) {
+            true => Answer::Right { secret_id: what.secret_id.clone() },
+            false => Answer::Wrong,
+        };
+        Ended { digest: what.digest, outcome: Outcome::Answered(answer) }
+    }
+}
+
+/// A few requests, one after another.
+struct Case<'a> {
+    world: &'a World,
+    /// The verdicts that were ever given, and some ways to them.
+    reached: &'a RefCell<BTreeSet<&'static str>>,
+    /// The ids of the keys that passed.
+    passed: RefCell<BTreeSet<String>>,
+}
+
+/// Whether a request is decided for the first time or after it waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    First,
+    AfterWaiting,
 }
 
 /// A request of which everything but the keys is bytes already, since those depend on the world.
@@ -341,7 +398,8 @@ struct Sent {
 
 fn worlds() -> Vec<World> {
     let added = [Added::Nothing, Added::BesideItsOwn, Added::InsteadOfItsOwn];
-    Dialect::built_in_names().flat_map(|name| added.map(|added| World::new(name, added))).collect()
+    let names = Dialect::built_in_names().chain(["auxot"]);
+    names.flat_map(|name| added.map(|added| World::new(name, added))).collect()
 }
 
 fn requests() -> impl Strategy<Value = (Index, Vec<Request>)> {
@@ -429,31 +487,27 @@ impl Request {
         target.into_iter().chain(fields).chain(self.others.iter().cloned()).collect()
     }
 
-    fn run(
-        &self,
-        world: &World,
-        edge: &mut Edge<'_, MemoryStore>,
-        reached: &RefCell<BTreeSet<&str>>,
-    ) -> TestCaseResult {
-        let headers = self.headers(world);
+    fn run(&self, case: &Case<'_>, edge: &mut Edge<'_, MemoryStore>) -> TestCaseResult {
+        let headers = self.headers(case.world);
         for _ in 0..self.times {
             let decision = edge.decide(&headers, NOW, || self.client);
-            reached.borrow_mut().insert(match decision {
-                Decision::Metadata(_) => "metadata",
-                _ => decision.verdict(),
-            });
-            self.check(world, &headers, &decision, reached)?;
+            self.check(case, &headers, &decision, Turn::First)?;
+            if let Decision::Verify(what) = &decision {
+                let ended = case.world.verified(what);
+                let decision = edge.decide_after(&headers, NOW, || self.client, Some(&ended));
+                self.check(case, &headers, &decision, Turn::AfterWaiting)?;
+            }
         }
         Ok(())
     }
 
-    fn check(
-        &self,
-        world: &World,
-        headers: &[Header],
-        decision: &Decision,
-        reached: &RefCell<BTreeSet<&str>>,
-    ) -> TestCaseResult {
+    fn check(&self, case: &Case<'_>, headers: &[Header], decision: &Decision, turn: Turn) -> TestCaseResult {
+        let Case { world, reached, passed } = case;
+        reached.borrow_mut().insert(match decision {
+            Decision::Metadata(_) => "metadata",
+            Decision::Allow { .. } if turn == Turn::AfterWaiting => "allow after waiting",
+            _ => decision.verdict(),
+        });
         let sources = world.sources();
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
@@ -461,6 +515,9 @@ impl Request {
                 prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
+                prop_assert_eq!(key.state == State::Hashed, turn == Turn::AfterWaiting);
+                let is_first = passed.borrow_mut().insert(key.id.clone());
+                prop_assert!(is_first || !key.state.is_limited(), "{:?} passes its limit", key);
                 let subject = Sha256::digest(&key.text);
                 let standing = standing(sources, headers);
                 let stands = standing.iter().any(|value| Sha256::digest(value) == subject);
@@ -497,7 +554,13 @@ impl Request {
                     let mut good = world.keys.iter().filter(|key| key.state.may_pass(&world.policy, self.client));
                     let is_good = |key: &Key| values.len() == 1 && values.contains(key.text.as_bytes());
                     prop_assert!(!good.any(is_good), "a good key is held back");
-                    reached.borrow_mut().insert("guess");
+                    reached.borrow_mut().insert(match turn {
+                        Turn::First => "guess",
+                        Turn::AfterWaiting => "guess after waiting",
+                    });
+                } else if refused.refusal == Refusal::RateLimited {
+                    let has_passed = decision.key_id().is_some_and(|key| passed.borrow().contains(key));
+                    prop_assert!(has_passed || is_at(&["/v1"]), "refused although it never passed");
                 }
                 let rendered = refused.render(&world.policy, headers);
                 prop_assert!((400..=599).contains(&rendered.status));
@@ -506,6 +569,16 @@ impl Request {
                     prop_assert!(!value.bytes().any(|c| c.is_ascii_control()), "{:?}", value);
                 }
                 prop_assert!(world.keys.iter().all(|key| !rendered.body.contains(&key.text)), "{}", rendered.body);
+            }
+            Decision::Verify(what) => {
+                prop_assert_eq!(turn, Turn::First, "it waits twice");
+                let credential = what.credential.expose().as_bytes();
+                let stands = standing(sources, headers).iter().any(|value| value == credential);
+                prop_assert!(stands, "nobody sent what is to be verified");
+                let selector =
+                    |text: &[u8]| world.policy.dialect.format_of(text)?.selector_of(text).map(<[u8]>::to_vec);
+                let mut hashed = world.keys.iter().filter(|key| key.state == State::Hashed);
+                prop_assert!(hashed.any(|key| selector(key.text.as_bytes()) == selector(credential)));
             }
         }
         Ok(())
@@ -636,22 +709,26 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
         let guessing = Guessing::new(world.names.guesses(), "1/min".parse().unwrap());
+        let mut verified = Verified::new(world.names.verified(), 100, Some([7; 32]));
         let mut edge = Edge {
             policy: &world.policy,
             digests: &digests,
             snapshot: &mut snapshot,
             limiter: &limiter,
             guessing: Some(&guessing),
+            verified: &mut verified,
             store: &store,
         };
-        requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
+        let case = Case { world, reached: &reached, passed: RefCell::default() };
+        requests.iter().try_for_each(|request| request.run(&case, &mut edge))
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
     // What is never reached is not tested.
-    let refusals = Refusal::ALL.map(Refusal::name);
-    let expected: BTreeSet<_> =
-        refusals.into_iter().chain(["allow", "public", "delegated", "metadata", "guess"]).collect();
+    let refusals = Refusal::ALL.map(Refusal::name).into_iter();
+    let ways = ["allow after waiting", "guess after waiting"];
+    let others = ["allow", "public", "delegated", "metadata", "guess", "verify"];
+    let expected: BTreeSet<_> = refusals.chain(others).chain(ways).collect();
     assert_eq!(reached.into_inner(), expected);
 }

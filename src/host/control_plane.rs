@@ -4,14 +4,15 @@ use crate::config::ControlPlane;
 use keyward_contract::secret::Secret;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, Status};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What is asked of the control plane.
 pub(super) struct Call<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
-    /// JSON, where there is a body.
-    pub(super) body: Option<&'a [u8]>,
+    /// Its media type and the body, where there is one.
+    pub(super) body: Option<(&'a str, &'a [u8])>,
     pub(super) timeout_ms: u64,
 }
 
@@ -24,11 +25,12 @@ impl Call<'_> {
         if let Some(authorization) = &authorization {
             headers.push(("authorization", authorization));
         }
-        if self.body.is_some() {
-            headers.push(("content-type", "application/json"));
+        if let Some((media_type, _)) = self.body {
+            headers.push(("content-type", media_type));
         }
+        let body = self.body.map(|(_, body)| body);
         let timeout = Duration::from_millis(self.timeout_ms);
-        hostcalls::dispatch_http_call(&control_plane.cluster, headers, self.body, Vec::new(), timeout)
+        hostcalls::dispatch_http_call(&control_plane.cluster, headers, body, Vec::new(), timeout)
     }
 }
 
@@ -42,7 +44,16 @@ pub(super) fn read_answer(headers: usize, body_size: usize, max_body: usize) -> 
     Ok(body.unwrap_or_default())
 }
 
+/// After how many seconds an answer that refuses says to come back.
+pub(super) fn retry_after_s() -> Option<u64> {
+    response_header("retry-after")
+}
+
 fn response_status() -> u32 {
-    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
-    status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0)
+    response_header(":status").unwrap_or(0)
+}
+
+fn response_header<T: FromStr>(name: &str) -> Option<T> {
+    let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()?;
+    std::str::from_utf8(&value).ok()?.parse().ok()
 }

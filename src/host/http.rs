@@ -5,6 +5,7 @@ use crate::engine::decide::{self, Decision, Edge, Refused};
 use crate::engine::identity::{self, Field, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
+use crate::engine::verifier::{Busy, Ended};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
 use keyward_contract::error_shape::Rendered;
@@ -25,12 +26,17 @@ impl Stream {
     pub(super) fn new(context_id: u32, worker: Option<Rc<Worker>>) -> Self {
         Self { context_id, worker }
     }
+
+    fn waits(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.verifier.borrow().waits(self.context_id))
+    }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(worker) = &self.worker {
             worker.windows.borrow_mut().remove(&self.context_id);
+            worker.verifier.borrow_mut().leave(self.context_id);
         }
     }
 }
@@ -51,21 +57,12 @@ impl HttpContext for Stream {
         if worker.is_readiness(&headers) {
             return worker.tell_readiness();
         }
-        let mut edge = Edge {
-            policy: &worker.config.policy,
-            digests: &worker.digests,
-            snapshot: &mut worker.snapshot.borrow_mut(),
-            limiter: &worker.limiter,
-            guessing: worker.guessing.as_ref(),
-            store: &SharedData,
-        };
-        let decision = edge.decide(&headers, worker.clock.now(), client_address);
-        worker.remember_windows(self.context_id, &decision);
-        match worker.pass(&decision, &headers) {
-            Some(action) => action,
-            // What cannot be marked as passed would be stopped by the guard behind; this says why.
-            None => worker.refuse(Refusal::Unavailable.into(), &headers),
-        }
+        worker.handle(self.context_id, &headers, None)
+    }
+
+    /// Envoy sends no body on while the headers wait; were it set to do so, this must not be what lets them pass.
+    fn on_http_request_body(&mut self, _size: usize, _end_of_stream: bool) -> Action {
+        if self.waits() { Action::Pause } else { Action::Continue }
     }
 
     /// Tells of the key's windows, where that is configured: in place of what the upstream may have told of its own.
@@ -84,6 +81,9 @@ impl HttpContext for Stream {
 
     /// Trailers can be taken for headers, so nothing may stand in them that could not stand there.
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
+        if self.waits() {
+            return Action::Pause;
+        }
         let Some(worker) = &self.worker else { return Action::Continue };
         let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
         let sources = &worker.config.policy.dialect.sources;
@@ -106,6 +106,49 @@ impl Worker {
         }
     }
 
+    /// Decides on a stream, which is the effective context, and carries the decision out. `ended` is what came of the
+    /// verification that it waited for, if it did.
+    fn handle(&self, stream: u32, headers: &[Header], ended: Option<&Ended>) -> Action {
+        let now = self.clock.now();
+        let mut edge = Edge {
+            policy: &self.config.policy,
+            digests: &self.digests,
+            snapshot: &mut self.snapshot.borrow_mut(),
+            limiter: &self.limiter,
+            guessing: self.guessing.as_ref(),
+            verified: &mut self.verified.borrow_mut(),
+            store: &SharedData,
+        };
+        let decision = edge.decide_after(headers, now, client_address, ended);
+        if let Decision::Verify(what) = &decision {
+            let waits = self.verifier.borrow_mut().wait(&SharedData, what, client_address(), stream, now.monotonic_ms);
+            return match waits {
+                Ok(()) => Action::Pause,
+                Err(Busy { retry_after_s }) => self.refuse(Refused::unavailable(retry_after_s), headers),
+            };
+        }
+        self.remember_windows(stream, &decision);
+        match self.pass(&decision, headers) {
+            Some(action) => action,
+            // What cannot be marked as passed would be stopped by the guard behind; this says why.
+            None => self.refuse(Refusal::Unavailable.into(), headers),
+        }
+    }
+
+    /// Decides again on a stream that waited, from another context, which has to make itself effective again.
+    pub(super) fn resume(&self, stream: u32, ended: &Ended) {
+        if hostcalls::set_effective_context(stream).is_err() {
+            return;
+        }
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            self.refuse(Refusal::Unavailable.into(), &[]);
+            return;
+        };
+        if self.handle(stream, &headers, Some(ended)) == Action::Continue {
+            let _ = hostcalls::resume_http_request();
+        }
+    }
+
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
@@ -116,6 +159,7 @@ impl Worker {
             Decision::Delegated => (Strip::Identity, Vec::new()),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
             Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
+            Decision::Verify(_) => return None,
         };
         if let Some(forwarded) = identity::forwarded(headers, &self.config.policy.dialect.sources, strip, &identity) {
             set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;

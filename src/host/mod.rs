@@ -12,6 +12,7 @@ mod metrics;
 mod root;
 mod shared;
 mod usage;
+mod verify;
 mod worker;
 
 use proxy_wasm::types::LogLevel;

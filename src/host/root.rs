@@ -8,6 +8,8 @@ use crate::engine::guessing::Guessing;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::Names;
+use crate::engine::verified::{HASH_KEY_LENGTH, Verified};
+use crate::engine::verifier::Verifier;
 use crate::host::clock::{self, Clock};
 use crate::host::control_plane::{Call, read_answer};
 use crate::host::http::Stream;
@@ -15,6 +17,7 @@ use crate::host::log;
 use crate::host::metrics::Metrics;
 use crate::host::shared::SharedData;
 use crate::host::usage::{self, Reports};
+use crate::host::verify::Calls;
 use crate::host::worker::{self, Worker};
 use keyward_contract::MAX_PAGE_BYTES;
 use keyward_contract::secret::Secret;
@@ -37,11 +40,13 @@ pub(super) struct Root {
 }
 
 struct Running {
+    context_id: u32,
     worker: Rc<Worker>,
     fetcher: Fetcher,
     token: Option<Secret>,
     /// The callout that is out, by Envoy's number, and the poll that it carries.
     callout: Option<(u32, u64)>,
+    verifications: Calls,
     last_failure: Option<Failure>,
     reports: Reports,
     ticks: u64,
@@ -75,11 +80,14 @@ impl Root {
         let names = Names::new(&config.control_plane.cluster, &config.control_plane.authority, settings.bucket_bits);
         let seed = seed(self.context_id);
         self.running = Some(Running {
+            context_id: self.context_id,
             fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
             worker: Rc::new(Worker {
                 limiter: Limiter::new(names.limits(), settings.limit_bucket_bits),
                 guessing: config.guessing.map(|threshold| Guessing::new(names.guesses(), threshold)),
                 windows: RefCell::default(),
+                verified: RefCell::new(Verified::new(names.verified(), settings.cache_records, hash_key())),
+                verifier: RefCell::new(Verifier::new(&names)),
                 snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
@@ -89,6 +97,7 @@ impl Root {
             }),
             token,
             callout: None,
+            verifications: Calls::default(),
             last_failure: None,
             reports: Reports::default(),
             ticks: 0,
@@ -152,18 +161,21 @@ impl Running {
         self.send(poll);
         self.worker.settle(now.monotonic_ms);
         self.reports.tick(&self.worker, self.token.as_ref(), now.monotonic_ms);
-        let mut snapshot = self.worker.snapshot.borrow_mut();
-        snapshot.poll(&SharedData, now.monotonic_ms);
+        self.worker.snapshot.borrow_mut().poll(&SharedData, now.monotonic_ms);
+        self.verifications.tick(self.context_id, &self.worker, self.token.as_ref());
         let mut metrics = self.worker.metrics.borrow_mut();
         metrics.flush();
         if self.ticks.is_multiple_of(TICKS_PER_GAUGE) {
-            metrics.gauge(&snapshot, now.monotonic_ms);
+            metrics.gauge(&self.worker.snapshot.borrow(), now.monotonic_ms);
         }
         self.ticks += 1;
     }
 
     fn answer(&mut self, callout: u32, headers: usize, body_size: usize) {
-        if self.reports.answer(&self.worker, self.token.as_ref(), callout, headers, body_size) {
+        let (worker, token) = (&self.worker, self.token.as_ref());
+        if self.reports.answer(worker, token, callout, headers, body_size)
+            || self.verifications.answer(self.context_id, worker, callout, headers, body_size)
+        {
             return;
         }
         let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
@@ -277,4 +289,10 @@ fn seed(context_id: u32) -> u64 {
         return coarsetime::Instant::now_without_cache_update().as_ticks() ^ u64::from(context_id);
     }
     u64::from_le_bytes(bytes)
+}
+
+/// What hashes of credentials in shared data are to be keyed with, should this VM be the first to need it.
+fn hash_key() -> Option<[u8; HASH_KEY_LENGTH]> {
+    let mut key = [0; HASH_KEY_LENGTH];
+    getrandom::fill(&mut key).is_ok().then_some(key)
 }

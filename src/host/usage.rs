@@ -85,7 +85,7 @@ impl Reports {
 
     fn send(&mut self, worker: &Worker, token: Option<&Secret>, report: Option<Report>) {
         let (Some(reporter), Some(report)) = (&worker.usage, report) else { return };
-        let body = Some(report.body.as_slice());
+        let body = Some(("application/json", report.body.as_slice()));
         let call = Call { method: "POST", path: USAGE_PATH, body, timeout_ms: report.timeout_ms };
         match call.send(&worker.config.control_plane, token) {
             Ok(callout) => self.callout = Some((callout, report.id)),

@@ -6,6 +6,8 @@ use crate::engine::digests::Digests;
 use crate::engine::guessing::Guessing;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::verified::Verified;
+use crate::engine::verifier::Verifier;
 use crate::host::clock::{self, Clock};
 use crate::host::metrics::Metrics;
 use crate::host::shared::SharedData;
@@ -23,6 +25,8 @@ pub(super) struct Worker {
     pub(super) guessing: Option<Guessing>,
     /// The windows that the answers of streams are to tell of, by the stream's context.
     pub(super) windows: RefCell<BTreeMap<u32, Vec<Window>>>,
+    pub(super) verified: RefCell<Verified>,
+    pub(super) verifier: RefCell<Verifier>,
     pub(super) metrics: RefCell<Metrics>,
     pub(super) clock: Clock,
     /// Absent where usage is not to be told.

@@ -21,13 +21,15 @@ use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord, 
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
 use keyward_contract::usage::{Batch, Receipt};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 use std::collections::BTreeMap;
 use std::path::Path;
-use vm::{Callout, Outcome, Vm};
+use vm::{Callout, Outcome, ROOT, Vm};
 
 const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+const HASHED_KEY: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdef";
+const RIGHT: &[u8] = br#"{"verified": true, "secret_id": "sec_1"}"#;
 const CONFIGURATION: &str = r#"{"dialect": "exona", "control_plane": {"cluster": "c"}, "readiness_path": "/ready"}"#;
 
 fn wasm() -> Vec<u8> {
@@ -47,6 +49,20 @@ fn ready() -> Vm {
 
 fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
     ready_at(started(), Digest::of_key(KEY.as_bytes()), change)
+}
+
+/// A filter whose one key only the control plane can check.
+fn ready_to_verify() -> Vm {
+    ready_to_verify_with(r#"{"dialect": "auxot", "control_plane": {"cluster": "c"}}"#, |_| {})
+}
+
+fn ready_to_verify_with(configuration: &str, change: impl FnOnce(&mut KeyRecord)) -> Vm {
+    let vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]);
+    ready_at(vm, Digest::of_selector(&HASHED_KEY.as_bytes()[..5 + 16]), |key| {
+        key.needs_verification = true;
+        key.secret_id = "sec_1".into();
+        change(key);
+    })
 }
 
 /// The same with the key at this address.
@@ -72,10 +88,15 @@ fn ready_at(mut vm: Vm, address: Digest, change: impl FnOnce(&mut KeyRecord)) ->
     let page = Page { answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &entries };
     vm.answer_callout(poll.number, "200", &page.encode());
     vm.tick();
+    vm.sent();
     vm
 }
 
 fn request(vm: &mut Vm, authorization: Option<&str>) -> Outcome {
+    vm.request(&headers_with(authorization))
+}
+
+fn headers_with(authorization: Option<&str>) -> Vec<(&str, &str)> {
     let mut headers = vec![
         (":method", "GET"),
         (":path", "/v1/things?n=1"),
@@ -84,7 +105,7 @@ fn request(vm: &mut Vm, authorization: Option<&str>) -> Outcome {
         ("x-keyward-key-id", "made-up"),
     ];
     headers.extend(authorization.map(|value| ("authorization", value)));
-    vm.request(&headers)
+    headers
 }
 
 fn expect_calls(outcome: &Outcome, expected: &[(&str, usize)]) {
@@ -382,6 +403,169 @@ fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
     assert!(!vm.log().iter().any(|line| line.contains("kwe_secret")), "{:?}", vm.log());
 }
 
+/// A request with the key that has to be verified, which waits, and the question that was asked for it.
+fn waiting(vm: &mut Vm) -> (i32, Callout) {
+    waiting_with(vm, &format!("Bearer {HASHED_KEY}"))
+}
+
+fn waiting_with(vm: &mut Vm, bearer: &str) -> (i32, Callout) {
+    let (stream, outcome) = vm.open(&headers_with(Some(bearer)));
+    assert_eq!((outcome.answer, outcome.continued), (None, Vec::new()));
+    assert!(vm.sent().is_empty(), "a stream sends nothing: it would take the answer with it when it goes");
+    vm.tick();
+    (stream, vm.sent().remove(0))
+}
+
+#[test]
+fn a_verified_key_in_the_cache_costs_what_any_other_does() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream]);
+    vm.close(stream);
+    let outcome = request(&mut vm, Some(&format!("Bearer {HASHED_KEY}")));
+    assert_eq!(outcome.properties["keyward.verdict"], "allow");
+    expect_calls(
+        &outcome,
+        &[
+            ("proxy_get_header_map_pairs", 1),
+            ("clock_time_get", 1),
+            ("proxy_set_header_map_pairs", 1),
+            ("proxy_set_property", 2),
+        ],
+    );
+}
+
+#[test]
+fn the_credential_goes_to_the_control_plane_as_a_body_with_the_edge_token() {
+    let mut vm = ready_to_verify();
+    let (_, question) = waiting(&mut vm);
+    assert_eq!(question.body, HASHED_KEY.as_bytes());
+    let expected = [
+        (":method", "POST"),
+        (":path", "/v1/edge/verify"),
+        (":authority", "keyward"),
+        ("authorization", "Bearer kwe_secret"),
+        ("content-type", "application/octet-stream"),
+    ];
+    assert_eq!(question.headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    vm.answer_callout(question.number, "401", b"");
+    assert!(vm.log().iter().any(|line| line.ends_with("cannot be verified: the control plane answers 401")));
+    let secrets = ["kwe_secret", &HASHED_KEY[5 + 16..]];
+    assert!(!vm.log().iter().any(|line| secrets.iter().any(|secret| line.contains(secret))), "{:?}", vm.log());
+}
+
+#[test]
+fn a_request_that_waited_goes_on_as_any_other() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    assert!(!vm.lets_more_through(stream), "whatever Envoy is set to do with the body of a request that waits");
+    let outcome = vm.answer_callout(question.number, "200", RIGHT);
+    assert_eq!((outcome.answer, outcome.continued), (None, vec![stream]));
+    assert_eq!(outcome.properties["keyward.verdict"], "allow");
+    let names: Vec<_> = outcome.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        [":method", ":path", ":authority", "accept", "x-keyward-key-id", "x-keyward-kind", "x-keyward-owner"]
+    );
+    assert_eq!(vm.effective_context(), ROOT);
+    assert!(vm.lets_more_through(stream));
+    vm.close(stream);
+}
+
+#[test]
+fn a_request_that_waited_is_counted_once_and_its_answer_tells_of_that() {
+    let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
+        "rate_limit_headers": {"x": "always"}}"#;
+    let mut vm = ready_to_verify_with(configuration, with_limits(&["10/min"]));
+    let (stream, question) = waiting(&mut vm);
+    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream]);
+    let answered = vm.answer_to(stream, &[(":status", "200")]);
+    assert!(answered.headers.contains(&("x-ratelimit-remaining".to_owned(), "9".to_owned())), "{answered:?}");
+}
+
+#[test]
+fn a_client_that_guesses_the_rest_of_a_key_is_held_back_once_that_was_found_to_be_wrong() {
+    let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
+        "guessing": {"failures_per_minute": 1}}"#;
+    let mut vm = ready_to_verify_with(configuration, |_| {});
+    vm.set_client("192.0.2.1:1234");
+    let bearer = format!("Bearer {}X", &HASHED_KEY[..HASHED_KEY.len() - 1]);
+    let guesses = [0; 2].map(|_| vm.open(&headers_with(Some(&bearer))).0);
+    let (last, question) = waiting_with(&mut vm, &bearer);
+    let outcome = vm.answer_callout(question.number, "200", br#"{"verified": false}"#);
+    assert_eq!((outcome.answer.unwrap().0, outcome.continued.len()), (429, 0));
+    assert_eq!(outcome.calls["proxy_send_local_response"], 3);
+    for stream in guesses.into_iter().chain([last]) {
+        vm.close(stream);
+    }
+    assert_eq!(request(&mut vm, Some(&bearer)).answer.unwrap().0, 429, "it is remembered");
+    vm.set_client("192.0.2.2:1234");
+    assert_eq!(request(&mut vm, Some(&bearer)).answer.unwrap().0, 401, "another client");
+    vm.set_client("192.0.2.1:1234");
+    let (stream, question) = waiting(&mut vm);
+    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream], "the right one");
+}
+
+#[test]
+fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
+    for (status, body, expected) in
+        [("200", &br#"{"verified": false}"#[..], 401), ("500", b"", 503), ("200", b"?", 503)]
+    {
+        let mut vm = ready_to_verify();
+        let (stream, question) = waiting(&mut vm);
+        let outcome = vm.answer_callout(question.number, status, body);
+        assert_eq!(outcome.answer.unwrap().0, expected, "{status}");
+        assert!(outcome.continued.is_empty());
+        vm.close(stream);
+    }
+}
+
+#[test]
+fn a_control_plane_that_cannot_be_reached_makes_keys_that_it_must_check_unavailable() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    assert_eq!(vm.fail_callout(question.number).answer.unwrap().0, 503);
+    vm.close(stream);
+
+    let mut vm = ready_to_verify();
+    vm.refuse_calls();
+    let bearer = format!("Bearer {HASHED_KEY}");
+    let (stream, _) = vm.open(&headers_with(Some(&bearer)));
+    let outcome = vm.tick_with_outcome();
+    assert_eq!(outcome.answer.unwrap().0, 503);
+    assert_eq!(outcome.properties["keyward.verdict"], "unavailable");
+    vm.close(stream);
+}
+
+#[test]
+fn a_stream_that_goes_away_is_not_touched_and_the_answer_counts_for_the_next() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    vm.close(stream);
+    let outcome = vm.answer_callout(question.number, "200", RIGHT);
+    assert_eq!((outcome.answer, outcome.continued, vm.effective_context()), (None, Vec::new(), ROOT));
+    assert_eq!(request(&mut vm, Some(&format!("Bearer {HASHED_KEY}"))).properties["keyward.verdict"], "allow");
+    vm.tick();
+    assert!(vm.sent().is_empty());
+}
+
+#[test]
+fn many_that_wait_go_on_a_few_at_a_time_so_that_envoys_stack_holds() {
+    let mut vm = ready_to_verify();
+    let bearer = format!("Bearer {HASHED_KEY}");
+    let mut open: Vec<i32> = (0..39).map(|_| vm.open(&headers_with(Some(&bearer))).0).collect();
+    let (last, question) = waiting(&mut vm);
+    open.push(last);
+    let mut continued = vm.answer_callout(question.number, "200", RIGHT).continued;
+    assert_eq!(continued.len(), 16);
+    while continued.len() < open.len() {
+        let before = continued.len();
+        continued.extend(vm.tick_with_outcome().continued);
+        assert!((1..=16).contains(&(continued.len() - before)));
+    }
+    assert_eq!(continued, open);
+}
+
 /// The reports of usage that were sent since this was asked before.
 fn reports(vm: &mut Vm) -> Vec<Callout> {
     let is_report = |sent: &Callout| sent.headers.contains(&(":path".to_owned(), "/v1/edge/usage".to_owned()));
@@ -402,7 +586,7 @@ fn usage_is_told_within_a_second_and_then_only_when_there_is_more() {
     for field in [(":method", "POST"), ("authorization", "Bearer kwe_secret"), ("content-type", "application/json")] {
         assert!(report.headers.contains(&(field.0.to_owned(), field.1.to_owned())), "{:?}", report.headers);
     }
-    let body: serde_json::Value = serde_json::from_slice(&report.body).unwrap();
+    let body: Value = serde_json::from_slice(&report.body).unwrap();
     let key = json!({"key_id": "key_1", "secret_id": "sec_1", "last_used_ms": 1_800_000_005_000_u64,
         "verdicts": {"allow": 2}, "credits": 2});
     let expected = json!({"batch": "07".repeat(16), "keys": [key], "others": {"missing": 1}, "dropped": 0});
@@ -413,6 +597,33 @@ fn usage_is_told_within_a_second_and_then_only_when_there_is_more() {
     request(&mut vm, None);
     vm.run_ms(1000);
     assert_eq!(Batch::decode(&reports(&mut vm).remove(0).body).unwrap().requests(), 1);
+}
+
+#[test]
+fn a_request_that_waits_is_told_of_once_and_not_before_it_is_decided() {
+    let counted = |name: &str, verdicts: Value| [name.to_owned(), verdicts.to_string()];
+    for (status, body, expected) in [
+        ("200", RIGHT, counted("sec_1", json!({"allow": 1}))),
+        ("200", &br#"{"verified": false}"#[..], counted("others", json!({"unknown": 1}))),
+        ("500", b"", counted("others", json!({"unavailable": 1}))),
+    ] {
+        let mut vm = ready_to_verify();
+        let (stream, question) = waiting(&mut vm);
+        vm.run_ms(2000);
+        assert!(reports(&mut vm).is_empty(), "it waits");
+        vm.answer_callout(question.number, status, body);
+        vm.close(stream);
+        vm.run_ms(1000);
+        let [report] = reports(&mut vm).try_into().unwrap();
+        let batch = Batch::decode(&report.body).unwrap();
+        let body: Value = serde_json::from_slice(&report.body).unwrap();
+        let key = &body["keys"][0];
+        let told = match key["secret_id"].as_str() {
+            Some(secret) => counted(secret, key["verdicts"].clone()),
+            None => counted("others", body["others"].clone()),
+        };
+        assert_eq!((batch.requests(), told), (1, expected));
+    }
 }
 
 #[test]

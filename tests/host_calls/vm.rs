@@ -20,7 +20,9 @@ struct Host {
     wall_ns: u64,
     shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
     next_tag: u32,
-    headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Of each stream; and the stream whose headers were given or set last.
+    headers: HashMap<i32, Vec<Pair>>,
+    last_stream: i32,
     /// The only property that there is; empty for none.
     client: Vec<u8>,
     callout_status: Vec<u8>,
@@ -28,10 +30,15 @@ struct Host {
     properties: BTreeMap<String, String>,
     sent: Vec<Callout>,
     callouts: i32,
+    refuses_calls: bool,
+    effective_context: i32,
+    continued: Vec<i32>,
     answer: Option<(i32, Vec<u8>)>,
     calls: BTreeMap<String, usize>,
     log: Vec<String>,
 }
+
+type Pair = (Vec<u8>, Vec<u8>);
 
 /// A request that the filter sent.
 #[derive(Clone, Debug)]
@@ -49,14 +56,18 @@ pub(crate) struct Outcome {
     /// The request's headers as the upstream would see them.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) properties: BTreeMap<String, String>,
+    /// The streams that were let go on after they had waited.
+    pub(crate) continued: Vec<i32>,
     /// How often each host function was called.
     pub(crate) calls: BTreeMap<String, usize>,
 }
 
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
+const BAD_ARGUMENT: i32 = 2;
 const CAS_MISMATCH: i32 = 8;
-const FIRST_ROOT: i32 = 1;
+/// The context of the first configuration.
+pub(crate) const ROOT: i32 = 1;
 
 impl Vm {
     pub(crate) fn start(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Self {
@@ -110,7 +121,7 @@ impl Vm {
                 .expect("an import");
         }
         let instance = linker.instantiate_and_start(&mut store, &module).expect("an instance");
-        let mut vm = Self { store, instance, root: FIRST_ROOT, next_context: FIRST_ROOT + 1 };
+        let mut vm = Self { store, instance, root: ROOT, next_context: ROOT + 1 };
         vm.call("_initialize", &[]);
         let configured = vm.configure();
         (vm, configured)
@@ -148,17 +159,39 @@ impl Vm {
         }
     }
 
+    /// What a tick did to streams.
+    pub(crate) fn tick_with_outcome(&mut self) -> Outcome {
+        self.store.data_mut().forget();
+        self.tick();
+        self.store.data().outcome()
+    }
+
+    /// From now on, as if the cluster did not exist.
+    pub(crate) fn refuse_calls(&mut self) {
+        self.store.data_mut().refuses_calls = true;
+    }
+
+    /// What happens to a callout that got no answer.
+    pub(crate) fn fail_callout(&mut self, number: i32) -> Outcome {
+        self.store.data_mut().forget();
+        self.call("proxy_on_http_call_response", &[self.root, number, 0, 0, 0]);
+        self.store.data().outcome()
+    }
+
     /// The requests that the filter has sent since the last call.
     pub(crate) fn sent(&mut self) -> Vec<Callout> {
         std::mem::take(&mut self.store.data_mut().sent)
     }
 
-    pub(crate) fn answer_callout(&mut self, number: i32, status: &str, body: &[u8]) {
+    /// Hands the answer to a callout over; what became of the streams that waited for it.
+    pub(crate) fn answer_callout(&mut self, number: i32, status: &str, body: &[u8]) -> Outcome {
         let host = self.store.data_mut();
+        host.forget();
         host.callout_status = status.as_bytes().to_vec();
         host.callout_body = body.to_vec();
         let length = i32::try_from(body.len()).unwrap();
         self.call("proxy_on_http_call_response", &[self.root, number, 1, length, 0]);
+        self.store.data().outcome()
     }
 
     pub(crate) fn request(&mut self, headers: &[(&str, &str)]) -> Outcome {
@@ -168,12 +201,19 @@ impl Vm {
     /// The answer of the upstream to such a request, as the client would see it.
     pub(crate) fn answer(&mut self, headers: &[(&str, &str)], answer: &[(&str, &str)]) -> Outcome {
         let context = self.begin("proxy_on_request_headers", headers);
+        self.answer_to(context, answer)
+    }
+
+    /// The same for an open request, which this ends.
+    pub(crate) fn answer_to(&mut self, context: i32, answer: &[(&str, &str)]) -> Outcome {
         let host = self.store.data_mut();
-        host.calls.clear();
-        host.headers = pairs(answer);
+        host.forget();
+        (host.effective_context, host.last_stream) = (context, context);
+        host.headers.insert(context, pairs(answer));
         let count = i32::try_from(answer.len()).unwrap();
         self.call("proxy_on_response_headers", &[context, count, 1]);
-        self.end(context)
+        self.close(context);
+        self.store.data().outcome()
     }
 
     /// From now on the address of clients.
@@ -188,17 +228,37 @@ impl Vm {
 
     fn stream(&mut self, callback: &str, headers: &[(&str, &str)]) -> Outcome {
         let context = self.begin(callback, headers);
-        self.end(context)
+        self.close(context);
+        self.store.data().outcome()
+    }
+
+    /// A request that stays open; its context.
+    pub(crate) fn open(&mut self, headers: &[(&str, &str)]) -> (i32, Outcome) {
+        let context = self.begin("proxy_on_request_headers", headers);
+        (context, self.store.data().outcome())
+    }
+
+    /// Whether the filter lets a part of the body, or the trailers, of an open request go on.
+    pub(crate) fn lets_more_through(&mut self, context: i32) -> bool {
+        let body = self.call("proxy_on_request_body", &[context, 1, 0]);
+        let trailers = self.call("proxy_on_request_trailers", &[context, 0]);
+        (body, trailers) == (Some(0), Some(0))
+    }
+
+    /// Ends a stream as Envoy does it.
+    pub(crate) fn close(&mut self, context: i32) {
+        self.call("proxy_on_done", &[context]);
+        self.call("proxy_on_log", &[context]);
+        self.call("proxy_on_delete", &[context]);
     }
 
     fn begin(&mut self, callback: &str, headers: &[(&str, &str)]) -> i32 {
         let context = self.next_context;
         self.next_context += 1;
         let host = self.store.data_mut();
-        host.headers = pairs(headers);
-        host.calls.clear();
-        host.properties.clear();
-        host.answer = None;
+        host.forget();
+        (host.effective_context, host.last_stream) = (context, context);
+        host.headers.insert(context, pairs(headers));
         self.call("proxy_on_context_create", &[context, self.root]);
         let count = i32::try_from(headers.len()).unwrap();
         let arguments = [context, count, 1];
@@ -207,18 +267,9 @@ impl Vm {
         context
     }
 
-    fn end(&mut self, context: i32) -> Outcome {
-        self.call("proxy_on_done", &[context]);
-        self.call("proxy_on_log", &[context]);
-        self.call("proxy_on_delete", &[context]);
-        let host = self.store.data();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Outcome {
-            answer: host.answer.as_ref().map(|(status, body)| (*status, text(body))),
-            headers: host.headers.iter().map(|(name, value)| (text(name), text(value))).collect(),
-            properties: host.properties.clone(),
-            calls: host.calls.clone(),
-        }
+    /// The context that host calls are about; Envoy forgets it after each call into the filter.
+    pub(crate) fn effective_context(&self) -> i32 {
+        self.store.data().effective_context
     }
 
     pub(crate) fn log(&self) -> &[String] {
@@ -236,6 +287,32 @@ impl Vm {
     }
 }
 
+impl Host {
+    fn forget(&mut self) {
+        self.calls.clear();
+        self.properties.clear();
+        self.continued.clear();
+        self.answer = None;
+    }
+
+    fn outcome(&self) -> Outcome {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Outcome {
+            answer: self.answer.as_ref().map(|(status, body)| (*status, text(body))),
+            headers: self
+                .headers
+                .get(&self.last_stream)
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
+            properties: self.properties.clone(),
+            continued: self.continued.clone(),
+            calls: self.calls.clone(),
+        }
+    }
+}
+
 /// The host functions of proxy-wasm 0.2.1 and WASI that the filter may call.
 fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i32 {
     let a = |n: usize| usize::try_from(arguments[n] & 0xffff_ffff).unwrap();
@@ -246,7 +323,15 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             OK
         }
         "proxy_set_tick_period_milliseconds" | "proxy_increment_metric" | "proxy_record_metric" => OK,
-        "proxy_set_effective_context" => OK,
+        "proxy_set_effective_context" => {
+            caller.data_mut().effective_context = i32::try_from(a(0)).unwrap();
+            OK
+        }
+        "proxy_continue_stream" => {
+            let host = caller.data_mut();
+            host.continued.push(host.effective_context);
+            OK
+        }
         "proxy_define_metric" => {
             write(caller, a(3), &1u32.to_le_bytes());
             OK
@@ -279,12 +364,15 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             OK
         }
         "proxy_get_header_map_pairs" => {
-            let pairs = encode_pairs(&caller.data().headers);
+            let host = caller.data();
+            let pairs = encode_pairs(host.headers.get(&host.effective_context).map_or(&[], Vec::as_slice));
             give(caller, &pairs, a(1), a(2))
         }
         "proxy_set_header_map_pairs" => {
             let pairs = read(caller, a(1), a(2));
-            caller.data_mut().headers = decode_pairs(&pairs);
+            let host = caller.data_mut();
+            host.last_stream = host.effective_context;
+            host.headers.insert(host.effective_context, decode_pairs(&pairs));
             OK
         }
         "proxy_get_header_map_value" => {
@@ -301,6 +389,7 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             caller.data_mut().properties.insert(text(path), text(value));
             OK
         }
+        "proxy_http_call" if caller.data().refuses_calls => BAD_ARGUMENT,
         "proxy_http_call" => {
             let headers = decode_pairs(&read(caller, a(2), a(3)));
             let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -386,11 +475,11 @@ fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], pointer: usize, length: usi
     OK
 }
 
-fn pairs(headers: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn pairs(headers: &[(&str, &str)]) -> Vec<Pair> {
     headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
 }
 
-fn encode_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+fn encode_pairs(pairs: &[Pair]) -> Vec<u8> {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap().to_le_bytes();
     let mut out = u32::try_from(pairs.len()).unwrap().to_le_bytes().to_vec();
     for (name, value) in pairs {
@@ -402,7 +491,7 @@ fn encode_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-fn decode_pairs(bytes: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn decode_pairs(bytes: &[u8]) -> Vec<Pair> {
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let count = number(0);
     let mut at = 4 + 8 * count;

@@ -1,6 +1,7 @@
 //! The parts of a request as the handlers want them, with refusals that are problem documents.
 
 use super::problem::ApiError;
+use crate::clock::Timestamp;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -8,13 +9,24 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use keyward_contract::document::{Problem, Problems};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 /// The id in the path.
 pub(super) struct Id(pub(super) String);
 
+/// The two ids in the path.
+pub(super) struct TwoIds(pub(super) String, pub(super) String);
+
 /// The JSON document in the body; an empty body counts as an empty object.
 pub(super) struct Document(pub(super) serde_json::Value);
+
+/// The body as it came.
+pub(super) struct Body(pub(super) Bytes);
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 1000;
+/// More than the longest name has.
+const MAX_TEXT_BYTES: usize = 1000;
 
 /// The parameters of the query, each at most once, taken by name.
 pub(super) struct Parameters {
@@ -26,20 +38,48 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match Path::<String>::from_request_parts(parts, state).await {
-            Ok(Path(id)) => Ok(Self(id)),
-            // The only thing that can be wrong is an escape that is not UTF-8, and no id has one.
-            Err(_) => Err(ApiError::NoSuchPath { path: parts.uri.path().to_owned() }),
-        }
+        let Path(id): Path<String> = ids(parts, state).await?;
+        Ok(Self(id))
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TwoIds {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((first, second)) = ids(parts, state).await?;
+        Ok(Self(first, second))
+    }
+}
+
+/// The ids in the path. What can be wrong is an escape that is not UTF-8, or a NUL, which PostgreSQL does not take; no id
+/// has one.
+async fn ids<T, S>(parts: &mut Parts, state: &S) -> Result<Path<T>, ApiError>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    let nowhere = ApiError::NoSuchPath { path: parts.uri.path().to_owned() };
+    if parts.uri.path().contains("%00") {
+        return Err(nowhere);
+    }
+    Path::from_request_parts(parts, state).await.map_err(|_| nowhere)
 }
 
 impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = Bytes::from_request(request, state).await.map_err(body_error)?;
+        let Body(body) = Body::from_request(request, state).await?;
         crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        Bytes::from_request(request, state).await.map(Self).map_err(body_error)
     }
 }
 
@@ -77,6 +117,26 @@ impl Parameters {
             self.problems.push(problem(name, &format!("expected {expected}")));
         }
         read
+    }
+
+    /// How many are wanted on a page.
+    pub(super) fn limit(&mut self) -> u32 {
+        let limit = self.take("limit", &format!("a number from 1 to {MAX_LIMIT}"), |text| {
+            text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+        });
+        limit.unwrap_or(DEFAULT_LIMIT)
+    }
+
+    /// A text that is not empty. A control character is in no text of ours, and not every database takes them all.
+    pub(super) fn text(&mut self, name: &str, expected: &str) -> Option<String> {
+        let usable =
+            |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control);
+        self.take(name, expected, |text| usable(text).then(|| text.to_owned()))
+    }
+
+    /// A time.
+    pub(super) fn time(&mut self, name: &str) -> Option<Timestamp> {
+        self.take(name, "a date and time as RFC 3339 writes them", Timestamp::parse_rfc3339)
     }
 
     /// Tells of everything that was wrong or that nobody has taken.

@@ -2,7 +2,7 @@
 
 use super::mutation::Mutation;
 use super::rows::digest;
-use super::{Error, Store, keys};
+use super::{Error, Store, idempotency, keys};
 use crate::clock::Timestamp;
 use crate::model::Actor;
 use keyward_contract::entry::Body;
@@ -25,11 +25,13 @@ pub struct Swept {
 
 impl Store {
     /// Tells the edges to forget every secret that ended before the retention; and tells them again of those that did
-    /// not, but were forgotten while the clock was wrong. The keys stay.
+    /// not, but were forgotten while the clock was wrong. The keys stay. Requests that may come again are forgotten after a
+    /// day.
     ///
     /// # Errors
     /// If it cannot be stored.
     pub async fn keep_retention(&self, now: Timestamp) -> Result<Swept, Error> {
+        self.mutate(Actor::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
         let ended_until = now.minus(RETENTION);
         let mut swept = Swept::default();
         loop {
@@ -147,7 +149,7 @@ mod tests {
         let later = NOW.plus(31 * DAY);
         assert_eq!(store.keep_retention(later).await.unwrap().forgotten, 1);
         let bell = store.hub().subscribe();
-        let key = store.revoke_key(Actor::server(), "key_1".into(), later).await.unwrap().unwrap();
+        let key = store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap().unwrap();
         assert_eq!(key.revoked_at, Some(later));
         assert!(!bell.has_changed().unwrap());
     }

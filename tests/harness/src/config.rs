@@ -30,6 +30,7 @@ pub struct EnvoyConfig {
     file: PathBuf,
     listener_file: Option<PathBuf>,
     example: Example,
+    serve: Vec<String>,
 }
 
 impl EnvoyConfig {
@@ -64,7 +65,8 @@ impl EnvoyConfig {
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).context(|| file.display().to_string())?;
         let tree = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
-        let mut config = Self { tree, file: file.to_owned(), listener_file: None, example: Example::default() };
+        let mut config =
+            Self { tree, file: file.to_owned(), listener_file: None, example: Example::default(), serve: Vec::new() };
         // A filter's configuration may be JSON in a string; here it is part of the tree.
         for filter in config.wasm_filters() {
             if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
@@ -79,6 +81,7 @@ impl EnvoyConfig {
     #[track_caller]
     fn apply(&mut self, variant: Variant) {
         self.example = variant.example.unwrap_or_default();
+        self.serve = variant.serve;
         merge(self.filter(), &variant.filter);
         let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0")).expect("a virtual host");
         if !variant.routes.is_empty() {
@@ -163,6 +166,22 @@ impl EnvoyConfig {
         found
     }
 
+    /// Hands every Wasm filter this variable of Envoy's environment.
+    #[track_caller]
+    pub fn pass_to_filter(&mut self, variable: &str) -> &mut Self {
+        let told = self.told("no Wasm filter with host_env_keys");
+        let mut passed = false;
+        for filter in self.wasm_filters() {
+            let names = filter.pointer_mut("/config/vm_config/environment_variables/host_env_keys");
+            if let Some(names) = names.and_then(Value::as_array_mut) {
+                names.push(variable.into());
+                passed = true;
+            }
+        }
+        assert!(passed, "{told}");
+        self
+    }
+
     /// The filter's `http_filters` list of the gateway, to add a filter or take one out.
     #[track_caller]
     pub fn http_filters(&mut self) -> &mut Vec<Value> {
@@ -226,6 +245,11 @@ impl EnvoyConfig {
     /// A key to try it with, and where.
     pub fn example(&self) -> &Example {
         &self.example
+    }
+
+    /// The arguments that `keyward serve` needs for it.
+    pub fn serve_arguments(&self) -> Vec<&str> {
+        self.serve.iter().map(String::as_str).collect()
     }
 
     /// Where the admin interface listens.
@@ -319,6 +343,8 @@ impl Default for Example {
 struct Variant {
     /// A key to try it with, and where.
     example: Option<Example>,
+    /// The arguments of `keyward serve`.
+    serve: Vec<String>,
     /// Merged into the filter's configuration.
     filter: Value,
     /// Instead of the routes.

@@ -186,7 +186,8 @@ impl Builder {
     pub async fn start(self) -> Result<Gateway> {
         let dir = TestDir::new()?;
         let mut config = self.config?;
-        let arguments: Vec<_> = self.control_plane_arguments.iter().map(String::as_str).collect();
+        let mut arguments = config.serve_arguments();
+        arguments.extend(self.control_plane_arguments.iter().map(String::as_str));
         let mut control_plane = ControlPlane::new(dir.path(), &self.dialect)?
             .arguments(&arguments)
             .environment(&self.control_plane_environment);
