@@ -91,7 +91,7 @@ fuzz-brief: cargo
 e2e: build wasm-fault
 	@tools/sdk-venv >/dev/null
 	@envoy=$$(tools/envoy) && export KEYWARD_ENVOY="$$envoy" $(PRODUCT) && echo "Envoy: $$envoy" && \
-	if tools/redis >/dev/null; then fleet="$(FLEET)"; else fleet=; fi && \
+	{ tools/redis >/dev/null && fleet="$(FLEET)" || { [ $$? -eq 77 ] && fleet=; }; } && \
 	if cargo nextest --version >/dev/null 2>&1; then \
 		(set -x; cargo nextest run $(E2E) $$fleet --test '*'); \
 	else \

@@ -92,9 +92,37 @@ async fn two_gateways_hold_one_limit_and_each_key_has_its_own() {
     let two = key(&fleet, json!({"name": "two"})).await;
     assert_eq!(admitted(&fleet, &[&one], 200).await, 50);
     assert_eq!(admitted(&fleet, &[&two], 200).await, 50);
+    let stats = fleet.second.stats(r"^cluster\.upstream\.ratelimit\.over_limit$").await.unwrap();
+    assert!(stats.values().sum::<u64>() >= 100, "{stats:?}");
     for gateway in gateways(&fleet) {
         let answer = send(gateway, &Request::get("/health")).await.unwrap();
         assert_eq!(answer.status, 200, "what is public is not counted");
+    }
+}
+
+#[tokio::test]
+async fn no_span_as_long_as_the_window_has_more_than_the_limit_and_there_is_room_again_afterwards() {
+    const LIMIT: usize = 5;
+    let fleet = fleet(&["key_id:5/s"], |_| ()).await;
+    let request = Request::get("/").bearer(&key(&fleet, json!({"name": "one"})).await);
+    let mut connections = Vec::new();
+    for gateway in gateways(&fleet) {
+        connections.push(Connection::open(gateway).await.unwrap());
+    }
+    let deadline = Instant::now() + SOON + SOON;
+    let mut through = Vec::new();
+    for gateway in (0..2).cycle() {
+        let sent = Instant::now();
+        if known(&mut connections[gateway], &request).await.status == 200 {
+            through.push((sent, Instant::now()));
+        }
+        if through.len() == 3 * LIMIT {
+            break;
+        }
+        assert!(Instant::now() < deadline, "only {} were let through", through.len());
+    }
+    for ((sent, _), (_, answered)) in through.iter().zip(&through[LIMIT..]) {
+        assert!(answered.duration_since(*sent) >= Duration::from_secs(1), "{through:?}");
     }
 }
 
@@ -193,6 +221,9 @@ async fn without_the_service_each_gateway_holds_the_keys_own_limit_and_with_it_a
         assert!(refused.json()["detail"].as_str().unwrap().contains("limited to 40 requests"), "{}", refused.text());
         assert_eq!(connection.send(&other).await.unwrap().status, 200);
     }
+
+    let stats = fleet.second.stats(r"^cluster\.upstream\.ratelimit\.failure_mode_allowed$").await.unwrap();
+    assert!(stats.values().sum::<u64>() >= 31, "{stats:?}");
 
     fleet.service.start_again().await.unwrap();
     both_answer(&fleet, &other, 429).await;
