@@ -39,7 +39,7 @@ pub struct RateLimitService {
     process: Option<Process>,
     port: ReservedPort,
     redis_port: ReservedPort,
-    _redis: Process,
+    redis: Process,
     // Last, so that it outlives those whose logs are in it.
     dir: TestDir,
 }
@@ -90,8 +90,7 @@ impl RateLimitService {
         let mut redis = Process::spawn("Redis", &mut command, &log, &log)?;
         listens(&mut redis, &redis_port).await?;
         let limits = limits.iter().map(|&limit| limit.to_owned()).collect();
-        let mut service =
-            Self { binary: binary.to_owned(), limits, process: None, port, redis_port, _redis: redis, dir };
+        let mut service = Self { binary: binary.to_owned(), limits, process: None, port, redis_port, redis, dir };
         service.start_again().await?;
         Ok(service)
     }
@@ -118,6 +117,11 @@ impl RateLimitService {
     /// Ends the service as a crash would.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Ends the Redis as a crash would; the service runs on.
+    pub fn kill_redis(&mut self) {
+        self.redis.kill();
     }
 
     /// Holds the service still: connections stay, and nothing is answered.

@@ -252,6 +252,9 @@ async fn without_the_service_nothing_passes_where_that_is_wanted() {
     }
     fleet.service.start_again().await.unwrap();
     both_answer(&fleet, &request, 200).await;
+    // One that cannot count says so.
+    fleet.service.kill_redis();
+    both_answer(&fleet, &request, 503).await;
 }
 
 async fn both_answer(fleet: &Fleet, request: &Request, status: u16) {
