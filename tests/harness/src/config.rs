@@ -17,8 +17,14 @@ const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 /// In a Wasm filter's `typed_config`.
 const FILTER_CONFIGURATION: &str = "/config/configuration/value";
 
-/// The cluster of the control plane; every other one is an upstream.
+/// The cluster of the control plane.
 pub const CONTROL_PLANE: &str = "keyward_control_plane";
+
+/// The cluster of the rate-limit service. Every cluster but these two is an upstream.
+pub const RATE_LIMIT: &str = "rate_limit";
+
+/// The HTTP filter that asks the rate-limit service.
+pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.ratelimit";
 
 /// The listener of the gateway.
 pub const GATEWAY: &str = "gateway";
@@ -40,6 +46,14 @@ impl EnvoyConfig {
     /// Those of [`EnvoyConfig::read`].
     pub fn shipped() -> Result<Self> {
         Self::read(&artifacts::root().join("envoy/envoy.yaml"))
+    }
+
+    /// The shipped `envoy/fleet.yaml`.
+    ///
+    /// # Errors
+    /// Those of [`EnvoyConfig::read`].
+    pub fn fleet() -> Result<Self> {
+        Self::read(&artifacts::root().join("envoy/fleet.yaml"))
     }
 
     /// The shipped file with what `envoy/variants` adds for a dialect, if it adds anything.
@@ -192,6 +206,14 @@ impl EnvoyConfig {
         first.unwrap_or_else(|| panic!("{told}"))
     }
 
+    /// The configuration of the rate-limit filter.
+    #[track_caller]
+    pub fn rate_limit_filter(&mut self) -> &mut Value {
+        let told = self.told("no rate-limit filter");
+        let filter = self.http_filters().iter_mut().find(|filter| filter["name"] == RATE_LIMIT_FILTER);
+        filter.map(|filter| &mut filter["typed_config"]).unwrap_or_else(|| panic!("{told}"))
+    }
+
     /// The routes of the gateway.
     #[track_caller]
     pub fn routes(&mut self) -> &mut Vec<Value> {
@@ -281,7 +303,7 @@ impl EnvoyConfig {
             let endpoint = cluster.pointer("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address");
             Some((cluster.get("name")?.as_str()?.to_owned(), address_of(endpoint)?))
         });
-        named.filter(|(name, _)| name != CONTROL_PLANE).collect()
+        named.filter(|(name, _)| name != CONTROL_PLANE && name != RATE_LIMIT).collect()
     }
 
     #[track_caller]
@@ -484,6 +506,23 @@ mod tests {
         for default in ["8080", "8081", "8090", "9901", "target/"] {
             assert!(!text.contains(default), "{default} is still in {text}");
         }
+    }
+
+    #[test]
+    fn the_fleets_file_is_the_shipped_one_and_the_fleets_four_parts() {
+        let mut fleet = EnvoyConfig::fleet().unwrap();
+        let shipped = EnvoyConfig::shipped().unwrap();
+        assert_eq!(fleet.upstreams(), shipped.upstreams());
+        let names: Vec<_> = fleet.http_filters().iter().map(|filter| filter["name"].clone()).collect();
+        assert_eq!(names, ["keyward", "keyward_guard", RATE_LIMIT_FILTER, "envoy.filters.http.router"]);
+        fleet.http_filters().retain(|filter| filter["name"] != RATE_LIMIT_FILTER);
+        let clusters = fleet.tree["static_resources"]["clusters"].as_array_mut().unwrap();
+        clusters.retain(|cluster| cluster["name"] != RATE_LIMIT);
+        let manager = fleet.tree.pointer_mut(HCM).unwrap();
+        assert!(manager.as_object_mut().unwrap().remove("local_reply_config").is_some());
+        let host = manager.pointer_mut("/route_config/virtual_hosts/0").unwrap();
+        assert!(host.as_object_mut().unwrap().remove("rate_limits").is_some());
+        assert_eq!(fleet.tree, shipped.tree);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the first snapshot may take.
-const SNAPSHOT: Duration = Duration::from_secs(20);
+pub(crate) const SNAPSHOT: Duration = Duration::from_secs(20);
 
 /// Control plane, upstreams and Envoy, all on ports of their own. Dropping it ends all.
 #[derive(Debug)]
