@@ -64,20 +64,19 @@ impl HttpContext for Stream {
         if self.waits() { Action::Pause } else { Action::Continue }
     }
 
-    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there.
+    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there. They come once: also those
+    /// of a request that still waits.
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
-        if self.waits() {
-            return Action::Pause;
-        }
-        let Some(worker) = &self.worker else { return Action::Continue };
-        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
+        let action = if self.waits() { Action::Pause } else { Action::Continue };
+        let Some(worker) = &self.worker else { return action };
+        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return action };
         let sources = &worker.config.policy.dialect.sources;
         if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[])
             && set_map(MapType::HttpRequestTrailers, &forwarded).is_err()
         {
             let _ = hostcalls::reset_http_request();
         }
-        Action::Continue
+        action
     }
 }
 

@@ -333,6 +333,17 @@ fn a_request_that_waited_goes_on_as_any_other() {
 }
 
 #[test]
+fn trailers_that_wait_with_their_request_are_no_other_than_those_that_do_not() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    let (goes_on, outcome) = vm.trailers_of(stream, &[("x-keyward-owner", "admin"), ("x-sum", "1")]);
+    assert!(!goes_on);
+    assert_eq!(outcome.headers, [("x-sum".to_owned(), "1".to_owned())], "they are not shown again");
+    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream]);
+    vm.close(stream);
+}
+
+#[test]
 fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
     for (status, body, expected) in
         [("200", &br#"{"verified": false}"#[..], 401), ("500", b"", 503), ("200", b"?", 503)]
