@@ -5,7 +5,7 @@ use crate::engine::decide::{self, Decision, Edge, Refused};
 use crate::engine::identity::{self, Field, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
-use crate::engine::verifier::{Busy, Ended};
+use crate::engine::verifier::{Busy, Ended, Outcome};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
 use keyward_contract::error_shape::Rendered;
@@ -93,13 +93,13 @@ impl Worker {
             verified: &mut self.verified.borrow_mut(),
             store: &SharedData,
         };
-        let decision = edge.decide_after(headers, now, client_address, ended);
+        let mut decision = edge.decide_after(headers, now, client_address, ended);
         if let Decision::Verify(what) = &decision {
             let waits = self.verifier.borrow_mut().wait(&SharedData, what, client_address(), stream, now.monotonic_ms);
-            return match waits {
-                Ok(()) => Action::Pause,
-                Err(Busy { retry_after_s }) => self.refuse(Refused::unavailable(retry_after_s), headers),
-            };
+            let Err(Busy { retry_after_s }) = waits else { return Action::Pause };
+            // Refused where all else is, so that the answer has the shape of the route.
+            let ended = Ended { digest: what.digest, outcome: Outcome::Unavailable { retry_after_s } };
+            decision = edge.decide_after(headers, now, client_address, Some(&ended));
         }
         match self.pass(&decision, headers) {
             Some(action) => action,

@@ -54,7 +54,17 @@ fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
 /// A filter whose one key only the control plane can check.
 fn ready_to_verify() -> Vm {
     let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"}}"#;
-    let vm = Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]);
+    hashed_key_in(Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]))
+}
+
+/// The same on a route with an error shape of its own.
+fn ready_to_verify_with_errors() -> Vm {
+    let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
+        "rules": [{"path": {"prefix": "/"}, "access": "key", "errors": "openai"}]}"#;
+    hashed_key_in(Vm::start(&wasm(), configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]))
+}
+
+fn hashed_key_in(vm: Vm) -> Vm {
     ready_at(vm, Digest::of_selector(&HASHED_KEY.as_bytes()[..5 + 16]), |key| {
         key.needs_verification = true;
         key.secret_id = "sec_1".into();
@@ -355,6 +365,19 @@ fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
         assert!(outcome.continued.is_empty());
         vm.close(stream);
     }
+}
+
+#[test]
+fn what_must_not_be_asked_now_is_refused_in_the_shape_of_its_route() {
+    let mut vm = ready_to_verify_with_errors();
+    let guess = |n: u32| format!("Bearer {}{n:032}", &HASHED_KEY[..5 + 16]);
+    let waiting: Vec<_> = (0..5).map(|n| vm.open(&headers_with(Some(&guess(n)))).0).collect();
+    let outcome = request(&mut vm, Some(&guess(5)));
+    let (status, body) = outcome.answer.unwrap();
+    assert_eq!((status, outcome.properties["keyward.verdict"].as_str()), (503, "unavailable"));
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert!(body["error"].get("code").is_some(), "as OpenAI has it, and auxot has not: {body}");
+    waiting.into_iter().for_each(|stream| vm.close(stream));
 }
 
 #[test]
