@@ -138,8 +138,12 @@ pub fn without_parameters(path: &[u8], parameters: &[&str]) -> Option<Vec<u8>> {
 /// The values of a cookie (RFC 6265, section 4.2.1), which may stand in several fields.
 fn cookie_values<'a>(headers: &'a [Header], cookie: &str) -> impl Iterator<Item = &'a [u8]> {
     let fields = headers.iter().filter(|(name, _)| name == "cookie").map(|(_, value)| value.as_slice());
-    let pairs = fields.flat_map(|value| value.split(|&c| c == b';')).map(<[u8]>::trim_ascii);
-    pairs.filter_map(move |pair| pair.strip_prefix(cookie.as_bytes())?.strip_prefix(b"="))
+    let pairs = fields.flat_map(|value| value.split(|&c| c == b';'));
+    // Many upstreams allow spaces around `=`, and would take another value than one that is read without them.
+    pairs.filter_map(move |pair| {
+        let (name, value) = pair.split_at_checked(pair.iter().position(|&c| c == b'=')?)?;
+        (name.trim_ascii() == cookie.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+    })
 }
 
 /// The cookies of a field without those named; `None` if it has none of them.
@@ -287,6 +291,17 @@ mod tests {
         assert_eq!(found(&[b"a=b; monkey=abc; keys=x"]), Err("missing"));
         assert_eq!(found(&[b"key=abc", b"key=abc"]), Err("malformed"));
         assert_eq!(found(&[b"key="]), Err("malformed"));
+    }
+
+    #[test]
+    fn a_cookie_is_read_with_spaces_around_its_name_as_an_upstream_would() {
+        let sources = [Source::Cookie("key".into())];
+        let found = |value: &str| found_in(&sources, &[("cookie", value.as_bytes())]);
+        for value in ["key =abc", "a=b;key\t= abc ", "key= abc"] {
+            assert_eq!(found(value), Ok(b"abc".to_vec()), "{value:?}");
+        }
+        assert_eq!(found("key =other; key=abc"), Err("malformed"));
+        assert_eq!(found("key; k ey=abc"), Err("missing"));
     }
 
     #[test]

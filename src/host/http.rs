@@ -5,7 +5,7 @@ use crate::engine::decide::{self, Decision, Edge, Refused};
 use crate::engine::identity::{self, Field, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
-use crate::engine::verifier::{Busy, Ended};
+use crate::engine::verifier::{Busy, Ended, Outcome};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
 use keyward_contract::error_shape::Rendered;
@@ -79,20 +79,19 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there.
+    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there. They come once: also those
+    /// of a request that still waits.
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
-        if self.waits() {
-            return Action::Pause;
-        }
-        let Some(worker) = &self.worker else { return Action::Continue };
-        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
+        let action = if self.waits() { Action::Pause } else { Action::Continue };
+        let Some(worker) = &self.worker else { return action };
+        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return action };
         let sources = &worker.config.policy.dialect.sources;
         if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[])
             && set_map(MapType::HttpRequestTrailers, &forwarded).is_err()
         {
             let _ = hostcalls::reset_http_request();
         }
-        Action::Continue
+        action
     }
 }
 
@@ -119,13 +118,13 @@ impl Worker {
             verified: &mut self.verified.borrow_mut(),
             store: &SharedData,
         };
-        let decision = edge.decide_after(headers, now, client_address, ended);
+        let mut decision = edge.decide_after(headers, now, client_address, ended);
         if let Decision::Verify(what) = &decision {
             let waits = self.verifier.borrow_mut().wait(&SharedData, what, client_address(), stream, now.monotonic_ms);
-            return match waits {
-                Ok(()) => Action::Pause,
-                Err(Busy { retry_after_s }) => self.refuse(Refused::unavailable(retry_after_s), headers),
-            };
+            let Err(Busy { retry_after_s }) = waits else { return Action::Pause };
+            // Refused where all else is, so that the answer has the shape of the route.
+            let ended = Ended { digest: what.digest, outcome: Outcome::Unavailable { retry_after_s } };
+            decision = edge.decide_after(headers, now, client_address, Some(&ended));
         }
         self.remember_windows(stream, &decision);
         match self.pass(&decision, headers) {

@@ -69,6 +69,8 @@ pub(crate) enum Verify {
     Secrets(HashMap<String, &'static str>),
     /// Too many are being checked; try again after so many seconds.
     Busy(&'static str),
+    /// With this status and body, whatever is asked.
+    Says(u16, Vec<u8>),
 }
 
 impl Script {
@@ -94,6 +96,7 @@ impl Script {
             Verify::Busy(seconds) => {
                 Reply { answer: (503, "text/plain", Vec::new()), header: Some(("retry-after", seconds)) }
             }
+            Verify::Says(status, body) => (status, VERIFY_ANSWER_TYPE, body).into(),
             Verify::Never => unreachable!("it was waited for"),
         }
     }

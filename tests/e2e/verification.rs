@@ -2,12 +2,14 @@
 
 use crate::common::SOON;
 use crate::feed_double::{Feed, Verify};
+use crate::listener_replaced::with_cache;
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
 use keyward_contract::page::{Extent, Page};
+use keyward_harness::gateway::Builder;
 use keyward_harness::http::{self, Connection};
-use keyward_harness::{Failure, Gateway, Request, Response, until};
+use keyward_harness::{Failure, Gateway, Request, Response, TestDir, artifacts, until};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -62,9 +64,14 @@ struct Fixture {
 impl Fixture {
     /// A gateway that has these keys, and a control plane that knows them to be right.
     async fn start(keys: &[String]) -> Self {
+        Self::start_with(keys, |builder| builder).await
+    }
+
+    async fn start_with(keys: &[String], change: impl FnOnce(Builder) -> Builder) -> Self {
         let feed = Feed::start().await;
         feed.verify(Verify::Secrets(right(keys)));
-        let mut gateway = Gateway::builder().dialect("auxot").feed_from(feed.address()).start().await.unwrap();
+        let builder = Gateway::builder().dialect("auxot").feed_from(feed.address());
+        let mut gateway = change(builder).start().await.unwrap();
         assert_eq!(feed.asked().await, Position::Nothing);
         let owner = Digest::of_owner("acme");
         let mut entries: Vec<_> = keys.iter().map(|key| (subject(key), frame(key, 1, |_| {}))).collect();
@@ -86,6 +93,17 @@ impl Fixture {
 
     async fn send(&self, request: &Request) -> Response {
         http::send(self.address(), request).await.unwrap()
+    }
+
+    /// Waits until so many requests are open.
+    async fn until_active(&self, count: u64) {
+        until("they are open", SOON, async || {
+            let active = self.gateway.envoy.stats(r"^http\.gateway\.downstream_rq_active$").await?;
+            let active = active.values().sum::<u64>();
+            if active >= count { Ok(()) } else { Err(Failure::new(format!("{active}"))) }
+        })
+        .await
+        .unwrap();
     }
 
     /// How often the control plane was asked since this was asked before.
@@ -300,13 +318,7 @@ async fn clients_that_go_away_while_they_wait_harm_nobody() {
             let _ = open.unwrap().send(&request).await;
         });
     }
-    until("all wait", SOON, async || {
-        let active = fixture.gateway.envoy.stats(r"^http\.gateway\.downstream_rq_active$").await?;
-        let waiting = active.values().sum::<u64>();
-        if waiting >= 31 { Ok(()) } else { Err(Failure::new(format!("{waiting}"))) }
-    })
-    .await
-    .unwrap();
+    fixture.until_active(31).await;
     drop(first);
     leaving.abort_all();
     drop(leaving);
@@ -343,4 +355,89 @@ async fn a_body_waits_with_its_headers_and_reaches_the_upstream_whole() {
     let seen: Vec<_> = fixture.gateway.upstreams.iter().flat_map(|upstream| upstream.take_seen()).collect();
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].body.len(), body.len() + 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_say_what_was_asked_lets_nobody_pass_and_is_not_remembered() {
+    let key = key(1);
+    let fixture = Fixture::start(std::slice::from_ref(&key)).await;
+    let yes: &[u8] = br#"{"verified": true, "secret_id": "sec_1"}"#;
+    let deep = b"[".repeat(4000);
+    let long = [yes, &b" ".repeat(100_000)].concat();
+    for (status, body) in [
+        (200, &b""[..]),
+        (200, b"<html>"),
+        (200, b"\xff"),
+        (200, &deep),
+        (200, &long),
+        (200, br#"{"verified": true}"#),
+        (200, br#"{"verified": true, "secret_id": "sec_2"}"#),
+        (201, yes),
+        (302, yes),
+        (401, yes),
+        (404, b""),
+        (500, yes),
+        (503, b""),
+    ] {
+        fixture.feed.verify(Verify::Says(status, body.to_vec()));
+        let answer = fixture.send(&request(&key)).await;
+        assert_eq!(answer.status, 503, "{status} {:?}: {}", String::from_utf8_lossy(body), answer.text());
+    }
+    fixture.feed.verify(Verify::Secrets(right(std::slice::from_ref(&key))));
+    assert_eq!(fixture.send(&request(&key)).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_waits_while_the_listener_is_replaced_gets_the_answer() {
+    let key = key(1);
+    let dir = TestDir::new().unwrap();
+    let file = dir.path().join("listeners.json");
+    let mut fixture = Fixture::start_with(std::slice::from_ref(&key), |builder| {
+        builder.configure(|config| {
+            config.set_listener_file(&file);
+            with_cache(config, 100);
+        })
+    })
+    .await;
+    fixture.feed.verify(Verify::Never);
+    let clients = fixture.many(20, &request(&key));
+    fixture.until_active(20).await;
+    with_cache(&mut fixture.gateway.config, 101);
+    fixture.gateway.config.write(&fixture.gateway.dir().path().join("envoy.json")).unwrap();
+    until("there is a new listener", SOON, async || {
+        let dump = fixture.gateway.envoy.config_dump().await?.to_string();
+        if dump.contains(r#""cache_records":101"#) { Ok(()) } else { Err(Failure::new("there is none")) }
+    })
+    .await
+    .unwrap();
+    fixture.feed.verify(Verify::Secrets(right(std::slice::from_ref(&key))));
+    for answer in clients.join_all().await {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn of_those_that_wait_on_a_worker_that_traps_none_passes_and_envoy_ends_them_as_idle() {
+    let key = key(1);
+    let wasm = artifacts::faulty_filter().unwrap();
+    let fixture = Fixture::start_with(std::slice::from_ref(&key), |builder| {
+        builder.wasm(wasm).configure(|config| {
+            let listener = &mut config.tree_mut()["static_resources"]["listeners"][0];
+            listener["filter_chains"][0]["filters"][0]["typed_config"]["stream_idle_timeout"] = "2s".into();
+        })
+    })
+    .await;
+    let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
+    fixture.feed.verify(Verify::Never);
+    let clients = fixture.many(20, &request(&key));
+    fixture.until_active(20).await;
+    let trap = request(&key).header("x-fault-trap", "1");
+    assert_eq!(workers.statuses(&trap).await.unwrap(), [503, 503]);
+    fixture.feed.verify(Verify::Secrets(right(std::slice::from_ref(&key))));
+    for answer in clients.join_all().await {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    assert!(fixture.gateway.upstreams.iter().all(|upstream| upstream.take_seen().is_empty()));
+    let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&request(&key), 200, SOON).await.unwrap();
 }

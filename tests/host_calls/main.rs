@@ -507,6 +507,17 @@ fn a_client_that_guesses_the_rest_of_a_key_is_held_back_once_that_was_found_to_b
 }
 
 #[test]
+fn trailers_that_wait_with_their_request_are_no_other_than_those_that_do_not() {
+    let mut vm = ready_to_verify();
+    let (stream, question) = waiting(&mut vm);
+    let (goes_on, outcome) = vm.trailers_of(stream, &[("x-keyward-owner", "admin"), ("x-sum", "1")]);
+    assert!(!goes_on);
+    assert_eq!(outcome.headers, [("x-sum".to_owned(), "1".to_owned())], "they are not shown again");
+    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream]);
+    vm.close(stream);
+}
+
+#[test]
 fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
     for (status, body, expected) in
         [("200", &br#"{"verified": false}"#[..], 401), ("500", b"", 503), ("200", b"?", 503)]
@@ -518,6 +529,21 @@ fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
         assert!(outcome.continued.is_empty());
         vm.close(stream);
     }
+}
+
+#[test]
+fn what_must_not_be_asked_now_is_refused_in_the_shape_of_its_route() {
+    let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
+        "rules": [{"path": {"prefix": "/"}, "access": "key", "errors": "openai"}]}"#;
+    let mut vm = ready_to_verify_with(configuration, |_| {});
+    let guess = |n: u32| format!("Bearer {}{n:032}", &HASHED_KEY[..5 + 16]);
+    let waiting: Vec<_> = (0..5).map(|n| vm.open(&headers_with(Some(&guess(n)))).0).collect();
+    let outcome = request(&mut vm, Some(&guess(5)));
+    let (status, body) = outcome.answer.unwrap();
+    assert_eq!((status, outcome.properties["keyward.verdict"].as_str()), (503, "unavailable"));
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert!(body["error"].get("code").is_some(), "as OpenAI has it, and auxot has not: {body}");
+    waiting.into_iter().for_each(|stream| vm.close(stream));
 }
 
 #[test]

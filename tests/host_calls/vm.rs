@@ -241,8 +241,21 @@ impl Vm {
     /// Whether the filter lets a part of the body, or the trailers, of an open request go on.
     pub(crate) fn lets_more_through(&mut self, context: i32) -> bool {
         let body = self.call("proxy_on_request_body", &[context, 1, 0]);
-        let trailers = self.call("proxy_on_request_trailers", &[context, 0]);
-        (body, trailers) == (Some(0), Some(0))
+        let (trailers, _) = self.trailers_of(context, &[]);
+        body == Some(0) && trailers
+    }
+
+    /// Hands the trailers of an open request to the filter: whether it lets them go on, and what it leaves of them.
+    pub(crate) fn trailers_of(&mut self, context: i32, trailers: &[(&str, &str)]) -> (bool, Outcome) {
+        let pairs = trailers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        let host = self.store.data_mut();
+        host.forget();
+        (host.effective_context, host.last_stream) = (context, context);
+        let headers = host.headers.insert(context, pairs.collect()).unwrap();
+        let action = self.call("proxy_on_request_trailers", &[context, i32::try_from(trailers.len()).unwrap()]);
+        let outcome = self.store.data().outcome();
+        self.store.data_mut().headers.insert(context, headers);
+        (action == Some(0), outcome)
     }
 
     /// Ends a stream as Envoy does it.
