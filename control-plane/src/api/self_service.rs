@@ -196,9 +196,14 @@ impl Caller {
         Ok(app.store.key(id).await?.filter(|key| self.asking.may_see(key)))
     }
 
-    /// A secret that was replaced may have been so since others know it. They would not lose what it makes.
+    /// A secret that was replaced may have been so since others know it, and of one that was found in public this is
+    /// certain. They would not lose what it makes.
     fn may_hand_on(&self) -> Result<(), ApiError> {
-        if self.verified.secret.not_after.is_some() { Err(ApiError::Replaced) } else { Ok(()) }
+        match &self.verified.secret {
+            secret if secret.leaked_at.is_some() => Err(ApiError::Leaked),
+            secret if secret.not_after.is_some() => Err(ApiError::Replaced),
+            _ => Ok(()),
+        }
     }
 
     fn check_within(&self, key: &Key, app: &App) -> Result<(), ApiError> {
@@ -396,7 +401,6 @@ mod tests {
         drop(turn);
         assert_eq!(ask(suspect, &plaintext).await.status(), 200);
     }
-}
 
     #[tokio::test]
     async fn users_change_keys_one_at_a_time_and_operators_do_not_wait_for_them() {
@@ -430,3 +434,4 @@ mod tests {
         answers.sort_unstable();
         assert_eq!(answers, [201, 201, 404]);
     }
+}
