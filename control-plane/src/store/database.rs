@@ -183,6 +183,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets the transaction wait between two of its queries for whoever reads what it found. Elsewhere a connection that
+    /// says nothing has died.
+    pub(super) async fn let_idle(self, connection: &mut AnyConnection) -> Result<(), Error> {
+        if self == Self::Postgres {
+            sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'").execute(connection).await?;
+        }
+        Ok(())
+    }
+
     /// What a commit that failed means. What SQLite refuses has not happened, unless what failed was to wait for the disk;
     /// of PostgreSQL's answer nobody knows when it was lost.
     pub(super) fn failed_commit(self, error: sqlx::Error) -> Error {
