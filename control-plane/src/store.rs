@@ -57,7 +57,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::time::timeout;
 
 /// The state and its history.
@@ -67,6 +67,10 @@ pub struct Store {
     pages: Arc<Pages>,
     /// Held from before a transaction of this process begins until the hub knows of it.
     commit_order: Arc<Mutex<()>>,
+    /// Edges and users are many, and none of them may keep an operator from revoking a key: of each, one at a time waits
+    /// among the other writers.
+    edges_turn: Arc<Mutex<()>>,
+    users_turn: Arc<Mutex<()>>,
     hub: Arc<Hub>,
     /// One for each export that may be under way.
     exports: Arc<Semaphore>,
@@ -202,7 +206,9 @@ impl Store {
         Ok(Self {
             database,
             pages: Arc::new(Pages::new(pages::PLACES)),
-            commit_order: Arc::new(Mutex::new(())),
+            commit_order: Arc::default(),
+            edges_turn: Arc::default(),
+            users_turn: Arc::default(),
             hub,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
         })
@@ -211,6 +217,14 @@ impl Store {
     /// Where each commit is published.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Waits for the turn of a user's change; whatever it takes is done while this is held.
+    ///
+    /// # Errors
+    /// If others are in the way for too long.
+    pub async fn users_turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        turn(&self.users_turn).await
     }
 
     /// Whether the database answers.
@@ -241,7 +255,7 @@ impl Store {
         let requester = Arc::new(());
         let waits = Arc::downgrade(&requester);
         let write = async move {
-            let _turn = timeout(TURN_PATIENCE, store.commit_order.lock()).await.map_err(|_| Error::Slow)?;
+            let _turn = turn(&store.commit_order).await?;
             if waits.strong_count() == 0 {
                 return Err(Error::Interrupted);
             }
@@ -259,6 +273,11 @@ impl Store {
         drop(requester);
         written.map_err(|_| Error::Interrupted)?
     }
+}
+
+/// Waits for the turn, but not for ever.
+async fn turn(turn: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
+    timeout(TURN_PATIENCE, Arc::clone(turn).lock_owned()).await.map_err(|_| Error::Slow)
 }
 
 /// What is told of a commit that was not answered in time.

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
 
-/// Which versions `If-Match` lets be changed.
+/// Which versions `If-Match` lets be changed; with `If-None-Match: *` none, so that what is there stays as it is.
 pub(super) struct IfMatch(pub(super) Expected);
 
 /// Which versions `If-None-Match` says are known.
@@ -28,7 +28,14 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        Ok(Self(versions(parts, &IF_MATCH, |tag| tag)))
+        let expected = versions(parts, &IF_MATCH, |tag| tag);
+        let is_to_be_made = versions(parts, &IF_NONE_MATCH, |tag| tag) == Expected::Something;
+        Ok(Self(match expected {
+            expected if !is_to_be_made => expected,
+            Expected::Anything => Expected::Nothing,
+            // Something that is nothing is not there.
+            _ => Expected::OneOf(Vec::new()),
+        }))
     }
 }
 

@@ -23,6 +23,8 @@ use tokio::time::timeout;
 
 /// How long a reader may take nothing: the moment that is exported is kept for it all the while.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long all of it may take, however little a reader takes at a time. SQLite's log grows meanwhile.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// How many pieces are made ahead.
 const PIECES_AHEAD: usize = 2;
 
@@ -73,8 +75,10 @@ pub(super) async fn export(State(app): State<App>, mut parameters: Parameters) -
     let export = app.store.export().await?;
     let (pieces, receiver) = mpsc::channel(PIECES_AHEAD);
     tokio::spawn(async move {
-        if let Err(error) = send(export, format, pieces).await {
-            tracing::warn!(%error, "an export was broken off");
+        match timeout(LONGEST, send(export, format, pieces)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "an export was broken off"),
+            Err(_) => tracing::warn!(longest = ?LONGEST, "an export took too long and was broken off"),
         }
     });
     let body = stream::unfold(Some(receiver), |receiver| async move {

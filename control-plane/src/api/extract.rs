@@ -11,6 +11,8 @@ use axum::response::IntoResponse;
 use keyward_contract::document::{Problem, Problems};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The id in the path.
 pub(super) struct Id(pub(super) String);
@@ -23,6 +25,8 @@ pub(super) struct Document(pub(super) serde_json::Value);
 
 /// The body as it came.
 pub(super) struct Body(pub(super) Bytes);
+/// How long a body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
 /// More than the longest name has.
@@ -79,8 +83,14 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        Bytes::from_request(request, state).await.map(Self).map_err(body_error)
+        received(request, state, BODY_PATIENCE).await.map(Self)
     }
+}
+
+/// The body, if it is complete by then: whoever never ends it would keep what has come of it in memory.
+async fn received<S: Send + Sync>(request: Request, state: &S, patience: Duration) -> Result<Bytes, ApiError> {
+    let received = timeout(patience, Bytes::from_request(request, state)).await;
+    received.map_err(|_| ApiError::BodyLost)?.map_err(body_error)
 }
 
 fn body_error(rejection: BytesRejection) -> ApiError {
@@ -148,4 +158,18 @@ impl Parameters {
 
 pub(super) fn problem(field: &str, message: &str) -> Problem {
     Problem { path: field.to_owned(), message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{StreamExt, stream};
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let begun = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let endless = axum::body::Body::from_stream(begun.chain(stream::pending()));
+        let outcome = received(Request::new(endless), &(), Duration::from_millis(1)).await;
+        assert!(matches!(outcome, Err(ApiError::BodyLost)));
+    }
 }

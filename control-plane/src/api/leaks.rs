@@ -2,13 +2,12 @@
 
 use super::App;
 use super::answer::json;
-use super::extract::Document;
+use super::extract::{Body, Document};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::{Actor, LeakReport, MAX_REPORTED_KEYS};
 use crate::store::{Leak, LeakOutcome};
 use axum::Extension;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -80,7 +79,7 @@ pub(super) async fn report(
     json(StatusCode::OK, &Outcomes { keys: keys.collect() })
 }
 
-pub(super) async fn github(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+pub(super) async fn github(State(app): State<App>, headers: HeaderMap, Body(body): Body) -> Result<Response, ApiError> {
     let keys = app.leaks.github_keys.as_ref();
     let keys = keys.ok_or_else(|| ApiError::NoSuchPath { path: GITHUB_PATH.to_owned() })?;
     let header = |name| headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();

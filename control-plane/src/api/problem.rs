@@ -29,6 +29,8 @@ pub(super) enum ApiError {
     NoOwner,
     #[error("this secret has been replaced, and until it ends it can make no other")]
     Replaced,
+    #[error("this secret was found in public, and can make no other")]
+    Leaked,
     #[error("the key that asks has credits, and what it made would have them once more")]
     HasCredits,
     #[error("the key that asks may do less than that")]
@@ -178,6 +180,7 @@ impl ApiError {
             Self::TooManyFailures { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many bad tokens"),
             Self::NoOwner => (StatusCode::FORBIDDEN, "no_owner", "Key without an owner"),
             Self::Replaced => (StatusCode::FORBIDDEN, "replaced", "Secret replaced"),
+            Self::Leaked => (StatusCode::FORBIDDEN, "leaked", "Secret found in public"),
             Self::HasCredits => (StatusCode::FORBIDDEN, "has_credits", "Key with credits"),
             Self::Beyond(_) => (StatusCode::FORBIDDEN, "beyond_the_key", "More than the key may do"),
             Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys", "Too many keys"),

@@ -118,6 +118,7 @@ pub(super) async fn create(
     if asks.credits.is_some() {
         return Err(ApiError::HasCredits);
     }
+    let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key {
         owner: new.owner,
@@ -144,6 +145,7 @@ pub(super) async fn create(
 
 pub(super) async fn revoke(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let now = (app.clock)();
+    let _turn = app.store.users_turn().await?;
     let key = app.store.revoke_key_by(caller.asking, id, now).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, by = caller.verified.key.id, "key revoked");
     json(StatusCode::OK, &resource(&key, None, now))
@@ -166,6 +168,7 @@ pub(super) async fn rotate(
     let format =
         app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
+    let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
     match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {
         Rotated::Done(key) => {
@@ -193,9 +196,14 @@ impl Caller {
         Ok(app.store.key(id).await?.filter(|key| self.asking.may_see(key)))
     }
 
-    /// A secret that was replaced may have been so since others know it. They would not lose what it makes.
+    /// A secret that was replaced may have been so since others know it, and of one that was found in public this is
+    /// certain. They would not lose what it makes.
     fn may_hand_on(&self) -> Result<(), ApiError> {
-        if self.verified.secret.not_after.is_some() { Err(ApiError::Replaced) } else { Ok(()) }
+        match &self.verified.secret {
+            secret if secret.leaked_at.is_some() => Err(ApiError::Leaked),
+            secret if secret.not_after.is_some() => Err(ApiError::Replaced),
+            _ => Ok(()),
+        }
     }
 
     fn check_within(&self, key: &Key, app: &App) -> Result<(), ApiError> {
@@ -392,5 +400,38 @@ mod tests {
         assert_eq!(&ask(suspect, "nonsense").await.headers()[RETRY_AFTER], "60", "it needs no turn");
         drop(turn);
         assert_eq!(ask(suspect, &plaintext).await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn users_change_keys_one_at_a_time_and_operators_do_not_wait_for_them() {
+        const NOW: Timestamp = Timestamp::EXAMPLE;
+        let dir = tempfile::tempdir().unwrap();
+        let app = App::example(dir.path(), "exograph").await;
+        let store = app.store.clone();
+        let plaintext = format!("exo_key_live_{:032}", 1);
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        (key.owner, key.environment) = (Some("acme".into()), Some(Environment::Live));
+        key.secrets = vec![Secret::new("sec_1".into(), Digest::of_key(plaintext.as_bytes()), String::new(), NOW)];
+        store.create_key(Actor::server(), key).await.unwrap();
+        let service = TowerToHyperService::new(crate::api::router(app));
+        let another_user = store.users_turn().await.unwrap();
+        let asking = [
+            (Request::post("/api-keys"), r#"{"name": "n"}"#),
+            (Request::delete("/api-keys/key_2"), ""),
+            (Request::post("/api-keys/key_1/rotate"), ""),
+        ];
+        let asking = asking.map(|(request, body)| {
+            tokio::spawn(service.call(request.header("x-api-key", &plaintext).body(Body::from(body)).unwrap()))
+        });
+        let key = Key::new("key_3".into(), "an operator's".into(), "key".into(), NOW);
+        store.create_key(Actor::server(), key).await.unwrap();
+        assert!(!asking.iter().any(tokio::task::JoinHandle::is_finished));
+        drop(another_user);
+        let mut answers = Vec::new();
+        for answer in asking {
+            answers.push(answer.await.unwrap().unwrap().status().as_u16());
+        }
+        answers.sort_unstable();
+        assert_eq!(answers, [201, 201, 404]);
     }
 }

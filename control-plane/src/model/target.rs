@@ -17,6 +17,8 @@ pub enum Expected {
     Anything,
     /// Whatever there is.
     Something,
+    /// Nothing: it is to be made.
+    Nothing,
     /// One of these; none at all fits nothing.
     OneOf(Vec<u64>),
 }
@@ -25,9 +27,9 @@ impl Expected {
     /// Whether what is there, in that version, is what was expected.
     pub fn fits(&self, version: Option<u64>) -> bool {
         match (self, version) {
-            (Self::Anything, _) | (Self::Something, Some(_)) => true,
+            (Self::Anything, _) | (Self::Something, Some(_)) | (Self::Nothing, None) => true,
             (Self::OneOf(versions), Some(version)) => versions.contains(&version),
-            (_, None) => false,
+            (Self::Nothing, Some(_)) | (_, None) => false,
         }
     }
 }
@@ -48,6 +50,7 @@ mod tests {
         for (expected, nothing, third) in [
             (Expected::Anything, true, true),
             (Expected::Something, false, true),
+            (Expected::Nothing, true, false),
             (one_of(&[2, 3]), false, true),
             (one_of(&[2]), false, false),
             (one_of(&[]), false, false),

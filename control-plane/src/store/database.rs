@@ -183,6 +183,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets the transaction wait between two of its queries for whoever reads what it found. Elsewhere a connection that
+    /// says nothing has died.
+    pub(super) async fn let_idle(self, connection: &mut AnyConnection) -> Result<(), Error> {
+        if self == Self::Postgres {
+            sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'").execute(connection).await?;
+        }
+        Ok(())
+    }
+
     /// What a commit that failed means. What SQLite refuses has not happened, unless what failed was to wait for the disk;
     /// of PostgreSQL's answer nobody knows when it was lost.
     pub(super) fn failed_commit(self, error: sqlx::Error) -> Error {
@@ -287,4 +296,39 @@ fn lock(path: &Path) -> Result<File, Error> {
 fn private_file(path: &Path) -> Result<File, Error> {
     let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     opened.map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::model::{Actor, OwnerKind};
+    use crate::store::Store;
+    use std::borrow::Cow;
+
+    #[tokio::test]
+    async fn what_the_first_version_has_stored_is_there_after_an_update_and_can_be_changed() {
+        install_default_drivers();
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}?mode=rwc", dir.path().join(DATABASE_FILE).display());
+        let mut connection = AnyConnection::connect(&url).await.unwrap();
+        let first = SQLITE_MIGRATIONS.iter().take(1).cloned().collect();
+        let first = Migrator { migrations: Cow::Owned(first), ..Migrator::DEFAULT };
+        first.run_direct(None, &mut connection, false).await.unwrap();
+        let rows = "INSERT INTO owners VALUES ('acme', true, '[\"a\"]', 1);
+            INSERT INTO keys VALUES ('key_1', 'n', 'acme', 'key', NULL, '[\"a\"]', '[]', NULL, 1, NULL, NULL);
+            INSERT INTO secrets VALUES ('sec_1', 'key_1', zeroblob(32), 'hint', 1, NULL, false);
+            INSERT INTO head VALUES (1, 7, 2, zeroblob(16));";
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let key = store.key("key_1").await.unwrap().unwrap();
+        assert_eq!((key.version, key.spent, key.credits, key.metadata.len()), (1, 0, None, 0));
+        assert_eq!((&*key.secrets[0].id, key.secrets[0].hash.is_none()), ("sec_1", true));
+        let owner = store.owner("acme").await.unwrap().unwrap();
+        assert_eq!((owner.version, owner.kind, owner.disabled), (1, None::<OwnerKind>, true));
+        let revoked = store.revoke_key(Actor::server(), "key_1".to_owned(), Timestamp::EXAMPLE).await.unwrap().unwrap();
+        assert_eq!((revoked.version, store.hub().head().sequence), (2, 3));
+    }
 }

@@ -30,7 +30,8 @@ impl Store {
     /// If the database cannot be read, or too many are under way.
     pub async fn export(&self) -> Result<Export, Error> {
         let place = Arc::clone(&self.exports).try_acquire_owned().map_err(|_| Error::Exporting)?;
-        let transaction = self.database.begin_read(&self.database.readers).await?;
+        let mut transaction = self.database.begin_read(&self.database.readers).await?;
+        self.database.engine.let_idle(&mut transaction).await?;
         Ok(Export { transaction, after: None, _place: place })
     }
 }

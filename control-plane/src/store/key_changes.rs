@@ -1,7 +1,7 @@
 //! Keys that are changed: their settings, the end of one secret, and the end of all keys of an owner.
 
 use super::audit::{details, differences};
-use super::keys::{find_expected, store_end, tell, with_secrets};
+use super::keys::{find_expected, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};
 use super::sql::Sql;
@@ -40,7 +40,7 @@ pub enum SecretEnded {
 }
 
 /// The most keys that are revoked in one transaction.
-pub const REVOKED_AT_ONCE: u32 = 5000;
+pub const REVOKED_AT_ONCE: u32 = 1000;
 
 impl Store {
     /// Changes the key. What changes nothing writes nothing.
@@ -234,13 +234,15 @@ async fn revoke_some(
     query.bind(now.as_stored()).push(" WHERE id IN (");
     query.bind_all(keys.iter().map(|key| key.id.as_str())).push(")");
     query.build()?.execute(mutation.connection()).await?;
+    let mut told = Vec::new();
     for key in &mut keys {
         key.revoked_at = Some(now);
         mutation
             .audit("key.revoked", &key.id, details([("with_all_of", json!(owner)), ("member", json!(member))]))
             .await?;
-        tell(mutation, key, |_| true).await?;
+        told.extend(states(key, now, |_| true));
     }
+    mutation.append_all(told).await?;
     let facts = details([("member", json!(member)), ("revoked", json!(keys.len()))]);
     mutation.audit("owner.keys_revoked", &owner, facts).await?;
     Ok(Some(keys.len()))

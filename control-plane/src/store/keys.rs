@@ -286,10 +286,18 @@ pub(super) async fn rotate(
 
 /// Tells the edges of those secrets, except what they were told to forget.
 pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
-    for secret in key.secrets.iter().filter(|secret| !secret.forgotten && concerned(secret)) {
-        mutation.append(secret.digest, Body::Key(key.record(secret, mutation.now()))).await?;
-    }
-    Ok(())
+    let states = states(key, mutation.now(), concerned).collect();
+    mutation.append_all(states).await
+}
+
+/// What the edges are to know of those secrets.
+pub(super) fn states(
+    key: &Key,
+    now: Timestamp,
+    concerned: impl Fn(&Secret) -> bool,
+) -> impl Iterator<Item = (Digest, Body)> {
+    let told = key.secrets.iter().filter(move |secret| !secret.forgotten && concerned(secret));
+    told.map(move |secret| (secret.digest, Body::Key(key.record(secret, now))))
 }
 
 /// Stores when the secret ends.

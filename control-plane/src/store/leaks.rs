@@ -100,11 +100,18 @@ async fn report(
             OnLeak::Revoke if secret.is_valid(now) => LeakAction::Revoked,
             OnLeak::Revoke | OnLeak::Flag => LeakAction::Flagged,
         };
-        sqlx::query("UPDATE secrets SET leaked_at = COALESCE(leaked_at, $1) WHERE id = $2")
-            .bind(now.as_stored())
-            .bind(&leak.secret_id)
-            .execute(mutation.connection())
-            .await?;
+        if secret.leaked_at.is_none() {
+            sqlx::query("UPDATE secrets SET leaked_at = $1 WHERE id = $2")
+                .bind(now.as_stored())
+                .bind(&leak.secret_id)
+                .execute(mutation.connection())
+                .await?;
+            // Whatever was decided of the key before it was known to others is to be decided again.
+            sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
+                .bind(&leak.key_id)
+                .execute(mutation.connection())
+                .await?;
+        }
         let mut details = details.clone();
         details.insert("secret".to_owned(), leak.secret_id.into());
         details.insert("action".to_owned(), action.name().into());
@@ -139,16 +146,16 @@ mod tests {
         let details = Map::from_iter([("source".to_owned(), json!("a scan"))]);
         let report =
             |on_leak, now| store.report_leaks(Actor::webhook("w"), vec![leak()], on_leak, details.clone(), now);
-        for (on_leak, seconds, action) in [
-            (OnLeak::Flag, 1, LeakAction::Flagged),
-            (OnLeak::Revoke, 2, LeakAction::Revoked),
-            (OnLeak::Revoke, 3, LeakAction::AlreadyRevoked),
+        for (on_leak, seconds, action, version) in [
+            (OnLeak::Flag, 1, LeakAction::Flagged, 2),
+            (OnLeak::Revoke, 2, LeakAction::Revoked, 3),
+            (OnLeak::Revoke, 3, LeakAction::AlreadyRevoked, 3),
         ] {
             let outcomes = report(on_leak, NOW.plus(Duration::from_secs(seconds))).await.unwrap();
             assert_eq!(outcomes, [Some(LeakOutcome { key_id: "key_1".into(), action })]);
             let key = store.key("key_1").await.unwrap().unwrap();
             assert_eq!(key.secrets[0].leaked_at, Some(NOW.plus(Duration::from_secs(1))));
-            assert_eq!(key.revoked_at.is_some(), seconds > 1);
+            assert_eq!((key.revoked_at.is_some(), key.version), (seconds > 1, version));
         }
         let query = AuditQuery { limit: 10, before: None, subject: Some("key_1".into()) };
         let entries = store.audit(&query).await.unwrap().entries;

@@ -52,6 +52,14 @@ impl Sql {
         Self { numbered: engine == Engine::Postgres, ..Self::new(text) }
     }
 
+    /// A query that has this value as `$1` wherever that stands in its end.
+    pub(super) fn with_value<'t, T: Encode<'t, Any> + Type<Any>>(begin: &str, end: &str, value: T) -> Self {
+        let mut query = Self::new("");
+        query.bind(value);
+        query.text = format!("{begin}{end}");
+        query
+    }
+
     /// Appends to the text.
     pub(super) fn push(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);

@@ -6,7 +6,7 @@
 use super::mutation::Mutation;
 use super::rows::{amount, stored_amount};
 use super::sql::Sql;
-use super::{Error, Store, keys};
+use super::{Error, Store, keys, turn};
 use crate::clock::Timestamp;
 use crate::model::Actor;
 use keyward_contract::entry::Environment;
@@ -72,6 +72,7 @@ impl Store {
     /// # Errors
     /// If it cannot be stored; nothing of it was then.
     pub async fn take_usage(&self, batch: Batch, now: Timestamp) -> Result<Taken, Error> {
+        let _turn = turn(&self.edges_turn).await?;
         self.mutate(Actor::edge(), now, |mutation| Box::pin(take(mutation, batch))).await
     }
 
@@ -333,6 +334,35 @@ mod tests {
 
     async fn key(store: &Store, n: u8) -> Key {
         store.key(&format!("key_{n}")).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_revokes_a_key_does_not_wait_for_all_edges_that_tell_of_usage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        stored(&store, 1, |_| {}).await;
+        let another_write = store.commit_order.lock().await;
+        let telling: Vec<_> = (0..50)
+            .map(|n| {
+                let store = store.clone();
+                tokio::spawn(async move { store.take_usage(batch(n, vec![used(1, None, &[], 0)]), NOW).await.unwrap() })
+            })
+            .collect();
+        let revoking = tokio::spawn({
+            let store = store.clone();
+            async move { store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap().unwrap() }
+        });
+        // There is one thread, so by then each has come as far as it can.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        drop(another_write);
+        assert_eq!(revoking.await.unwrap().revoked_at, Some(NOW));
+        let before = telling.iter().filter(|telling| telling.is_finished()).count();
+        assert!(before <= 2, "{before} batches were written first");
+        for telling in telling {
+            assert_eq!(telling.await.unwrap(), Taken::Now);
+        }
     }
 
     #[tokio::test]

@@ -152,6 +152,22 @@ fn a_condition_holds_or_nothing_happens() {
 }
 
 #[test]
+fn what_is_only_to_be_made_leaves_alone_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let put = |path: &str, fields: &[(&str, &str)]| client.ask_with("PUT", path, fields, Some(json!({})));
+    for path in ["/v1/owners/acme", "/v1/plans/pro"] {
+        put(path, &[("if-none-match", "*"), ("if-match", "*")]).expect(412);
+        put(path, &[("if-none-match", "*")]).expect(201);
+        put(path, &[("if-none-match", "*"), ("if-match", "\"1\"")]).expect(412);
+    }
+    client.ask("PATCH", "/v1/owners/acme", Some(json!({"disabled": true}))).expect(200);
+    put("/v1/owners/acme", &[("if-none-match", "*")]).expect(412);
+    assert_eq!(client.get("/v1/owners/acme").expect(200)["disabled"], true);
+}
+
+#[test]
 fn who_knows_the_version_is_told_no_more_than_that() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());

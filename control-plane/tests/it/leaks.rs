@@ -2,7 +2,8 @@
 
 use crate::database::stored;
 use crate::harness::{
-    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, program, stderr, stdout,
+    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, path_of, program, stderr,
+    stdout,
 };
 use hmac::{Hmac, Mac};
 use keyward_contract::dialect::Dialect;
@@ -127,6 +128,8 @@ fn where_it_is_so_configured_a_leaked_key_is_only_marked() {
     let outcome = &report(&client, &[leaked["key"].as_str().unwrap()])[0];
     assert_eq!((&outcome["key_id"], &outcome["action"]), (&leaked["id"], &json!("flagged")));
     assert_eq!(state(&client, &leaked["id"]), "active");
+    let shown = client.get(&path_of(&leaked)).expect(200);
+    assert_eq!(shown["secrets"][0]["leaked_at"], shown["created_at"], "the clock stands still");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, audited, change_database, program, seconds};
 use keyward_contract::dialect::Dialect;
+use keyward_control_plane::leaks::Leaks;
+use keyward_control_plane::model::OnLeak;
 use keyward_control_plane::serve::{Config, SelfService};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -321,6 +323,24 @@ fn a_secret_that_was_replaced_can_list_and_revoke_until_it_ends_and_makes_no_oth
     fixture.ask(&key, "DELETE", &path(&other), None).expect(200);
     fixture.ask(&new, "POST", &(path(&key) + "/rotate"), Some(json!({"grace_s": 0}))).expect(201);
     assert_refused(fixture.ask(&key, "GET", "/api-keys", None), "its grace is over");
+}
+
+#[test]
+fn a_secret_that_was_found_in_public_makes_no_other_though_it_goes_on() {
+    let flag = Leaks { on_leak: OnLeak::Flag, ..Leaks::default() };
+    let fixture = started("exograph", |config| config.leaks = flag);
+    let (key, other) = (fixture.make(json!({})), fixture.make(json!({})));
+    fixture.client.ask("POST", "/v1/leaks", Some(json!({"keys": [key["key"]]}))).expect(200);
+    for (path, document) in [
+        ("/api-keys".to_owned(), Some(json!({"name": "n"}))),
+        (path(&key) + "/rotate", None),
+        (path(&other) + "/rotate", None),
+    ] {
+        let problem = fixture.ask(&key, "POST", &path, document).expect(403);
+        assert_eq!(problem["type"], "urn:keyward:problem:leaked");
+    }
+    fixture.ask(&key, "GET", "/api-keys", None).expect(200);
+    fixture.ask(&other, "POST", &(path(&key) + "/rotate"), None).expect(201);
 }
 
 #[test]

@@ -43,6 +43,8 @@ struct SecretResource<'a> {
     created_at: Timestamp,
     not_after: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
+    /// When it was reported as found in public.
+    leaked_at: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -85,5 +87,6 @@ fn secret_resource(secret: &Secret, now: Timestamp) -> SecretResource<'_> {
         created_at: secret.created_at,
         not_after: secret.not_after,
         last_used_at: secret.last_used_at,
+        leaked_at: secret.leaked_at,
     }
 }

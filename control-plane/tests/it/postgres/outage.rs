@@ -1,11 +1,13 @@
 //! PostgreSQL goes away and comes back.
 
-use crate::database::Postgres;
+use crate::database::{self, Postgres};
 use crate::harness::{Client, Reader, TestServer, until};
 use crate::history::History;
 use crate::load::{self, Load};
 use keyward_contract::page::Page;
 use serde_json::json;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// How long a request may take that cannot be carried out.
@@ -13,6 +15,35 @@ const SOON: Duration = Duration::from_secs(8);
 
 fn is_ready(client: &Client) -> bool {
     client.get("/readyz").status == 200
+}
+
+#[test]
+fn an_export_waits_for_its_reader_longer_than_a_connection_may_be_silent_elsewhere() {
+    let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
+    let url = postgres.database();
+    let server = TestServer::start_on(dir.path(), &url);
+    // More than what the connection holds on its way.
+    database::run(
+        &url,
+        &["INSERT INTO keys (id, name, kind, scopes, allow_ip, created_at)
+           SELECT 'key_' || n, repeat('n', 10000), 'key', '[]', '[]', n FROM generate_series(1, 4000) AS n"],
+    );
+    let client = server.client();
+    let address = client.url.strip_prefix("http://").unwrap();
+    let mut connection = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET /v1/keys/export HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+        client.admin
+    );
+    connection.write_all(request.as_bytes()).unwrap();
+    database::until_found(
+        &url,
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'
+         AND clock_timestamp() - state_change > INTERVAL '5.2 s'",
+    );
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"\r\n0\r\n\r\n"), "{} bytes", answer.len());
 }
 
 #[test]
