@@ -24,6 +24,14 @@ mod dialects;
 mod fails_closed;
 #[path = "e2e/feed_double.rs"]
 mod feed_double;
+#[path = "e2e/imported_keys.rs"]
+mod imported_keys;
+#[path = "e2e/kept_credential.rs"]
+mod kept_credential;
+#[path = "e2e/life_of_a_key.rs"]
+mod life_of_a_key;
+#[path = "e2e/limits.rs"]
+mod limits;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
@@ -34,5 +42,11 @@ mod odd_paths;
 mod opens_and_closes;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/self_service.rs"]
+mod self_service;
+#[path = "e2e/usage.rs"]
+mod usage;
+#[path = "e2e/verification.rs"]
+mod verification;
 #[path = "e2e/within_100_ms.rs"]
 mod within_100_ms;

@@ -5,6 +5,7 @@ use crate::document::{self, Node, Problems};
 use crate::error_shape::ErrorShape;
 use crate::key_format::KeyFormat;
 use crate::limit::{Limit, Limits};
+use std::ops::RangeInclusive;
 
 /// One system.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,8 @@ pub struct Dialect {
     pub superscope: Option<String>,
     /// What a key may use that has no limits of its own; empty limits nothing.
     pub limits: Limits,
+    /// How long a key that ends by itself may live, in days from its making; `None` does not bound it.
+    pub expiry_days: Option<RangeInclusive<u64>>,
     /// What its refusals look like.
     pub errors: ErrorShape,
 }
@@ -63,6 +66,9 @@ const BUILT_IN: [(&str, &str); 6] = [
     ("auxot", include_str!("../dialects/auxot.json")),
 ];
 
+/// A hundred years.
+const MAX_EXPIRY_DAYS: u64 = 100 * 365;
+
 impl Dialect {
     /// The names of the dialects that come with Keyward.
     pub fn built_in_names() -> impl Iterator<Item = &'static str> {
@@ -93,6 +99,7 @@ impl Dialect {
         let owner_required = fields.optional("owner_required").map_or(Some(false), |n| n.boolean());
         let superscope = fields.maybe("superscope", |n| n.nonempty().map(str::to_owned));
         let limits = fields.optional("limits").map_or(Some(Limits::default()), |n| read_limits(&n));
+        let expiry_days = fields.maybe("expiry_days", read_expiry_days);
         let errors = fields.required("errors").and_then(|n| ErrorShape::read(&n));
         fields.finish();
         Some(Self {
@@ -102,6 +109,7 @@ impl Dialect {
             owner_required: owner_required?,
             superscope: superscope?,
             limits: limits?,
+            expiry_days: expiry_days?,
             errors: errors?,
         })
     }
@@ -189,6 +197,20 @@ pub fn read_limits(node: &Node<'_>) -> Option<Limits> {
     }
 }
 
+/// `{"min": 1, "max": 365}`.
+fn read_expiry_days(node: &Node<'_>) -> Option<RangeInclusive<u64>> {
+    let mut fields = node.fields()?;
+    let mut days = |name| fields.required(name).and_then(|n| n.number(0..=MAX_EXPIRY_DAYS));
+    let (min, max) = (days("min"), days("max"));
+    fields.finish();
+    let (min, max) = (min?, max?);
+    if min > max {
+        node.problem("expected min ≤ max");
+        return None;
+    }
+    Some(min..=max)
+}
+
 /// A token (RFC 9110, section 5.6.2).
 fn token(node: &Node<'_>) -> Option<String> {
     let text = node.nonempty()?;
@@ -242,6 +264,21 @@ mod tests {
         let exograph = Dialect::built_in("exograph").unwrap().unwrap();
         assert!(exograph.format_of(b"exo_key_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_some());
         assert!(exograph.format_of(b"exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").is_none());
+    }
+
+    #[test]
+    fn a_dialect_may_bound_how_long_a_key_lives() {
+        let expiry_days = |name| Dialect::built_in(name).unwrap().unwrap().expiry_days;
+        assert_eq!(expiry_days("graph8"), Some(1..=365));
+        assert_eq!(expiry_days("keyward"), None);
+        for (bounds, expected) in [
+            (r#"{"min": 3, "max": 2}"#, "expiry_days: expected min ≤ max"),
+            (r#"{"min": 1}"#, "expiry_days: \"max\" is missing"),
+            (r#"{"min": 1, "max": 36501}"#, "expiry_days.max: expected a whole number from 0 to 36500"),
+        ] {
+            let problems = Dialect::parse(format!(r#"{{"expiry_days": {bounds}}}"#).as_bytes()).unwrap_err();
+            assert!(problems.to_string().contains(expected), "{problems}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// SHA-256 of a key, or of an owner's name in a space of its own: what a record is found by.
+/// SHA-256 of a key, or of what else leads to a record, each sort in a space of its own: what a record is found by.
 ///
 /// `Debug` shows the first four bytes only, enough to tell two apart in a log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,12 +19,41 @@ impl Digest {
     }
 
     /// The address of an owner's record.
-    ///
-    /// Its preimage begins with a NUL, which no credential can contain (RFC 9110, section 5.5), so no key leads here.
     pub fn of_owner(owner: &str) -> Self {
+        Self::in_space("owner", owner.as_bytes())
+    }
+
+    /// The address of a plan's record.
+    pub fn of_plan(plan: &str) -> Self {
+        Self::in_space("plan", plan.as_bytes())
+    }
+
+    /// The address of a key that is stored as a password hash: of its public beginning, by which its hash is found.
+    ///
+    /// Whoever leads here has shown nothing secret.
+    pub fn of_selector(selector: &[u8]) -> Self {
+        Self::in_space("selector", selector)
+    }
+
+    /// The address of a key of which only the SHA-512 is known (FIPS 180-4).
+    pub fn of_sha512(hash: &[u8; 64]) -> Self {
+        Self::in_space("sha512", hash)
+    }
+
+    /// The address of a key of which only the HMAC-SHA-256 is known (RFC 2104).
+    pub fn of_hmac_sha256(hash: &[u8; 32]) -> Self {
+        Self::in_space("hmac-sha256", hash)
+    }
+
+    /// An address that no key and no other space leads to.
+    ///
+    /// Its preimage begins with a NUL, which no credential can contain (RFC 9110, section 5.5), and the space's name
+    /// ends with one.
+    fn in_space(space: &str, contents: &[u8]) -> Self {
         let mut hasher = Sha256::new();
-        hasher.update(b"\0keyward owner\0");
-        hasher.update(owner.as_bytes());
+        for part in [&b"\0keyward "[..], space.as_bytes(), b"\0", contents] {
+            hasher.update(part);
+        }
         Self(hasher.finalize().into())
     }
 
@@ -58,9 +87,23 @@ mod tests {
     }
 
     #[test]
-    fn no_key_without_a_nul_leads_to_an_owner() {
-        assert_ne!(Digest::of_owner("a"), Digest::of_key(b"a"));
-        assert_ne!(Digest::of_owner("a"), Digest::of_key(b"keyward owner\0a"));
+    fn no_key_without_a_nul_and_no_other_space_leads_to_an_address() {
+        let name = "a".repeat(64);
+        let hash: &[u8; 64] = name.as_bytes().try_into().unwrap();
+        let short: &[u8; 32] = name.as_bytes().first_chunk().unwrap();
+        let addresses = [
+            ("owner", Digest::of_owner(&name), &name[..]),
+            ("plan", Digest::of_plan(&name), &name),
+            ("selector", Digest::of_selector(name.as_bytes()), &name),
+            ("sha512", Digest::of_sha512(hash), &name),
+            ("hmac-sha256", Digest::of_hmac_sha256(short), &name[..32]),
+        ];
+        for (n, (space, address, contents)) in addresses.iter().enumerate() {
+            assert_eq!(*address, Digest::of_key(format!("\0keyward {space}\0{contents}").as_bytes()), "{space}");
+            assert_ne!(*address, Digest::of_key(format!("keyward {space}\0{contents}").as_bytes()), "{space}");
+            assert_ne!(*address, Digest::of_key(contents.as_bytes()), "{space}");
+            assert!(addresses[n + 1..].iter().all(|(_, other, _)| other != address), "{space}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One entry of the feed: the current state of a key's secret or of an owner.
+//! One entry of the feed: the current state of a key's secret, of an owner or of a plan.
 //!
 //! An entry is framed by its length and begins with its subject and version, so that an edge too old to read the rest
 //! still knows whom it concerns and refuses that one. A field's tag says whether a reader that does not know it may
@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// The current state of one subject, as the feed carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Whom it concerns: a secret's digest or an owner's address.
+    /// Whom it concerns: a secret's digest, or the address of an owner or a plan.
     pub subject: Digest,
     /// The sequence of the change that made this state; it only rises within an epoch.
     pub version: u64,
@@ -22,12 +22,15 @@ pub struct Entry {
 }
 
 /// What an entry says of its subject.
+#[allow(clippy::large_enum_variant, reason = "nearly every entry is a key, so a box would save nothing")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A key, as seen by one of its secrets.
     Key(KeyRecord),
     /// An owner, who decides for all its keys.
     Owner(OwnerRecord),
+    /// A plan, which sets the limits of all its keys that have none of their own.
+    Plan(PlanRecord),
     /// Nothing is known of the subject any longer.
     Removed,
 }
@@ -55,10 +58,15 @@ pub struct KeyRecord {
     pub scopes: Vec<String>,
     /// The client addresses it may be used from; empty means from anywhere.
     pub allowlist: Vec<IpNet>,
-    /// What it may use; `None` for the dialect's default.
+    /// What it may use; `None` for what its plan says, or else the dialect.
     pub limits: Option<Limits>,
     /// Whether its credits are used up.
     pub credits_exhausted: bool,
+    /// The plan's name; its own entry has what this key may use.
+    pub plan: Option<String>,
+    /// Whether the secret is stored as a password hash: the subject is then the secret's public beginning alone, which
+    /// proves nothing, and only the control plane can check the rest.
+    pub needs_verification: bool,
 }
 
 /// Whether a key's requests are real.
@@ -77,6 +85,13 @@ pub struct OwnerRecord {
     pub disabled: bool,
     /// The most its keys may do; `None` does not bound them.
     pub permissions: Option<Vec<String>>,
+}
+
+/// A plan that keys are on.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct PlanRecord {
+    /// What each of its keys may use; `None` for the dialect's default.
+    pub limits: Option<Limits>,
 }
 
 /// An entry found by its frame, not yet decoded.
@@ -129,6 +144,7 @@ mod kind {
     pub(super) const REMOVED: u8 = 0;
     pub(super) const KEY: u8 = 1;
     pub(super) const OWNER: u8 = 2;
+    pub(super) const PLAN: u8 = 3;
 }
 
 mod key_field {
@@ -144,11 +160,17 @@ mod key_field {
     pub(super) const ALLOW: u8 = 10;
     pub(super) const LIMITS: u8 = 11;
     pub(super) const CREDITS_EXHAUSTED: u8 = 12;
+    pub(super) const PLAN: u8 = 13;
+    pub(super) const NEEDS_VERIFICATION: u8 = 14;
 }
 
 mod owner_field {
     pub(super) const DISABLED: u8 = 1;
     pub(super) const PERMISSIONS: u8 = 2;
+}
+
+mod plan_field {
+    pub(super) const LIMITS: u8 = 1;
 }
 
 impl Entry {
@@ -183,6 +205,12 @@ impl Body {
                     put(out, owner_field::PERMISSIONS, permissions.join(" ").as_bytes())?;
                 }
             }
+            Self::Plan(plan) => {
+                out.push(kind::PLAN);
+                if let Some(limits) = &plan.limits {
+                    put_limits(out, plan_field::LIMITS, limits)?;
+                }
+            }
         }
         Ok(())
     }
@@ -215,12 +243,16 @@ impl KeyRecord {
             put(out, key_field::ALLOW, &encode_net(net))?;
         }
         if let Some(limits) = &self.limits {
-            let mut encoded = Vec::new();
-            limits.encode(&mut encoded);
-            put(out, key_field::LIMITS, &encoded)?;
+            put_limits(out, key_field::LIMITS, limits)?;
         }
         if self.credits_exhausted {
             put(out, key_field::CREDITS_EXHAUSTED, &[])?;
+        }
+        if let Some(plan) = &self.plan {
+            put(out, key_field::PLAN, plan.as_bytes())?;
+        }
+        if self.needs_verification {
+            put(out, key_field::NEEDS_VERIFICATION, &[])?;
         }
         Ok(())
     }
@@ -240,10 +272,10 @@ impl KeyRecord {
                 key_field::OWNER => key.owner = Some(text(tag, value)?),
                 key_field::SCOPE => key.scopes.push(text(tag, value)?),
                 key_field::ALLOW => key.allowlist.push(decode_net(value).ok_or(UnreadableEntry::BadField(tag))?),
-                key_field::LIMITS => {
-                    key.limits = Some(Limits::decode(value).map_err(|_| UnreadableEntry::BadField(tag))?);
-                }
+                key_field::LIMITS => key.limits = Some(limits(tag, value)?),
                 key_field::CREDITS_EXHAUSTED => key.credits_exhausted = true,
+                key_field::PLAN => key.plan = Some(text(tag, value)?),
+                key_field::NEEDS_VERIFICATION => key.needs_verification = true,
                 _ if tag & IGNORABLE != 0 => {}
                 _ => return Err(UnreadableEntry::UnknownCriticalField(tag)),
             }
@@ -278,6 +310,21 @@ impl OwnerRecord {
             }
         }
         Ok(owner)
+    }
+}
+
+impl PlanRecord {
+    fn decode(fields: Reader<'_>) -> Result<Self, UnreadableEntry> {
+        let mut plan = Self::default();
+        for field in Fields(fields) {
+            let (tag, value) = field?;
+            match tag {
+                plan_field::LIMITS => plan.limits = Some(limits(tag, value)?),
+                _ if tag & IGNORABLE != 0 => {}
+                _ => return Err(UnreadableEntry::UnknownCriticalField(tag)),
+            }
+        }
+        Ok(plan)
     }
 }
 
@@ -356,6 +403,7 @@ impl<'a> Frame<'a> {
             kind::REMOVED => Ok(Body::Removed),
             kind::KEY => KeyRecord::decode(reader).map(Body::Key),
             kind::OWNER => OwnerRecord::decode(reader).map(Body::Owner),
+            kind::PLAN => PlanRecord::decode(reader).map(Body::Plan),
             unknown => Err(UnreadableEntry::UnknownKind(unknown)),
         }
     }
@@ -389,6 +437,16 @@ fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) -> Result<(), EntryTooLarge> {
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(value);
     Ok(())
+}
+
+fn put_limits(out: &mut Vec<u8>, tag: u8, limits: &Limits) -> Result<(), EntryTooLarge> {
+    let mut encoded = Vec::new();
+    limits.encode(&mut encoded);
+    put(out, tag, &encoded)
+}
+
+fn limits(tag: u8, value: &[u8]) -> Result<Limits, UnreadableEntry> {
+    Limits::decode(value).map_err(|_| UnreadableEntry::BadField(tag))
 }
 
 fn text(tag: u8, value: &[u8]) -> Result<String, UnreadableEntry> {
@@ -441,15 +499,29 @@ mod tests {
             owner: Some("acme".into()),
             scopes: vec!["read".into(), "write".into()],
             allowlist: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
-            limits: Some(Limits::new(vec!["10/s".parse().unwrap(), "200/min".parse().unwrap()]).unwrap()),
+            limits: Some(two_limits()),
             credits_exhausted: true,
+            plan: Some("pro".into()),
+            needs_verification: true,
         }
+    }
+
+    fn two_limits() -> Limits {
+        Limits::new(vec!["10/s".parse().unwrap(), "200/min".parse().unwrap()]).unwrap()
     }
 
     fn encoded(body: Body) -> Vec<u8> {
         let mut out = Vec::new();
         Entry { subject: Digest([5; 32]), version: 77, body }.encode(&mut out).unwrap();
         out
+    }
+
+    fn with_field(body: Body, tag: u8, value: &[u8]) -> Vec<u8> {
+        let mut bytes = encoded(body);
+        put(&mut bytes, tag, value).unwrap();
+        let length = u16::try_from(bytes.len() - 2).unwrap();
+        bytes[..2].copy_from_slice(&length.to_le_bytes());
+        bytes
     }
 
     fn decoded(bytes: &[u8]) -> Result<Body, UnreadableEntry> {
@@ -463,22 +535,29 @@ mod tests {
     #[test]
     fn every_field_survives_the_wire() {
         let owner = OwnerRecord { disabled: true, permissions: Some(vec!["read".into()]) };
-        for body in [Body::Key(full_key()), Body::Owner(owner), Body::Owner(OwnerRecord::default()), Body::Removed] {
+        let plan = |limits| Body::Plan(PlanRecord { limits });
+        let owners = [Body::Owner(owner), Body::Owner(OwnerRecord::default())];
+        let plans = [plan(Some(two_limits())), plan(Some(Limits::default())), plan(None)];
+        for body in [Body::Key(full_key()), Body::Removed].into_iter().chain(owners).chain(plans) {
             assert_eq!(decoded(&encoded(body.clone())), Ok(body));
         }
     }
 
     #[test]
     fn an_unknown_field_is_ignored_or_refused_as_its_tag_says() {
-        let with_field = |tag: u8| {
-            let mut bytes = encoded(Body::Key(full_key()));
-            bytes.extend_from_slice(&[tag, 2, 0, 1, 2]);
-            let length = u16::try_from(bytes.len() - 2).unwrap();
-            bytes[..2].copy_from_slice(&length.to_le_bytes());
-            bytes
-        };
-        assert_eq!(decoded(&with_field(0xf0)), Ok(Body::Key(full_key())));
-        assert_eq!(decoded(&with_field(0x70)), Err(UnreadableEntry::UnknownCriticalField(0x70)));
+        let plan = PlanRecord { limits: Some(two_limits()) };
+        for body in [Body::Key(full_key()), Body::Owner(OwnerRecord::default()), Body::Plan(plan)] {
+            assert_eq!(decoded(&with_field(body.clone(), 0xf0, &[1, 2])), Ok(body.clone()));
+            assert_eq!(decoded(&with_field(body, 0x70, &[1, 2])), Err(UnreadableEntry::UnknownCriticalField(0x70)));
+        }
+    }
+
+    #[test]
+    fn limits_that_cannot_be_read_make_a_key_and_a_plan_unreadable() {
+        let key = KeyRecord { limits: None, ..full_key() };
+        for (body, tag) in [(Body::Key(key), 11), (Body::Plan(PlanRecord::default()), 1)] {
+            assert_eq!(decoded(&with_field(body, tag, &[0; 11])), Err(UnreadableEntry::BadField(tag)));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use crate::document::{self, Node, Problems};
 use crate::limit::Limit;
+use crate::rate_limit_fields;
 use crate::verdict::Refusal;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -158,9 +159,9 @@ impl ErrorShape {
         if reply.status == 429 || reply.status == 503 {
             headers.push(("retry-after".into(), facts.retry_after_s.to_string()));
         }
-        if reply.status == 429 && !facts.windows.is_empty() {
-            headers.push(("ratelimit-policy".into(), list(facts.windows, policy)));
-            headers.push(("ratelimit".into(), list(facts.windows, state)));
+        if reply.status == 429 {
+            let fields = rate_limit_fields::standard(facts.windows).into_iter();
+            headers.extend(fields.map(|(name, value)| (name.into(), value)));
         }
         let mut body = String::new();
         for segment in &reply.body {
@@ -430,22 +431,6 @@ pub fn rfc3339(ms: u64) -> String {
     const LAST_SECOND: u64 = 253_402_300_799;
     let time = UNIX_EPOCH + Duration::from_secs((ms / 1000).min(LAST_SECOND));
     humantime::format_rfc3339_seconds(time).to_string()
-}
-
-/// A member of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10): the quota, and the window in seconds.
-fn policy(window: &Window) -> String {
-    let limit = window.limit;
-    format!("\"{limit}\";q={};w={}", limit.requests(), limit.window_ms().get() / 1000)
-}
-
-/// A member of `RateLimit` (the same draft): what remains, and the seconds until there is more.
-fn state(window: &Window) -> String {
-    format!("\"{}\";r={};t={}", window.limit, window.remaining, window.reset_s)
-}
-
-/// A list of structured fields (RFC 9651, section 3.1).
-fn list(windows: &[Window], member: impl Fn(&Window) -> String) -> String {
-    windows.iter().map(member).collect::<Vec<_>>().join(", ")
 }
 
 /// `name` if the text is exactly `{name}`.

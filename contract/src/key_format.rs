@@ -3,6 +3,7 @@
 use crate::document::Node;
 use crate::entry::Environment;
 use crate::secret::Secret;
+use std::ops::RangeInclusive;
 
 /// The format of one sort of key: a prefix, a body of random characters, perhaps a checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,17 @@ pub struct KeyFormat {
     max_length: usize,
     issued_length: usize,
     checksum: Checksum,
+    selector_length: Option<usize>,
+    at_rest: AtRest,
+}
+
+/// What the control plane keeps of a key of this format that it makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtRest {
+    /// Its SHA-256, which an edge can check by itself.
+    Sha256,
+    /// An Argon2id hash (RFC 9106), which only the control plane can check; the key is found by its selector.
+    Argon2id,
 }
 
 /// The characters of a key's body.
@@ -50,6 +62,12 @@ const CRC32_BASE62_LENGTH: usize = 6;
 
 /// The longest body a format may allow, in characters.
 pub const MAX_BODY_LENGTH: u64 = 4096;
+
+/// How long a selector may be, in characters.
+pub const SELECTOR_LENGTHS: RangeInclusive<u64> = 8..=24;
+
+/// How many characters of a body are shown where the format has no selector.
+const SHOWN_LENGTH: usize = 4;
 
 /// The least randomness of a key that is made here, in bits.
 pub const MIN_ENTROPY_BITS: f64 = 128.0;
@@ -99,11 +117,39 @@ impl KeyFormat {
         Ok(Secret::new(key))
     }
 
-    /// The part of a key that may be kept and shown to recognise it by: its prefix and four characters, leaving at
-    /// least 128 bits unknown.
+    /// The public beginning of a key, by which a record is found whose key cannot be found by its digest: the prefix and
+    /// the selector. `None` if the format has no selector, or the credential is not one that [matches](Self::matches).
+    pub fn selector_of<'a>(&self, credential: &'a [u8]) -> Option<&'a [u8]> {
+        let length = self.selector_length?;
+        credential.starts_with(self.prefix.as_bytes()).then_some(())?;
+        // Something has to be left that is not public.
+        credential.split_at_checked(self.prefix.len() + length).filter(|(_, rest)| !rest.is_empty()).map(|(it, _)| it)
+    }
+
+    /// What the control plane keeps of a key of this format that it makes.
+    pub fn at_rest(&self) -> AtRest {
+        self.at_rest
+    }
+
+    /// How many characters behind the prefix are a selector; `None` if the format has none.
+    pub fn selector_length(&self) -> Option<usize> {
+        self.selector_length
+    }
+
+    /// The part of a key that may be kept and shown to recognise it by: its prefix and its selector, or else four
+    /// characters, leaving at least 128 bits unknown.
     pub fn display_hint(&self, key: &Secret) -> String {
-        let shown = self.prefix.chars().count() + 4;
+        let shown = self.prefix.chars().count() + self.selector_length.unwrap_or(SHOWN_LENGTH);
         key.expose().chars().take(shown).collect::<String>() + "…"
+    }
+
+    /// The length of a key that is made here, in bytes. A longer one leaves no less unknown.
+    pub fn issued_key_length(&self) -> usize {
+        let checksum = match self.checksum {
+            Checksum::None => 0,
+            Checksum::Crc32Base62 => CRC32_BASE62_LENGTH,
+        };
+        self.prefix.len() + self.issued_length + checksum
     }
 
     /// Reads a format from a dialect.
@@ -130,15 +176,27 @@ impl KeyFormat {
             Some(n) => n.one_of(&[("crc32-base62", Checksum::Crc32Base62)]),
             None => Some(Checksum::None),
         };
+        let selector_length = fields.maybe("selector", |n| usize::try_from(n.number(SELECTOR_LENGTHS)?).ok());
+        let at_rest = fields.optional("at_rest").map_or(Some((AtRest::Sha256, None)), |n| {
+            let at_rest = n.one_of(&[("sha256", AtRest::Sha256), ("argon2id", AtRest::Argon2id)])?;
+            Some((at_rest, Some(n)))
+        });
         fields.finish();
+        if let (Some((AtRest::Argon2id, Some(at_rest))), Some(None)) = (&at_rest, &selector_length) {
+            at_rest.problem("argon2id needs a \"selector\": nothing else leads to the record");
+        }
         let (alphabet, (length_node, (min_length, issued_length, max_length))) = (alphabet?, length?);
-        let bits = issued_length as f64 * (alphabet.issued().len() as f64).log2();
-        // Four characters are shown in lists, and what is unknown of a key must still be enough.
-        let shown = 4.0 * (alphabet.issued().len() as f64).log2();
-        if bits - shown < MIN_ENTROPY_BITS {
+        let selector_length = selector_length?;
+        if selector_length.is_some_and(|length| length >= min_length) {
+            length_node.problem("the shortest key must be longer than the selector");
+        }
+        let bits_of = |length: usize| length as f64 * (alphabet.issued().len() as f64).log2();
+        // What is shown in lists is known, and what is unknown of a key must still be enough.
+        let shown = selector_length.unwrap_or(SHOWN_LENGTH);
+        let unknown = bits_of(issued_length) - bits_of(shown);
+        if unknown < MIN_ENTROPY_BITS {
             length_node.problem(format!(
-                "a key needs {MIN_ENTROPY_BITS} random bits beside the four characters that are shown; this has {:.0}",
-                bits - shown
+                "a key needs {MIN_ENTROPY_BITS} random bits beside the {shown} characters that are shown; this has {unknown:.0}"
             ));
             return None;
         }
@@ -152,6 +210,8 @@ impl KeyFormat {
             max_length,
             issued_length,
             checksum: checksum?,
+            selector_length,
+            at_rest: at_rest?.0,
         })
     }
 }
@@ -251,6 +311,7 @@ mod tests {
     fn a_key_that_is_made_matches_its_format() {
         let key = keyward().issue(counting()).unwrap();
         assert_eq!(key.expose().len(), 8 + 30 + 6);
+        assert_eq!(keyward().issued_key_length(), key.expose().len());
         assert!(keyward().matches(key.expose().as_bytes()));
     }
 
@@ -275,6 +336,46 @@ mod tests {
     }
 
     #[test]
+    fn a_selector_is_the_public_beginning_of_a_key_and_its_hint() {
+        let text = r#"{"kind": "k", "prefix": "user.", "alphabet": "base62", "length": 48, "at_rest": "argon2id", "selector": 16}"#;
+        let format = format(text).unwrap();
+        assert_eq!((format.at_rest(), format.selector_length()), (AtRest::Argon2id, Some(16)));
+        let key = format.issue(counting()).unwrap();
+        let selector = format.selector_of(key.expose().as_bytes()).unwrap();
+        assert_eq!(selector, &key.expose().as_bytes()[..5 + 16]);
+        assert_eq!(format.display_hint(&key), format!("{}…", str::from_utf8(selector).unwrap()));
+        for other in ["", "user.", "team.aaaaaaaaaaaaaaaaaaaaaaaaaaaa", "user.aaaaaaaaaaaaaaa", "user.aaaaaaaaaaaaaaaa"]
+        {
+            assert_eq!(format.selector_of(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(keyward().selector_of(keyward().issue(counting()).unwrap().expose().as_bytes()), None);
+        assert_eq!(keyward().at_rest(), AtRest::Sha256);
+    }
+
+    #[test]
+    fn what_is_unknown_beside_a_selector_must_be_enough() {
+        let of = |length: &str, more: &str| {
+            format(&format!(r#"{{"kind": "k", "prefix": "p", "alphabet": "hex", "length": {length}, {more}}}"#))
+        };
+        of("40", r#""selector": 8"#).unwrap();
+        for (length, more, expected) in [
+            (
+                "39",
+                r#""selector": 8"#,
+                "length: a key needs 128 random bits beside the 8 characters that are shown; this has 124",
+            ),
+            ("64", r#""selector": 7"#, "selector: expected a whole number from 8 to 24"),
+            ("64", r#""selector": 25"#, "selector: expected a whole number from 8 to 24"),
+            ("64", r#""at_rest": "argon2id""#, "at_rest: argon2id needs a \"selector\""),
+            ("64", r#""at_rest": "bcrypt", "selector": 8"#, "at_rest: expected one of \"sha256\", \"argon2id\""),
+            (r#"{"min": 8, "issued": 64, "max": 64}"#, r#""selector": 8"#, "length: the shortest key must be longer"),
+        ] {
+            let problem = of(length, more).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
+
+    #[test]
     fn failing_randomness_makes_no_key() {
         assert_eq!(keyward().issue(|_| Err("no entropy")), Err("no entropy"));
     }
@@ -282,7 +383,7 @@ mod tests {
     #[test]
     fn a_format_with_too_little_randomness_is_refused() {
         let problem = format(r#"{"kind": "k", "prefix": "p", "alphabet": "hex", "length": 35}"#).unwrap_err();
-        assert!(problem.starts_with("length: a key needs 128 random bits"), "{problem}");
+        assert!(problem.starts_with("length: a key needs 128 random bits beside the 4 characters"), "{problem}");
         format(r#"{"kind": "k", "prefix": "p", "alphabet": "hex", "length": 36}"#).unwrap();
     }
 

@@ -5,6 +5,7 @@
 //! the same code runs inside Envoy and in the control plane. The encoding is pinned by the golden files in
 //! `contract/tests/golden`.
 
+pub mod credential;
 pub mod cursor;
 pub mod dialect;
 pub mod digest;
@@ -14,13 +15,19 @@ pub mod error_shape;
 pub mod key_format;
 pub mod limit;
 pub mod page;
+pub mod rate_limit_fields;
 pub mod secret;
+pub mod usage;
 pub mod verdict;
+pub mod verify;
 
 mod wire;
 
 /// The path of the feed on the control plane, relative to its root.
 pub const FEED_PATH: &str = "/v1/edge/feed";
+
+/// The path to which edges tell how keys are used, relative to the control plane's root.
+pub const USAGE_PATH: &str = "/v1/edge/usage";
 
 /// The media type of a feed page; its parameter is the version of the framing.
 pub const FEED_MEDIA_TYPE: &str = "application/vnd.keyward.feed; version=1";

@@ -98,6 +98,11 @@ impl Limit {
         }
     }
 
+    /// At most `requests` a minute.
+    pub const fn per_minute(requests: u32) -> Self {
+        Self { requests, window_ms: NonZeroU64::MIN.saturating_add(60 * SECOND_MS - 1) }
+    }
+
     /// How many requests pass in any span as long as the window.
     pub fn requests(&self) -> u32 {
         self.requests
@@ -211,6 +216,11 @@ mod tests {
 
     fn limit(text: &str) -> Limit {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_limit_per_minute_is_what_it_says() {
+        assert_eq!(Limit::per_minute(5), "5/min".parse().unwrap());
     }
 
     #[test]

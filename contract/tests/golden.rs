@@ -7,7 +7,7 @@
 
 use keyward_contract::cursor::{Cursor, Position, chain};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, Frames, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, Environment, Frames, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
 use std::path::Path;
@@ -24,8 +24,9 @@ fn entries() -> Vec<Entry> {
         owner: Some("acme".into()),
         scopes: vec!["read".into(), "write".into()],
         allowlist: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
-        limits: Some(Limits::new(vec!["10/s".parse().unwrap(), "200/min".parse().unwrap()]).unwrap()),
+        limits: Some(limits()),
         credits_exhausted: true,
+        ..KeyRecord::default()
     };
     let bare =
         KeyRecord { key_id: "key_1".into(), secret_id: "sec_1".into(), kind: "key".into(), ..KeyRecord::default() };
@@ -38,9 +39,29 @@ fn entries() -> Vec<Entry> {
     ]
 }
 
-fn encoded() -> Vec<u8> {
+/// What was added since; the bytes of the others stay as they are.
+fn newer_entries() -> Vec<Entry> {
+    let key = |key_id: &str| KeyRecord { key_id: key_id.into(), kind: "key".into(), ..KeyRecord::default() };
+    let on_plan = KeyRecord { plan: Some("pro".into()), ..key("key_2") };
+    let hashed = KeyRecord { needs_verification: true, ..key("key_3") };
+    let plan = |limits| Body::Plan(PlanRecord { limits });
+    vec![
+        Entry { subject: Digest::of_plan("pro"), version: 10, body: plan(Some(limits())) },
+        Entry { subject: Digest::of_plan("unlimited"), version: 11, body: plan(Some(Limits::default())) },
+        Entry { subject: Digest::of_plan("usual"), version: 12, body: plan(None) },
+        Entry { subject: Digest::of_sha512(&[5; 64]), version: 13, body: Body::Key(on_plan) },
+        Entry { subject: Digest::of_hmac_sha256(&[2; 32]), version: 14, body: Body::Key(key("key_4")) },
+        Entry { subject: Digest::of_selector(b"exo_live_"), version: 15, body: Body::Key(hashed) },
+    ]
+}
+
+fn limits() -> Limits {
+    Limits::new(vec!["10/s".parse().unwrap(), "200/min".parse().unwrap()]).unwrap()
+}
+
+fn encoded(entries: &[Entry]) -> Vec<u8> {
     let mut out = Vec::new();
-    for entry in entries() {
+    for entry in entries {
         entry.encode(&mut out).unwrap();
     }
     out
@@ -61,19 +82,21 @@ fn check(name: &str, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn entries_are_encoded_and_read_as_they_always_were() {
-    let golden = check("entries.hex", &encoded());
-    let read: Vec<Entry> = Frames::new(&golden)
-        .map(|frame| {
-            let frame = frame.unwrap();
-            Entry { subject: frame.subject, version: frame.version, body: frame.decode().unwrap() }
-        })
-        .collect();
-    assert_eq!(read, entries());
+    for (name, entries) in [("entries.hex", entries()), ("entries-newer.hex", newer_entries())] {
+        let golden = check(name, &encoded(&entries));
+        let read: Vec<Entry> = Frames::new(&golden)
+            .map(|frame| {
+                let frame = frame.unwrap();
+                Entry { subject: frame.subject, version: frame.version, body: frame.decode().unwrap() }
+            })
+            .collect();
+        assert_eq!(read, entries, "{name}");
+    }
 }
 
 #[test]
 fn pages_are_encoded_and_read_as_they_always_were() {
-    let entries = encoded();
+    let entries = encoded(&entries());
     let head = Cursor { epoch: 0x0123_4567_89ab_cdef, sequence: 9, chain: chain(&[0; 16], &entries) };
     let changes = Position::Changes { applied: 5, seen: Cursor { sequence: 6, ..head } };
     let snapshot = Position::Snapshot { base: 4, next: Digest([0; 32]), seen: head };

@@ -39,7 +39,7 @@ impl Timestamp {
     }
 
     /// Milliseconds since the Unix epoch.
-    pub fn as_ms(self) -> u64 {
+    pub const fn as_ms(self) -> u64 {
         self.0
     }
 

@@ -2,8 +2,10 @@
 //!
 //! An edge that vanishes without a word would otherwise keep its connection, and with it a file descriptor, for good.
 
+use crate::clients::Peer;
 use axum::Router;
 use axum::serve::Listener;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -49,15 +51,19 @@ pub(crate) async fn serve(
         .keep_alive_timeout(patience.keepalive_answer);
     let graceful = GracefulShutdown::new();
     loop {
-        let connection = tokio::select! {
+        let (connection, peer) = tokio::select! {
             _ = ending.wait_for(|ending| *ending) => break,
             // Unlike the listener's own, this waits where file descriptors are short.
-            (connection, _) = Listener::accept(&mut listener) => connection,
+            accepted = Listener::accept(&mut listener) => accepted,
         };
         if let Err(error) = prepare(&connection, patience) {
             tracing::debug!(%error, "a connection keeps the system's options");
         }
-        let (builder, service) = (builder.clone(), TowerToHyperService::new(app.clone()));
+        let (builder, app) = (builder.clone(), TowerToHyperService::new(app.clone()));
+        let service = service_fn(move |mut request: hyper::Request<_>| {
+            request.extensions_mut().insert(Peer(peer.ip()));
+            app.call(request)
+        });
         let (watcher, mut ending) = (graceful.watcher(), ending.clone());
         tokio::spawn(async move {
             // The version is read without a time limit, so silence is noticed before that.

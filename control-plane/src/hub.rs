@@ -94,6 +94,35 @@ impl Hub {
         self.head.send_replace(last);
     }
 
+    /// Takes what was committed after `known`, if that is where the history stands here; otherwise nothing, since
+    /// somebody else has published meanwhile, or something is missing in between.
+    pub fn publish_after(&self, known: &Cursor, changes: Vec<Change>) -> bool {
+        let last = changes.last().map(|change| change.sequence);
+        let mut ring = self.ring();
+        if ring.head() != *known {
+            return false;
+        }
+        if let Some(last) = last {
+            ring.append(changes);
+            drop(ring);
+            self.head.send_replace(last);
+        }
+        true
+    }
+
+    /// Forgets everything and goes on from `head`, if the history stands at `known` here: the database has another history,
+    /// or more of it than can be told. Everyone who waits is woken to ask the store.
+    pub fn begin_anew(&self, known: &Cursor, head: Cursor) -> bool {
+        let mut ring = self.ring();
+        if ring.head() != *known {
+            return false;
+        }
+        ring.begin_anew(head);
+        drop(ring);
+        self.head.send_replace(head.sequence);
+        true
+    }
+
     /// A bell that rings at each publication from now on; its value is the last sequence.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
@@ -119,7 +148,7 @@ impl Ring {
         self.pages.clear();
         for change in changes {
             if change.sequence != self.head().sequence + 1 {
-                self.begin_anew(&change);
+                self.begin_anew(self.cursor(&change));
                 continue;
             }
             self.frame_bytes += change.frame.len();
@@ -137,8 +166,9 @@ impl Ring {
     }
 
     /// After a gap nothing that was kept can be continued.
-    fn begin_anew(&mut self, change: &Change) {
-        self.base = self.cursor(change);
+    fn begin_anew(&mut self, base: Cursor) {
+        self.base = base;
+        self.pages.clear();
         self.changes.clear();
         self.newest.clear();
         self.frame_bytes = 0;
@@ -325,6 +355,34 @@ mod tests {
         hub.publish(vec![history.change(4, 1)]);
         assert_eq!(after(&hub, &before), Recent::Unknown);
         assert_eq!(versions(&page(after(&hub, &after_gap))).1, [(4, 4)]);
+    }
+
+    #[test]
+    fn what_does_not_follow_the_head_is_left_to_whoever_reads_the_database() {
+        let (hub, mut history) = hub(10);
+        let (first, second) = (history.change(1, 1), history.change(2, 1));
+        assert!(hub.publish_after(&START, vec![first]));
+        let head = hub.head();
+        assert!(!hub.publish_after(&START, vec![second.clone()]));
+        assert!(!hub.publish_after(&history.0, vec![second.clone()]));
+        assert_eq!(hub.head(), head);
+        assert!(hub.publish_after(&head, vec![second]));
+        assert_eq!(versions(&page(after(&hub, &START))).0, at(2, history.0));
+    }
+
+    #[test]
+    fn a_hub_of_another_history_forgets_its_own_and_wakes_everyone() {
+        let (hub, mut history) = hub(10);
+        hub.publish(vec![history.change(1, 1), history.change(2, 1)]);
+        let _kept = page(after(&hub, &START));
+        let known = hub.head();
+        let bell = hub.subscribe();
+        let restored = Cursor { chain: [9; 16], ..START };
+        assert!(!hub.begin_anew(&START, restored));
+        assert!(hub.begin_anew(&known, restored));
+        assert!(bell.has_changed().unwrap());
+        assert_eq!((after(&hub, &known), after(&hub, &START)), (Recent::Unknown, Recent::Unknown));
+        assert_eq!(after(&hub, &restored), Recent::UpToDate);
     }
 
     #[test]

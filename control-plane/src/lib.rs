@@ -7,14 +7,27 @@
 
 pub mod api;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 mod connections;
+pub mod csv;
+pub mod failures;
 pub mod feed;
+pub mod github;
 pub mod hub;
+pub mod import;
+pub mod issue;
+pub mod issued_tokens;
+pub mod leaks;
 pub mod logging;
 pub mod model;
 pub mod page;
+pub mod password;
+pub mod pepper;
+mod private_file;
 pub mod random;
 pub mod serve;
 pub mod store;
 pub mod tokens;
+pub mod verifier;
+pub mod verify;

@@ -4,7 +4,11 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::api::description;
 use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
-use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server, dialect};
+use keyward_control_plane::github::GithubKeys;
+use keyward_control_plane::leaks::Leaks;
+use keyward_control_plane::serve::{
+    Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect,
+};
 use keyward_control_plane::tokens::Audience;
 use keyward_control_plane::{clock, logging};
 use std::io::Write;
@@ -14,8 +18,13 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
-        Command::Keys { server, command } => cli::keys(&server, command).map_err(Into::into),
-        Command::Owners { server, command } => cli::owners(&server, command).map_err(Into::into),
+        Command::Keys { server, command } => cli::keys::run(&server, command).map_err(Into::into),
+        Command::Owners { server, command } => cli::owners::run(&server, command).map_err(Into::into),
+        Command::Plans { server, command } => cli::plans::run(&server, command).map_err(Into::into),
+        Command::Tokens { server, command } => cli::tokens::run(&server, command).map_err(Into::into),
+        Command::Audit { server, arguments } => cli::audit::run(&server, arguments).map_err(Into::into),
+        Command::Usage(arguments) => cli::usage(&arguments).map_err(Into::into),
+        Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
         Command::Openapi { dialect } => openapi(&dialect),
         Command::Completions { shell } => cli::completions(shell).map_err(Into::into),
     };
@@ -41,7 +50,19 @@ fn openapi(name_or_file: &str) -> Result<()> {
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     let dialect = dialect(&arguments.dialect)?;
-    let ServeArguments { listen, data_dir, .. } = arguments;
+    let ServeArguments {
+        listen,
+        data_dir,
+        usage_interval,
+        max_verifications,
+        trusted_proxy,
+        self_service,
+        self_service_scope,
+        on_leak,
+        github_keys,
+        ..
+    } = arguments;
+    let github_keys = github_keys.as_deref().map(GithubKeys::load).transpose()?;
     // Before anything can be asked to end, so that a signal during the start is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -50,11 +71,16 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         data_dir,
         database_url: cli::database_url(),
         dialect,
+        leaks: Leaks { on_leak, github_keys, hmac_pepper: cli::hmac_pepper() },
         clock: clock::system(),
         retention_interval: RETENTION_INTERVAL,
+        usage_interval,
+        max_verifications: max_verifications.unwrap_or_else(default_max_verifications),
+        trusted_proxies: trusted_proxy,
+        self_service: self_service.then_some(SelfService { scope: self_service_scope }),
     })
     .await?;
-    let tokens = server.tokens();
+    let (tokens, leaks) = (server.tokens(), server.leaks());
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
             for audience in Audience::ALL {
@@ -63,6 +89,11 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
                     Ok(()) => tracing::info!(file, "tokens read again"),
                     Err(error) => tracing::error!(file, %error, "the tokens stay as they were"),
                 }
+            }
+            match leaks.github_keys.as_ref().map(GithubKeys::reload) {
+                None => {}
+                Some(Ok(())) => tracing::info!("GitHub's keys read again"),
+                Some(Err(error)) => tracing::error!(%error, "GitHub's keys stay as they were"),
             }
         }
     });

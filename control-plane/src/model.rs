@@ -1,11 +1,27 @@
-//! What the control plane knows: keys with their secrets, and owners. Types only; nothing here stores or sends.
+//! What the control plane knows: keys with their secrets, owners, plans and tokens. Types only; nothing here stores or
+//! sends.
 
 mod audit;
+mod import;
+mod inheritance;
 mod key;
+mod leak;
 mod owner;
+mod plan;
 mod request;
+mod target;
+mod token;
 
 pub use audit::{Actor, AuditEntry};
-pub use key::{Key, PasswordHash, Secret, State};
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey};
+pub use inheritance::{beyond, read_inheriting};
+pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
+pub use leak::{LeakAction, LeakReport, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
-pub use request::{NewKey, OwnerChange, Rotation, document, is_owner_id, schema};
+pub use plan::Plan;
+pub use request::{
+    KeyChange, KeysToRevoke, MetadataChange, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, document,
+    is_id, schema,
+};
+pub use target::{Expected, Target};
+pub use token::{NewToken, Token, TokenScope};

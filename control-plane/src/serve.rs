@@ -1,16 +1,24 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
 use crate::api::{App, router};
+use crate::clients::TrustedProxies;
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
+use crate::failures::Failures;
 use crate::feed::Feed;
+use crate::issued_tokens::IssuedTokens;
+use crate::leaks::Leaks;
+use crate::pepper::{Pepper, PepperError};
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
+use crate::verifier::Verifier;
+use ipnet::IpNet;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
 use keyward_contract::secret::Secret;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +30,33 @@ use tokio::time::{Instant, sleep, timeout};
 pub struct Config {
     /// Where it listens, `host:port`; port 0 is any that is free.
     pub listen: String,
-    /// Where its tokens are, and its state unless that is in another database.
+    /// Where its tokens and its pepper are, and its state unless that is in another database.
     pub data_dir: PathBuf,
     /// The URL of the PostgreSQL database with its state; `None` for SQLite in the data directory.
     pub database_url: Option<Secret>,
     /// What keys look like.
     pub dialect: Dialect,
+    /// What is done about keys that are found in public.
+    pub leaks: Leaks,
     /// The time.
     pub clock: Clock,
     /// How often the edges are told to forget what ended long ago.
     pub retention_interval: Duration,
+    /// How often the edges are to tell of the use of keys.
+    pub usage_interval: Duration,
+    /// How many password hashes are checked at once.
+    pub max_verifications: NonZeroUsize,
+    /// The proxies that are believed when they say from where a request comes.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What users of keys may do with them; `None` if nothing.
+    pub self_service: Option<SelfService>,
+}
+
+/// What users of keys may do with them by showing one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfService {
+    /// The permission that a key needs for it; `None` if it needs none.
+    pub scope: Option<String>,
 }
 
 /// A server that has its port, state and tokens.
@@ -39,10 +64,10 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tokens: Arc<Tokens>,
+    pepper: Arc<Pepper>,
     store: Store,
-    dialect: Arc<Dialect>,
-    clock: Clock,
-    retention_interval: Duration,
+    leaks: Arc<Leaks>,
+    config: Config,
 }
 
 /// The server cannot start.
@@ -51,6 +76,9 @@ pub enum StartError {
     /// The tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The pepper cannot be used.
+    #[error(transparent)]
+    Pepper(#[from] PepperError),
     /// The state cannot be used.
     #[error("{place}: {source}")]
     Store {
@@ -102,6 +130,11 @@ const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
 /// How often the retention is kept, unless a test has less time.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// As many verifications at once as there are processors.
+pub fn default_max_verifications() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 /// The dialect of that name, or in that file.
 ///
 /// # Errors
@@ -126,10 +159,11 @@ impl Server {
     ///
     /// # Errors
     /// If anything is missing.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
-        let location = match config.database_url {
-            Some(url) => Location::Postgres(url),
+        let pepper = Arc::new(Pepper::open(&config.data_dir)?);
+        let location = match &config.database_url {
+            Some(url) => Location::Postgres(url.clone()),
             None => Location::Directory(config.data_dir.clone()),
         };
         let store =
@@ -141,8 +175,8 @@ impl Server {
         };
         let (listener, address) =
             listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
-        let Config { dialect, clock, retention_interval, .. } = config;
-        Ok(Self { listener, address, tokens, store, dialect: Arc::new(dialect), clock, retention_interval })
+        let leaks = Arc::new(std::mem::take(&mut config.leaks));
+        Ok(Self { listener, address, tokens, pepper, store, leaks, config })
     }
 
     /// Where it listens.
@@ -155,13 +189,38 @@ impl Server {
         Arc::clone(&self.tokens)
     }
 
+    /// What is done about leaks, to read GitHub's keys again.
+    pub fn leaks(&self) -> Arc<Leaks> {
+        Arc::clone(&self.leaks)
+    }
+
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, dialect, clock, retention_interval } = self;
+        let Self { listener, address, tokens, pepper, store, leaks, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let feed = Feed::new(store.clone(), ending.clone());
-        let retention = tokio::spawn(keep_retention(store.clone(), Arc::clone(&clock), retention_interval));
-        let app = router(App { store: store.clone(), feed, dialect, tokens, clock });
+        let following = store.clone();
+        let following = tokio::spawn({
+            let ending = ending.clone();
+            async move { following.follow(ending).await }
+        });
+        let retention =
+            tokio::spawn(keep_retention(store.clone(), Arc::clone(&config.clock), config.retention_interval));
+        let app = router(App {
+            store: store.clone(),
+            feed,
+            dialect: Arc::new(config.dialect),
+            tokens,
+            pepper,
+            leaks,
+            issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&config.clock))),
+            failures: Arc::new(Failures::default()),
+            proxies: Arc::new(TrustedProxies::new(config.trusted_proxies)),
+            self_service: config.self_service.map(Arc::new),
+            clock: config.clock,
+            verifier: Verifier::new(config.max_verifications),
+            usage_interval: config.usage_interval,
+        });
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;
@@ -172,6 +231,8 @@ impl Server {
             () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
         }
         retention.abort();
+        // It ends by itself once the shutdown has begun.
+        let _ = timeout(CLOSING, following).await;
         if timeout(CLOSING, store.close()).await.is_err() {
             tracing::warn!("ending with the database still open");
         }
@@ -210,6 +271,10 @@ async fn keep_retention(store: Store, clock: Clock, interval: Duration) {
                 tracing::info!(forgotten, told_again, "the edges forget what ended long ago");
             }
             Err(error) => tracing::warn!(%error, ?interval, "the retention could not be kept; it is tried again"),
+        }
+        match store.sweep_usage(now).await {
+            Ok(swept) => tracing::debug!(swept, "what is old of the usage is gone"),
+            Err(error) => tracing::warn!(%error, ?interval, "the old usage could not be swept; it is tried again"),
         }
     }
 }

@@ -1,24 +1,47 @@
-//! The state, in SQLite or PostgreSQL: keys, owners, and the feed of changes to them.
+//! The state, in SQLite or PostgreSQL: keys, owners, plans, and the feed of changes to them.
 //!
-//! One connection writes. A change, its entry of the audit log and its entries of the feed are one transaction, and the
-//! hub hears of it in commit order before the next one begins. A request that goes away before its turn writes nothing; one that goes away
+//! One transaction writes at a time, over all servers of a database. A change, its entry of the audit log and its entries
+//! of the feed are one transaction, and the hub hears of it in commit order (`store/tail.rs`). A request that goes away before its turn writes nothing; one that goes away
 //! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
 
 mod audit;
 mod database;
+mod export;
 mod feed;
+mod idempotency;
+mod import;
+mod key_changes;
 mod keys;
+mod leaks;
 mod mutation;
 mod owners;
 mod pages;
+mod plans;
 mod retention;
 mod rows;
+mod secrets;
+mod self_service;
 mod sql;
+mod tail;
+mod tokens;
+mod usage;
 
+pub use audit::{AuditPage, AuditQuery};
 pub use database::{DATABASE_FILE, Location};
+pub use export::Export;
 pub use feed::Found;
+pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
+pub use import::{Batch, Conflict, Imported};
+pub use key_changes::{Changed, REVOKED_AT_ONCE, SecretEnded};
 pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
+pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
+pub use owners::{OwnerPage, OwnerQuery};
+pub use plans::{PlanDeleted, PlanPage};
 pub use retention::{RETENTION, Swept};
+pub use self_service::{Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE};
+pub use tokens::{TokenPage, TokenQuery};
+pub(crate) use usage::HOUR_MS;
+pub use usage::{Hourly, Taken, Whose};
 
 use crate::clock::Timestamp;
 use crate::hub::{Bounds, Hub};
@@ -33,16 +56,24 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::time::Duration;
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::time::timeout;
 
 /// The state and its history.
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
     pages: Arc<Pages>,
-    /// Held from before a transaction begins until the hub knows of it.
+    /// Held from before a transaction of this process begins until the hub knows of it.
     commit_order: Arc<Mutex<()>>,
+    /// Edges and users are many, and none of them may keep an operator from revoking a key: of each, one at a time waits
+    /// among the other writers.
+    edges_turn: Arc<Mutex<()>>,
+    users_turn: Arc<Mutex<()>>,
     hub: Arc<Hub>,
+    /// One for each export that may be under way.
+    exports: Arc<Semaphore>,
 }
 
 /// The state cannot be read or changed.
@@ -62,21 +93,53 @@ pub enum Error {
     /// The database refused.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    /// The URL cannot be used. Nothing of it is told, since it can hold a password.
+    #[error("KEYWARD_DATABASE_URL {0}")]
+    Url(&'static str),
+    /// The database was brought to a schema that this program does not know.
+    #[error("its schema was made by a newer Keyward ({found}; this one knows up to {known}): update this program")]
+    NewerSchema {
+        /// The number of the unknown migration.
+        found: i64,
+        /// The number of the last known one.
+        known: i64,
+    },
     /// The schema cannot be brought up to date.
     #[error("database schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
     /// What is stored cannot have been written by this program.
     #[error("the database holds a {0} that cannot be read")]
     Corrupt(&'static str),
-    /// What an edge is to be told does not fit an entry; requests are checked for it before they come here.
+    /// What an edge is to be told does not fit an entry.
     #[error(transparent)]
     EntryTooLarge(#[from] EntryTooLarge),
+    /// What was to be changed is there in another version than was expected.
+    #[error("it has another version than was expected")]
+    OtherVersion,
+    /// The plan that a key is to have is not there.
+    #[error("there is no plan of that id")]
+    NoSuchPlan,
+    /// The Idempotency-Key came with another request before.
+    #[error("the Idempotency-Key was used for another request")]
+    OtherRequest,
     /// No epoch can be drawn.
     #[error(transparent)]
     Random(#[from] NoRandomness),
     /// More readers of the feed wait than can be served in time.
     #[error("too many edges wait for pages of the feed")]
     Crowded,
+    /// What the write rests on was changed before its turn came.
+    #[error("what this rests on was changed meanwhile")]
+    Changed,
+    /// As many exports are under way as there may be.
+    #[error("{} exports are under way already", export::AT_ONCE)]
+    Exporting,
+    /// The database has not answered in time, or a write has waited for others for too long.
+    #[error("the database does not answer in time")]
+    Slow,
+    /// The answer to a commit was lost, so the change may have been made or not.
+    #[error("whether the change was made is not known: {0}")]
+    OutcomeUnknown(#[source] sqlx::Error),
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
@@ -86,7 +149,12 @@ impl Error {
     /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Crowded | Self::Interrupted => true,
+            Self::Crowded
+            | Self::Changed
+            | Self::Exporting
+            | Self::Slow
+            | Self::OutcomeUnknown(_)
+            | Self::Interrupted => true,
             Self::Database(error) => is_temporary(error),
             _ => false,
         }
@@ -95,7 +163,9 @@ impl Error {
 
 fn is_temporary(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => true,
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        // The last two are what is left of an answer when a server ends in the middle of it.
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(refusal) => match refusal.code().as_deref() {
             // PostgreSQL's codes have five characters, of which two are the class (PostgreSQL manual, appendix A).
             Some(code) if code.len() == 5 => POSTGRES_TEMPORARY.iter().any(|class| code.starts_with(class)),
@@ -113,9 +183,16 @@ type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 /// SQLite's primary result codes BUSY, LOCKED, IOERR and FULL.
 const SQLITE_TEMPORARY: [i32; 4] = [5, 6, 10, 13];
 
-/// The connection is lost, resources are used up (a full disk among them), another transaction was in the way, or an
-/// operator intervenes.
-const POSTGRES_TEMPORARY: [&str; 5] = ["08", "53", "40", "57P", "55P03"];
+/// The connection is lost, resources are used up (a full disk among them), another transaction was in the way or this one
+/// took too long, an operator intervenes, the disk fails, or a standby has not yet taken over (25006).
+const POSTGRES_TEMPORARY: [&str; 9] = ["08", "53", "40", "57P", "57014", "55P03", "25P03", "25006", "58"];
+
+/// How long a question to the database may take altogether. A connection that broke without a word answers never.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a write may wait for the turn of this process.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a transaction that writes may take altogether.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Store {
     /// Opens the database, and makes it where there is none.
@@ -126,7 +203,15 @@ impl Store {
         let database = Database::open(location).await?;
         begin_history(&database.writer).await?;
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
-        Ok(Self { database, pages: Arc::new(Pages::new(pages::PLACES)), commit_order: Arc::new(Mutex::new(())), hub })
+        Ok(Self {
+            database,
+            pages: Arc::new(Pages::new(pages::PLACES)),
+            commit_order: Arc::default(),
+            edges_turn: Arc::default(),
+            users_turn: Arc::default(),
+            hub,
+            exports: Arc::new(Semaphore::new(export::AT_ONCE)),
+        })
     }
 
     /// Where each commit is published.
@@ -134,13 +219,24 @@ impl Store {
         &self.hub
     }
 
+    /// Waits for the turn of a user's change; whatever it takes is done while this is held.
+    ///
+    /// # Errors
+    /// If others are in the way for too long.
+    pub async fn users_turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        turn(&self.users_turn).await
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
     /// If it does not.
     pub async fn check(&self) -> Result<(), Error> {
-        sqlx::query("SELECT sequence FROM head").fetch_one(&self.database.readers).await?;
-        Ok(())
+        within(PATIENCE, async {
+            sqlx::query("SELECT sequence FROM head").fetch_one(&self.database.readers).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Waits for the writes that were begun, and closes the database.
@@ -159,19 +255,37 @@ impl Store {
         let requester = Arc::new(());
         let waits = Arc::downgrade(&requester);
         let write = async move {
-            let _turn = store.commit_order.lock().await;
+            let _turn = turn(&store.commit_order).await?;
             if waits.strong_count() == 0 {
                 return Err(Error::Interrupted);
             }
-            let mut mutation = Mutation::begin(&store.database, actor, now).await?;
-            let outcome = steps(&mut mutation).await?;
-            store.hub.publish(mutation.commit().await?);
+            let (mutation, outcome) = within(WRITE_PATIENCE, async {
+                let mut mutation = Mutation::begin(&store.database, actor, now).await?;
+                let outcome = steps(&mut mutation).await?;
+                Ok((mutation, outcome))
+            })
+            .await?;
+            let committed = timeout(PATIENCE, mutation.commit()).await.unwrap_or(Err(Error::OutcomeUnknown(LATE)));
+            store.publish(committed).await?;
             Ok(outcome)
         };
         let written = tokio::spawn(write).await;
         drop(requester);
         written.map_err(|_| Error::Interrupted)?
     }
+}
+
+/// Waits for the turn, but not for ever.
+async fn turn(turn: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
+    timeout(TURN_PATIENCE, Arc::clone(turn).lock_owned()).await.map_err(|_| Error::Slow)
+}
+
+/// What is told of a commit that was not answered in time.
+const LATE: sqlx::Error = sqlx::Error::PoolTimedOut;
+
+/// Gives up after that long.
+async fn within<T>(patience: Duration, question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(patience, question).await.unwrap_or(Err(Error::Slow))
 }
 
 /// Draws the epoch of a new database.

@@ -2,12 +2,13 @@
 //!
 //! In memory there are only digests. A file that others may read is refused, not repaired: the token in it may be known.
 
+use crate::private_file::{self, CreateError};
 use crate::random::{self, NoRandomness};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use subtle::{Choice, ConstantTimeEq};
@@ -74,12 +75,15 @@ pub enum TokenError {
     Random(#[from] NoRandomness),
 }
 
-type Digests = Vec<[u8; 32]>;
+/// SHA-256 of a token: what it is found by.
+pub type TokenDigest = [u8; 32];
+
+type Digests = Vec<TokenDigest>;
 
 const MIN_LENGTH: usize = 32;
 
 /// 43 characters of base62 have 256 bits.
-const RANDOM_LENGTH: usize = 43;
+pub(crate) const RANDOM_LENGTH: usize = 43;
 
 impl Audience {
     /// Every one.
@@ -126,12 +130,17 @@ impl Tokens {
     pub fn reload(&self, audience: Audience) -> Result<(), TokenError> {
         let digests = read(&self.data_dir.join(audience.file_name()))?;
         *self.digests(audience).write().unwrap_or_else(PoisonError::into_inner) = digests;
-        self.reloads.send_replace(());
+        self.ring();
         Ok(())
     }
 
-    /// A bell that rings whenever a file was read again from now on. Who takes one before a token is accepted hears of
-    /// everything that could end that token.
+    /// Rings for those who wait with a token, since one was ended.
+    pub fn ring(&self) {
+        self.reloads.send_replace(());
+    }
+
+    /// A bell that rings whenever a file was read again or a token was ended here from now on. Who takes one before a
+    /// token is accepted hears of everything at this server that could end that token.
     pub fn reloads(&self) -> watch::Receiver<()> {
         self.reloads.subscribe()
     }
@@ -151,31 +160,17 @@ impl Tokens {
     }
 }
 
-/// Writes a file with one new token, so that no reader ever finds half of it and no token that is there is lost.
+/// Writes a file with one new token.
 fn create(path: &Path, audience: Audience) -> Result<(), TokenError> {
     let token = format!("{}{}\n", audience.prefix(), random::base62(RANDOM_LENGTH)?);
-    let unfinished = path.with_file_name(format!(".{}.{}", audience.file_name(), random::base62(8)?));
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .and_then(|mut file| {
-            file.write_all(token.as_bytes())?;
-            file.sync_all()
-        })
-        // Unlike a rename, a link does not replace what somebody else has made meanwhile.
-        .and_then(|()| match fs::hard_link(&unfinished, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        });
-    let removed = fs::remove_file(&unfinished);
-    written.and(removed).map_err(io_error(path))
+    private_file::create(path, &token).map_err(|error| match error {
+        CreateError::Io(source) => io_error(path)(source),
+        CreateError::Random(error) => error.into(),
+    })
 }
 
 fn read(path: &Path) -> Result<Digests, TokenError> {
-    let mode = fs::metadata(path).map_err(io_error(path))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if let Some(mode) = private_file::open_to_others(path).map_err(io_error(path))? {
         return Err(TokenError::ReadableByOthers { path: path.to_owned(), mode });
     }
     let contents = fs::read(path).map_err(io_error(path))?;
@@ -196,7 +191,8 @@ fn read(path: &Path) -> Result<Digests, TokenError> {
     Ok(digests)
 }
 
-fn digest(token: &[u8]) -> [u8; 32] {
+/// The digest of a token as it was shown.
+pub fn digest(token: &[u8]) -> TokenDigest {
     Sha256::digest(token).into()
 }
 
@@ -208,6 +204,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777

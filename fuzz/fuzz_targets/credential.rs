@@ -1,5 +1,5 @@
 //! A request's header fields, one on a line: whatever is found in them is one credential, and none is left in what is
-//! forwarded.
+//! forwarded, or that one where it is kept.
 
 #![no_main]
 
@@ -51,11 +51,17 @@ fn check(sources: &[Source], headers: &[Header]) {
     if let Credential::One(credential) = credential::find(sources, headers) {
         assert!(!credential.is_empty() && credential.iter().all(u8::is_ascii_graphic));
         let _ = credential::is_jwt(&credential);
+        let kept = forwarded(headers, sources, Strip::IdentityAndUnread);
+        assert_eq!(credential::find(sources, &kept), Credential::One(credential), "{kept:?}");
     }
-    let forwarded: Vec<Header> = match identity::forwarded(headers, sources, Strip::IdentityAndCredentials, &[]) {
-        Some(fields) => fields.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect(),
-        None => headers.to_vec(),
-    };
+    let forwarded = forwarded(headers, sources, Strip::IdentityAndCredentials);
     assert_eq!(credential::find(sources, &forwarded), Credential::Missing, "{forwarded:?}");
     assert_eq!(identity::forwarded(&forwarded, sources, Strip::IdentityAndCredentials, &[]), None, "{forwarded:?}");
+}
+
+fn forwarded(headers: &[Header], sources: &[Source], strip: Strip) -> Vec<Header> {
+    match identity::forwarded(headers, sources, strip, &[]) {
+        Some(fields) => fields.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect(),
+        None => headers.to_vec(),
+    }
 }

@@ -67,7 +67,7 @@ fn apply(store: &Memory, names: &Names, asked: &Asked, page: &Page<'_>, subjects
 fn revoked_at_ms(store: &Memory, names: &Names, subject: &Digest) -> Option<u64> {
     let mut snapshot = Snapshot::new(names.clone(), BITS, 8);
     snapshot.poll(store, NOW.monotonic_ms);
-    match snapshot.find(store, subject) {
+    match snapshot.find(store, subject, [*subject]) {
         Found::Key(holder) => holder.key.revoked_at_ms,
         Found::Nothing | Found::Unreadable => None,
     }

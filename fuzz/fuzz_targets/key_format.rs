@@ -19,6 +19,7 @@ fuzz_target!(|data: &[u8]| {
             }
             let prefixed = [format.prefix.as_bytes(), data].concat();
             let _ = format.matches(&prefixed);
+            let _ = (format.selector_of(data), format.selector_of(&prefixed));
             // Input that is used up is randomness that fails.
             let mut pools = data.chunks(64);
             let made = format.issue(|bytes: &mut [u8]| {
@@ -31,6 +32,9 @@ fuzz_target!(|data: &[u8]| {
                 let text = key.expose();
                 assert!(format.matches(text.as_bytes()), "{text}");
                 assert!(format.display_hint(&key).chars().count() < text.chars().count());
+                let selector = format.selector_of(text.as_bytes()).map(String::from_utf8_lossy);
+                assert_eq!(selector.is_some(), format.selector_length().is_some());
+                assert!(selector.is_none_or(|selector| format.display_hint(&key) == format!("{selector}…")));
             }
         }
     }

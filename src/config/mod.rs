@@ -1,13 +1,19 @@
 //! The filter's configuration, read so that every mistake is told at once.
 
+mod digests;
 mod document;
+mod limits;
 mod rules;
 
+pub use digests::DigestSetting;
+
 use crate::engine::decide::Policy;
+use crate::engine::rate_limit_headers::RateLimitHeaders;
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::{Node, Problems, read_value};
+use keyward_contract::limit::Limit;
 
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +24,10 @@ pub struct Config {
     pub control_plane: ControlPlane,
     /// How the snapshot is kept.
     pub snapshot: SnapshotSettings,
+    /// By which digests keys are looked up, in order.
+    pub digests: Vec<DigestSetting>,
+    /// How many bad keys a client may send, and in which time; `None` for any number.
+    pub guessing: Option<Limit>,
     /// The path at which the filter itself says whether it has a snapshot.
     pub readiness_path: Option<String>,
 }
@@ -33,6 +43,8 @@ pub struct ControlPlane {
     pub token_env: Option<String>,
     /// How long the feed may wait for a change, in seconds.
     pub poll_wait_s: u32,
+    /// Whether it is told how keys are used.
+    pub usage: bool,
 }
 
 /// How the snapshot is kept.
@@ -71,19 +83,30 @@ impl Config {
             Some(n) => SnapshotSettings::read(&n),
             None => Some(SnapshotSettings::default()),
         };
+        let digests = match fields.optional("digests") {
+            Some(n) => digests::read(&n),
+            None => Some(vec![DigestSetting::Sha256]),
+        };
         let readiness_path = fields.maybe("readiness_path", |n| rules::read_path(n).map(str::to_owned));
         let rules = match fields.optional("rules") {
             Some(n) => rules::read(&n),
             None => Some(Rules::everything_needs_a_key().rules),
         };
+        let rate_limit_headers = match fields.optional("rate_limit_headers") {
+            Some(n) => limits::read_headers(&n),
+            None => Some(RateLimitHeaders::default()),
+        };
+        let guessing = fields.maybe("guessing", limits::read_guessing);
         let ignore_case = fields.optional("ignore_path_case").map_or(Some(false), |n| n.boolean());
         fields.finish();
         let (control_plane, max_staleness_ms) = control_plane?;
         let rules = Rules { rules: rules?, ignore_case: ignore_case? };
         Some(Self {
-            policy: Policy { dialect: dialect?, rules, max_staleness_ms },
+            policy: Policy { dialect: dialect?, rules, max_staleness_ms, rate_limit_headers: rate_limit_headers? },
             control_plane,
             snapshot: snapshot?,
+            digests: digests?,
+            guessing: guessing?,
             readiness_path: readiness_path?,
         })
     }
@@ -104,6 +127,7 @@ impl ControlPlane {
             .optional("poll_wait_s")
             .map_or(Some(DEFAULT_POLL_WAIT_S), |n| n.number(1..=u64::from(MAX_WAIT_SECONDS)));
         let max_staleness_s = fields.maybe("max_staleness_s", |n| n.number(1..=u64::from(u32::MAX)));
+        let usage = fields.optional("usage").map_or(Some(true), |n| n.boolean());
         if let (Some(wait), Some(Some(staleness))) = (poll_wait_s, max_staleness_s)
             && staleness < wait + MIN_STALENESS_BEYOND_WAIT_S
         {
@@ -120,6 +144,7 @@ impl ControlPlane {
             authority: authority?.to_owned(),
             token_env: token_env?,
             poll_wait_s: u32::try_from(poll_wait_s?).ok()?,
+            usage: usage?,
         };
         Some((control_plane, max_staleness_s?.map(|seconds| seconds * 1000)))
     }
@@ -180,26 +205,45 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::identity::Strip;
+    use crate::engine::rate_limit_headers::When;
+    use crate::engine::rules::Access;
 
     #[test]
     fn the_smallest_configuration_asks_for_a_key_everywhere() {
         let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
         assert_eq!(config.policy.rules, Rules::everything_needs_a_key());
         assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
+        assert!(config.control_plane.usage);
         let expected = SnapshotSettings { bucket_bits: 16, cache_records: 16_384, limit_bucket_bits: 12 };
         assert_eq!(config.snapshot, expected);
+        assert_eq!(config.digests, [DigestSetting::Sha256]);
+        assert_eq!(config.policy.rate_limit_headers, RateLimitHeaders { standard: When::Refused, x: When::Never });
+        assert_eq!(config.guessing, None);
+    }
+
+    #[test]
+    fn what_is_told_of_limits_and_how_many_may_guess_can_be_said() {
+        let config = Config::parse(
+            br#"{"dialect": "exona", "control_plane": {"cluster": "cp"},
+                 "rate_limit_headers": {"standard": "never", "x": "always"}, "guessing": {"failures_per_minute": 60}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.policy.rate_limit_headers, RateLimitHeaders { standard: When::Never, x: When::Always });
+        assert_eq!(config.guessing, Some("60/min".parse().unwrap()));
     }
 
     #[test]
     fn numbers_may_come_as_floating_point_as_a_struct_has_them() {
         let config = Config::parse(
             br#"{"dialect": "exona", "control_plane": {"cluster": "cp", "poll_wait_s": 5.0, "max_staleness_s": 60.0,
-                 "token_env": null}, "snapshot": {"buckets": 256.0}}"#,
+                 "token_env": null, "usage": false}, "snapshot": {"buckets": 256.0}}"#,
         )
         .unwrap();
         assert_eq!(config.control_plane.poll_wait_s, 5);
         assert_eq!(config.policy.max_staleness_ms, Some(60_000));
         assert_eq!(config.control_plane.token_env, None);
+        assert!(!config.control_plane.usage);
         assert_eq!(config.snapshot.bucket_bits, 8);
     }
 
@@ -216,6 +260,26 @@ mod tests {
     }
 
     #[test]
+    fn a_route_for_keys_can_keep_the_credential() {
+        let strip = |access: &str, credential: &str| {
+            let text = format!(
+                r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}},
+                     "rules": [{{"path": {{"prefix": "/"}}, "access": "{access}"{credential}}}]}}"#
+            );
+            let config = Config::parse(text.as_bytes()).unwrap();
+            match &config.policy.rules.rules[0].route.access {
+                Access::Key(asked) | Access::Optional(asked) => asked.strip,
+                access => panic!("{access:?}"),
+            }
+        };
+        for access in ["key", "optional"] {
+            assert_eq!(strip(access, ""), Strip::IdentityAndCredentials);
+            assert_eq!(strip(access, r#", "credential": "strip""#), Strip::IdentityAndCredentials);
+            assert_eq!(strip(access, r#", "credential": "keep""#), Strip::IdentityAndUnread);
+        }
+    }
+
+    #[test]
     fn a_dialect_can_stand_in_place() {
         let text = include_str!("../../contract/dialects/exograph.json");
         let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
@@ -225,11 +289,13 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_with_their_paths() {
         let problems = Config::parse(
-            br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61}, "snapshot": {"buckets": 1000},
-                 "readiness_path": "ready", "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
+            br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61, "usage": 1}, "snapshot": {"buckets": 1000},
+                 "readiness_path": "ready", "digests": ["sha512"], "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
                  {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
                  {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]},
-                 {"path": {"prefix": "/a%2fb"}, "access": "key"}], "extra": 1}"#,
+                 {"path": {"prefix": "/a%2fb"}, "access": "key", "credential": "leave"},
+                 {"path": {"prefix": "/d"}, "access": "delegated", "credential": "keep"}], "extra": 1,
+                 "rate_limit_headers": {"standard": true, "x": "sometimes", "y": 1}, "guessing": {"failures_per_minute": 0}}"#,
         )
         .unwrap_err()
         .to_string();
@@ -238,13 +304,21 @@ mod tests {
             "control_plane: \"cluster\" is missing",
             "control_plane.authority: expected a string that is not empty",
             "control_plane.poll_wait_s: expected a whole number from 1 to 60",
+            "control_plane.usage: expected true or false",
             "rules[3].path.prefix: this path can be read in two ways",
             "snapshot.buckets: expected a power of two",
+            "digests: \"sha256\" is missing",
             "readiness_path: expected a path that begins with /",
             "rules[0].path: expected exactly one of",
             "rules[1].access: expected one of",
             "rules[1].scopes[0]: expected a scope",
             "rules[2]: \"kinds\" and \"scopes\" are asked of keys only",
+            "rules[3].credential: expected one of \"strip\", \"keep\"",
+            "rules[4].credential: it is removed on a public route and stays on a delegated one",
+            "rate_limit_headers.standard: expected one of \"never\", \"refused\", \"always\"",
+            "rate_limit_headers.x: expected one of \"never\", \"refused\", \"always\"",
+            "rate_limit_headers.y: unknown field",
+            "guessing.failures_per_minute: expected a whole number from 1 to",
             "extra: unknown field",
         ] {
             assert!(problems.contains(expected), "{expected}\nin {problems}");

@@ -1,5 +1,6 @@
 //! Reading the rules: which requests they are for, and what they ask.
 
+use crate::engine::identity::Strip;
 use crate::engine::rules::{
     Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, ScopesByMethod, canonical_path,
 };
@@ -43,10 +44,13 @@ enum Word {
 const ACCESS: [(&str, Word); 4] =
     [("key", Word::Key), ("optional", Word::Optional), ("public", Word::Public), ("delegated", Word::Delegated)];
 
+const CREDENTIAL: [(&str, Strip); 2] = [("strip", Strip::IdentityAndCredentials), ("keep", Strip::IdentityAndUnread)];
+
 fn read_access(fields: &mut Fields<'_>) -> Option<Access> {
     let word = fields.required("access").and_then(|n| n.one_of(&ACCESS));
     let kinds = fields.optional("kinds");
     let scopes = fields.optional("scopes");
+    let credential = fields.optional("credential");
     let resource = fields.optional("protected_resource");
     let asks = kinds.is_some() || scopes.is_some();
     let requirement = {
@@ -55,11 +59,18 @@ fn read_access(fields: &mut Fields<'_>) -> Option<Access> {
             None => Some(None),
         };
         let scopes = scopes.as_ref().map_or(Some(ScopesByMethod::default()), read_scopes);
-        kinds.zip(scopes).map(|(kinds, scopes)| Requirement { kinds, scopes })
+        let strip = credential.as_ref().map_or(Some(Strip::default()), |n| n.one_of(&CREDENTIAL));
+        kinds.zip(scopes).zip(strip).map(|((kinds, scopes), strip)| Requirement { kinds, scopes, strip })
     };
     let word = word?;
     if asks && !matches!(word, Word::Key | Word::Optional) {
         fields.node().problem("\"kinds\" and \"scopes\" are asked of keys only");
+        return None;
+    }
+    if let Some(credential) = &credential
+        && !matches!(word, Word::Key | Word::Optional)
+    {
+        credential.problem("it is removed on a public route and stays on a delegated one; to be said of keys only");
         return None;
     }
     if let Some(resource) = &resource

@@ -89,10 +89,15 @@ pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>, now
         // Versions of another generation say nothing in this one: whatever comes now is newer.
         let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
         let ended = || ended_at(frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
+        // A snapshot has passed over this subject since and did not find the bucket, so a stale fetcher has made it; what
+        // that one knew to have ended has ended all the same.
+        let was_passed_over = match input {
+            Input::Changes => true,
+            Input::Range { start, .. } => frame.subject < *start,
+        };
         let kept = match input {
-            // A snapshot has passed over this bucket since and did not find it, so a stale fetcher has made it; what
-            // that one knew to have ended has ended all the same.
-            Input::Changes => old_stamp.generation == stamp.generation || ended(),
+            _ if was_passed_over && old_stamp.generation < stamp.generation => ended(),
+            Input::Changes => true,
             Input::Range { .. } => !input.covers(&frame.subject) || version > stamp.sequence || ended(),
         };
         records.insert(frame.subject, Merged { version, frame: *frame, kept });
@@ -283,6 +288,15 @@ mod tests {
         let bucket = written(&[], at(1, 5), &key(1, 5, Some(NOW)), Input::Changes);
         let bucket = written(&bucket, at(2, 6), &key(1, 6, None), Input::Changes);
         assert_eq!(state(&bucket, 1), Some((0, true)), "a revocation that it brought counts");
+    }
+
+    #[test]
+    fn what_a_stale_fetcher_makes_between_two_pages_of_a_snapshot_does_not_outlive_it() {
+        let rest = Input::Range { start: &Digest([5; 32]), end: None };
+        let both = [key(1, 5, None), key(2, 5, Some(NOW)), key(7, 5, None)].concat();
+        let bucket = written(&written(&[], at(1, 5), &both, Input::Changes), at(2, 6), &key(8, 6, None), rest);
+        let states = [1, 2, 7, 8].map(|subject| state(&bucket, subject));
+        assert_eq!(states, [None, Some((0, true)), None, Some((6, false))]);
     }
 
     #[test]

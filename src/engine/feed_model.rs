@@ -1,20 +1,23 @@
 //! The feed under attack: fetchers that interleave write by write, die anywhere, get old pages, and follow a database
-//! that is restored from a backup; against a model that remembers what was once revoked.
+//! that is restored from a backup; against a model that remembers what was once revoked, and which plan says what.
 
 use crate::engine::bucket::{self, Stamp};
 use crate::engine::feed::{Application, Asked, Now, Progress};
-use crate::engine::snapshot::{Found, Snapshot};
+use crate::engine::snapshot::{Found, PlanState, Snapshot};
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
 use keyward_contract::cursor::{Cursor, Position, chain};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord};
+use keyward_contract::entry::{Body, Entry, KeyRecord, PlanRecord};
+use keyward_contract::limit::{Limit, Limits};
 use keyward_contract::page::{Extent, Page};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const BUCKET_BITS: u32 = 2;
 const KEYS: u8 = 12;
+/// Every third key is on the first plan, every third on the second, and the others on none.
+const PLANS: [&str; 2] = ["a", "b"];
 const FETCHERS: usize = 3;
 const CHANGES_PER_PAGE: usize = 2;
 const ENTRIES_PER_PAGE: usize = 3;
@@ -25,6 +28,8 @@ enum State {
     Active,
     Revoked,
     Removed,
+    /// A plan that allows so many requests a second.
+    Plan(u32),
 }
 
 /// A control plane that keeps every change, as the real one does.
@@ -101,7 +106,11 @@ fn encoded(subject: Digest, version: u64, state: State) -> Vec<u8> {
     let revoked_at_ms = (state == State::Revoked).then_some(NOW.wall_ms);
     let body = match state {
         State::Removed => Body::Removed,
-        _ => Body::Key(KeyRecord { key_id: "k".into(), revoked_at_ms, ..KeyRecord::default() }),
+        State::Plan(requests) => Body::Plan(plan(requests)),
+        State::Active | State::Revoked => {
+            let plan = plan_of(&subject).map(str::to_owned);
+            Body::Key(KeyRecord { key_id: "k".into(), revoked_at_ms, plan, ..KeyRecord::default() })
+        }
     };
     let mut out = Vec::new();
     Entry { subject, version, body }.encode(&mut out).unwrap();
@@ -115,8 +124,17 @@ fn subject(key: u8) -> Digest {
     Digest(bytes)
 }
 
+fn plan_of(key: &Digest) -> Option<&'static str> {
+    PLANS.get(usize::from(key.0[1]) % (PLANS.len() + 1)).copied()
+}
+
+fn plan(requests: u32) -> PlanRecord {
+    PlanRecord { limits: Some(Limits::new(vec![Limit::new(requests, 1000).unwrap()]).unwrap()) }
+}
+
 #[derive(Clone, Debug)]
 enum Op {
+    Plan(usize, u32),
     Create(u8),
     Revoke(u8),
     Remove(u8),
@@ -133,6 +151,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let key = || 0..KEYS;
     let fetcher = || 0..FETCHERS;
     let op = prop_oneof![
+        2 => (0..PLANS.len(), any::<u32>()).prop_map(|(n, requests)| Op::Plan(n, requests)),
         4 => key().prop_map(Op::Create),
         3 => key().prop_map(Op::Revoke),
         1 => key().prop_map(Op::Remove),
@@ -156,7 +175,11 @@ struct Fetcher {
 struct World {
     database: Database,
     backup: Database,
-    pages: Vec<Vec<u8>>,
+    /// Every page that may still be on its way, and when it was made.
+    pages: Vec<(usize, Vec<u8>)>,
+    /// When a key was revoked last.
+    revoked_at: HashMap<Digest, usize>,
+    time: usize,
     store: MemoryStore,
     names: Names,
     fetchers: Vec<Fetcher>,
@@ -172,6 +195,8 @@ impl World {
             database: Database::default(),
             backup: Database::default(),
             pages: Vec::new(),
+            revoked_at: HashMap::new(),
+            time: 0,
             store: MemoryStore::default(),
             worker: Snapshot::new(names.clone(), BUCKET_BITS, 100),
             names,
@@ -182,24 +207,36 @@ impl World {
     }
 
     fn run(&mut self, op: &Op) {
+        self.time += 1;
         match *op {
+            Op::Plan(n, requests) => self.database.change(Digest::of_plan(PLANS[n]), State::Plan(requests)),
             Op::Create(key) => {
                 if self.database.state(&subject(key)).is_none() {
+                    // A plan comes before its keys, as with the real one.
+                    if let Some(plan) = plan_of(&subject(key)).map(Digest::of_plan)
+                        && self.database.state(&plan).is_none()
+                    {
+                        self.database.change(plan, State::Plan(0));
+                    }
                     self.database.change(subject(key), State::Active);
                 }
             }
             Op::Revoke(key) => {
                 if self.database.state(&subject(key)) == Some(State::Active) {
                     self.database.change(subject(key), State::Revoked);
+                    self.revoked_at.insert(subject(key), self.time);
                 }
             }
             Op::Remove(key) => {
-                // A record is removed when its retention is over, and no backup is that old.
+                // A record is removed when its retention is over; no backup is that old, and no page is on its way for so
+                // long.
                 let subject = subject(key);
                 if self.database.state(&subject) == Some(State::Revoked)
                     && self.backup.state(&subject) == Some(State::Revoked)
                 {
                     self.database.change(subject, State::Removed);
+                    let revoked_at = self.revoked_at.get(&subject).copied().unwrap_or_default();
+                    self.pages.retain(|(made_at, _)| *made_at > revoked_at);
                 }
             }
             Op::Backup => self.backup = self.database.clone(),
@@ -209,10 +246,10 @@ impl World {
                 let asked = Asked::read(&self.store, &self.names, from_the_start);
                 let page = self.database.answer(asked.position);
                 self.begin(n, &asked, &page);
-                self.pages.push(page);
+                self.pages.push((self.time, page));
             }
             Op::Replay(n, page) => {
-                if let Some(page) = self.pages.get(page).cloned() {
+                if let Some((_, page)) = self.pages.get(page).cloned() {
                     let asked = Asked::read(&self.store, &self.names, false);
                     self.begin(n, &asked, &page);
                 }
@@ -221,7 +258,7 @@ impl World {
             Op::Die(n) => self.fetchers[n] = Fetcher::default(),
             Op::Look(key) => {
                 self.worker.poll(&self.store, NOW.monotonic_ms);
-                self.worker.find(&self.store, &subject(key));
+                self.worker.find(&self.store, &subject(key), [subject(key)]);
             }
         }
         self.check_invariants();
@@ -266,7 +303,7 @@ impl World {
     fn state(&self, key: u8) -> Option<State> {
         let mut snapshot = Snapshot::new(self.names.clone(), BUCKET_BITS, 0);
         snapshot.poll(&self.store, NOW.monotonic_ms);
-        state_of(&snapshot.find(&self.store, &subject(key)))
+        state_of(&snapshot.find(&self.store, &subject(key), [subject(key)]))
     }
 
     /// Left alone with one fetcher, the snapshot comes to say what the database says, in warm caches too.
@@ -299,14 +336,28 @@ impl World {
                 Some(State::Removed) => None,
                 state => state,
             };
-            let found = self.worker.find(&self.store, &subject(key));
+            let found = self.worker.find(&self.store, &subject(key), [subject(key)]);
             let found = match state_of(&found) {
                 // Revoked here, and active or unknown in a restored database: it stays revoked or goes.
                 Some(State::Revoked) if self.seen_revoked.contains(&subject(key)) => None,
                 state => state,
             };
             assert_eq!(found, expected, "key {key}");
+            if expected.is_some() {
+                self.check_plan(key);
+            }
         }
+    }
+
+    fn check_plan(&mut self, key: u8) {
+        let found = self.worker.find(&self.store, &subject(key), [subject(key)]);
+        let Found::Key(holder) = found else { panic!("it was there") };
+        let expected = match plan_of(&subject(key)).map(|name| self.database.state(&Digest::of_plan(name))) {
+            None => PlanState::NoPlan,
+            Some(Some(State::Plan(requests))) => PlanState::Known(plan(requests)),
+            Some(state) => panic!("a key on a plan that is {state:?}"),
+        };
+        assert_eq!(holder.plan, expected, "key {key}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! It refuses to trust that an answer ever comes: a poll has a deadline of its own, because Envoy drops callouts
 //! without a word when a listener is replaced.
 
+use crate::engine::backoff::Backoff;
 use crate::engine::feed::{Application, Asked, NotApplied, Now, Progress};
 use crate::engine::lease::Lease;
 use crate::engine::store::{Names, SharedStore};
@@ -21,9 +22,8 @@ pub struct Fetcher {
     /// Whether somebody else is to fetch once the poll that is out has ended: so no change falls in between.
     hands_over: bool,
     phase: Phase,
-    failures: u32,
+    backoff: Backoff,
     from_the_start: bool,
-    jitter: u64,
     polls: u64,
 }
 
@@ -96,9 +96,8 @@ impl Fetcher {
             took_it_while_serving: false,
             hands_over: false,
             phase: Phase::Idle { not_before_ms: 0 },
-            failures: 0,
+            backoff: Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed),
             from_the_start: false,
-            jitter: seed | 1,
             polls: 0,
         }
     }
@@ -203,7 +202,7 @@ impl Fetcher {
             match application.step(store, &self.names, now) {
                 Ok(Progress::More) => {}
                 Ok(Progress::Done) => {
-                    self.failures = 0;
+                    self.backoff.reset();
                     self.from_the_start = false;
                     self.phase = Phase::Idle { not_before_ms: now.monotonic_ms };
                 }
@@ -224,15 +223,7 @@ impl Fetcher {
     }
 
     fn back_off(&mut self, now_ms: u64) {
-        let (shortest, longest) = BACKOFF_MS;
-        let pause = shortest.checked_shl(self.failures.min(16)).unwrap_or(longest).min(longest);
-        self.failures = self.failures.saturating_add(1);
-        // xorshift64 (Marsaglia 2003): half the pause is drawn, so that many edges do not come back at once.
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        let drawn = pause / 2 + self.jitter % (pause / 2 + 1);
-        self.phase = Phase::Idle { not_before_ms: now_ms + drawn };
+        self.phase = Phase::Idle { not_before_ms: now_ms + self.backoff.after_failure() };
     }
 }
 

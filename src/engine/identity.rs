@@ -1,5 +1,5 @@
-//! What the upstream sees of a request: the identity that was found, never the credential, never a copy of either
-//! that the client made up.
+//! What the upstream sees of a request: the identity that was found, never the credential unless the route keeps it,
+//! never a copy of either that the client made up.
 
 use crate::engine::credential::{self, Header};
 use crate::engine::snapshot::Holder;
@@ -10,11 +10,15 @@ use std::borrow::Cow;
 pub type Field<'a> = (&'a str, Cow<'a, [u8]>);
 
 /// Which of the client's header fields are taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Strip {
     /// Those that the filter itself sets.
     Identity,
+    /// Those, and what an upstream could take for a credential though none was read there: other spellings of a
+    /// source's header field. What stays is the one credential that was checked.
+    IdentityAndUnread,
     /// Those, and every source of credentials.
+    #[default]
     IdentityAndCredentials,
 }
 
@@ -27,11 +31,10 @@ pub fn forwarded<'a>(
     strip: Strip,
     identity: &'a [(&'static str, String)],
 ) -> Option<Vec<Field<'a>>> {
-    let sources = if strip == Strip::IdentityAndCredentials { sources } else { &[] };
     let mut changed = !identity.is_empty();
     let mut forwarded = Vec::with_capacity(headers.len() + identity.len());
     for (name, value) in headers {
-        match kept(name, value, sources) {
+        match kept(name, value, sources, strip) {
             Some(value) => {
                 changed |= matches!(value, Cow::Owned(_));
                 forwarded.push((name.as_str(), value));
@@ -44,11 +47,23 @@ pub fn forwarded<'a>(
 }
 
 /// What stays of a field; `None` if nothing does.
-fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source]) -> Option<Cow<'a, [u8]>> {
+fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source], strip: Strip) -> Option<Cow<'a, [u8]>> {
     if is_ours(name) {
         return None;
     }
-    let mut value = if name == "connection" { without_our_options(value) } else { Cow::Borrowed(value) };
+    let value = if name == "connection" { without_our_options(value) } else { Cow::Borrowed(value) };
+    match strip {
+        Strip::Identity => Some(value),
+        Strip::IdentityAndUnread => {
+            let was_read = || sources.iter().any(|source| source.header() == Some(name));
+            let is_spelling = |source: &Source| source.header().is_some_and(|of| is_spelling_of(of, name));
+            (!sources.iter().any(is_spelling) || was_read()).then_some(value)
+        }
+        Strip::IdentityAndCredentials => without_credentials(name, value, sources),
+    }
+}
+
+fn without_credentials<'a>(name: &str, mut value: Cow<'a, [u8]>, sources: &[Source]) -> Option<Cow<'a, [u8]>> {
     for source in sources {
         let rest = match source {
             Source::Header { name: of, .. } if is_spelling_of(of, name) => return None,
@@ -83,6 +98,9 @@ pub fn headers_of(holder: &Holder, dialect: &Dialect) -> Vec<(&'static str, Stri
     if let Some(owner) = &key.owner {
         headers.push(("x-keyward-owner", owner.clone()));
     }
+    if let Some(plan) = &key.plan {
+        headers.push(("x-keyward-plan", plan.clone()));
+    }
     if let Some(environment) = key.environment {
         headers.push(("x-keyward-environment", environment.name().to_owned()));
     }
@@ -111,7 +129,7 @@ fn unify(c: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::snapshot::OwnerState;
+    use crate::engine::snapshot::{OwnerState, PlanState};
     use keyward_contract::entry::{Environment, KeyRecord};
 
     fn names(strip: Strip, sent: &[&str], identity: &[(&'static str, String)]) -> Option<Vec<String>> {
@@ -140,6 +158,18 @@ mod tests {
         assert_eq!(kept, [":path", "x-keywarden", "accept"]);
         let kept = names(Strip::Identity, &sent, &[]).unwrap();
         assert_eq!(kept, [":path", "authorization", "x-api-key", "x_api_key", "x-keywarden", "accept"]);
+    }
+
+    #[test]
+    fn a_kept_credential_is_the_one_that_was_read() {
+        let sent =
+            [":path", "authorization", "x-api-key", "x_api_key", "X.Api.Key", "x-keyward-key-id", "cookie", "accept"];
+        let kept = names(Strip::IdentityAndUnread, &sent, &[("x-keyward-kind", "key".to_owned())]).unwrap();
+        assert_eq!(kept, [":path", "authorization", "x-api-key", "cookie", "accept", "x-keyward-kind"]);
+        let sources = [Source::Query("key".into()), Source::Cookie("key".into())];
+        let headers = [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s")]
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
+        assert_eq!(forwarded(&headers, &sources, Strip::IdentityAndUnread, &[]), None);
     }
 
     #[test]
@@ -175,16 +205,18 @@ mod tests {
             key_id: "key_1".into(),
             kind: "key".into(),
             owner: Some("acme".into()),
+            plan: Some("pro".into()),
             environment: Some(Environment::Test),
             scopes: vec!["a".into(), "b".into()],
             ..KeyRecord::default()
         };
-        let headers =
-            headers_of(&Holder { key, owner: OwnerState::Unowned }, &Dialect::built_in("keyward").unwrap().unwrap());
+        let holder = Holder { key, owner: OwnerState::Unowned, plan: PlanState::NoPlan };
+        let headers = headers_of(&holder, &Dialect::built_in("keyward").unwrap().unwrap());
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),
             ("x-keyward-owner", "acme"),
+            ("x-keyward-plan", "pro"),
             ("x-keyward-environment", "test"),
             ("x-keyward-scopes", "a b"),
         ];

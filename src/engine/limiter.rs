@@ -1,8 +1,9 @@
 //! Whether a key may do one more request now: strict sliding windows that all workers of one process share.
 //!
 //! **The promise.** In any span as long as a limit's window, both ends included, at most the limit is admitted, however
-//! workers interleave (`model::nothing_ever_passes_a_limit`). And no more is refused than that asks for: while requests
-//! are always waiting, a single limit admits at least 95 % of itself (`model::a_saturated_limit_is_used`).
+//! workers interleave, trap with what they have taken in advance, or are configured anew
+//! (`model::nothing_ever_passes_a_limit`). And no more is refused than that asks for: while requests are always waiting, a
+//! single limit admits at least 95 % of itself (`model::a_saturated_limit_is_used`).
 //!
 //! **How.** A window keeps a list of admissions, each a cost and the last millisecond it may have happened in, and a
 //! request passes if its cost fits beside all that are not older than the window. Up to [`SUB_WINDOWS`] requests every
@@ -12,14 +13,21 @@
 //! mechanism, an entry means the same under every limit, and the time at which enough leaves is known, not estimated:
 //! a client that waits for `retry_after_ms` gets through unless the key was used meanwhile.
 //!
+//! **Leases.** Of busy keys with limits of [`MIN_LEASED_REQUESTS`] or more a worker takes some tokens in advance, so that
+//! most of their requests cost no host call (`leases.rs`). A lease counts from when it is taken, as if all of it were
+//! admitted when it ends. Its unspent tokens are given back.
+//!
 //! **Time.** A clock in milliseconds rounds down: readings that are a window apart may be taken up to a millisecond
 //! less apart. Hence *both ends included*: an admission at 0 under `1/s` makes room at 1001. An admission happens at
 //! the latest reading that anyone has written to its bucket or its own worker has taken, so a worker whose clock is
-//! behind breaks nothing; spans are measured between these times.
+//! behind breaks nothing; spans are measured between these times. The clock is the process's monotonic one: what is done
+//! to the wall clock is not noticed here.
 //!
 //! **Where.** In one of a fixed number of shared buckets, by the hash of the key's id, so that all secrets of a key share
-//! its limits. Each rewrite drops the windows, of whatever key, that have become empty, and nothing else. So a bucket
-//! holds, for each key and window in use when it was last written, at most [`MAX_ENTRIES`] entries.
+//! its limits. Their number is the one that the first limiter of the process was made with: a key that moved to
+//! another bucket would begin anew. Each rewrite drops the windows, of whatever key, that have become empty, and nothing
+//! else, and every worker looks into one bucket a tick for such. So a bucket holds, for each key and window in use when it was
+//! last looked into, at most [`MAX_ENTRIES`] entries.
 //!
 //! **When limits change**, a window keeps its count under the new number of requests; a new one begins empty; one that
 //! is no longer a limit no longer counts, and its list stays until it is empty, should the limit come back.
@@ -27,22 +35,33 @@
 //! What this does not do: queue, smooth bursts, or count beyond one process.
 
 mod bucket;
+mod leases;
 
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod model;
 
 use crate::engine::store::{self, SharedStore};
 use bucket::{Bucket, KeyHash};
 use keyward_contract::limit::Limit;
+use leases::{Lease, Leases};
+use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 
 pub use bucket::{MAX_ENTRIES, SUB_WINDOWS};
+pub use leases::{LEASE_MS, MIN_LEASED_REQUESTS};
 
-/// The limits of all keys, as far as they are in use.
-#[derive(Clone, Debug)]
+/// The limits of all keys, as far as they are in use, and what one worker has leased of them.
+#[derive(Debug)]
 pub struct Limiter {
     prefix: String,
+    /// As it was asked for; what holds is `settled_bits`.
     bucket_bits: u32,
+    settled_bits: Cell<Option<u32>>,
+    leases: RefCell<Leases>,
+    /// The bucket that is swept next.
+    sweeps: Cell<u32>,
 }
 
 /// Whether a request may pass.
@@ -72,20 +91,28 @@ pub struct WindowState {
     pub limit: Limit,
     /// How many requests it would admit now.
     pub remaining: u32,
-    /// How long until it would admit more than that, in milliseconds; 0 if none of it is used.
+    /// How long until it would admit more than that, in milliseconds; 0 if none of it is used, a window if none ever is
+    /// admitted.
     pub reset_ms: u64,
 }
 
 impl Limiter {
-    /// A limiter whose 2^`bucket_bits` buckets (at most 2^32) have names that begin with `prefix`.
+    /// A limiter whose 2^`bucket_bits` buckets (at most 2^32) have names that begin with `prefix`. Where there are such
+    /// already, it is their number that holds.
     pub fn new(prefix: impl Into<String>, bucket_bits: u32) -> Self {
-        Self { prefix: prefix.into(), bucket_bits }
+        Self {
+            prefix: prefix.into(),
+            bucket_bits: bucket_bits.min(32),
+            settled_bits: Cell::new(None),
+            leases: RefCell::default(),
+            sweeps: Cell::new(0),
+        }
     }
 
     /// Admits a request of a key if all of the limits do.
     ///
     /// `now_ms` is the process's monotonic clock. A refused request reads the bucket once, an admitted one also writes
-    /// it, and both begin again when another worker has written in between.
+    /// it, and both begin again when another worker has written in between. One that a lease is spent on does neither.
     pub fn admit(
         &self,
         store: &impl SharedStore,
@@ -97,36 +124,130 @@ impl Limiter {
         if limits.is_empty() {
             return Verdict::Admitted { windows: Vec::new() };
         }
+        let cost = cost.get();
+        if let Some(windows) = self.leases.borrow_mut().spend(key_id, limits, cost, now_ms) {
+            return Verdict::Admitted { windows };
+        }
+        let (wanted, replaced) = self.leases.borrow_mut().ask(key_id, limits, now_ms);
         let key = KeyHash::of(key_id);
-        store::update(store, &self.bucket_name(&key), |current| {
-            let bucket = Bucket::read(current.unwrap_or_default());
-            let at_ms = now_ms.max(bucket.written_ms);
-            let refusal = limits
-                .iter()
-                .map(|limit| (limit, bucket.entries(&key, limit.window_ms()).room_from_ms(*limit, cost.get())))
-                .filter(|(_, room_from_ms)| room_from_ms.is_none_or(|from_ms| from_ms > at_ms))
-                .max_by_key(|(_, room_from_ms)| room_from_ms.unwrap_or(u64::MAX));
-            if let Some((limit, room_from_ms)) = refusal {
+        let (verdict, lease) = store::update(store, &self.bucket_name(store, &key), |current| {
+            let stored = Bucket::read(current.unwrap_or_default());
+            let at_ms = now_ms.max(stored.written_ms);
+            let given_back = replaced.as_ref().map(|lease| lease.given_back(&stored, &key, at_ms));
+            let bucket = given_back.as_deref().map_or(stored, Bucket::read);
+            if let Some((limit, room_from_ms)) = refusal(&bucket, &key, limits, cost, at_ms) {
                 let retry_after_ms = room_from_ms.map(|from_ms| from_ms.saturating_sub(now_ms));
                 let windows = states(&bucket, &key, limits, at_ms, now_ms);
-                return (None, Verdict::Exhausted { limit: *limit, retry_after_ms, windows });
+                return (given_back, (Verdict::Exhausted { limit, retry_after_ms, windows }, None));
             }
-            let rewritten = bucket.with_admission(&key, limits, cost.get(), at_ms);
-            let windows = states(&Bucket::read(&rewritten), &key, limits, at_ms, now_ms);
-            (Some(rewritten), Verdict::Admitted { windows })
-        })
+            let room = limits.iter().map(|limit| bucket.entries(&key, limit.window_ms()).live(at_ms).room(*limit));
+            let leased = leases::size(wanted, room.min().unwrap_or(0).saturating_sub(cost));
+            let until_ms = if leased > 0 { leases::end_ms(limits, at_ms) } else { at_ms };
+            let rewritten = bucket.with_admission(&key, limits, cost.saturating_add(leased), at_ms, until_ms);
+            let mut windows = states(&Bucket::read(&rewritten), &key, limits, at_ms, now_ms);
+            let lease = (leased > 0).then(|| {
+                let (limits, windows) = (limits.to_vec(), windows.clone());
+                Lease { limits, until_ms, left: leased, taken_ms: now_ms, windows }
+            });
+            windows.iter_mut().for_each(|window| window.remaining = window.remaining.saturating_add(leased));
+            (Some(rewritten), (Verdict::Admitted { windows }, lease))
+        });
+        if matches!(verdict, Verdict::Admitted { .. }) {
+            self.leases.borrow_mut().note(key_id, limits, cost, now_ms, lease);
+        }
+        verdict
     }
 
-    fn bucket_name(&self, key: &KeyHash) -> String {
-        format!("{}{:x}", self.prefix, key.leading_bits(self.bucket_bits))
+    /// How long until a limit has room for `cost` if nothing is admitted meanwhile, in milliseconds: 0 if it has. Admits
+    /// nothing.
+    pub fn wait_ms(&self, store: &impl SharedStore, key_id: &str, limit: Limit, cost: u32, now_ms: u64) -> u64 {
+        let key = KeyHash::of(key_id);
+        let stored = store.get(&self.bucket_name(store, &key));
+        let bucket = Bucket::read(stored.as_ref().map_or(&[], |stored| &stored.bytes));
+        let room_from_ms = bucket.entries(&key, limit.window_ms()).live(now_ms).room_from_ms(limit, cost);
+        room_from_ms.map_or(limit.window_ms().get(), |from_ms| from_ms.saturating_sub(now_ms))
     }
+
+    /// Gives back what is left of leases that have ended, and looks into one bucket for what is not in use any more.
+    pub fn tick(&self, store: &impl SharedStore, now_ms: u64) {
+        let ended = self.leases.borrow_mut().ended(now_ms);
+        self.give_back(store, &ended, now_ms);
+        let index = self.sweeps.get();
+        self.sweeps.set(index.wrapping_add(1));
+        let bits = self.bits(store);
+        let index = index.checked_rem(1u32.checked_shl(bits).unwrap_or(0)).unwrap_or(index);
+        store::update(store, &self.name(index), |current| {
+            let bucket = Bucket::read(current.unwrap_or_default());
+            (bucket.swept(now_ms.max(bucket.written_ms)), ())
+        });
+    }
+
+    /// Gives all leases back, and takes none any more: the configuration is replaced.
+    pub fn release(&self, store: &impl SharedStore, now_ms: u64) {
+        let leases = self.leases.borrow_mut().close();
+        self.give_back(store, &leases, now_ms);
+    }
+
+    fn give_back(&self, store: &impl SharedStore, leases: &[(String, Lease)], now_ms: u64) {
+        for (key_id, lease) in leases {
+            let key = KeyHash::of(key_id);
+            store::update(store, &self.bucket_name(store, &key), |current| {
+                let bucket = Bucket::read(current.unwrap_or_default());
+                (Some(lease.given_back(&bucket, &key, now_ms.max(bucket.written_ms))), ())
+            });
+        }
+    }
+
+    fn bucket_name(&self, store: &impl SharedStore, key: &KeyHash) -> String {
+        self.name(key.leading_bits(self.bits(store)))
+    }
+
+    fn name(&self, index: u32) -> String {
+        format!("{}{index:x}", self.prefix)
+    }
+
+    /// The number of buckets as a power of two: that of whoever came first.
+    fn bits(&self, store: &impl SharedStore) -> u32 {
+        if let Some(bits) = self.settled_bits.get() {
+            return bits;
+        }
+        let bits = store::update(store, &format!("{}bits", self.prefix), |current| match current {
+            Some([bits]) => (None, u32::from(*bits)),
+            _ => (Some(vec![self.bucket_bits as u8]), self.bucket_bits),
+        });
+        self.settled_bits.set(Some(bits));
+        bits
+    }
+}
+
+impl Lease {
+    fn given_back(&self, bucket: &Bucket<'_>, key: &KeyHash, at_ms: u64) -> Vec<u8> {
+        bucket.without(key, &self.limits, self.left, at_ms, self.until_ms)
+    }
+}
+
+/// The limit that refuses for longest, if one does, and from when on it has room; `None` for never.
+fn refusal(
+    bucket: &Bucket<'_>,
+    key: &KeyHash,
+    limits: &[Limit],
+    cost: u32,
+    at_ms: u64,
+) -> Option<(Limit, Option<u64>)> {
+    limits
+        .iter()
+        .map(|limit| (*limit, bucket.entries(key, limit.window_ms()).room_from_ms(*limit, cost)))
+        .filter(|(_, room_from_ms)| room_from_ms.is_none_or(|from_ms| from_ms > at_ms))
+        .max_by_key(|(_, room_from_ms)| room_from_ms.unwrap_or(u64::MAX))
 }
 
 fn states(bucket: &Bucket<'_>, key: &KeyHash, limits: &[Limit], at_ms: u64, now_ms: u64) -> Vec<WindowState> {
     let state = |limit: &Limit| {
         let entries = bucket.entries(key, limit.window_ms()).live(at_ms);
-        let used = u32::try_from(entries.cost()).unwrap_or(u32::MAX);
-        let remaining = limit.requests().saturating_sub(used);
+        let remaining = entries.room(*limit);
+        if limit.requests() == 0 {
+            return WindowState { limit: *limit, remaining, reset_ms: limit.window_ms().get() };
+        }
         let more_from_ms = remaining.checked_add(1).and_then(|more| entries.room_from_ms(*limit, more));
         WindowState { limit: *limit, remaining, reset_ms: more_from_ms.unwrap_or(0).saturating_sub(now_ms) }
     };
@@ -177,6 +298,19 @@ mod tests {
     fn remaining(verdict: &Verdict) -> Vec<u32> {
         let (Verdict::Admitted { windows } | Verdict::Exhausted { windows, .. }) = verdict;
         windows.iter().map(|window| window.remaining).collect()
+    }
+
+    #[test]
+    fn how_long_to_wait_is_told_without_admitting_anything() {
+        let setup = Setup::new();
+        let wait_ms = |cost, now_ms| setup.limiter.wait_ms(&setup.store, "k", Limit::per_minute(3), cost, now_ms);
+        assert_eq!([wait_ms(3, 5000), wait_ms(4, 5000)], [0, 60_000], "what is never admitted waits for a window");
+        assert_eq!(setup.bytes(), 0);
+        for at_ms in [5000, 5100] {
+            assert!(setup.passes("k", &["3/min"], at_ms));
+        }
+        assert_eq!([wait_ms(1, 5200), wait_ms(2, 5200), wait_ms(3, 5200)], [0, 59_801, 59_901]);
+        assert_eq!([wait_ms(2, 65_000), wait_ms(2, 65_001)], [1, 0]);
     }
 
     #[test]
@@ -244,10 +378,12 @@ mod tests {
     #[test]
     fn a_refused_request_is_one_read_and_an_admitted_one_a_read_and_a_write() {
         let setup = Setup::new();
+        setup.admit("another", &["1/s"], 1, 0);
+        let first = setup.store.calls.get();
         setup.admit("k", &["1/s"], 1, 0);
-        assert_eq!(setup.store.calls.get(), 2);
+        assert_eq!(setup.store.calls.get() - first, 2);
         setup.admit("k", &["1/s"], 1, 0);
-        assert_eq!(setup.store.calls.get(), 3);
+        assert_eq!(setup.store.calls.get() - first, 3);
     }
 
     #[test]
@@ -307,6 +443,110 @@ mod tests {
             setup.admit("k", &[limit], 1, now_ms);
             assert!(setup.bytes() <= bound);
         }
+    }
+
+    #[test]
+    fn a_limit_of_none_lets_nothing_pass_and_says_a_window_of_one_lets_one() {
+        let setup = Setup::new();
+        for (limit, window_ms) in [("0/s", 1000), ("0/d", 86_400_000)] {
+            let limit: Limit = limit.parse().unwrap();
+            let windows = vec![WindowState { limit, remaining: 0, reset_ms: window_ms }];
+            let verdict = setup.admit("k", &[&limit.to_string()], 1, 0);
+            assert_eq!(verdict, Verdict::Exhausted { limit, retry_after_ms: None, windows });
+        }
+        assert!(setup.passes("k", &["1/d"], 0));
+        assert_eq!(retry_after_ms(&setup.admit("k", &["1/d"], 1, 86_399_999)), Some(2));
+        assert!(setup.passes("k", &["1/d"], 86_400_001));
+    }
+
+    #[test]
+    fn a_larger_limit_for_a_shorter_window_and_a_smaller_one_for_a_longer_both_hold() {
+        let setup = Setup::new();
+        let passed = (0..180_000).step_by(100).filter(|now_ms| setup.passes("k", &["10/s", "5/min"], *now_ms)).count();
+        assert_eq!(passed, 15);
+    }
+
+    /// Of a limiter that has taken a lease of 10 or more: one more request at 100 ms finds it there.
+    fn with_a_lease(store: &MemoryStore) -> Limiter {
+        let (limiter, limits) = (Limiter::new("t.", 0), parsed(&["10000/s"]));
+        (0..20).for_each(|_| drop(limiter.admit(store, "k", &limits, ONE, 100)));
+        assert!(limiter.leases.borrow().left("k") >= 10);
+        limiter
+    }
+
+    fn remaining_elsewhere(store: &MemoryStore, now_ms: u64) -> u32 {
+        let verdict = Limiter::new("t.", 0).admit(store, "k", &parsed(&["10000/s"]), ONE, now_ms);
+        remaining(&verdict)[0]
+    }
+
+    #[test]
+    fn what_is_leased_is_missing_elsewhere_until_it_is_given_back() {
+        let store = MemoryStore::default();
+        let limiter = with_a_lease(&store);
+        assert!(remaining_elsewhere(&store, 100) < 10_000 - 21);
+        limiter.tick(&store, 111);
+        assert!(remaining_elsewhere(&store, 111) < 10_000 - 22, "it lasts to the end of its sub-window");
+        limiter.tick(&store, 112);
+        assert_eq!(remaining_elsewhere(&store, 112), 10_000 - 23);
+        assert_eq!(limiter.leases.borrow().left("k"), 0);
+    }
+
+    #[test]
+    fn a_configuration_that_is_replaced_gives_all_back_and_leases_no_more() {
+        let store = MemoryStore::default();
+        let limiter = with_a_lease(&store);
+        limiter.release(&store, 101);
+        assert_eq!(remaining_elsewhere(&store, 101), 10_000 - 21);
+        (0..20).for_each(|_| drop(limiter.admit(&store, "k", &parsed(&["10000/s"]), ONE, 102)));
+        assert_eq!(remaining_elsewhere(&store, 102), 10_000 - 42);
+    }
+
+    #[test]
+    fn the_next_admission_gives_back_what_is_left_without_another_call() {
+        let store = MemoryStore::default();
+        let limiter = with_a_lease(&store);
+        let before = store.calls.get();
+        // Another window than the leased one: the lease cannot be spent on it, and both are settled at once.
+        assert_eq!(remaining(&limiter.admit(&store, "k", &parsed(&["10000/s", "9/min"]), ONE, 101)), [9979, 8]);
+        assert_eq!(store.calls.get() - before, 2);
+        // Nor can one that has ended.
+        let limiter = with_a_lease(&store);
+        let used = 10_000 - remaining_elsewhere(&store, 100) - limiter.leases.borrow().left("k");
+        let before = store.calls.get();
+        assert_eq!(remaining(&limiter.admit(&store, "k", &parsed(&["10000/s"]), ONE, 500)), [10_000 - used - 1]);
+        assert_eq!(store.calls.get() - before, 2);
+    }
+
+    #[test]
+    fn a_lease_is_spent_to_its_last_millisecond_and_no_later() {
+        let store = MemoryStore::default();
+        for (now_ms, calls) in [(111, 0), (112, 2)] {
+            let limiter = with_a_lease(&store);
+            let before = store.calls.get();
+            limiter.admit(&store, "k", &parsed(&["10000/s"]), ONE, now_ms);
+            assert_eq!(store.calls.get() - before, calls, "at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_a_small_limit_beside_a_large_one_is_never_leased_of() {
+        let store = MemoryStore::default();
+        let limiter = Limiter::new("t.", 0);
+        for limits in [&["10000/s", "511/min"][..], &["511/s"], &["64/s"], &["1/s"]] {
+            (0..50).for_each(|_| drop(limiter.admit(&store, "k", &parsed(limits), ONE, 0)));
+            assert_eq!(limiter.leases.borrow().left("k"), 0);
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_another_number_of_buckets_goes_on_counting_where_the_first_one_did() {
+        let store = MemoryStore::default();
+        let limits = parsed(&["1/h"]);
+        let admit = |limiter: &Limiter, n: u32| limiter.admit(&store, &n.to_string(), &limits, ONE, 0);
+        let first = Limiter::new("p.", 4);
+        assert!((0..100).all(|n| matches!(admit(&first, n), Verdict::Admitted { .. })));
+        let replaced = Limiter::new("p.", 7);
+        assert!((0..100).all(|n| matches!(admit(&replaced, n), Verdict::Exhausted { .. })));
     }
 
     #[test]

@@ -3,22 +3,31 @@
 //! Nothing here knows Envoy or reads a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
 //! that every safeguard can be tested natively against a model.
 
+pub mod backoff;
 pub mod bucket;
 pub mod cache;
 pub mod cells;
 pub mod credential;
 pub mod decide;
+pub mod digests;
 pub mod feed;
 pub mod fetcher;
+pub mod guessing;
 pub mod identity;
 pub mod lease;
 pub mod limiter;
+pub mod rate_limit_headers;
 pub mod readiness;
 pub mod rules;
 pub mod snapshot;
 pub mod store;
+pub mod usage;
+pub mod verified;
+pub mod verifier;
 
 #[cfg(test)]
 mod feed_model;
 #[cfg(test)]
 mod totality;
+#[cfg(test)]
+mod verification;

@@ -1,5 +1,6 @@
 //! Which route asks for what. The first rule that matches decides; where none does, no kind of key is enough.
 
+use crate::engine::identity::Strip;
 use keyward_contract::error_shape::ErrorShape;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -84,13 +85,15 @@ pub struct ProtectedResource {
     pub metadata: String,
 }
 
-/// What a key must have.
+/// What a key must have, and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Requirement {
     /// The kinds that are accepted; `None` accepts all.
     pub kinds: Option<Vec<String>>,
     /// The permissions that it needs.
     pub scopes: ScopesByMethod,
+    /// What is taken from a request that it opens.
+    pub strip: Strip,
 }
 
 /// The permissions that a request needs, all of them.
@@ -118,6 +121,7 @@ pub const UNMATCHED: Route = Route {
     access: Access::Key(Requirement {
         kinds: Some(Vec::new()),
         scopes: ScopesByMethod { by_method: Vec::new(), otherwise: Vec::new() },
+        strip: Strip::IdentityAndCredentials,
     }),
     errors: None,
     cost: NonZeroU32::MIN,
@@ -297,7 +301,7 @@ mod tests {
 
     fn key(scope: &str) -> Access {
         let scopes = ScopesByMethod { by_method: Vec::new(), otherwise: vec![scope.to_owned()] };
-        Access::Key(Requirement { kinds: None, scopes })
+        Access::Key(Requirement { scopes, ..Requirement::default() })
     }
 
     fn rules() -> Rules {

@@ -5,7 +5,8 @@ use crate::engine::cache::Cache;
 use crate::engine::cells::Status;
 use crate::engine::store::{Names, SharedStore};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
+use keyward_contract::limit::Limits;
 use std::rc::Rc;
 
 /// The snapshot, as one worker sees it.
@@ -22,7 +23,7 @@ pub struct Snapshot {
 /// What the snapshot says of a digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A key, with what its owner adds.
+    /// A key, with what its owner and its plan add.
     Key(Rc<Holder>),
     /// No key has this digest.
     Nothing,
@@ -30,13 +31,15 @@ pub enum Found {
     Unreadable,
 }
 
-/// A key and its owner.
+/// A key, its owner and its plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The key.
     pub key: KeyRecord,
     /// What decides for its owner.
     pub owner: OwnerState,
+    /// What decides for its plan.
+    pub plan: PlanState,
 }
 
 /// What is known of a key's owner.
@@ -50,13 +53,33 @@ pub enum OwnerState {
     Unknown,
 }
 
+/// What is known of a key's plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlanState {
+    /// The key names no plan.
+    NoPlan,
+    /// The plan's record.
+    Known(PlanRecord),
+    /// The key names a plan that the snapshot does not know, or cannot read: the key is refused.
+    Unknown,
+}
+
 #[derive(Debug)]
 struct Cached {
     holder: Rc<Holder>,
-    key_stripe: u32,
-    /// The stripe of the owner, and its count.
-    owner_stripe: Option<(usize, u32)>,
+    read: Vec<StripeRead>,
 }
+
+/// A stripe of which a bucket was read, and its count at that time.
+#[derive(Debug)]
+struct StripeRead {
+    stripe: usize,
+    count: u32,
+}
+
+/// How often the stripes of some addresses had changed at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading(Vec<(usize, u32)>);
 
 /// A status older than this is read again before it is relied on, in milliseconds: workers poll twice as often, so
 /// this catches a worker whose ticks are late.
@@ -113,45 +136,81 @@ impl Snapshot {
         self.is_usable(now_ms, max_staleness_ms)
     }
 
-    /// What the snapshot says of a key's digest. Call [`is_usable_now`](Self::is_usable_now) first.
-    pub fn find(&mut self, store: &impl SharedStore, digest: &Digest) -> Found {
-        let key_stripe = self.stripe(Status::stripe_of_subject(digest, self.bucket_bits));
-        let status = &self.status;
+    /// What the snapshot says of a key. Call [`is_usable_now`](Self::is_usable_now) first.
+    ///
+    /// The first of the `addresses` at which there is a record decides. They are asked for only where the key is not
+    /// cached, which it is under `digest`, its [`Digest::of_key`], wherever its record lies.
+    pub fn find(
+        &mut self,
+        store: &impl SharedStore,
+        digest: &Digest,
+        addresses: impl IntoIterator<Item = Digest>,
+    ) -> Found {
+        let stripes = &self.status.stripes;
+        let is_unmoved = |read: &StripeRead| stripes.get(read.stripe) == Some(&read.count);
         if let Some(cached) = self.cache.find(digest)
-            && cached.key_stripe == key_stripe
-            && cached.owner_stripe.is_none_or(|(stripe, count)| status.stripes.get(stripe) == Some(&count))
+            && cached.read.iter().all(is_unmoved)
         {
             return Found::Key(Rc::clone(&cached.holder));
         }
-        self.load(store, digest, key_stripe)
+        self.load(store, digest, addresses)
+    }
+
+    /// A reading of addresses at which [`find`](Self::find) found nothing, for whoever relies on that. Like what is cached,
+    /// it is of the status polled before.
+    pub fn reading(&self, addresses: impl IntoIterator<Item = Digest>) -> Reading {
+        let stripes = addresses.into_iter().map(|address| Status::stripe_of_subject(&address, self.bucket_bits));
+        Reading(stripes.filter_map(|stripe| Some((stripe, *self.status.stripes.get(stripe)?))).collect())
+    }
+
+    /// Whether nothing has changed since, as far as the status tells.
+    pub fn is_unmoved(&self, reading: &Reading) -> bool {
+        reading.0.iter().all(|(stripe, count)| self.status.stripes.get(*stripe) == Some(count))
     }
 
     /// The stripes are those of the status polled *before* the buckets are read, so that a change which comes between
     /// makes what is cached here outdated, never the other way round.
-    fn load(&mut self, store: &impl SharedStore, digest: &Digest, key_stripe: u32) -> Found {
-        let key = match self.read(store, digest) {
-            Ok(Some(Body::Key(key))) => key,
-            Ok(_) => return Found::Nothing,
-            Err(Unreadable) => return Found::Unreadable,
+    ///
+    /// Those of the addresses before the record's are among them: what comes to lie there decides from then on.
+    fn load(
+        &mut self,
+        store: &impl SharedStore,
+        digest: &Digest,
+        addresses: impl IntoIterator<Item = Digest>,
+    ) -> Found {
+        let mut read = Vec::new();
+        let mut records = addresses.into_iter().map(|address| self.read(store, &address, &mut read));
+        let first = records.find(|record| !matches!(record, Ok(None)));
+        drop(records);
+        let key = match first {
+            Some(Ok(Some(Body::Key(key)))) => key,
+            Some(Err(Unreadable)) => return Found::Unreadable,
+            _ => return Found::Nothing,
         };
-        let (owner, owner_stripe) = match &key.owner {
-            None => (OwnerState::Unowned, None),
-            Some(id) => {
-                let subject = Digest::of_owner(id);
-                let stripe = Status::stripe_of_subject(&subject, self.bucket_bits);
-                let state = match self.read(store, &subject) {
-                    Ok(Some(Body::Owner(owner))) => OwnerState::Known(owner),
-                    _ => OwnerState::Unknown,
-                };
-                (state, Some((stripe, self.stripe(stripe))))
-            }
+        let owner = match key.owner.as_deref().map(|id| self.read(store, &Digest::of_owner(id), &mut read)) {
+            None => OwnerState::Unowned,
+            Some(Ok(Some(Body::Owner(owner)))) => OwnerState::Known(owner),
+            Some(_) => OwnerState::Unknown,
         };
-        let holder = Rc::new(Holder { key, owner });
-        self.cache.insert(*digest, Cached { holder: Rc::clone(&holder), key_stripe, owner_stripe });
+        let plan = match key.plan.as_deref().map(|name| self.read(store, &Digest::of_plan(name), &mut read)) {
+            None => PlanState::NoPlan,
+            Some(Ok(Some(Body::Plan(plan)))) => PlanState::Known(plan),
+            Some(_) => PlanState::Unknown,
+        };
+        let holder = Rc::new(Holder { key, owner, plan });
+        self.cache.insert(*digest, Cached { holder: Rc::clone(&holder), read });
         Found::Key(holder)
     }
 
-    fn read(&self, store: &impl SharedStore, subject: &Digest) -> Result<Option<Body>, Unreadable> {
+    /// What is known of a subject; the stripe that it lies in is added to those `read`.
+    fn read(
+        &self,
+        store: &impl SharedStore,
+        subject: &Digest,
+        read: &mut Vec<StripeRead>,
+    ) -> Result<Option<Body>, Unreadable> {
+        let stripe = Status::stripe_of_subject(subject, self.bucket_bits);
+        read.push(StripeRead { stripe, count: self.status.stripes.get(stripe).copied().unwrap_or_default() });
         let Some(stored) = store.get(&self.names.bucket(subject.leading_bits(self.bucket_bits))) else {
             return Ok(None);
         };
@@ -165,9 +224,16 @@ impl Snapshot {
             Err(_) => Err(Unreadable),
         }
     }
+}
 
-    fn stripe(&self, stripe: usize) -> u32 {
-        self.status.stripes.get(stripe).copied().unwrap_or_default()
+impl Holder {
+    /// What the key may use: its own limits, else those of its plan; `None` if neither has any.
+    pub fn limits(&self) -> Option<&Limits> {
+        let of_plan = match &self.plan {
+            PlanState::Known(plan) => plan.limits.as_ref(),
+            PlanState::NoPlan | PlanState::Unknown => None,
+        };
+        self.key.limits.as_ref().or(of_plan)
     }
 }
 

@@ -37,6 +37,7 @@ pub struct Conflict;
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
+    of_control_plane: String,
     /// The lease of the VM that fetches.
     pub lease: String,
     /// Where the feed stands.
@@ -55,11 +56,11 @@ impl Names {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
+        let of_control_plane = prefix_of(hasher.clone());
         hasher.update(bucket_bits.to_le_bytes());
-        let hash: [u8; 32] = hasher.finalize().into();
-        let short: String = hex::encode(hash).chars().take(16).collect();
-        let prefix = format!("keyward{LAYOUT_VERSION}.{short}.");
+        let prefix = prefix_of(hasher);
         Self {
+            of_control_plane,
             lease: format!("{prefix}lease"),
             cursor: format!("{prefix}cursor"),
             status: format!("{prefix}status"),
@@ -67,15 +68,37 @@ impl Names {
         }
     }
 
-    /// What the names of the limiter's buckets begin with.
+    /// What the names of the limiter's buckets begin with: the same for snapshots of another size, so that what was used
+    /// is not forgotten with them.
     pub fn limits(&self) -> String {
-        format!("{}limit.", self.prefix)
+        format!("{}limit.", self.of_control_plane)
+    }
+
+    /// What the names of the table of clients that guess begin with.
+    pub fn guesses(&self) -> String {
+        format!("{}guess.", self.of_control_plane)
+    }
+
+    /// What the names of what is remembered of credentials begin with.
+    pub fn verified(&self) -> String {
+        format!("{}verified.", self.prefix)
+    }
+
+    /// What the names of the counts of wrong credentials begin with.
+    pub fn wrong(&self) -> String {
+        format!("{}wrong.", self.prefix)
     }
 
     /// The name of a bucket.
     pub fn bucket(&self, index: u32) -> String {
         format!("{}{index:x}", self.prefix)
     }
+}
+
+fn prefix_of(hasher: Sha256) -> String {
+    let hash: [u8; 32] = hasher.finalize().into();
+    let short: String = hex::encode(hash).chars().take(16).collect();
+    format!("keyward{LAYOUT_VERSION}.{short}.")
 }
 
 /// Reads, changes and writes back until no other writer comes between; `change` returns `None` to leave it.
@@ -127,7 +150,17 @@ pub(crate) mod memory {
         }
     }
 
-    impl MemoryStore {}
+    impl MemoryStore {
+        /// How many bytes the names and values have together.
+        pub(crate) fn bytes(&self) -> usize {
+            self.values.borrow().iter().map(|(name, stored)| name.len() + stored.bytes.len()).sum()
+        }
+
+        /// All that is stored.
+        pub(crate) fn values(&self) -> Vec<(String, Vec<u8>)> {
+            self.values.borrow().iter().map(|(name, stored)| (name.clone(), stored.bytes.clone())).collect()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -141,6 +174,13 @@ mod tests {
         for (n, one) in names.iter().enumerate() {
             assert!(!names[n + 1..].contains(one));
         }
+    }
+
+    #[test]
+    fn what_was_used_is_found_again_by_a_snapshot_of_another_size_and_by_no_other_control_plane() {
+        let limits = |authority, bits| Names::new("a", authority, bits).limits();
+        assert_eq!(limits("b", 16), limits("b", 8));
+        assert_ne!(limits("b", 16), limits("c", 16));
     }
 
     #[test]

@@ -6,19 +6,25 @@ use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::cells::Status;
 use crate::engine::credential::Header;
 use crate::engine::decide::{Decision, Edge, Policy};
+use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::Now;
+use crate::engine::guessing::Guessing;
 use crate::engine::identity::{self, Strip};
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
+use crate::engine::verified::Verified;
+use crate::engine::verifier::{Ended, Outcome, Unverified};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac as _};
 use keyward_contract::dialect::{BasicPart, Dialect, Source};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::verdict::Refusal;
+use keyward_contract::verify::Answer;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{TestCaseResult, TestRunner};
@@ -35,6 +41,8 @@ const TARGET_FIELDS: usize = 3;
 /// The parameter and the cookie of the dialects that are given every kind of source.
 const NAMED: &str = "key";
 
+const PEPPER: &[u8] = b"a pepper";
+
 const RULES: &str = r#"[
     {"path": {"exact": "/open"}, "access": "public"},
     {"path": {"prefix": "/mcp"}, "access": "delegated", "protected_resource": {"resource": "https://h/mcp"}},
@@ -44,11 +52,12 @@ const RULES: &str = r#"[
     {"path": {"prefix": "/admin"}, "access": "key", "scopes": ["admin"], "errors": "openai"},
     {"path": {"template": "/keys/{id}"}, "methods": ["GET"], "access": "key", "scopes": {"GET": ["read"], "*": ["admin"]}},
     {"path": {"prefix": "/files"}, "ambiguous_paths": true, "access": "key"},
+    {"path": {"prefix": "/self"}, "access": "optional", "credential": "keep"},
     {"path": {"prefix": "/v1"}, "hosts": ["api.example.com"], "access": "key", "cost": 2}
 ]"#;
 /// What some key opens; no key has what `/team` and `/admin` ask.
-const OPENED_BY_KEYS: [&str; 4] = ["/maybe", "/keys", "/files", "/v1"];
-const PATHS: [&str; 19] = [
+const OPENED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
+const PATHS: [&str; 20] = [
     "/open",
     "/mcp",
     "/.well-known/oauth-protected-resource/mcp",
@@ -60,6 +69,7 @@ const PATHS: [&str; 19] = [
     "/%61dmin",
     "/keys/1",
     "/files/a",
+    "/self",
     "/files/..%2fadmin",
     "/v1",
     "/v1/x",
@@ -119,12 +129,29 @@ enum State {
     OwnerDisabled,
     OwnerUnknown,
     Spent,
+    /// On a plan of one request in an hour.
+    OnPlan,
+    /// On a plan that says nothing of limits.
+    OnPlanWithoutLimits,
+    PlanUnknown,
+    PlanUnreadable,
+    /// Stored as a password hash; one request in an hour.
+    Hashed,
+    /// Made up for the public beginning of that, where it has one.
+    Guessed,
+    /// Imported as its SHA-512.
+    Sha512,
+    /// Imported as its HMAC-SHA-256.
+    Peppered,
+    /// The same, under a pepper that this edge does not have.
+    PepperedElsewhere,
     Unreadable,
     NeverMade,
 }
 
 impl State {
-    const ALL: [Self; 12] = [
+    /// Some more often, as only one dialect has keys that are verified.
+    const ALL: [Self; 25] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
@@ -135,17 +162,41 @@ impl State {
         Self::OwnerDisabled,
         Self::OwnerUnknown,
         Self::Spent,
+        Self::OnPlan,
+        Self::OnPlanWithoutLimits,
+        Self::PlanUnknown,
+        Self::PlanUnreadable,
+        Self::Hashed,
+        Self::Hashed,
+        Self::Hashed,
+        Self::Hashed,
+        Self::Guessed,
+        Self::Guessed,
+        Self::Sha512,
+        Self::Peppered,
+        Self::PepperedElsewhere,
         Self::Unreadable,
         Self::NeverMade,
     ];
 
     fn may_pass(self, policy: &Policy, client: Option<IpAddr>) -> bool {
         match self {
-            Self::Active | Self::Limited => true,
+            Self::Active
+            | Self::Limited
+            | Self::OnPlan
+            | Self::OnPlanWithoutLimits
+            | Self::Hashed
+            | Self::Sha512
+            | Self::Peppered => true,
             Self::Pinned => matches!(client, Some(IpAddr::V4(client)) if client.octets()[0] == 10),
             Self::Unowned => !policy.dialect.owner_required,
             _ => false,
         }
+    }
+
+    /// Whether it has one request in an hour.
+    fn is_limited(self) -> bool {
+        matches!(self, Self::Limited | Self::OnPlan | Self::Hashed)
     }
 
     fn record(self, key_id: &str, kind: &str) -> KeyRecord {
@@ -157,9 +208,10 @@ impl State {
             limits: Some(Limits::default()),
             ..KeyRecord::default()
         };
+        let hourly = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap());
         match self {
             Self::Pinned => key.allowlist = vec!["10.0.0.0/8".parse().unwrap()],
-            Self::Limited => key.limits = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap()),
+            Self::Limited => key.limits = hourly,
             Self::Revoked => key.revoked_at_ms = Some(NOW.wall_ms - 1),
             Self::Rotated => key.secret_not_after_ms = Some(NOW.wall_ms),
             Self::Expired => key.expires_at_ms = Some(NOW.wall_ms),
@@ -167,9 +219,34 @@ impl State {
             Self::OwnerDisabled => key.owner = Some("disabled".to_owned()),
             Self::OwnerUnknown => key.owner = Some("unknown".to_owned()),
             Self::Spent => key.credits_exhausted = true,
-            Self::Active | Self::Unreadable | Self::NeverMade => {}
+            Self::OnPlan => (key.plan, key.limits) = (Some("hourly".to_owned()), None),
+            Self::OnPlanWithoutLimits => key.plan = Some("unlimited".to_owned()),
+            Self::PlanUnknown => key.plan = Some("unknown".to_owned()),
+            Self::PlanUnreadable => key.plan = Some("unreadable".to_owned()),
+            Self::Hashed => (key.needs_verification, key.limits) = (true, hourly),
+            Self::Active
+            | Self::Sha512
+            | Self::Peppered
+            | Self::PepperedElsewhere
+            | Self::Unreadable
+            | Self::Guessed
+            | Self::NeverMade => {}
         }
         key
+    }
+
+    /// Where the key's record lies.
+    fn subject(self, text: &str) -> Digest {
+        let hmac = |pepper: &[u8]| {
+            let mac = Hmac::<Sha256>::new_from_slice(pepper).unwrap().chain_update(text);
+            Digest::of_hmac_sha256(&mac.finalize().into_bytes().into())
+        };
+        match self {
+            Self::Sha512 => Digest::of_sha512(&sha2::Sha512::digest(text).into()),
+            Self::Peppered => hmac(PEPPER),
+            Self::PepperedElsewhere => hmac(b"another"),
+            _ => Digest(Sha256::digest(text).into()),
+        }
     }
 }
 
@@ -222,6 +299,10 @@ impl World {
             let permissions = Some(vec!["read".to_owned()]);
             put(Digest::of_owner(id), Body::Owner(OwnerRecord { disabled, permissions }), true);
         }
+        let hourly = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap());
+        put(Digest::of_plan("hourly"), Body::Plan(PlanRecord { limits: hourly }), true);
+        put(Digest::of_plan("unlimited"), Body::Plan(PlanRecord::default()), true);
+        put(Digest::of_plan("unreadable"), Body::Removed, false);
         let mut random = 0u8;
         for format in &policy.dialect.formats {
             for state in State::ALL {
@@ -233,10 +314,19 @@ impl World {
                     random = random.wrapping_add(1);
                     Ok::<(), ()>(())
                 });
-                let key = Key { id: format!("key_{}", keys.len()), text: text.unwrap().expose().to_owned(), state };
-                let subject = Digest(Sha256::digest(&key.text).into());
+                let mut text = text.unwrap().expose().to_owned();
+                if state == State::Guessed {
+                    let hashed = keys.iter().rfind(|key: &&Key| key.state == State::Hashed).unwrap();
+                    let public = format.selector_of(hashed.text.as_bytes()).map_or(0, <[u8]>::len);
+                    text.replace_range(..public, &hashed.text[..public]);
+                }
+                let key = Key { id: format!("key_{}", keys.len()), text, state };
+                let subject = match format.selector_of(key.text.as_bytes()) {
+                    Some(selector) if state == State::Hashed => Digest::of_selector(selector),
+                    _ => state.subject(&key.text),
+                };
                 match state {
-                    State::NeverMade => {}
+                    State::Guessed | State::NeverMade => {}
                     State::Unreadable => put(subject, Body::Removed, false),
                     _ => put(subject, Body::Key(state.record(&key.id, &format.kind)), true),
                 }
@@ -257,6 +347,32 @@ impl World {
     fn sources(&self) -> &[Source] {
         &self.policy.dialect.sources
     }
+
+    /// What the control plane says of a credential.
+    fn verified(&self, what: &Unverified) -> Ended {
+        let mut hashed = self.keys.iter().filter(|key| key.state == State::Hashed);
+        let answer = match hashed.any(|key| key.text == what.credential.expose()) {
+            true => Answer::Right { secret_id: what.secret_id.clone() },
+            false => Answer::Wrong,
+        };
+        Ended { digest: what.digest, outcome: Outcome::Answered(answer) }
+    }
+}
+
+/// A few requests, one after another.
+struct Case<'a> {
+    world: &'a World,
+    /// The verdicts that were ever given, and some ways to them.
+    reached: &'a RefCell<BTreeSet<&'static str>>,
+    /// The ids of the keys that passed.
+    passed: RefCell<BTreeSet<String>>,
+}
+
+/// Whether a request is decided for the first time or after it waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    First,
+    AfterWaiting,
 }
 
 /// A request of which everything but the keys is bytes already, since those depend on the world.
@@ -282,7 +398,8 @@ struct Sent {
 
 fn worlds() -> Vec<World> {
     let added = [Added::Nothing, Added::BesideItsOwn, Added::InsteadOfItsOwn];
-    Dialect::built_in_names().flat_map(|name| added.map(|added| World::new(name, added))).collect()
+    let names = Dialect::built_in_names().chain(["auxot"]);
+    names.flat_map(|name| added.map(|added| World::new(name, added))).collect()
 }
 
 fn requests() -> impl Strategy<Value = (Index, Vec<Request>)> {
@@ -370,32 +487,37 @@ impl Request {
         target.into_iter().chain(fields).chain(self.others.iter().cloned()).collect()
     }
 
-    fn run(
-        &self,
-        world: &World,
-        edge: &mut Edge<'_, MemoryStore>,
-        reached: &RefCell<BTreeSet<&str>>,
-    ) -> TestCaseResult {
-        let headers = self.headers(world);
+    fn run(&self, case: &Case<'_>, edge: &mut Edge<'_, MemoryStore>) -> TestCaseResult {
+        let headers = self.headers(case.world);
         for _ in 0..self.times {
             let decision = edge.decide(&headers, NOW, || self.client);
-            reached.borrow_mut().insert(match decision {
-                Decision::Metadata(_) => "metadata",
-                _ => decision.verdict(),
-            });
-            self.check(world, &headers, &decision)?;
+            self.check(case, &headers, &decision, Turn::First)?;
+            if let Decision::Verify(what) = &decision {
+                let ended = case.world.verified(what);
+                let decision = edge.decide_after(&headers, NOW, || self.client, Some(&ended));
+                self.check(case, &headers, &decision, Turn::AfterWaiting)?;
+            }
         }
         Ok(())
     }
 
-    fn check(&self, world: &World, headers: &[Header], decision: &Decision) -> TestCaseResult {
+    fn check(&self, case: &Case<'_>, headers: &[Header], decision: &Decision, turn: Turn) -> TestCaseResult {
+        let Case { world, reached, passed } = case;
+        reached.borrow_mut().insert(match decision {
+            Decision::Metadata(_) => "metadata",
+            Decision::Allow { .. } if turn == Turn::AfterWaiting => "allow after waiting",
+            _ => decision.verdict(),
+        });
         let sources = world.sources();
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
-            Decision::Allow(holder) => {
+            Decision::Allow { holder, strip, .. } => {
                 prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
+                prop_assert_eq!(key.state == State::Hashed, turn == Turn::AfterWaiting);
+                let is_first = passed.borrow_mut().insert(key.id.clone());
+                prop_assert!(is_first || !key.state.is_limited(), "{:?} passes its limit", key);
                 let subject = Sha256::digest(&key.text);
                 let standing = standing(sources, headers);
                 let stands = standing.iter().any(|value| Sha256::digest(value) == subject);
@@ -404,13 +526,16 @@ impl Request {
                 let is_alone = !others.any(|other| standing.iter().any(|value| value == other.text.as_bytes()));
                 prop_assert!(is_alone, "{:?} was not sent alone", key);
                 let identity = identity::headers_of(holder, &world.policy.dialect);
-                check_forwarded(world, headers, Strip::IdentityAndCredentials, &identity)?;
+                let keeps = is_at(&["/self"]);
+                prop_assert_eq!(*strip == Strip::IdentityAndUnread, keeps);
+                prop_assert_eq!(*strip == Strip::IdentityAndCredentials, !keeps);
+                check_forwarded(world, headers, *strip, &identity)?;
             }
             Decision::Public => {
                 // A second path, which Envoy would not take, is stripped but not read.
                 let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || name != ":path");
                 let read: Vec<Header> = read.map(|(_, header)| header.clone()).collect();
-                let without_key = is_at(&["/maybe"]) && standing(sources, &read).is_empty();
+                let without_key = is_at(&["/maybe", "/self"]) && standing(sources, &read).is_empty();
                 prop_assert!(is_at(&["/open"]) || without_key, "a route that asks for a key");
                 check_forwarded(world, headers, Strip::IdentityAndCredentials, &[])?;
             }
@@ -421,7 +546,22 @@ impl Request {
             }
             Decision::Metadata(_) => prop_assert!(is_at(&["/.well-known"])),
             Decision::Refuse(refused) => {
-                prop_assert_eq!(decision.key_id().is_some(), refused.refusal.knows_key());
+                let is_guess = refused.refusal == Refusal::RateLimited && decision.key_id().is_none();
+                prop_assert_eq!(decision.key_id().is_some(), refused.refusal.knows_key() && !is_guess);
+                if is_guess {
+                    prop_assert!(self.client.is_some() && refused.exhausted.is_some());
+                    let values: BTreeSet<_> = standing(sources, headers).into_iter().collect();
+                    let mut good = world.keys.iter().filter(|key| key.state.may_pass(&world.policy, self.client));
+                    let is_good = |key: &Key| values.len() == 1 && values.contains(key.text.as_bytes());
+                    prop_assert!(!good.any(is_good), "a good key is held back");
+                    reached.borrow_mut().insert(match turn {
+                        Turn::First => "guess",
+                        Turn::AfterWaiting => "guess after waiting",
+                    });
+                } else if refused.refusal == Refusal::RateLimited {
+                    let has_passed = decision.key_id().is_some_and(|key| passed.borrow().contains(key));
+                    prop_assert!(has_passed || is_at(&["/v1"]), "refused although it never passed");
+                }
                 let rendered = refused.render(&world.policy, headers);
                 prop_assert!((400..=599).contains(&rendered.status));
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&rendered.body).is_ok(), "{}", rendered.body);
@@ -429,6 +569,16 @@ impl Request {
                     prop_assert!(!value.bytes().any(|c| c.is_ascii_control()), "{:?}", value);
                 }
                 prop_assert!(world.keys.iter().all(|key| !rendered.body.contains(&key.text)), "{}", rendered.body);
+            }
+            Decision::Verify(what) => {
+                prop_assert_eq!(turn, Turn::First, "it waits twice");
+                let credential = what.credential.expose().as_bytes();
+                let stands = standing(sources, headers).iter().any(|value| value == credential);
+                prop_assert!(stands, "nobody sent what is to be verified");
+                let selector =
+                    |text: &[u8]| world.policy.dialect.format_of(text)?.selector_of(text).map(<[u8]>::to_vec);
+                let mut hashed = world.keys.iter().filter(|key| key.state == State::Hashed);
+                prop_assert!(hashed.any(|key| selector(key.text.as_bytes()) == selector(credential)));
             }
         }
         Ok(())
@@ -458,6 +608,13 @@ fn check_forwarded(
         prop_assert!(!options.split(',').any(|option| is_ours(option.trim())), "{}", options);
     }
     if strip == Strip::Identity {
+        return Ok(());
+    }
+    if strip == Strip::IdentityAndUnread {
+        // All that could be a credential is the one that was checked.
+        let read: BTreeSet<_> = standing(world.sources(), headers).into_iter().collect();
+        let kept: BTreeSet<_> = standing_in_any_spelling(world.sources(), &forwarded).into_iter().collect();
+        prop_assert_eq!(read, kept);
         return Ok(());
     }
     prop_assert!(standing(world.sources(), &forwarded).is_empty(), "{:?}", forwarded);
@@ -504,6 +661,15 @@ fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
     values
 }
 
+/// The same, by whoever reads a header field in another spelling as well.
+fn standing_in_any_spelling(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
+    let fields = sources.iter().filter_map(Source::header);
+    let respelled = |name: &str| fields.clone().find(|of| spelled_alike(of) == spelled_alike(name)).map(str::to_owned);
+    let headers: Vec<_> =
+        headers.iter().map(|(name, value)| (respelled(name).unwrap_or_else(|| name.clone()), value.clone())).collect();
+    standing(sources, &headers)
+}
+
 fn of_pair(pair: &[u8], name: &str) -> Option<Vec<u8>> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
 }
@@ -530,6 +696,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 #[test]
 fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     let worlds = worlds();
+    let pepper = KeyDigest::HmacSha256(Pepper::new(PEPPER).unwrap());
+    let digests = Digests::new(vec![KeyDigest::Sha512, KeyDigest::Sha256, pepper]);
     let reached = RefCell::new(BTreeSet::new());
     let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(CASES) };
     let outcome = TestRunner::new(config).run(&requests(), |(world, requests)| {
@@ -540,14 +708,27 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         }
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
-        let mut edge = Edge { policy: &world.policy, snapshot: &mut snapshot, limiter: &limiter, store: &store };
-        requests.iter().try_for_each(|request| request.run(world, &mut edge, &reached))
+        let guessing = Guessing::new(world.names.guesses(), "1/min".parse().unwrap());
+        let mut verified = Verified::new(world.names.verified(), 100, Some([7; 32]));
+        let mut edge = Edge {
+            policy: &world.policy,
+            digests: &digests,
+            snapshot: &mut snapshot,
+            limiter: &limiter,
+            guessing: Some(&guessing),
+            verified: &mut verified,
+            store: &store,
+        };
+        let case = Case { world, reached: &reached, passed: RefCell::default() };
+        requests.iter().try_for_each(|request| request.run(&case, &mut edge))
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
     // What is never reached is not tested.
-    let refusals = Refusal::ALL.map(Refusal::name);
-    let expected: BTreeSet<_> = refusals.into_iter().chain(["allow", "public", "delegated", "metadata"]).collect();
+    let refusals = Refusal::ALL.map(Refusal::name).into_iter();
+    let ways = ["allow after waiting", "guess after waiting"];
+    let others = ["allow", "public", "delegated", "metadata", "guess", "verify"];
+    let expected: BTreeSet<_> = refusals.chain(others).chain(ways).collect();
     assert_eq!(reached.into_inner(), expected);
 }

@@ -7,18 +7,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Where the wall clock stands, set on every tick, so that a request needs one host call for both.
 pub(super) struct Clock {
     wall_minus_monotonic_ms: Cell<i64>,
+    latest_wall_ms: Cell<u64>,
 }
 
 impl Clock {
     pub(super) fn new() -> Self {
-        let clock = Self { wall_minus_monotonic_ms: Cell::new(0) };
+        let clock = Self { wall_minus_monotonic_ms: Cell::new(0), latest_wall_ms: Cell::new(0) };
         clock.read_wall();
         clock
     }
 
     pub(super) fn now(&self) -> Now {
         let monotonic_ms = monotonic_ms();
-        Now { monotonic_ms, wall_ms: monotonic_ms.saturating_add_signed(self.wall_minus_monotonic_ms.get()) }
+        let wall_ms = monotonic_ms.saturating_add_signed(self.wall_minus_monotonic_ms.get());
+        self.latest_wall_ms.set(wall_ms);
+        Now { monotonic_ms, wall_ms }
+    }
+
+    /// The wall clock at the latest reading, which costs no host call.
+    pub(super) fn latest_wall_ms(&self) -> u64 {
+        self.latest_wall_ms.get()
     }
 
     /// Reads both clocks.

@@ -5,6 +5,7 @@ use crate::engine::decide::{self, Decision, Edge, Refused};
 use crate::engine::identity::{self, Field, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
+use crate::engine::verifier::{Busy, Ended, Outcome};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
 use keyward_contract::error_shape::Rendered;
@@ -16,13 +17,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 pub(super) struct Stream {
+    context_id: u32,
     /// Absent if the VM was never configured; nothing passes then.
     worker: Option<Rc<Worker>>,
 }
 
 impl Stream {
-    pub(super) fn new(worker: Option<Rc<Worker>>) -> Self {
-        Self { worker }
+    pub(super) fn new(context_id: u32, worker: Option<Rc<Worker>>) -> Self {
+        Self { context_id, worker }
+    }
+
+    fn waits(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.verifier.borrow().waits(self.context_id))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(worker) = &self.worker {
+            worker.windows.borrow_mut().remove(&self.context_id);
+            worker.verifier.borrow_mut().leave(self.context_id);
+        }
     }
 }
 
@@ -42,51 +57,114 @@ impl HttpContext for Stream {
         if worker.is_readiness(&headers) {
             return worker.tell_readiness();
         }
-        let mut edge = Edge {
-            policy: &worker.config.policy,
-            snapshot: &mut worker.snapshot.borrow_mut(),
-            limiter: &worker.limiter,
-            store: &SharedData,
-        };
-        let decision = edge.decide(&headers, worker.clock.now(), client_address);
-        match worker.pass(&decision, &headers) {
-            Some(action) => action,
-            // What cannot be marked as passed would be stopped by the guard behind; this says why.
-            None => worker.refuse(Refusal::Unavailable.into(), &headers),
-        }
+        worker.handle(self.context_id, &headers, None)
     }
 
-    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there.
-    fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
+    /// Envoy sends no body on while the headers wait; were it set to do so, this must not be what lets them pass.
+    fn on_http_request_body(&mut self, _size: usize, _end_of_stream: bool) -> Action {
+        if self.waits() { Action::Pause } else { Action::Continue }
+    }
+
+    /// Tells of the key's windows, where that is configured: in place of what the upstream may have told of its own.
+    fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
         let Some(worker) = &self.worker else { return Action::Continue };
-        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return Action::Continue };
+        let Some(windows) = worker.windows.borrow_mut().remove(&self.context_id) else { return Action::Continue };
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpResponseHeaders) else { return Action::Continue };
+        let told = worker.config.policy.rate_limit_headers.on_allowed(&windows);
+        let is_told = |name: &str| told.iter().any(|(ours, _)| *ours == name);
+        let kept = headers.iter().filter(|(name, _)| !is_told(name)).map(|(name, value)| (name.as_str(), &value[..]));
+        let told = told.iter().map(|(name, value)| (*name, value.as_bytes()));
+        // An answer that Envoy does not let be changed is an answer all the same.
+        let _ = hostcalls::set_map_bytes(MapType::HttpResponseHeaders, kept.chain(told).collect());
+        Action::Continue
+    }
+
+    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there. They come once: also those
+    /// of a request that still waits.
+    fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
+        let action = if self.waits() { Action::Pause } else { Action::Continue };
+        let Some(worker) = &self.worker else { return action };
+        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return action };
         let sources = &worker.config.policy.dialect.sources;
         if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[])
             && set_map(MapType::HttpRequestTrailers, &forwarded).is_err()
         {
             let _ = hostcalls::reset_http_request();
         }
-        Action::Continue
+        action
     }
 }
 
 impl Worker {
+    /// Keeps the windows that the answer to an allowed request is to tell of.
+    fn remember_windows(&self, stream: u32, decision: &Decision) {
+        if let Decision::Allow { windows, .. } = decision
+            && !windows.is_empty()
+        {
+            self.windows.borrow_mut().insert(stream, windows.clone());
+        }
+    }
+
+    /// Decides on a stream, which is the effective context, and carries the decision out. `ended` is what came of the
+    /// verification that it waited for, if it did.
+    fn handle(&self, stream: u32, headers: &[Header], ended: Option<&Ended>) -> Action {
+        let now = self.clock.now();
+        let mut edge = Edge {
+            policy: &self.config.policy,
+            digests: &self.digests,
+            snapshot: &mut self.snapshot.borrow_mut(),
+            limiter: &self.limiter,
+            guessing: self.guessing.as_ref(),
+            verified: &mut self.verified.borrow_mut(),
+            store: &SharedData,
+        };
+        let mut decision = edge.decide_after(headers, now, client_address, ended);
+        if let Decision::Verify(what) = &decision {
+            let waits = self.verifier.borrow_mut().wait(&SharedData, what, client_address(), stream, now.monotonic_ms);
+            let Err(Busy { retry_after_s }) = waits else { return Action::Pause };
+            // Refused where all else is, so that the answer has the shape of the route.
+            let ended = Ended { digest: what.digest, outcome: Outcome::Unavailable { retry_after_s } };
+            decision = edge.decide_after(headers, now, client_address, Some(&ended));
+        }
+        self.remember_windows(stream, &decision);
+        match self.pass(&decision, headers) {
+            Some(action) => action,
+            // What cannot be marked as passed would be stopped by the guard behind; this says why.
+            None => self.refuse(Refusal::Unavailable.into(), headers),
+        }
+    }
+
+    /// Decides again on a stream that waited, from another context, which has to make itself effective again.
+    pub(super) fn resume(&self, stream: u32, ended: &Ended) {
+        if hostcalls::set_effective_context(stream).is_err() {
+            return;
+        }
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            self.refuse(Refusal::Unavailable.into(), &[]);
+            return;
+        };
+        if self.handle(stream, &headers, Some(ended)) == Action::Continue {
+            let _ = hostcalls::resume_http_request();
+        }
+    }
+
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow(holder) => {
-                (Strip::IdentityAndCredentials, identity::headers_of(holder, &self.config.policy.dialect))
+            Decision::Allow { holder, strip, .. } => {
+                (*strip, identity::headers_of(holder, &self.config.policy.dialect))
             }
             Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
             Decision::Delegated => (Strip::Identity, Vec::new()),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
             Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
+            Decision::Verify(_) => return None,
         };
         if let Some(forwarded) = identity::forwarded(headers, &self.config.policy.dialect.sources, strip, &identity) {
             set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;
         }
         mark(decision).ok()?;
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         Some(Action::Continue)
     }
 
@@ -94,7 +172,7 @@ impl Worker {
         let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
         let _ = mark(&decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(&decision);
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());
         }
@@ -104,7 +182,7 @@ impl Worker {
 
     fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource) -> Action {
         let _ = mark(decision);
-        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 
@@ -132,7 +210,7 @@ fn mark(decision: &Decision) -> Result<(), Status> {
     if let Some(key_id) = decision.key_id() {
         hostcalls::set_property(vec!["keyward.key_id"], Some(key_id.as_bytes()))?;
     }
-    if let Decision::Allow(holder) = decision
+    if let Decision::Allow { holder, .. } = decision
         && let Some(environment) = holder.key.environment
     {
         hostcalls::set_property(vec!["keyward.environment"], Some(environment.name().as_bytes()))?;

@@ -4,7 +4,10 @@
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::Event;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::usage;
+use crate::engine::verifier::Outcome;
 use keyward_contract::verdict::Refusal;
+use keyward_contract::verify::Answer;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
@@ -14,6 +17,12 @@ pub(super) struct Metrics {
     page_failures: Counter,
     pages_refused: Counter,
     unreadable_entries: Counter,
+    verified_right: Counter,
+    verified_wrong: Counter,
+    verification_failures: Counter,
+    usage_batches: Counter,
+    usage_failures: Counter,
+    usage_dropped: Counter,
     sequence: Gauge,
     records: Gauge,
     age_ms: Gauge,
@@ -35,6 +44,12 @@ impl Metrics {
             page_failures: Counter::define("keyward_feed_failures"),
             pages_refused: Counter::define("keyward_feed_pages_refused"),
             unreadable_entries: Counter::define("keyward_feed_entries_unreadable"),
+            verified_right: Counter::define("keyward_verifications_right"),
+            verified_wrong: Counter::define("keyward_verifications_wrong"),
+            verification_failures: Counter::define("keyward_verifications_failed"),
+            usage_batches: Counter::define("keyward_usage_batches"),
+            usage_failures: Counter::define("keyward_usage_failures"),
+            usage_dropped: Counter::define("keyward_usage_dropped"),
             sequence: Gauge::define("keyward_snapshot_sequence"),
             records: Gauge::define("keyward_snapshot_records"),
             age_ms: Gauge::define("keyward_snapshot_age_ms"),
@@ -59,11 +74,32 @@ impl Metrics {
         }
     }
 
+    pub(super) fn count_verification(&mut self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Answered(Answer::Right { .. }) => &mut self.verified_right,
+            Outcome::Answered(Answer::Wrong) => &mut self.verified_wrong,
+            Outcome::Unavailable { .. } => &mut self.verification_failures,
+        };
+        counter.pending += 1;
+    }
+
+    pub(super) fn count_usage(&mut self, event: &usage::Event) {
+        match event {
+            usage::Event::Taken { .. } => self.usage_batches.pending += 1,
+            usage::Event::Failed { .. } => self.usage_failures.pending += 1,
+            usage::Event::Dropped { requests } => {
+                self.usage_dropped.pending += i64::try_from(*requests).unwrap_or(i64::MAX);
+            }
+        }
+    }
+
     /// Hands what was counted to Envoy.
     pub(super) fn flush(&mut self) {
         let verdicts = self.verdicts.iter_mut().map(|(_, counter)| counter);
         let feed = [&mut self.pages, &mut self.page_failures, &mut self.pages_refused, &mut self.unreadable_entries];
-        verdicts.chain(feed).for_each(Counter::flush);
+        let verifications = [&mut self.verified_right, &mut self.verified_wrong, &mut self.verification_failures];
+        let usage = [&mut self.usage_batches, &mut self.usage_failures, &mut self.usage_dropped];
+        verdicts.chain(feed).chain(verifications).chain(usage).for_each(Counter::flush);
     }
 
     /// Sets the gauges; every VM of the process sets them alike.

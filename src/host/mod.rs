@@ -4,12 +4,15 @@
 //! panic ends a worker's VM with every request on it.
 
 mod clock;
+mod control_plane;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod http;
 mod metrics;
 mod root;
 mod shared;
+mod usage;
+mod verify;
 mod worker;
 
 use proxy_wasm::types::LogLevel;

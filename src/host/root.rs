@@ -1,22 +1,29 @@
 //! The context of one configuration in one VM: it configures, ticks, and speaks to the control plane.
 
-use crate::config::{Config, ControlPlane};
+use crate::config::{Config, ControlPlane, DigestSetting};
+use crate::engine::digests::{Digests, KeyDigest, Pepper};
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
+use crate::engine::guessing::Guessing;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::Names;
+use crate::engine::verified::{HASH_KEY_LENGTH, Verified};
+use crate::engine::verifier::Verifier;
 use crate::host::clock::{self, Clock};
+use crate::host::control_plane::{Call, read_answer};
 use crate::host::http::Stream;
 use crate::host::log;
 use crate::host::metrics::Metrics;
 use crate::host::shared::SharedData;
+use crate::host::usage::{self, Reports};
+use crate::host::verify::Calls;
 use crate::host::worker::{self, Worker};
 use keyward_contract::MAX_PAGE_BYTES;
 use keyward_contract::secret::Secret;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{BufferType, ContextType, LogLevel, MapType};
+use proxy_wasm::types::{BufferType, ContextType, LogLevel};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,12 +40,15 @@ pub(super) struct Root {
 }
 
 struct Running {
+    context_id: u32,
     worker: Rc<Worker>,
     fetcher: Fetcher,
     token: Option<Secret>,
     /// The callout that is out, by Envoy's number, and the poll that it carries.
     callout: Option<(u32, u64)>,
+    verifications: Calls,
     last_failure: Option<Failure>,
+    reports: Reports,
     ticks: u64,
 }
 
@@ -63,23 +73,33 @@ impl Root {
             .unwrap_or_default();
         let config = Config::parse(&text).map_err(|problems| format!("the configuration has mistakes: {problems}"))?;
         let token = read_token(&config.control_plane)?;
+        let digests = read_digests(&config.digests)?;
         #[cfg(feature = "fault-injection")]
         crate::host::fault::on_configure(&SharedData)?;
         let settings = config.snapshot;
         let names = Names::new(&config.control_plane.cluster, &config.control_plane.authority, settings.bucket_bits);
         let seed = seed(self.context_id);
         self.running = Some(Running {
+            context_id: self.context_id,
             fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
             worker: Rc::new(Worker {
                 limiter: Limiter::new(names.limits(), settings.limit_bucket_bits),
+                guessing: config.guessing.map(|threshold| Guessing::new(names.guesses(), threshold)),
+                windows: RefCell::default(),
+                verified: RefCell::new(Verified::new(names.verified(), settings.cache_records, hash_key())),
+                verifier: RefCell::new(Verifier::new(&names)),
                 snapshot: RefCell::new(Snapshot::new(names, settings.bucket_bits, settings.cache_records)),
                 metrics: RefCell::new(Metrics::define()),
                 clock: Clock::new(),
+                digests,
+                usage: usage::reporter_to(&config.control_plane, seed),
                 config,
             }),
             token,
             callout: None,
+            verifications: Calls::default(),
             last_failure: None,
+            reports: Reports::default(),
             ticks: 0,
         });
         hostcalls::set_tick_period(TICK).map_err(|status| format!("no tick period can be set: {status:?}"))
@@ -103,9 +123,9 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
         worker::note_request();
-        Some(Box::new(Stream::new(self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
+        Some(Box::new(Stream::new(context_id, self.running.as_ref().map(|running| Rc::clone(&running.worker)))))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -124,6 +144,8 @@ impl Context for Root {
         // The configuration is replaced: its callouts end without a word, so somebody else should fetch at once.
         if let Some(running) = &mut self.running {
             running.fetcher.release(&SharedData);
+            running.reports.release(&running.worker);
+            running.worker.release();
             running.worker.metrics.borrow_mut().flush();
         }
         true
@@ -137,27 +159,30 @@ impl Running {
         let poll = self.fetcher.tick(&SharedData, now, worker::serves(), &mut events);
         self.note(&events);
         self.send(poll);
-        let mut snapshot = self.worker.snapshot.borrow_mut();
-        snapshot.poll(&SharedData, now.monotonic_ms);
+        self.worker.settle(now.monotonic_ms);
+        self.reports.tick(&self.worker, self.token.as_ref(), now.monotonic_ms);
+        self.worker.snapshot.borrow_mut().poll(&SharedData, now.monotonic_ms);
+        self.verifications.tick(self.context_id, &self.worker, self.token.as_ref());
         let mut metrics = self.worker.metrics.borrow_mut();
         metrics.flush();
         if self.ticks.is_multiple_of(TICKS_PER_GAUGE) {
-            metrics.gauge(&snapshot, now.monotonic_ms);
+            metrics.gauge(&self.worker.snapshot.borrow(), now.monotonic_ms);
         }
         self.ticks += 1;
     }
 
     fn answer(&mut self, callout: u32, headers: usize, body_size: usize) {
+        let (worker, token) = (&self.worker, self.token.as_ref());
+        if self.reports.answer(worker, token, callout, headers, body_size)
+            || self.verifications.answer(self.context_id, worker, callout, headers, body_size)
+        {
+            return;
+        }
         let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
-        let status = if headers == 0 { 0 } else { response_status() };
-        let body = if status == 200 && body_size <= MAX_PAGE_BYTES {
-            hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok()
-        } else {
-            None
-        };
+        let body = read_answer(headers, body_size, MAX_PAGE_BYTES);
         let answer = match &body {
-            Some(body) => Answer::Page(body.as_deref().unwrap_or_default()),
-            None => Answer::Failed { status },
+            Ok(body) => Answer::Page(body),
+            Err(status) => Answer::Failed { status: *status },
         };
         let mut events = Vec::new();
         let next = self.fetcher.answer(&SharedData, self.worker.clock.now(), poll, answer, &mut events);
@@ -167,15 +192,8 @@ impl Running {
 
     fn send(&mut self, poll: Option<Poll>) {
         let Some(poll) = poll else { return };
-        let control_plane = &self.worker.config.control_plane;
-        let authorization = self.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
-        let mut headers =
-            vec![(":method", "GET"), (":path", poll.path.as_str()), (":authority", control_plane.authority.as_str())];
-        if let Some(authorization) = &authorization {
-            headers.push(("authorization", authorization));
-        }
-        let timeout = Duration::from_millis(poll.timeout_ms);
-        match hostcalls::dispatch_http_call(&control_plane.cluster, headers, None, Vec::new(), timeout) {
+        let call = Call { method: "GET", path: &poll.path, body: None, timeout_ms: poll.timeout_ms };
+        match call.send(&self.worker.config.control_plane, self.token.as_ref()) {
             Ok(callout) => self.callout = Some((callout, poll.id)),
             Err(_) => {
                 let event = self.fetcher.not_sent(clock::monotonic_ms());
@@ -236,16 +254,31 @@ fn read_token(control_plane: &ControlPlane) -> Result<Option<Secret>, String> {
         Ok(_) => {
             Err(format!("the environment variable {variable} holds no token: it is empty or has other characters"))
         }
-        Err(_) => Err(format!(
-            "the environment variable {variable}, which is to hold the edge token, is not set in Envoy's environment or \
-             not named in vm_config.environment_variables.host_env_keys"
-        )),
+        Err(_) => Err(not_set(variable, "the edge token")),
     }
 }
 
-fn response_status() -> u32 {
-    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
-    status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()).unwrap_or(0)
+fn read_digests(settings: &[DigestSetting]) -> Result<Digests, String> {
+    let read = |setting: &DigestSetting| match setting {
+        DigestSetting::Sha256 => Ok(KeyDigest::Sha256),
+        DigestSetting::Sha512 => Ok(KeyDigest::Sha512),
+        DigestSetting::HmacSha256 { pepper_env } => read_pepper(pepper_env).map(KeyDigest::HmacSha256),
+    };
+    settings.iter().map(read).collect::<Result<_, _>>().map(Digests::new)
+}
+
+/// The bytes of the variable as they are: another system may have chosen any.
+fn read_pepper(variable: &str) -> Result<Pepper, String> {
+    let bytes = std::env::var_os(variable).ok_or_else(|| not_set(variable, "a pepper"))?;
+    Pepper::new(bytes.as_encoded_bytes())
+        .ok_or_else(|| format!("the environment variable {variable} holds no pepper: it is empty"))
+}
+
+fn not_set(variable: &str, what: &str) -> String {
+    format!(
+        "the environment variable {variable}, which is to hold {what}, is not set in Envoy's environment or not named in \
+         vm_config.environment_variables.host_env_keys"
+    )
 }
 
 /// A number that differs between VMs.
@@ -256,4 +289,10 @@ fn seed(context_id: u32) -> u64 {
         return coarsetime::Instant::now_without_cache_update().as_ticks() ^ u64::from(context_id);
     }
     u64::from_le_bytes(bytes)
+}
+
+/// What hashes of credentials in shared data are to be keyed with, should this VM be the first to need it.
+fn hash_key() -> Option<[u8; HASH_KEY_LENGTH]> {
+    let mut key = [0; HASH_KEY_LENGTH];
+    getrandom::fill(&mut key).is_ok().then_some(key)
 }

@@ -1,18 +1,63 @@
 //! What the contexts of one VM share under one configuration.
 
 use crate::config::Config;
+use crate::engine::decide::Decision;
+use crate::engine::digests::Digests;
+use crate::engine::guessing::Guessing;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
-use crate::host::clock::Clock;
+use crate::engine::verified::Verified;
+use crate::engine::verifier::Verifier;
+use crate::host::clock::{self, Clock};
 use crate::host::metrics::Metrics;
+use crate::host::shared::SharedData;
+use crate::host::usage::SharedReporter;
+use keyward_contract::error_shape::Window;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 pub(super) struct Worker {
     pub(super) config: Config,
+    pub(super) digests: Digests,
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
+    /// Absent where nobody is to be held back.
+    pub(super) guessing: Option<Guessing>,
+    /// The windows that the answers of streams are to tell of, by the stream's context.
+    pub(super) windows: RefCell<BTreeMap<u32, Vec<Window>>>,
+    pub(super) verified: RefCell<Verified>,
+    pub(super) verifier: RefCell<Verifier>,
     pub(super) metrics: RefCell<Metrics>,
     pub(super) clock: Clock,
+    /// Absent where usage is not to be told.
+    pub(super) usage: Option<SharedReporter>,
+}
+
+impl Worker {
+    /// Brings shared data up to date with what this worker keeps of limits and of bad keys.
+    pub(super) fn settle(&self, now_ms: u64) {
+        self.limiter.tick(&SharedData, now_ms);
+        if let Some(guessing) = &self.guessing {
+            guessing.tick(&SharedData, now_ms);
+        }
+    }
+
+    /// The configuration is replaced: what this worker keeps goes to shared data for good.
+    pub(super) fn release(&self) {
+        let now_ms = clock::monotonic_ms();
+        self.limiter.release(&SharedData, now_ms);
+        if let Some(guessing) = &self.guessing {
+            guessing.tick(&SharedData, now_ms);
+        }
+    }
+
+    /// Counts a request that was decided, as of the clock reading with which it was.
+    pub(super) fn count(&self, decision: &Decision) {
+        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        if let Some(usage) = &self.usage {
+            usage.borrow_mut().count(decision, self.clock.latest_wall_ms());
+        }
+    }
 }
 
 thread_local! {

@@ -43,10 +43,7 @@ async fn a_worker_whose_filter_cannot_be_configured_refuses_everything() {
         .wasm(artifacts::faulty_filter().unwrap())
         .envoy_environment("KEYWARD_FAULT_CONFIGURE", "3")
         .configure(|config| {
-            for filter in config.wasm_filters() {
-                let names = &mut filter["config"]["vm_config"]["environment_variables"]["host_env_keys"];
-                names.as_array_mut().unwrap().push("KEYWARD_FAULT_CONFIGURE".into());
-            }
+            config.pass_to_filter("KEYWARD_FAULT_CONFIGURE");
         })
         .without_snapshot()
         .start()

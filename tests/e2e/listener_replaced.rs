@@ -3,7 +3,8 @@
 use crate::common::SOON;
 use keyward_harness::{EnvoyConfig, Gateway, Request, TestDir, until};
 
-async fn configured_with(gateway: &Gateway, cache_records: u32) {
+/// Waits until the listener with that cache is the only one.
+pub(crate) async fn configured_with(gateway: &Gateway, cache_records: u32) {
     until("the new listener is in use", SOON, async || {
         let dump = gateway.envoy.config_dump().await?.to_string();
         let wanted = format!(r#""cache_records":{cache_records}"#);
@@ -17,13 +18,15 @@ async fn configured_with(gateway: &Gateway, cache_records: u32) {
     .unwrap();
 }
 
+/// Changes the listener, which has to be in a file of its own.
+pub(crate) fn with_cache(config: &mut EnvoyConfig, records: u32) {
+    config.filter()["snapshot"]["cache_records"] = records.into();
+}
+
 #[tokio::test]
 async fn the_feed_goes_on_when_the_listener_is_replaced_while_a_long_poll_is_open() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
-    let with_cache = |config: &mut EnvoyConfig, records: u32| {
-        config.filter()["snapshot"]["cache_records"] = records.into();
-    };
     let mut gateway = Gateway::builder()
         .configure(|config| {
             config.set_listener_file(&file);

@@ -1,6 +1,7 @@
 //! The promise of time: from the API's answer to the last worker, 100 ms.
 
 use keyward_harness::{Gateway, Request, WorkerConnections};
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 100;
@@ -26,6 +27,24 @@ async fn a_new_key_opens_and_a_revoked_one_closes_every_worker_within_100_ms() {
         println!("{what}: median {median:?}, p99 {p99:?}, max {max:?} of {ROUNDS}");
         assert!(p99 < PROMISED, "{what}: p99 is {p99:?}");
     }
+}
+
+#[tokio::test]
+async fn a_revoked_key_of_which_only_a_password_hash_is_kept_closes_every_worker_within_100_ms() {
+    let gateway = Gateway::builder().dialect("auxot").start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let mut closing = Vec::new();
+    for round in 0..ROUNDS {
+        let fields = json!({"name": format!("round {round}"), "kind": "user", "owner": "alice"});
+        let created = gateway.control_plane.create(&fields).await.unwrap();
+        let request = Request::get("/api/agents").bearer(&created.key);
+        workers.until_status(&request, 200, GIVEN_UP).await.unwrap();
+        gateway.control_plane.revoke(&created.id).await.unwrap();
+        closing.push(time_until(&mut workers, &request, 401).await);
+    }
+    let (median, p99, max) = summary(closing);
+    println!("closing: median {median:?}, p99 {p99:?}, max {max:?} of {ROUNDS}");
+    assert!(p99 < PROMISED, "p99 is {p99:?}");
 }
 
 /// From now, when the API has answered, until the last worker answers with this status.

@@ -26,7 +26,7 @@ ALTER TABLE keys ADD COLUMN last_used_at BIGINT;
 ALTER TABLE keys ADD COLUMN version BIGINT NOT NULL DEFAULT 1;
 
 CREATE INDEX keys_by_plan ON keys (plan);
-CREATE INDEX keys_by_member ON keys (owner, member);
+CREATE INDEX keys_by_member ON keys (owner, member) WHERE member IS NOT NULL;
 
 -- A password hash, where only that is kept: a PHC string or bcrypt's own. The digest is then the selector's address.
 ALTER TABLE secrets ADD COLUMN hash TEXT;

@@ -1,12 +1,16 @@
-//! Lets nobody pass who does not show a token of the right audience.
+//! Lets nobody pass who does not show a token that opens what is asked for.
+//!
+//! Tokens of the files are compared first and need no database, so that operators and edges get in while it cannot be read.
 
 use super::App;
 use super::problem::ApiError;
-use crate::model::Actor;
+use crate::clock::Timestamp;
+use crate::model::{Actor, TokenScope};
 use crate::tokens::Audience;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::watch;
@@ -14,6 +18,16 @@ use tokio::sync::watch;
 /// Rings when the token with which the request was let in may have ended.
 #[derive(Clone)]
 pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
+
+/// When the token with which the request was let in ends by itself.
+#[derive(Clone, Copy)]
+pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
+
+/// In whose name a request is let in, and until when.
+struct Pass {
+    actor: Actor,
+    ends_at: Option<Timestamp>,
+}
 
 pub(super) async fn require_admin(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     require(&app, Audience::Admin, request, next).await
@@ -23,17 +37,44 @@ pub(super) async fn require_edge(State(app): State<App>, request: Request, next:
     require(&app, Audience::Edge, request, next).await
 }
 
-async fn require(app: &App, audience: Audience, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let shown = request.headers().contains_key(AUTHORIZATION);
+async fn require(app: &App, audience: Audience, request: Request, next: Next) -> Result<Response, ApiError> {
+    let (mut parts, body) = request.into_parts();
     let token_reloads = TokenReloads(app.tokens.reloads());
-    match bearer(request.headers()) {
-        Some(token) if app.tokens.accept(audience, token) => {
-            request.extensions_mut().insert(token_reloads);
-            request.extensions_mut().insert(Actor::token_file());
-            Ok(next.run(request).await)
-        }
-        _ => Err(ApiError::Unauthorized { shown }),
+    let pass = pass(app, audience, &parts).await?;
+    parts.extensions.insert(token_reloads);
+    parts.extensions.insert(TokenEnd(pass.ends_at));
+    parts.extensions.insert(pass.actor);
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+async fn pass(app: &App, audience: Audience, request: &Parts) -> Result<Pass, ApiError> {
+    let shown = request.headers.contains_key(AUTHORIZATION);
+    let Some(token) = bearer(&request.headers) else { return Err(ApiError::Unauthorized { shown }) };
+    if app.tokens.accept(audience, token) {
+        return Ok(Pass { actor: Actor::token_file(), ends_at: None });
     }
+    // A token of the other file is no guess.
+    if Audience::ALL.into_iter().any(|other| app.tokens.accept(other, token)) {
+        return Err(ApiError::Unauthorized { shown });
+    }
+    let client = app.proxies.counted(&request.extensions, &request.headers);
+    let is_suspect = client.is_some_and(|client| app.failures.is_suspect(client, (app.clock)()));
+    let Some(token) = app.issued_tokens.find(token, is_suspect).await? else {
+        let wait = client.and_then(|client| app.failures.failed(client, (app.clock)()));
+        return Err(
+            wait.map_or(ApiError::Unauthorized { shown }, |retry_after_s| ApiError::TooManyFailures { retry_after_s })
+        );
+    };
+    match (audience, token.scope) {
+        (Audience::Admin, TokenScope::Write) | (Audience::Edge, TokenScope::Edge) => {}
+        (Audience::Admin, TokenScope::Read) if matches!(request.method, Method::GET | Method::HEAD) => {}
+        (Audience::Admin, TokenScope::Read) => return Err(ApiError::InsufficientScope(TokenScope::Write)),
+        (Audience::Admin, TokenScope::Edge) | (Audience::Edge, TokenScope::Read | TokenScope::Write) => {
+            return Err(ApiError::Unauthorized { shown });
+        }
+    }
+    app.issued_tokens.note_use(&token);
+    Ok(Pass { actor: Actor::token(&token.id), ends_at: token.expires_at })
 }
 
 /// The token of the only `Authorization` field (RFC 6750, section 2.1); of several none is taken.

@@ -1,6 +1,8 @@
 //! The parts of a request as the handlers want them, with refusals that are problem documents.
 
 use super::problem::ApiError;
+use crate::clock::Timestamp;
+use crate::model::is_id;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -9,14 +11,31 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use keyward_contract::document::{Problem, Problems};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The id in the path.
 pub(super) struct Id(pub(super) String);
 
+/// The two ids in the path.
+pub(super) struct TwoIds(pub(super) String, pub(super) String);
+
 /// The JSON document in the body; an empty body counts as an empty object.
 pub(super) struct Document(pub(super) serde_json::Value);
+
+/// The body as it came.
+pub(super) struct Body(pub(super) Bytes);
+/// How long a body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+const DEFAULT_LIMIT: u32 = 100;
+pub(super) const MAX_LIMIT: u32 = 1000;
+/// More than the longest name has, in characters.
+pub(super) const MAX_TEXT_LENGTH: usize = 1000;
 
 /// The parameters of the query, each at most once, taken by name.
 pub(super) struct Parameters {
@@ -28,12 +47,32 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match Path::<String>::from_request_parts(parts, state).await {
-            Ok(Path(id)) if !id.contains('\0') => Ok(Self(id)),
-            // An escape that is not UTF-8, or U+0000, which PostgreSQL cannot look for: no id has either.
-            _ => Err(ApiError::NoSuchPath { path: parts.uri.path().to_owned() }),
-        }
+        let Path(id): Path<String> = ids(parts, state).await?;
+        Ok(Self(id))
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TwoIds {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((first, second)) = ids(parts, state).await?;
+        Ok(Self(first, second))
+    }
+}
+
+/// The ids in the path. What can be wrong is an escape that is not UTF-8, or a NUL, which PostgreSQL does not take; no id
+/// has one.
+async fn ids<T, S>(parts: &mut Parts, state: &S) -> Result<Path<T>, ApiError>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    let nowhere = ApiError::NoSuchPath { path: parts.uri.path().to_owned() };
+    if parts.uri.path().contains("%00") {
+        return Err(nowhere);
+    }
+    Path::from_request_parts(parts, state).await.map_err(|_| nowhere)
 }
 
 impl<S: Send + Sync> FromRequest<S> for Document {
@@ -41,9 +80,9 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let is_json = request.headers().get(CONTENT_TYPE).is_none_or(is_json);
-        let body = Bytes::from_request(request, state).await.map_err(body_error)?;
+        let Body(body) = Body::from_request(request, state).await?;
         if !is_json && !body.is_empty() {
-            return Err(ApiError::NotJsonByName);
+            return Err(ApiError::UnsupportedMediaType("application/json"));
         }
         crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
     }
@@ -54,6 +93,20 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 fn is_json(media_type: &HeaderValue) -> bool {
     let essence = media_type.as_bytes().split(|c| *c == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        received(request, state, BODY_PATIENCE).await.map(Self)
+    }
+}
+
+/// The body, if it is complete by then: whoever never ends it would keep what has come of it in memory.
+async fn received<S: Send + Sync>(request: Request, state: &S, patience: Duration) -> Result<Bytes, ApiError> {
+    let received = timeout(patience, Bytes::from_request(request, state)).await;
+    received.map_err(|_| ApiError::BodyLost)?.map_err(body_error)
 }
 
 fn body_error(rejection: BytesRejection) -> ApiError {
@@ -73,9 +126,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
         };
         let mut parameters = Self { given: BTreeMap::new(), problems: Vec::new() };
         for (name, value) in pairs {
-            if value.contains('\0') {
-                parameters.problems.push(problem(&name, "has a U+0000"));
-            }
             if parameters.given.insert(name.clone(), value).is_some() {
                 parameters.problems.push(problem(&name, "given more than once"));
             }
@@ -95,13 +145,38 @@ impl Parameters {
         read
     }
 
-    /// The same for a whole number in a range.
-    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    /// How many are wanted on a page.
+    pub(super) fn limit(&mut self) -> u32 {
+        self.number("limit", 1..=MAX_LIMIT).unwrap_or(DEFAULT_LIMIT)
+    }
+
+    /// A whole number in a range, in digits alone.
+    pub(super) fn number<T>(&mut self, name: &str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         self.take(name, &expected, |text| {
             let digits = text.bytes().all(|c| c.is_ascii_digit());
             text.parse().ok().filter(|number| digits && range.contains(number))
         })
+    }
+
+    /// The id of an owner, a member or a plan.
+    pub(super) fn id(&mut self, name: &str, expected: &str) -> Option<String> {
+        self.take(name, expected, |text| is_id(text).then(|| text.to_owned()))
+    }
+
+    /// A text that is not empty. A control character is in no text of ours, and not every database takes them all.
+    pub(super) fn text(&mut self, name: &str, expected: &str) -> Option<String> {
+        let usable =
+            |text: &str| (1..=MAX_TEXT_LENGTH).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        self.take(name, expected, |text| usable(text).then(|| text.to_owned()))
+    }
+
+    /// A time.
+    pub(super) fn time(&mut self, name: &str) -> Option<Timestamp> {
+        self.take(name, "a date and time as RFC 3339 writes them", Timestamp::parse_rfc3339)
     }
 
     /// Tells of everything that was wrong or that nobody has taken.
@@ -113,4 +188,18 @@ impl Parameters {
 
 pub(super) fn problem(field: &str, message: &str) -> Problem {
     Problem { path: field.to_owned(), message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{StreamExt, stream};
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let begun = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let endless = axum::body::Body::from_stream(begun.chain(stream::pending()));
+        let outcome = received(Request::new(endless), &(), Duration::from_millis(1)).await;
+        assert!(matches!(outcome, Err(ApiError::BodyLost)));
+    }
 }

@@ -1,7 +1,7 @@
 //! The edges' side: pages of the feed.
 
 use super::App;
-use super::auth::TokenReloads;
+use super::auth::{TokenEnd, TokenReloads};
 use super::extract::Parameters;
 use super::openapi::{number, schema, text};
 use super::problem::ApiError;
@@ -38,12 +38,16 @@ schema!(Wait, "How long to wait", number(0, u32::MAX.into()));
 pub(super) async fn page(
     State(app): State<App>,
     Extension(TokenReloads(token_reloads)): Extension<TokenReloads>,
+    Extension(TokenEnd(token_end)): Extension<TokenEnd>,
     mut parameters: Parameters,
 ) -> Result<impl IntoResponse, ApiError> {
     let after = parameters.take("after", "a position of the feed", |text| text.parse().ok());
     let wait = parameters.number("wait", 0..=u32::MAX);
     parameters.finish()?;
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT_SECONDS).into());
+    // Nobody waits for longer than the token is good for.
+    let left = token_end.map(|end| Duration::from_millis(end.as_ms().saturating_sub((app.clock)().as_ms())));
+    let wait = left.map_or(wait, |left| left.min(wait));
     let page = app.feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
     Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], page))
 }

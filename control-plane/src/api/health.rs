@@ -1,7 +1,7 @@
 //! Whether the process lives, and whether it can do its work. No token, and no word about why not.
 
 use super::App;
-use super::keys::json;
+use super::answer::json;
 use super::openapi::Refused;
 use super::problem::ApiError;
 use axum::extract::State;

@@ -1,132 +1,32 @@
-//! Keys, for operators. A plaintext key lives in this room only: made, digested, shown once, gone.
+//! Keys, for operators.
+
+pub(super) mod issue;
+mod resource;
 
 use super::App;
-use super::extract::{Document, Id, Parameters, problem};
-use super::openapi::{Refused, number, schema, text};
-use super::owners::OwnerId;
+use super::answer::{json, unless_known, versioned};
+use super::conditional::{IfMatch, Known};
+use super::extract::{Document, Id, MAX_LIMIT, MAX_TEXT_LENGTH, Parameters, TwoIds, problem};
+use super::openapi::{Refused, number, schema};
+use super::owners::Name;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, NewKey, Rotation, Secret, State as KeyState, is_owner_id};
-use crate::random;
-use crate::store::{KeyQuery, Rotated};
+use crate::model::schema::{environment, key_id, nonempty_line};
+use crate::model::{Actor, KeyChange, MAX_METADATA, State as KeyState, Target};
+use crate::store::{Changed, KeyQuery, SecretEnded};
 use axum::Extension;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
-use keyward_contract::digest::Digest;
-use keyward_contract::document::Problems;
+use axum::http::StatusCode;
+use axum::response::Response;
+use keyward_contract::document::{Problem, Problems};
 use keyward_contract::entry::Environment;
-use keyward_contract::key_format::KeyFormat;
-use keyward_contract::secret::Secret as Plaintext;
-use serde::Serialize;
-use utoipa::ToSchema;
+use resource::{KeyResource, ListResource, resource};
+use serde_json::Value;
 
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1000;
-
-/// A key.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Key)]
-struct KeyResource<'a> {
-    #[schema(value_type = KeyId)]
-    id: &'a str,
-    /// The plaintext, in the answer to the request that made it and nowhere else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    key: Option<&'a str>,
-    /// What its users call it.
-    name: &'a str,
-    /// The id of its owner.
-    #[schema(required)]
-    owner: Option<&'a str>,
-    /// What sort of key it is, in the dialect's words.
-    kind: &'a str,
-    /// Whether its requests are real: `live` or `test`.
-    #[schema(required, pattern = "^(live|test)$")]
-    environment: Option<&'static str>,
-    /// What it may do.
-    scopes: &'a [String],
-    /// The networks that it may be used from; none means anywhere.
-    allow_ip: Vec<String>,
-    /// What it may use; null stands for the dialect's limits.
-    #[schema(required)]
-    limits: Option<Vec<String>>,
-    #[schema(value_type = KeyState)]
-    state: &'static str,
-    created_at: Timestamp,
-    #[schema(required)]
-    expires_at: Option<Timestamp>,
-    #[schema(required)]
-    revoked_at: Option<Timestamp>,
-    /// What it is known by, oldest first.
-    secrets: Vec<SecretResource<'a>>,
-}
-
-/// One secret of a key; a key in rotation has several.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Secret)]
-struct SecretResource<'a> {
-    id: &'a str,
-    /// What it may be recognised by.
-    hint: &'a str,
-    created_at: Timestamp,
-    /// When it ends though the key goes on.
-    #[schema(required)]
-    not_after: Option<Timestamp>,
-}
-
-/// Some keys, the newest first.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Keys)]
-struct ListResource<'a> {
-    keys: Vec<KeyResource<'a>>,
-    /// What to ask for with `after`, where there are more.
-    #[schema(required)]
-    next: Option<&'a str>,
-}
-
-schema!(KeyId, "The id of a key", text(&format!("key_[0-9A-Za-z]{{{}}}", random::ID_LENGTH)));
+schema!(KeyId, "The id of a key", key_id());
 schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
-
-/// Makes a key
-///
-/// The plaintext is in the answer, and is shown only this once.
-#[utoipa::path(
-    post,
-    path = "/v1/keys",
-    operation_id = "createKey",
-    tag = "keys",
-    request_body(content = ref("#/components/schemas/NewKey"), content_type = "application/json"),
-    responses((
-        status = CREATED,
-        description = "The key, with its plaintext",
-        body = KeyResource,
-        headers(("Location" = String, description = "Its path"))
-    ))
-)]
-pub(super) async fn create(
-    State(app): State<App>,
-    Extension(actor): Extension<Actor>,
-    Document(document): Document,
-) -> Result<Response, ApiError> {
-    let now = (app.clock)();
-    let new = NewKey::read(document, &app.dialect, now).map_err(ApiError::Invalid)?;
-    let (plaintext, secret) = issue(&new.format, now)?;
-    let key = Key {
-        owner: new.owner,
-        environment: new.format.environment,
-        scopes: new.scopes,
-        allow_ip: new.allow_ip,
-        limits: new.limits,
-        expires_at: new.expires_at,
-        secrets: vec![secret],
-        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
-    };
-    let key = app.store.create_key(actor, key).await?;
-    tracing::info!(key = key.id, owner = key.owner, "key created");
-    show_once(&key, &plaintext, now)
-}
+schema!(Words, "Any text", nonempty_line(MAX_TEXT_LENGTH));
+schema!(EnvironmentName, "Whether requests are real", environment());
 
 /// Lists keys, the newest first
 #[utoipa::path(
@@ -134,23 +34,23 @@ pub(super) async fn create(
     path = "/v1/keys",
     operation_id = "listKeys",
     tag = "keys",
-    params(
-        ("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"),
-        ("after" = Option<KeyId>, Query, description = "The `next` of the list before"),
-        ("owner" = Option<OwnerId>, Query, description = "Only those of this owner"),
-        ("state" = Option<KeyState>, Query, description = "Only those in this state"),
-    ),
+    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<KeyId>, Query, description = "The `next` of the list before"), ("owner" = Option<Name>, Query, description = "Only those of this owner"), ("member" = Option<Name>, Query, description = "Only those for this member"), ("plan" = Option<Name>, Query, description = "Only those on this plan"), ("kind" = inline(Option<Words>), Query, description = "Only those of this kind"), ("environment" = inline(Option<EnvironmentName>), Query, description = "Only those of this environment"), ("state" = Option<KeyState>, Query, description = "Only those in this state"), ("name" = inline(Option<Words>), Query, description = "Only those with this in their names, in any case of its letters"), ("created_after" = inline(Option<Timestamp>), Query, description = "Only those made then or later"), ("created_before" = inline(Option<Timestamp>), Query, description = "Only those made before"), ("expires_before" = inline(Option<Timestamp>), Query, description = "Only those that end before")),
     responses((status = OK, description = "The keys", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.number("limit", 1..=MAX_LIMIT);
-    let key_id = |text: &str| Some(text.to_owned());
-    let owner_id = |text: &str| is_owner_id(text).then(|| text.to_owned());
     let query = KeyQuery {
-        limit: limit.unwrap_or(DEFAULT_LIMIT),
-        after: parameters.take("after", "the id of a key", key_id),
-        owner: parameters.take("owner", "the id of an owner", owner_id),
+        limit: parameters.limit(),
+        after: parameters.text("after", "the id of a key"),
+        owner: parameters.id("owner", "the id of an owner"),
+        member: parameters.id("member", "the id of a member"),
+        plan: parameters.id("plan", "the id of a plan"),
+        kind: parameters.text("kind", "a kind of key"),
+        environment: parameters.take("environment", "live or test", Environment::from_name),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
+        name: parameters.text("name", "a part of a name"),
+        created_after: parameters.time("created_after"),
+        created_before: parameters.time("created_before"),
+        expires_before: parameters.time("expires_before"),
     };
     parameters.finish()?;
     let now = (app.clock)();
@@ -166,12 +66,49 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     path = "/v1/keys/{id}",
     operation_id = "showKey",
     tag = "keys",
-    params(("id" = KeyId, Path, description = "The key's id")),
+    params(("id" = KeyId, Path, description = "The key's id"), Known),
     responses((status = OK, description = "The key", body = KeyResource))
 )]
-pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
+pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Result<Response, ApiError> {
     let key = app.store.key(&id).await?.ok_or(NO_KEY)?;
-    json(StatusCode::OK, &resource(&key, None, (app.clock)()))
+    unless_known(&known, key.version, &resource(&key, None, (app.clock)()))
+}
+
+/// Changes a key
+///
+/// What is not named stays. Kind, owner and environment cannot be changed.
+#[utoipa::path(
+    patch,
+    path = "/v1/keys/{id}",
+    operation_id = "changeKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
+    request_body(content = ref("#/components/schemas/KeyChange"), content_type = "application/json"),
+    responses((status = OK, description = "The key as it is now", body = KeyResource), Refused<409>)
+)]
+pub(super) async fn change(
+    State(app): State<App>,
+    Extension(actor): Extension<Actor>,
+    IfMatch(expected): IfMatch,
+    Id(id): Id,
+    Document(document): Document,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let created_at = app.store.key(&id).await?.ok_or(NO_KEY)?.created_at;
+    let no_plan = plan_problem(&app, &document).await?;
+    let change = with_further(KeyChange::read(&document, &app.dialect, created_at, now), no_plan)?;
+    match app.store.change_key(actor, Target { id, expected }, change, now).await? {
+        Changed::Done(key) => {
+            tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
+            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
+        }
+        Changed::NotActive(state) => Err(ApiError::NotActive { state, wanted: "end at another time" }),
+        Changed::TooMuchMetadata => {
+            let message = format!("the key would have more than {MAX_METADATA} entries");
+            Err(ApiError::Invalid(Problems(vec![problem("metadata", &message)])))
+        }
+        Changed::NotFound => Err(NO_KEY),
+    }
 }
 
 /// Ends a key at once and for good
@@ -182,109 +119,73 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response,
     path = "/v1/keys/{id}",
     operation_id = "revokeKey",
     tag = "keys",
-    params(("id" = KeyId, Path, description = "The key's id")),
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
     responses((status = OK, description = "The key as it is now", body = KeyResource))
 )]
 pub(super) async fn revoke(
     State(app): State<App>,
     Extension(actor): Extension<Actor>,
+    IfMatch(expected): IfMatch,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let key = app.store.revoke_key(actor, id, now).await?.ok_or(NO_KEY)?;
+    let key = app.store.revoke_key(actor, Target { id, expected }, now).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, "key revoked");
-    json(StatusCode::OK, &resource(&key, None, now))
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
-/// Gives a key a new secret, and ends those it has
+/// Ends one secret of a key before its grace is over
 ///
-/// The plaintext is in the answer, and is shown only this once.
+/// The last one that is valid cannot be ended: revoke the key instead.
 #[utoipa::path(
-    post,
-    path = "/v1/keys/{id}/rotate",
-    operation_id = "rotateKey",
+    delete,
+    path = "/v1/keys/{id}/secrets/{secret_id}",
+    operation_id = "endSecret",
     tag = "keys",
-    params(("id" = KeyId, Path, description = "The key's id")),
-    request_body(content = ref("#/components/schemas/Rotation"), content_type = "application/json"),
-    responses(
-        (
-            status = CREATED,
-            description = "The key, with its new plaintext",
-            body = KeyResource,
-            headers(("Location" = String, description = "Its path"))
-        ),
-        Refused<409>
-    )
+    params(("id" = KeyId, Path, description = "The key's id"), ("secret_id" = String, Path, description = "The secret's id"), IfMatch),
+    responses((status = OK, description = "The key as it is now", body = KeyResource), Refused<409>)
 )]
-pub(super) async fn rotate(
+pub(super) async fn end_secret(
     State(app): State<App>,
     Extension(actor): Extension<Actor>,
-    Id(id): Id,
-    Document(document): Document,
+    IfMatch(expected): IfMatch,
+    TwoIds(id, secret): TwoIds,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let rotation = Rotation::read(&document).map_err(ApiError::Invalid)?;
-    let key = app.store.key(&id).await?.ok_or(NO_KEY)?;
-    let format =
-        app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
-    let format = format.ok_or(ApiError::KindIsGone { kind: key.kind })?;
-    let (plaintext, secret) = issue(format, now)?;
-    match app.store.rotate_key(actor, id, secret, rotation.grace, now).await? {
-        Rotated::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, grace_s = rotation.grace.as_secs(), "key rotated");
-            show_once(&key, &plaintext, now)
+    match app.store.end_secret(actor, Target { id, expected }, secret, now).await? {
+        SecretEnded::Done(key) => {
+            tracing::info!(key = key.id, owner = key.owner, "a secret of the key ended");
+            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
         }
-        Rotated::NotActive(state) => Err(ApiError::NotActive(state)),
-        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
-        Rotated::NotFound => Err(NO_KEY),
+        SecretEnded::NotActive(state) => Err(ApiError::NotActive { state, wanted: "have one of its secrets ended" }),
+        SecretEnded::LastOne => Err(ApiError::LastSecret),
+        SecretEnded::NoSuchSecret => Err(ApiError::NotFound("secret of this key")),
+        SecretEnded::NotFound => Err(NO_KEY),
     }
 }
 
 const NO_KEY: ApiError = ApiError::NotFound("key");
 
-/// A new plaintext, and what is kept of it.
-fn issue(format: &KeyFormat, now: Timestamp) -> Result<(Plaintext, Secret), ApiError> {
-    let plaintext = format.issue(random::fill)?;
-    let digest = Digest::of_key(plaintext.expose().as_bytes());
-    let secret = Secret::new(random::id("sec_")?, digest, format.display_hint(&plaintext), now);
-    Ok((plaintext, secret))
+/// What is wrong with the plan in a request: that there is none of that id. What no plan can be called is for the reader
+/// of the request to tell.
+async fn plan_problem(app: &App, document: &Value) -> Result<Option<Problem>, ApiError> {
+    let plan = document.get("plan").and_then(Value::as_str);
+    let Some(plan) = plan.filter(|plan| plan.bytes().all(|c| c.is_ascii_graphic()) && !plan.is_empty()) else {
+        return Ok(None);
+    };
+    let missing = app.store.plan(plan).await?.is_none();
+    Ok(missing.then(|| problem("plan", super::problem::NO_SUCH_PLAN)))
 }
 
-fn show_once(key: &Key, plaintext: &Plaintext, now: Timestamp) -> Result<Response, ApiError> {
-    let mut response = json(StatusCode::CREATED, &resource(key, Some(plaintext), now))?;
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/keys/{}", key.id)) {
-        response.headers_mut().insert(LOCATION, location);
+/// What was read, unless something in it or the further problem is in the way; all of it is told.
+fn with_further<T>(read: Result<T, Problems>, further: Option<Problem>) -> Result<T, ApiError> {
+    match (read, further) {
+        (Ok(read), None) => Ok(read),
+        (Ok(_), Some(problem)) => Err(ApiError::Invalid(Problems(vec![problem]))),
+        (Err(Problems(mut problems)), further) => {
+            let told = |further: &Problem| problems.iter().any(|problem| problem.path == further.path);
+            problems.extend(further.filter(|further| !told(further)));
+            Err(ApiError::Invalid(Problems(problems)))
+        }
     }
-    Ok(response)
-}
-
-fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) -> KeyResource<'a> {
-    let secrets = key.secrets.iter().map(|secret| SecretResource {
-        id: &secret.id,
-        hint: &secret.hint,
-        created_at: secret.created_at,
-        not_after: secret.not_after,
-    });
-    KeyResource {
-        id: &key.id,
-        key: plaintext.map(Plaintext::expose),
-        name: &key.name,
-        owner: key.owner.as_deref(),
-        kind: &key.kind,
-        environment: key.environment.map(Environment::name),
-        scopes: &key.scopes,
-        allow_ip: key.allow_ip.iter().map(ToString::to_string).collect(),
-        limits: key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect()),
-        state: key.state(now).name(),
-        created_at: key.created_at,
-        expires_at: key.expires_at,
-        revoked_at: key.revoked_at,
-        secrets: secrets.collect(),
-    }
-}
-
-pub(super) fn json(status: StatusCode, resource: &impl Serialize) -> Result<Response, ApiError> {
-    let body = serde_json::to_string(resource).map_err(|error| ApiError::Internal(error.into()))?;
-    Ok((status, [(CONTENT_TYPE, "application/json")], body).into_response())
 }

@@ -4,25 +4,31 @@
 //!
 //! [`schema`]: crate::model::schema
 
+use super::conditional::{IfMatch, Known};
+use super::idempotency::IdempotencyKey;
 use super::problem::Problem;
 use axum::Extension;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use keyward_contract::dialect::Dialect;
-use serde_json::Value;
-use std::collections::BTreeMap;
+use keyward_contract::dialect::{Dialect, Source};
+use keyward_contract::error_shape::Facts;
+use keyward_contract::verdict::Refusal;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::response::{Response as Described, ResponseBuilder};
 use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{
     Components, ContentBuilder, Info, License, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Server, Tag,
 };
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
 pub(super) use crate::model::schema::{number, text};
@@ -68,6 +74,10 @@ pub(super) enum Caller {
     Operator,
     /// Whoever has a token of edges.
     Edge,
+    /// Whoever has a key.
+    User,
+    /// Whoever signs as GitHub does.
+    Github,
 }
 
 /// A refusal with that status, in the responses of an operation.
@@ -96,8 +106,8 @@ pub(super) fn called_by<S: Clone + Send + Sync + 'static>(
     caller: Caller,
     mut router: OpenApiRouter<S>,
 ) -> OpenApiRouter<S> {
-    for operation in operations(router.get_openapi_mut()) {
-        operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(caller.scheme(), [])]);
+    for (_, operation) in operations(router.get_openapi_mut()) {
+        operation.security = Some(caller.requirement());
     }
     router
 }
@@ -105,14 +115,19 @@ pub(super) fn called_by<S: Clone + Send + Sync + 'static>(
 /// The document about those operations, for a server of that dialect.
 pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut api = OpenApiBuilder::new().info(info()).servers(Some([Server::new("/")])).tags(Some(tags())).build();
-    api.components = Some(components());
+    api.components = Some(components(dialect));
     api.merge(described);
     let requests = crate::model::schema::all(dialect);
-    for operation in operations(&mut api) {
-        add_common_refusals(operation);
+    for (is_safe, operation) in operations(&mut api) {
+        let is_document = |body: &RequestBody| requests.iter().any(|(name, _)| carries(body, name));
+        let has_document = matches!(&operation.request_body, Some(RefOr::T(body)) if is_document(body));
+        add_common_refusals(operation, is_safe, has_document, dialect);
+        add_entity_tags(operation);
         if let Some(RefOr::T(body)) = &mut operation.request_body {
+            // An empty body counts as an empty document.
             let is_needed = |(name, schema): &(&str, Value)| schema.get("required").is_some() && carries(body, name);
-            body.required = requests.iter().any(is_needed).then_some(Required::True);
+            let is_needed = !has_document || requests.iter().any(is_needed);
+            body.required = is_needed.then_some(Required::True);
         }
     }
     // Nothing of it has keys other than strings, nor anything that fails to serialize.
@@ -131,9 +146,12 @@ fn carries(body: &RequestBody, name: &str) -> bool {
         .any(|content| matches!(content, RefOr::T(content) if content.schema.as_ref() == Some(&reference)))
 }
 
-fn operations(api: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
+/// Every operation, and whether it changes nothing.
+fn operations(api: &mut OpenApi) -> impl Iterator<Item = (bool, &mut Operation)> {
     api.paths.paths.values_mut().flat_map(|item: &mut PathItem| {
-        [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
+        let safe = item.get.as_mut().map(|operation| (true, operation));
+        let others = [&mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten();
+        safe.into_iter().chain(others.map(|operation| (false, operation)))
     })
 }
 
@@ -155,6 +173,12 @@ fn tags() -> Vec<Tag> {
     [
         ("keys", "API keys. A plaintext key is in the answer to the request that made it, and nowhere else."),
         ("owners", "Those to whom keys belong."),
+        ("plans", "What the keys on them may use."),
+        ("tokens", "Tokens of operators and edges. A plaintext token is in the answer to the request that made it."),
+        ("leaks", "Keys that were found in public."),
+        ("usage", "How often keys were used."),
+        ("audit", "Who did what."),
+        ("self-service", "What users may do with a key, where the server lets them (`--self-service`); elsewhere 404."),
         ("edges", "What edges ask for."),
         ("service", "The service itself."),
     ]
@@ -168,28 +192,64 @@ fn tags() -> Vec<Tag> {
 }
 
 impl Caller {
-    const ALL: [Self; 2] = [Self::Operator, Self::Edge];
+    const ALL: [Self; 4] = [Self::Operator, Self::Edge, Self::User, Self::Github];
 
     fn scheme(self) -> &'static str {
         match self {
             Self::Operator => "operator",
             Self::Edge => "edge",
+            Self::User => "user",
+            Self::Github => "github",
         }
     }
 
-    fn described(self) -> &'static str {
+    fn requirement(self) -> Vec<SecurityRequirement> {
+        vec![SecurityRequirement::new::<_, [&str; 0], &str>(self.scheme(), [])]
+    }
+
+    fn described(self, dialect: &Dialect) -> SecurityScheme {
         match self {
-            Self::Operator => "A token of operators, as in the file `admin-token`.",
-            Self::Edge => "A token of edges, as in the file `edge-token`.",
+            Self::Operator => {
+                bearer("A token of operators, as in the file `admin-token`, or one of scope `read` or `write`.")
+            }
+            Self::Edge => bearer("A token of edges, as in the file `edge-token`, or one of scope `edge`."),
+            Self::User => key_scheme(dialect),
+            Self::Github => {
+                const WORDS: &str = "ECDSA with P-256 and SHA-256 under the body, by GitHub's key for secret scanning.";
+                SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(GITHUB_SIGNATURE, WORDS)))
+            }
         }
     }
 }
 
-fn components() -> Components {
+fn bearer(words: &str) -> SecurityScheme {
+    SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build())
+}
+
+/// A key in the first place where the dialect takes one; OpenAPI has no words for "in one of these, or the same in all".
+fn key_scheme(dialect: &Dialect) -> SecurityScheme {
+    const WORDS: &str = "A key, here or in any other place where the dialect takes one.";
+    let value = |name: &str| ApiKeyValue::with_description(name, WORDS);
+    match dialect.sources.first() {
+        None => bearer(WORDS),
+        Some(Source::Header { name, scheme: Some(scheme), .. })
+            if name == "authorization" && scheme.eq_ignore_ascii_case("bearer") =>
+        {
+            bearer(WORDS)
+        }
+        Some(Source::Header { written, .. }) => SecurityScheme::ApiKey(ApiKey::Header(value(written))),
+        Some(Source::Basic(_)) => {
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some(WORDS)).build())
+        }
+        Some(Source::Query(name)) => SecurityScheme::ApiKey(ApiKey::Query(value(name))),
+        Some(Source::Cookie(name)) => SecurityScheme::ApiKey(ApiKey::Cookie(value(name))),
+    }
+}
+
+fn components(dialect: &Dialect) -> Components {
     let mut components = Components::new();
     for caller in Caller::ALL {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(caller.described())).build();
-        components.add_security_scheme(caller.scheme(), SecurityScheme::Http(scheme));
+        components.add_security_scheme(caller.scheme(), caller.described(dialect));
     }
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
     let mut of_problem = Vec::new();
@@ -198,6 +258,9 @@ fn components() -> Components {
     for (status, description, fields) in REFUSALS {
         components.responses.insert(name(status), RefOr::T(refusal(description, fields)));
     }
+    for status in statuses_for_users(dialect) {
+        components.responses.insert(name_for_users(status), RefOr::T(refusal_of_key(dialect)));
+    }
     components
 }
 
@@ -205,14 +268,17 @@ fn components() -> Components {
 type Field = (&'static str, &'static str);
 
 /// Every status of a refusal, what it means, and what its header has beyond the media type.
-const REFUSALS: [(u16, &str, &[Field]); 9] = [
+const REFUSALS: [(u16, &str, &[Field]); 12] = [
     (400, "The query or the body cannot be read.", &[]),
     (401, "A token is needed, or this one is not valid here.", &[("WWW-Authenticate", "What is wanted (RFC 6750).")]),
+    (403, "Whoever asks may not do that.", &[]),
     (404, "There is no such thing.", &[]),
     (409, "It is not in a state for that.", &[]),
+    (412, "It has another version than `If-Match` names.", &[]),
     (413, "The body is too long.", &[]),
-    (415, "The body is not JSON by its media type.", &[]),
+    (415, "The body is of another kind than is taken here, by its media type.", &[]),
     (422, "Some fields cannot be used; `errors` has each of them.", &[]),
+    (429, "Too many bad tokens have come from this address.", &[("Retry-After", "Seconds to wait.")]),
     (500, "The request could not be carried out; the log says why.", &[]),
     (503, "Not at the moment; try again.", &[("Retry-After", "Seconds to wait.")]),
 ];
@@ -235,37 +301,137 @@ fn refusal(description: &str, fields: &[Field]) -> Described {
 
 impl<const STATUS: u16> IntoResponses for Refused<STATUS> {
     fn responses() -> BTreeMap<String, RefOr<Described>> {
-        [(STATUS.to_string(), reference(STATUS))].into()
+        [(STATUS.to_string(), RefOr::Ref(Ref::from_response_name(name(STATUS))))].into()
     }
 }
 
-fn reference(status: u16) -> RefOr<Described> {
-    RefOr::Ref(Ref::from_response_name(name(status)))
-}
-
 /// What is refused for reasons that the operation shares with others like it.
-fn add_common_refusals(operation: &mut Operation) {
-    let has = |location: ParameterIn| {
-        operation
-            .parameters
-            .iter()
-            .flatten()
-            .any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == location))
-    };
-    let has_body = operation.request_body.is_some();
-    let has_caller = operation.security.as_ref().is_some_and(|callers| !callers.is_empty());
+fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: bool, dialect: &Dialect) {
+    let is_called_by = |caller: Caller| operation.security == Some(caller.requirement());
+    let is_for_users = is_called_by(Caller::User);
+    let by_token = is_called_by(Caller::Operator) || is_called_by(Caller::Edge);
+    // Edges send no document that could have mistakes.
+    let has_document = has_document && !is_called_by(Caller::Edge);
+    let has_caller = Caller::ALL.into_iter().any(is_called_by);
     let reasons = [
-        (400, has_body || has(ParameterIn::Query)),
+        (400, has_document || has(operation, ParameterIn::Query, "") || has_idempotency_key(operation)),
         (401, has_caller),
-        (404, has(ParameterIn::Path)),
-        (413, has_body),
-        (415, has_body),
-        (422, has_body),
+        // A token that may only read.
+        (403, is_called_by(Caller::Operator) && !is_safe),
+        (404, has(operation, ParameterIn::Path, "")),
+        (409, has_idempotency_key(operation)),
+        (412, has(operation, ParameterIn::Header, IF_MATCH)),
+        (413, has_document),
+        (415, has_document),
+        (422, has_document),
+        (429, by_token),
         (500, has_caller),
         (503, has_caller),
     ];
-    for (status, _) in reasons.into_iter().filter(|(_, given)| *given) {
-        operation.responses.responses.entry(status.to_string()).or_insert_with(|| reference(status));
+    let of_users = statuses_for_users(dialect).into_iter().filter(|_| is_for_users);
+    let of_users = of_users.map(|status| (status, name_for_users(status)));
+    let of_all = reasons.into_iter().filter(|(_, given)| *given).map(|(status, _)| (status, name(status)));
+    for (status, name) in of_users.chain(of_all) {
+        let response = || RefOr::Ref(Ref::from_response_name(name));
+        operation.responses.responses.entry(status.to_string()).or_insert_with(response);
+    }
+}
+
+/// With which statuses a key is refused, or what somebody wants to do with it.
+fn statuses_for_users(dialect: &Dialect) -> BTreeSet<u16> {
+    Refusal::ALL.into_iter().map(|refusal| dialect.errors.status(refusal)).chain([403]).collect()
+}
+
+fn name_for_users(status: u16) -> String {
+    format!("RefusedKey{status}")
+}
+
+/// The dialect's words, whatever they are, or else a problem document.
+fn refusal_of_key(dialect: &Dialect) -> Described {
+    let rendered = dialect.errors.render(Refusal::Unknown, &Facts::default());
+    let media_type = rendered.headers.into_iter().find(|(name, _)| name == "content-type").map(|(_, value)| value);
+    let any =
+        Object::builder().schema_type(SchemaType::AnyValue).description(Some("In the words of the dialect.")).build();
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+    let described = ContentBuilder::new().schema(Some(any)).build();
+    ResponseBuilder::new()
+        .description("The key is not accepted, or may not do that.")
+        .content("application/problem+json", problem)
+        .content(media_type.unwrap_or_default(), described)
+        .build()
+}
+
+/// What conditional requests have in common (RFC 9110, section 13).
+fn add_entity_tags(operation: &mut Operation) {
+    let may_be_changed = has(operation, ParameterIn::Header, IF_MATCH);
+    let may_be_known = has(operation, ParameterIn::Header, IF_NONE_MATCH) && !may_be_changed;
+    if !may_be_known && !may_be_changed {
+        return;
+    }
+    let tag = || {
+        let text = Object::builder().schema_type(Type::String).build();
+        HeaderBuilder::new().schema(Some(text)).description(Some("Its version.")).build()
+    };
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && status.starts_with('2')
+            && !response.content.is_empty()
+        {
+            response.headers.insert("ETag".to_owned(), tag().into());
+        }
+    }
+    if may_be_known {
+        let response = ResponseBuilder::new().description("It has a version that is known.").header("ETag", tag());
+        operation.responses.responses.insert("304".to_owned(), RefOr::T(response.build()));
+    }
+}
+
+const IF_MATCH: &str = "If-Match";
+const IF_NONE_MATCH: &str = "If-None-Match";
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const GITHUB_SIGNATURE: &str = "Github-Public-Key-Signature";
+
+/// Whether the operation has a parameter there, of that name unless it is empty.
+fn has(operation: &Operation, location: ParameterIn, name: &str) -> bool {
+    operation.parameters.iter().flatten().any(|parameter| {
+        matches!(parameter, RefOr::T(parameter)
+            if parameter.parameter_in == location && (name.is_empty() || parameter.name == name))
+    })
+}
+
+fn has_idempotency_key(operation: &Operation) -> bool {
+    has(operation, ParameterIn::Header, IDEMPOTENCY_KEY)
+}
+
+/// A field of the header that may be sent.
+fn field(name: &str, description: &str, schema: Value) -> Vec<Parameter> {
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(typed(description, schema)))
+        .build();
+    vec![parameter]
+}
+
+impl IntoParams for IfMatch {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        field(IF_MATCH, "The version that is to be changed, and no other", json!({"type": "string"}))
+    }
+}
+
+impl IntoParams for Known {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        field(IF_NONE_MATCH, "The version that is known, and need not be sent again", json!({"type": "string"}))
+    }
+}
+
+impl IntoParams for IdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let words =
+            "Under the same one, the same request is carried out once and answered with the same plaintext, for a day";
+        field(IDEMPOTENCY_KEY, words, Self::schema())
     }
 }
 
@@ -274,7 +440,6 @@ mod tests {
     use super::*;
     use crate::api::{Routes, description};
     use regex::Regex;
-    use std::collections::BTreeSet;
 
     fn described() -> Value {
         description(&Dialect::built_in("keyward").unwrap().unwrap())
@@ -292,8 +457,7 @@ mod tests {
 
     #[test]
     fn every_route_is_described_and_nothing_else_is() {
-        let Routes { for_all, for_operators, for_edges } = Routes::new();
-        let (routes, _) = for_all.merge(for_operators).merge(for_edges).split_for_parts();
+        let (routes, _) = Routes::new().all().split_for_parts();
         // Axum does not list routes, and shows them all the same.
         let shown = format!("{routes:?}");
         let paths = Regex::new(r#"RouteId\((\d+)\): "(/[^"]*)""#).unwrap();

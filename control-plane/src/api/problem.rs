@@ -2,13 +2,18 @@
 //!
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
-use crate::model::State;
+use super::extract::problem;
+use crate::issue::IssueError;
+use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
 use crate::store;
+use crate::verifier::Busy;
+use crate::verify::Undecided;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::document::Problems;
+use keyward_contract::usage::UnreadableUsage;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -17,26 +22,70 @@ use utoipa::ToSchema;
 pub(super) enum ApiError {
     #[error("{}", if *shown { "the token is not valid here" } else { "a token is needed: Authorization: Bearer <token>" })]
     Unauthorized { shown: bool },
+    #[error("the token may only read; this asks for one of scope {}", .0.name())]
+    InsufficientScope(TokenScope),
+    #[error("too many bad tokens have come from this address; this one was not accepted either")]
+    TooManyFailures { retry_after_s: u64 },
+    #[error("this is for keys that belong to somebody, and this one does not")]
+    NoOwner,
+    #[error("this secret has been replaced, and until it ends it can make no other")]
+    Replaced,
+    #[error("this secret was found in public, and can make no other")]
+    Leaked,
+    #[error("the key that asks has credits, and what it made would have them once more")]
+    HasCredits,
+    #[error("the key that asks may do less than that")]
+    Beyond(Problems),
+    #[error(
+        "the owner has {} keys that can be used, and can make no more: revoke one first",
+        store::MAX_KEYS_BY_SELF_SERVICE
+    )]
+    TooManyKeys,
     #[error("there is nothing at {path}")]
     NoSuchPath { path: String },
     #[error("{method} is not known here")]
     MethodNotAllowed { method: Method },
     #[error("there is no {0} of that id")]
     NotFound(&'static str),
-    #[error("the body is longer than {} bytes", super::MAX_BODY_BYTES)]
+    #[error("the body is too long")]
     BodyTooLarge,
     #[error("the body could not be received")]
     BodyLost,
-    #[error("the body is to be JSON, as its content-type is to say: application/json")]
-    NotJsonByName,
     #[error("the body is not JSON: {0}")]
     NotJson(serde_json::Error),
     #[error("some fields cannot be used")]
     Invalid(Problems),
     #[error("some parameters of the query cannot be used")]
     BadQuery(Problems),
-    #[error("the key is {}, and only an active one can be rotated", .0.name())]
-    NotActive(State),
+    #[error("the key is {}, and only an active one can {wanted}", state.name())]
+    NotActive { state: State, wanted: &'static str },
+    #[error("this is the only secret of the key that is valid; revoke the key instead")]
+    LastSecret,
+    #[error("it has another version than If-Match names; look at it again")]
+    PreconditionFailed,
+    #[error("there are {keys} keys on this plan that the edges know: give them another one first")]
+    PlanInUse { keys: u64 },
+    #[error("an Idempotency-Key is one field of 16 to 255 visible ASCII characters, bare or in quotes")]
+    BadIdempotencyKey,
+    #[error("this Idempotency-Key came with another request; each needs its own")]
+    IdempotencyKeyReused,
+    #[error(
+        "this request was carried out before, and its plaintext cannot be drawn again: the server's pepper or the format of \
+         such keys has changed since. Rotate the key to get a new one"
+    )]
+    CannotRepeat,
+    #[error("the request is not signed by whom it should be")]
+    NotSigned,
+    #[error("the body is not an alert of secret scanning")]
+    NotAnAlert,
+    #[error("the body is to be {0}, as content-type says")]
+    UnsupportedMediaType(&'static str),
+    #[error(
+        "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
+         on_conflict=skip",
+        source = if source.is_temporary() { "this cannot be done at the moment" } else { "the log says why" }
+    )]
+    ImportStopped { imported: u64, source: store::Error },
     #[error(
         "the key has {} secrets that are still valid, and can have no more: wait for one to end, or end them with grace_s 0",
         store::MAX_VALID_SECRETS
@@ -44,11 +93,20 @@ pub(super) enum ApiError {
     TooManySecrets,
     #[error("the dialect of this server has no keys of kind {kind:?} any more, so none can be made")]
     KindIsGone { kind: String },
+    #[error("the body is no batch of usage: {0}")]
+    BadUsage(UnreadableUsage),
+    #[error("{0}; try again")]
+    Busy(Busy),
     #[error("this cannot be done at the moment; try again")]
     Unavailable(#[source] store::Error),
+    #[error("whether this was done is not known; look before you try it again")]
+    OutcomeUnknown(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// What is said at the field of a plan.
+pub(super) const NO_SUCH_PLAN: &str = "there is no such plan";
 
 /// A problem document.
 #[derive(Serialize, ToSchema)]
@@ -78,7 +136,25 @@ struct FieldError {
 
 impl From<store::Error> for ApiError {
     fn from(error: store::Error) -> Self {
-        if error.is_temporary() { Self::Unavailable(error) } else { Self::Internal(error.into()) }
+        let invalid = |field: &str, message: &str| Self::Invalid(Problems(vec![problem(field, message)]));
+        match error {
+            store::Error::OtherVersion => Self::PreconditionFailed,
+            store::Error::OtherRequest => Self::IdempotencyKeyReused,
+            store::Error::NoSuchPlan => invalid("plan", NO_SUCH_PLAN),
+            store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
+            error @ store::Error::OutcomeUnknown(_) => Self::OutcomeUnknown(error),
+            error if error.is_temporary() => Self::Unavailable(error),
+            error => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<Undecided> for ApiError {
+    fn from(error: Undecided) -> Self {
+        match error {
+            Undecided::Store(error) => error.into(),
+            Undecided::Busy(error) => error.into(),
+        }
     }
 }
 
@@ -88,32 +164,76 @@ impl From<NoRandomness> for ApiError {
     }
 }
 
+impl From<IssueError> for ApiError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Store(error) => error.into(),
+            other => Self::Internal(other.into()),
+        }
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
+    }
+}
+
 impl ApiError {
     /// The status, and the problem's name and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized", "Token required"),
+            Self::InsufficientScope(_) => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "Token of another scope required")
+            }
+            Self::TooManyFailures { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many bad tokens"),
+            Self::NoOwner => (StatusCode::FORBIDDEN, "no_owner", "Key without an owner"),
+            Self::Replaced => (StatusCode::FORBIDDEN, "replaced", "Secret replaced"),
+            Self::Leaked => (StatusCode::FORBIDDEN, "leaked", "Secret found in public"),
+            Self::HasCredits => (StatusCode::FORBIDDEN, "has_credits", "Key with credits"),
+            Self::Beyond(_) => (StatusCode::FORBIDDEN, "beyond_the_key", "More than the key may do"),
+            Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys", "Too many keys"),
             Self::NoSuchPath { .. } | Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
             }
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Request too large"),
             Self::BodyLost => (StatusCode::BAD_REQUEST, "incomplete", "Incomplete request"),
-            Self::NotJsonByName => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "Not JSON"),
             Self::NotJson(_) => (StatusCode::BAD_REQUEST, "not_json", "Not JSON"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request"),
             Self::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_query", "Invalid query"),
-            Self::NotActive(_) => (StatusCode::CONFLICT, "not_active", "Key not active"),
+            Self::LastSecret => (StatusCode::CONFLICT, "last_secret", "Last valid secret"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition_failed", "Precondition failed"),
+            Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use", "Plan in use"),
+            Self::BadIdempotencyKey => (StatusCode::BAD_REQUEST, "bad_idempotency_key", "Invalid Idempotency-Key"),
+            Self::IdempotencyKeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency-Key reused")
+            }
+            Self::CannotRepeat => (StatusCode::CONFLICT, "cannot_repeat", "Answer cannot be repeated"),
+            Self::NotActive { .. } => (StatusCode::CONFLICT, "not_active", "Key not active"),
+            Self::NotSigned => (StatusCode::UNAUTHORIZED, "not_signed", "Signature required"),
+            Self::NotAnAlert => (StatusCode::BAD_REQUEST, "not_an_alert", "Not an alert"),
+            Self::UnsupportedMediaType(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
+            }
+            Self::ImportStopped { source, .. } if source.is_temporary() => {
+                (StatusCode::SERVICE_UNAVAILABLE, "import_stopped", "Import stopped")
+            }
+            Self::ImportStopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "import_stopped", "Import stopped"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
+            Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
 
     fn field_errors(&self) -> Vec<FieldError> {
         match self {
-            Self::Invalid(problems) | Self::BadQuery(problems) => problems
+            Self::Invalid(problems) | Self::BadQuery(problems) | Self::Beyond(problems) => problems
                 .0
                 .iter()
                 .map(|problem| FieldError { field: problem.path.clone(), message: problem.message.clone() })
@@ -125,8 +245,11 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable(error) = &self {
+        if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
+        }
+        if let Self::ImportStopped { imported, source } = &self {
+            tracing::error!(%source, imported, "an import has stopped");
         }
         if let Self::Internal(error) = &self {
             tracing::error!(%error, "a request has failed");
@@ -152,11 +275,46 @@ impl IntoResponse for ApiError {
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::Unavailable(_) => {
+            Self::InsufficientScope(scope) => {
+                let challenge =
+                    format!("Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"{}\"", scope.name());
+                if let Ok(challenge) = HeaderValue::try_from(challenge) {
+                    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            Self::TooManyFailures { retry_after_s } => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+            }
+            // RFC 9110, section 15.5.2: a challenge there has to be, though it helps nobody who cannot sign.
+            Self::NotSigned => {
+                let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Busy(_) => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_can_try_again_is_told_so_and_whether_it_may_be_done_already() {
+        for (error, name) in [
+            (store::Error::OutcomeUnknown(sqlx::Error::WorkerCrashed), "outcome_unknown"),
+            (store::Error::Slow, "unavailable"),
+            (store::Error::Database(sqlx::Error::PoolTimedOut), "unavailable"),
+        ] {
+            let error = ApiError::from(error);
+            assert_eq!(error.kind().1, name);
+            let response = error.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[RETRY_AFTER], "1");
+        }
     }
 }

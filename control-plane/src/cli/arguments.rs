@@ -1,8 +1,20 @@
 //! What may be written on the command line. No token: arguments are seen by everyone on the machine.
 
+use super::audit::AuditArguments;
+use super::keys::KeysCommand;
+use super::owners::OwnersCommand;
+use super::plans::PlansCommand;
+use super::tokens::TokensCommand;
+use super::{MeasureArguments, UsageArguments};
+use crate::model::OnLeak;
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use ipnet::IpNet;
 use keyward_contract::secret::Secret;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +57,37 @@ pub enum Command {
         #[command(subcommand)]
         command: OwnersCommand,
     },
+    /// Work on the tokens of operators and edges
+    Tokens {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// What to do.
+        #[command(subcommand)]
+        command: TokensCommand,
+    },
+    /// Work on plans
+    Plans {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// What to do.
+        #[command(subcommand)]
+        command: PlansCommand,
+    },
+    /// Show who did what
+    Audit {
+        /// Where the control plane is.
+        #[command(flatten)]
+        server: ControlPlane,
+        /// Which entries.
+        #[command(flatten)]
+        arguments: AuditArguments,
+    },
+    /// Show how often keys were used
+    Usage(UsageArguments),
+    /// Measure how many first uses of keys with password hashes this machine can check
+    MeasureVerifications(MeasureArguments),
     /// Print the description of the API: OpenAPI, as JSON
     Openapi {
         /// What keys look like: a dialect that comes with Keyward, or a file
@@ -63,7 +106,8 @@ pub enum Command {
 #[command(
     after_help = "The state is in SQLite in the data directory, unless KEYWARD_DATABASE_URL names a PostgreSQL database: \
                   postgres://USER:PASSWORD@HOST/DATABASE. There is no argument for it, as everyone on the machine sees \
-                  arguments."
+                  arguments. KEYWARD_HMAC_PEPPER is the pepper of keys that were imported as HMAC-SHA-256, so that leaked \
+                  ones are found."
 )]
 pub struct ServeArguments {
     /// Where to listen; port 0 is any that is free
@@ -75,6 +119,33 @@ pub struct ServeArguments {
     /// What keys look like: a dialect that comes with Keyward, or a file
     #[arg(long, env = "KEYWARD_DIALECT", default_value = "keyward", value_name = "NAME_OR_FILE")]
     pub dialect: String,
+    /// How often edges are to tell of the use of keys, from 1s to 1min
+    #[arg(long, env = "KEYWARD_USAGE_INTERVAL", default_value = "5s", value_parser = usage_interval, value_name = "DURATION")]
+    pub usage_interval: Duration,
+    /// How many keys are checked against password hashes at once [default: one for each processor]
+    #[arg(long, env = "KEYWARD_MAX_VERIFICATIONS", value_name = "N")]
+    pub max_verifications: Option<NonZeroUsize>,
+    /// A proxy whose X-Forwarded-For says from where a request comes; can be repeated
+    #[arg(long, env = "KEYWARD_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, value_name = "CIDR")]
+    pub trusted_proxy: Vec<IpNet>,
+    /// Let users list, make, rotate and revoke their owner's keys with a key, at /api-keys
+    #[arg(long, env = "KEYWARD_SELF_SERVICE", value_parser = FalseyValueParser::new())]
+    pub self_service: bool,
+    /// The permission that a key needs for self-service [default: none]
+    #[arg(
+        long,
+        env = "KEYWARD_SELF_SERVICE_SCOPE",
+        requires = "self_service",
+        value_parser = NonEmptyStringValueParser::new(),
+        value_name = "SCOPE"
+    )]
+    pub self_service_scope: Option<String>,
+    /// What becomes of a key that was found in public: revoke or flag
+    #[arg(long, env = "KEYWARD_ON_LEAK", default_value = "revoke", value_parser = on_leak, value_name = "revoke|flag")]
+    pub on_leak: OnLeak,
+    /// GitHub's public keys of secret scanning; with them its alerts are taken
+    #[arg(long, env = "KEYWARD_GITHUB_KEYS", value_name = "FILE")]
+    pub github_keys: Option<PathBuf>,
 }
 
 /// Where the control plane is, and the data directory that has its token.
@@ -89,129 +160,22 @@ pub struct ControlPlane {
     url: Option<String>,
 }
 
-/// What there is to do with keys.
-#[derive(Debug, Subcommand)]
-pub enum KeysCommand {
-    /// Make a key; it is shown once
-    Create {
-        /// What its users call it
-        #[arg(long)]
-        name: String,
-        /// Whose it is
-        #[arg(long)]
-        owner: Option<String>,
-        /// What sort of key, in the dialect's words
-        #[arg(long)]
-        kind: Option<String>,
-        /// Whether its requests are real
-        #[arg(long, value_name = "live|test")]
-        env: Option<String>,
-        /// What it may do; can be repeated
-        #[arg(long)]
-        scope: Vec<String>,
-        /// Where it may be used from; can be repeated
-        #[arg(long, value_name = "CIDR")]
-        allow_ip: Vec<String>,
-        /// How much it may be used, such as 10/s or 200/min; can be repeated
-        #[arg(long, value_name = "LIMIT")]
-        limit: Vec<String>,
-        /// After how long it ends by itself, such as 30d
-        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
-        expires_in: Option<Duration>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// List keys, the newest first
-    List {
-        /// Only those of this owner
-        #[arg(long)]
-        owner: Option<String>,
-        /// Only those in this state
-        #[arg(long, value_name = "active|revoked|expired")]
-        state: Option<String>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one key
-    Show {
-        /// Its id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// End a key at once and for good
-    Revoke {
-        /// Its id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Give a key a new secret, shown once, and end those it has
-    Rotate {
-        /// Its id
-        id: String,
-        /// How long the secrets so far stay valid, such as 24h or 0s [default: a day]
-        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
-        grace: Option<Duration>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// What there is to do with owners.
-#[derive(Debug, Subcommand)]
-pub enum OwnersCommand {
-    /// Show one owner
-    Show {
-        /// The owner's id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Refuse all keys of an owner
-    Disable {
-        /// The owner's id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what an owner's keys may do at most, instead of what was said before
-    Permit {
-        /// The owner's id
-        id: String,
-        /// What they may do; can be repeated, and without any they may do nothing
-        #[arg(long)]
-        scope: Vec<String>,
-        /// Let the keys do whatever their own scopes say
-        #[arg(long, conflicts_with = "scope")]
-        any: bool,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Accept the keys of an owner again
-    Enable {
-        /// The owner's id
-        id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 /// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.
 pub fn database_url() -> Option<Secret> {
     std::env::var("KEYWARD_DATABASE_URL").ok().filter(|url| !url.is_empty()).map(Secret::new)
 }
 
+/// The pepper of keys that were imported as HMAC-SHA-256, so that leaked ones are found.
+pub fn hmac_pepper() -> Option<Secret> {
+    std::env::var("KEYWARD_HMAC_PEPPER").ok().filter(|pepper| !pepper.is_empty()).map(Secret::new)
+}
+
+fn on_leak(name: &str) -> Result<OnLeak, &'static str> {
+    OnLeak::from_name(name).ok_or("expected revoke or flag")
+}
+
 const DATA_DIR: &str = ".keyward";
+const USAGE_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 impl ControlPlane {
     /// The URL of its root, without a slash at the end. Read here and not as the argument is parsed, since a refusal there
@@ -242,9 +206,19 @@ fn url(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn whole_seconds(text: &str) -> Result<Duration, String> {
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| address()).map_err(|_| "expected an IP address or a network in CIDR notation")
+}
+
+pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
+}
+
+fn usage_interval(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if USAGE_INTERVALS.contains(&duration) { Ok(duration) } else { Err("expected 1s to 1min".to_owned()) }
 }
 
 #[cfg(test)]
@@ -258,12 +232,44 @@ mod tests {
     }
 
     #[test]
+    fn a_permission_for_self_service_without_self_service_is_a_mistake() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from([&["keyward", "serve"], arguments].concat()).is_ok();
+        assert!(parse(&["--self-service", "--self-service-scope", "keys:manage"]));
+        assert!(!parse(&["--self-service-scope", "keys:manage"]));
+        assert!(!parse(&["--self-service", "--self-service-scope", ""]));
+        assert!(parse(&["--trusted-proxy", "10.0.0.0/8,::1"]) && !parse(&["--trusted-proxy", "localhost"]));
+    }
+
+    /// The ids of all arguments of a command and of those below it.
+    fn ids(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().map(|argument| argument.get_id().to_string());
+        own.chain(command.get_subcommands().flat_map(ids)).collect()
+    }
+
+    #[test]
+    fn no_argument_takes_a_secret_as_everybody_on_the_machine_can_list_them() {
+        let words = ["token", "secret", "password", "pepper", "key", "database"];
+        let mut found = ids(&Arguments::command());
+        found.retain(|id| words.iter().any(|word| id.contains(word)));
+        // GitHub's public keys, the id of a key, and the id of a secret, which is checked to be one.
+        assert_eq!(found, ["github_keys", "secret", "key"]);
+    }
+
+    #[test]
     fn a_url_has_a_scheme_and_no_password() {
         assert_eq!(url("http://127.0.0.1:8081/"), Ok("http://127.0.0.1:8081".to_owned()));
         assert!(url("https://keyward.example").is_ok());
         for bad in ["127.0.0.1:8081", "ftp://x", "http://", "http://user:password@host"] {
             assert!(url(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_interval_of_usage_has_bounds() {
+        let parse = |interval| Arguments::try_parse_from(["keyward", "serve", "--usage-interval", interval]);
+        assert!(parse("1s").is_ok() && parse("1500ms").is_ok() && parse("1min").is_ok());
+        assert!(parse("999ms").is_err() && parse("61s").is_err() && parse("5").is_err());
+        assert!(Arguments::try_parse_from(["keyward", "serve", "--max-verifications", "0"]).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a person reads of the server's answers. Control characters never reach the terminal.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The document on one line, for programs.
 pub(super) fn line(document: &Value) -> String {
@@ -27,52 +27,94 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Keys as a table.
-pub(super) fn table(keys: &[Value]) -> String {
-    const COLUMNS: [&str; 7] = ["id", "name", "owner", "environment", "state", "created_at", "expires_at"];
-    let mut rows = vec![COLUMNS.map(|column| column.replace('_', " ").to_uppercase())];
-    rows.extend(keys.iter().map(|key| COLUMNS.map(|column| text(key, column))));
-    let mut widths = [0; COLUMNS.len()];
-    for row in &rows {
+pub(super) fn keys(keys: &[Value]) -> String {
+    table(&["id", "name", "owner", "environment", "state", "created_at", "expires_at"], keys)
+}
+
+/// Documents as a table of these fields.
+pub(super) fn table(columns: &[&str], documents: &[Value]) -> String {
+    let mut cells = vec![columns.iter().copied().map(head).collect()];
+    cells.extend(documents.iter().map(|document| columns.iter().map(|column| text(document, column)).collect()));
+    rows(&cells)
+}
+
+/// Tokens as a table.
+pub(super) fn tokens(tokens: &[Value]) -> String {
+    table(&["id", "name", "scope", "state", "created_at", "expires_at", "last_used_at"], tokens)
+}
+
+/// One token, a field a line.
+pub(super) fn token(token: &Value) -> String {
+    fields(token, &["id", "name", "scope", "state", "created_at", "expires_at", "revoked_at", "last_used_at"])
+}
+
+/// The name of a field as the head of a column.
+pub(super) fn head(field: &str) -> String {
+    printable(&field.replace('_', " ").to_uppercase())
+}
+
+/// Rows of cells, in columns that are as wide as the widest cell.
+pub(super) fn rows(rows: &[Vec<String>]) -> String {
+    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    rows.iter().map(|row| aligned(row.iter().zip(widths))).collect()
+    rows.iter().map(|row| aligned(row.iter().zip(widths.iter().copied()))).collect()
 }
 
 /// One key, a field a line.
 pub(super) fn key(key: &Value) -> String {
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 18] = [
         "id",
         "name",
         "owner",
+        "member",
         "kind",
         "environment",
         "scopes",
         "allow_ip",
         "limits",
+        "plan",
+        "credits",
+        "spent",
+        "metadata",
         "state",
+        "last_used_at",
         "created_at",
         "expires_at",
         "revoked_at",
     ];
     let from_anywhere = key.get("allow_ip").and_then(Value::as_array).is_some_and(Vec::is_empty);
-    let told: Vec<_> = FIELDS.into_iter().filter(|field| *field != "allow_ip" || !from_anywhere).collect();
+    let without_notes = key.get("metadata").and_then(Value::as_object).is_some_and(Map::is_empty);
+    let unbounded = key.get("credits").is_none_or(Value::is_null);
+    let says_nothing = |field: &str| match field {
+        "allow_ip" => from_anywhere,
+        "metadata" => without_notes,
+        "spent" => unbounded,
+        _ => false,
+    };
+    let told: Vec<_> = FIELDS.into_iter().filter(|field| !says_nothing(field)).collect();
     let mut out = fields(key, &told);
     for secret in key.get("secrets").and_then(Value::as_array).into_iter().flatten() {
-        let not_after = text(secret, "not_after");
-        let until = if not_after.is_empty() { String::new() } else { format!(" until {not_after}") };
-        out += &format!("{:<14}{}  {}{until}\n", "secret", text(secret, "id"), text(secret, "hint"));
+        let said = |words: &str, field| match text(secret, field) {
+            text if text.is_empty() => text,
+            text => format!(" {words} {text}"),
+        };
+        let (until, used) = (said("until", "not_after"), said("last used", "last_used_at"));
+        out += &format!("{:<14}{}  {}{until}{used}\n", "secret", text(secret, "id"), text(secret, "hint"));
     }
     out
 }
 
 /// One owner, a field a line.
 pub(super) fn owner(owner: &Value) -> String {
-    fields(owner, &["id", "disabled", "permissions", "created_at"])
+    fields(owner, &["id", "kind", "disabled", "permissions", "created_at"])
 }
 
-fn fields(document: &Value, names: &[&str]) -> String {
+/// A document, a field a line.
+pub(super) fn fields(document: &Value, names: &[&str]) -> String {
     let given = names.iter().map(|name| (name, text(document, name))).filter(|(_, value)| !value.is_empty());
     given.map(|(name, value)| format!("{:<14}{value}\n", name.replace('_', " "))).collect()
 }
@@ -94,7 +136,7 @@ mod tests {
             json!({"id": "key_2", "name": "é", "owner": "acme", "state": "revoked", "created_at": "2029"}),
         ];
         assert_eq!(
-            table(&keys),
+            super::keys(&keys),
             "ID     NAME         OWNER  ENVIRONMENT  STATE    CREATED AT  EXPIRES AT\n\
              key_1  a long name                      active   2030\n\
              key_2  é            acme                revoked  2029\n"

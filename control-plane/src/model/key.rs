@@ -1,9 +1,10 @@
 //! A key and its secrets. The plaintext is not among what is known of them.
 
 use crate::clock::Timestamp;
+use crate::random::ID_LENGTH;
 use ipnet::IpNet;
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Environment, KeyRecord};
+use keyward_contract::entry::{Body, Entry, EntryTooLarge, Environment, KeyRecord};
 use keyward_contract::limit::Limits;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +27,7 @@ pub struct Key {
     pub scopes: Vec<String>,
     /// Where it may be used from; empty means anywhere.
     pub allow_ip: Vec<IpNet>,
-    /// What it may use; `None` for the dialect's default.
+    /// What it may use; `None` for what its plan says, or else the dialect.
     pub limits: Option<Limits>,
     /// When it was made.
     pub created_at: Timestamp,
@@ -78,6 +79,9 @@ pub struct Secret {
 /// A password hash: a PHC string (Argon2id) or one of bcrypt. `Debug` redacts it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
+
+/// The most entries of a key's metadata.
+pub const MAX_METADATA: usize = 20;
 
 /// Whether a key can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
@@ -136,7 +140,19 @@ impl Key {
             allowlist: self.allow_ip.clone(),
             limits: self.limits.clone(),
             credits_exhausted: self.is_exhausted(),
+            plan: self.plan.clone(),
+            needs_verification: secret.hash.is_some(),
         }
+    }
+
+    /// Whether edges can be told of it, now and whatever becomes of it.
+    ///
+    /// # Errors
+    /// If they cannot.
+    pub fn fits_an_entry(&self) -> Result<(), EntryTooLarge> {
+        let secret = Secret::new(String::new(), Digest([0; Digest::LENGTH]), String::new(), self.created_at);
+        let body = Body::Key(longest(self.record(&secret, self.created_at)));
+        Entry { subject: secret.digest, version: 0, body }.encode(&mut Vec::new())
     }
 
     /// Whether its credits are used up.
@@ -167,6 +183,20 @@ impl Key {
             version: 1,
             secrets: Vec::new(),
         }
+    }
+}
+
+/// The longest record that this one could become without a change of what it says about the key.
+pub(super) fn longest(record: KeyRecord) -> KeyRecord {
+    KeyRecord {
+        key_id: "-".repeat("key_".len() + ID_LENGTH),
+        secret_id: "-".repeat("sec_".len() + ID_LENGTH),
+        revoked_at_ms: Some(0),
+        expires_at_ms: Some(0),
+        secret_not_after_ms: Some(0),
+        credits_exhausted: true,
+        needs_verification: true,
+        ..record
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::clock::Timestamp;
 use keyward_contract::entry::OwnerRecord;
+use utoipa::ToSchema;
 
 /// A user, team or organization. The control plane learns of one when a key first names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,8 @@ pub struct Owner {
 }
 
 /// What an owner is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum OwnerKind {
     /// One person.
     User,

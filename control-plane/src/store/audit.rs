@@ -5,7 +5,7 @@ use super::sql::Sql;
 use super::{Error, Store};
 use crate::clock::Timestamp;
 use crate::model::{Actor, AuditEntry};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sqlx::AnyConnection;
 
 /// Which entries of the audit log are wanted.
@@ -74,6 +74,18 @@ impl TryFrom<AuditRow> for AuditEntry {
             details: from_json(&row.details, "entry of the audit log")?,
         })
     }
+}
+
+/// What else is worth knowing of a change; nothing is said of what is null.
+pub(super) fn details<const N: usize>(facts: [(&str, Value); N]) -> Map<String, Value> {
+    let known = facts.into_iter().filter(|(_, value)| !value.is_null());
+    known.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What has become of each field that has changed.
+pub(super) fn differences<const N: usize>(fields: [(&str, Value, Value); N]) -> Map<String, Value> {
+    let different = fields.into_iter().filter(|(_, old, new)| old != new);
+    different.map(|(name, old, new)| (name.to_owned(), json!({"old": old, "new": new}))).collect()
 }
 
 /// Appends an entry. Whoever writes is alone, so the number after the last is free.

@@ -6,15 +6,18 @@
 use super::Error;
 use keyward_contract::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
-use sqlx::any::{AnyPoolOptions, install_default_drivers};
-use sqlx::migrate::Migrator;
-use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Where the state lies.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub(super) struct Database {
     pub(super) readers: AnyPool,
     /// The feed's own, so that operators do not wait behind a thousand edges.
     pub(super) feed_readers: AnyPool,
+    /// How PostgreSQL is reached for its notifications, which the `Any` driver does not have.
+    notifications: Option<PgConnectOptions>,
     /// Locked for as long as the database is in use.
     _lock: Option<Arc<File>>,
 }
@@ -52,7 +57,25 @@ const READERS: u32 = 4;
 /// One has the turn; the other may still have to roll back what a reader left that went away.
 const FEED_READERS: u32 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const SQLITE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that is away is tried again for that long; whoever asked is then told so.
+const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where PostgreSQL tells every server that there is something new.
+const CHANNEL: &str = "keyward_feed";
+
+/// Whoever holds the head's row and says no more, because its process hangs or its machine is gone, loses it. And whatever
+/// the database's default is, nothing is acknowledged that a crash could still undo.
+const POSTGRES_SETTINGS: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'; \
+    SET statement_timeout = '10s'; SET lock_timeout = '8s'; \
+    SET idle_in_transaction_session_timeout = '5s'; \
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+
+/// What the URL may say beside the server, the user and the database.
+const URL_PARAMETERS: [&str; 9] =
+    ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -72,29 +95,53 @@ impl Database {
         let path = directory.join(DATABASE_FILE);
         private_file(&path)?;
         let path = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string();
-        let writer = sqlite_pool(1).connect(&format!("sqlite:{path}")).await?;
-        SQLITE_MIGRATIONS.run(&writer).await?;
+        let writer = sqlite_pool(1).after_connect(|connection, _| Box::pin(configure_sqlite_writer(connection)));
+        let writer = writer.connect(&format!("sqlite:{path}")).await?;
+        migrate(&SQLITE_MIGRATIONS, &mut *writer.acquire().await?).await?;
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
             engine: Engine::Sqlite,
             writer,
             readers: sqlite_pool(READERS).connect(&readers).await?,
             feed_readers: sqlite_pool(FEED_READERS).connect(&readers).await?,
+            notifications: None,
             _lock: Some(Arc::new(lock)),
         })
     }
 
     async fn open_postgres(url: &Secret) -> Result<Self, Error> {
-        let url = url.expose();
-        let writer = pool(1).connect(url).await?;
-        POSTGRES_MIGRATIONS.run(&writer).await?;
+        let options = postgres_options(url.expose())?;
+        let notifications = PgConnectOptions::from_url(&options.database_url).map_err(|_| NOT_A_URL)?;
+        // Not one of the pool, whose connections have no patience: a migration takes its time, and whoever starts beside
+        // another server waits for that one's.
+        let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
+        let mut connection = connecting.await.map_err(|_| Error::Slow)??;
+        migrate(&POSTGRES_MIGRATIONS, &mut connection).await?;
+        connection.close().await?;
         Ok(Self {
             engine: Engine::Postgres,
-            writer,
-            readers: pool(READERS).connect(url).await?,
-            feed_readers: pool(FEED_READERS).connect(url).await?,
+            writer: postgres_pool(1).connect_with(options.clone()).await?,
+            readers: postgres_pool(READERS).connect_with(options.clone()).await?,
+            feed_readers: postgres_pool(FEED_READERS).connect_with(options).await?,
+            notifications: Some(notifications),
             _lock: None,
         })
+    }
+
+    /// Listens for what [`Engine::announce`] says, if the database can say it and does so now.
+    pub(super) async fn listen(&self) -> Option<PgListener> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+            .connect_lazy_with(self.notifications.clone()?);
+        let listening = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+            Ok::<_, sqlx::Error>(listener)
+        };
+        // Where it fails, polling does, and that is where it is logged.
+        timeout(CONNECT_TIMEOUT, listening).await.ok()?.ok()
     }
 
     /// A transaction that sees one state from its first query to its last.
@@ -111,7 +158,8 @@ impl Database {
         match self.engine {
             Engine::Sqlite => Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?),
             Engine::Postgres => {
-                let mut transaction = self.writer.begin().await?;
+                // Whatever the database's default is: what it sees has to be newer than the lock.
+                let mut transaction = self.writer.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
                 sqlx::query("SELECT id FROM head FOR UPDATE").execute(&mut *transaction).await?;
                 Ok(transaction)
             }
@@ -126,16 +174,85 @@ impl Database {
     }
 }
 
+impl Engine {
+    /// Tells every server that uses the database, once the transaction is committed, that there is something new.
+    pub(super) async fn announce(self, connection: &mut AnyConnection) -> Result<(), Error> {
+        if self == Self::Postgres {
+            sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the transaction wait between two of its queries for whoever reads what it found. Elsewhere a connection that
+    /// says nothing has died.
+    pub(super) async fn let_idle(self, connection: &mut AnyConnection) -> Result<(), Error> {
+        if self == Self::Postgres {
+            sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'").execute(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// What a commit that failed means. What SQLite refuses has not happened, unless what failed was to wait for the disk;
+    /// of PostgreSQL's answer nobody knows when it was lost.
+    pub(super) fn failed_commit(self, error: sqlx::Error) -> Error {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        match (self, code) {
+            (Self::Sqlite, Some(code)) if code != SQLITE_IOERR_FSYNC => error.into(),
+            _ => Error::OutcomeUnknown(error),
+        }
+    }
+}
+
+/// https://sqlite.org/rescode.html#ioerr_fsync
+const SQLITE_IOERR_FSYNC: &str = "1034";
+
+const NOT_A_URL: Error = Error::Url("is not a URL such as postgres://user:password@host/database?sslmode=verify-full");
+
+/// How PostgreSQL is reached. sqlx would log a parameter that it does not know together with its value, which can be a
+/// mistyped password's.
+fn postgres_options(url: &str) -> Result<AnyConnectOptions, Error> {
+    let mut options: AnyConnectOptions = url.parse().map_err(|_| NOT_A_URL)?;
+    if !matches!(options.database_url.scheme(), "postgres" | "postgresql") {
+        return Err(NOT_A_URL);
+    }
+    let named = |name: &str| options.database_url.query_pairs().any(|(key, _)| key == name);
+    if options.database_url.query_pairs().any(|(key, _)| !URL_PARAMETERS.contains(&&*key)) {
+        return Err(Error::Url(
+            "has a parameter that is none of application_name, dbname, host, password, port, sslcert, sslkey, sslmode \
+             and sslrootcert",
+        ));
+    }
+    if !named("application_name") {
+        options.database_url.query_pairs_mut().append_pair("application_name", "keyward");
+    }
+    Ok(options)
+}
+
+/// Brings the schema up to date. PostgreSQL lets one do so at a time; an SQLite database has one server.
+async fn migrate(migrations: &Migrator, connection: &mut AnyConnection) -> Result<(), Error> {
+    migrations.run_direct(None, connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => {
+            Error::NewerSchema { found, known: migrations.iter().map(|known| known.version).max().unwrap_or(0) }
+        }
+        other => other.into(),
+    })
+}
+
 fn pool(connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(None)
-        .max_lifetime(None)
+    AnyPoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
 }
 
 fn sqlite_pool(connections: u32) -> AnyPoolOptions {
-    pool(connections).after_connect(|connection, _| Box::pin(configure_sqlite(connection)))
+    pool(connections)
+        .acquire_timeout(SQLITE_ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(configure_sqlite(connection)))
+        .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
+}
+
+fn postgres_pool(connections: u32) -> AnyPoolOptions {
+    pool(connections).acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT).after_connect(|connection, _| {
+        Box::pin(async move { sqlx::raw_sql(POSTGRES_SETTINGS).execute(connection).await.map(drop) })
+    })
 }
 
 async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
@@ -145,6 +262,24 @@ async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Er
         sqlx::query(pragma).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// A batch of an import touches thousands of pages, each of which would be written several times if they did not stay in
+/// memory, and once for each batch if they went back to the file at once.
+async fn configure_sqlite_writer(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    configure_sqlite(connection).await?;
+    for pragma in ["PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 32768"] {
+        sqlx::query(pragma).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Whether the connection can be used again. SQLite ends some transactions itself, such as those that fill the disk; sqlx
+/// cannot end them again and believes for ever that they go on.
+async fn has_no_transaction(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    // Once this is answered, whatever was asked before has been done.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Two servers would not hear of each other's commits, and edges of one would miss revocations made at the other.
@@ -161,4 +296,39 @@ fn lock(path: &Path) -> Result<File, Error> {
 fn private_file(path: &Path) -> Result<File, Error> {
     let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     opened.map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::model::{Actor, OwnerKind};
+    use crate::store::Store;
+    use std::borrow::Cow;
+
+    #[tokio::test]
+    async fn what_the_first_version_has_stored_is_there_after_an_update_and_can_be_changed() {
+        install_default_drivers();
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}?mode=rwc", dir.path().join(DATABASE_FILE).display());
+        let mut connection = AnyConnection::connect(&url).await.unwrap();
+        let first = SQLITE_MIGRATIONS.iter().take(1).cloned().collect();
+        let first = Migrator { migrations: Cow::Owned(first), ..Migrator::DEFAULT };
+        first.run_direct(None, &mut connection, false).await.unwrap();
+        let rows = "INSERT INTO owners VALUES ('acme', true, '[\"a\"]', 1);
+            INSERT INTO keys VALUES ('key_1', 'n', 'acme', 'key', NULL, '[\"a\"]', '[]', NULL, 1, NULL, NULL);
+            INSERT INTO secrets VALUES ('sec_1', 'key_1', zeroblob(32), 'hint', 1, NULL, false);
+            INSERT INTO head VALUES (1, 7, 2, zeroblob(16));";
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let key = store.key("key_1").await.unwrap().unwrap();
+        assert_eq!((key.version, key.spent, key.credits, key.metadata.len()), (1, 0, None, 0));
+        assert_eq!((&*key.secrets[0].id, key.secrets[0].hash.is_none()), ("sec_1", true));
+        let owner = store.owner("acme").await.unwrap().unwrap();
+        assert_eq!((owner.version, owner.kind, owner.disabled), (1, None::<OwnerKind>, true));
+        let revoked = store.revoke_key(Actor::server(), "key_1".to_owned(), Timestamp::EXAMPLE).await.unwrap().unwrap();
+        assert_eq!((revoked.version, store.hub().head().sequence), (2, 3));
+    }
 }

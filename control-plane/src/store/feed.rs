@@ -2,7 +2,7 @@
 
 use super::database::Database;
 use super::rows::{HeadRow, chain, digest, sequence, stored_sequence};
-use super::{Error, Store};
+use super::{Error, PATIENCE, Store, within};
 use crate::hub::{Bounds, Change, Hub};
 use crate::page::PageEntries;
 use bytes::Bytes;
@@ -35,6 +35,10 @@ impl Store {
         if let Some(page) = find() {
             return Ok(Found::Page(page));
         }
+        within(PATIENCE, self.read_after(position)).await
+    }
+
+    async fn read_after(&self, position: &Position) -> Result<Found, Error> {
         let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
         let head = head(&mut transaction).await?;
         let fits = match position {
@@ -77,7 +81,7 @@ pub(super) async fn recent(database: &Database, bounds: Bounds) -> Result<Hub, E
 }
 
 #[derive(sqlx::FromRow)]
-struct ChangeRow {
+pub(super) struct ChangeRow {
     sequence: i64,
     chain: Vec<u8>,
     subject: Vec<u8>,
@@ -97,7 +101,7 @@ impl TryFrom<ChangeRow> for Change {
     }
 }
 
-async fn head(connection: &mut AnyConnection) -> Result<Cursor, Error> {
+pub(super) async fn head(connection: &mut AnyConnection) -> Result<Cursor, Error> {
     let row: HeadRow = sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(connection).await?;
     row.try_into()
 }
@@ -111,7 +115,11 @@ async fn fits(connection: &mut AnyConnection, head: &Cursor, from: u64, seen: &C
 }
 
 /// The cursor at that sequence; `None` where the log does not reach.
-async fn cursor_at(connection: &mut AnyConnection, head: &Cursor, sequence: u64) -> Result<Option<Cursor>, Error> {
+pub(super) async fn cursor_at(
+    connection: &mut AnyConnection,
+    head: &Cursor,
+    sequence: u64,
+) -> Result<Option<Cursor>, Error> {
     let at = |chain| Cursor { epoch: head.epoch, sequence, chain };
     if sequence == 0 {
         let first: Option<i64> = sqlx::query_scalar("SELECT sequence FROM feed ORDER BY sequence LIMIT 1")
@@ -127,7 +135,7 @@ async fn cursor_at(connection: &mut AnyConnection, head: &Cursor, sequence: u64)
 }
 
 /// The changes after a sequence in order, each with the current state of its subject.
-fn changes_after(
+pub(super) fn changes_after(
     connection: &mut AnyConnection,
     sequence: u64,
 ) -> impl TryStreamExt<Ok = ChangeRow, Error = sqlx::Error> + Unpin {

@@ -1,19 +1,22 @@
 //! Keys: made, listed, ended, rotated.
 
+use super::audit::details;
+use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
-use super::sql::Sql;
-use super::{Error, Store, owners};
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::{Error, Store, owners, plans};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, PasswordHash, Secret, State};
+use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State, Target};
+use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Environment};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use sqlx::AnyConnection;
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Which keys are wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct KeyQuery {
     /// The most of them.
     pub limit: u32,
@@ -21,8 +24,24 @@ pub struct KeyQuery {
     pub after: Option<String>,
     /// Only those of this owner.
     pub owner: Option<String>,
+    /// Only those for this member.
+    pub member: Option<String>,
+    /// Only those of this plan.
+    pub plan: Option<String>,
+    /// Only those of this kind.
+    pub kind: Option<String>,
+    /// Only those of this environment.
+    pub environment: Option<Environment>,
     /// Only those in this state.
     pub state: Option<State>,
+    /// Only those with this in their name, ASCII letters in either case.
+    pub name: Option<String>,
+    /// Only those made at this time or later.
+    pub created_after: Option<Timestamp>,
+    /// Only those made before this time.
+    pub created_before: Option<Timestamp>,
+    /// Only those that end by themselves before this time.
+    pub expires_before: Option<Timestamp>,
 }
 
 /// Some keys, the newest first.
@@ -51,12 +70,21 @@ pub enum Rotated {
 pub const MAX_VALID_SECRETS: usize = 5;
 
 impl Store {
-    /// Stores a new key with its secrets, and its owner where nobody has named it before.
+    /// Stores a new key with its secrets, and its owner where nobody has named it before. A key that names no credits
+    /// begins with those of its plan.
     ///
     /// # Errors
-    /// If it cannot be stored.
+    /// If it cannot be stored, or there is no such plan.
     pub async fn create_key(&self, actor: Actor, key: Key) -> Result<Key, Error> {
         self.mutate(actor, key.created_at, |mutation| Box::pin(create(mutation, key))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
+    pub async fn create_key_once(&self, actor: Actor, key: Key, once: Once) -> Result<Made<Key>, Error> {
+        self.mutate(actor, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
     }
 
     /// The key of that id.
@@ -65,6 +93,26 @@ impl Store {
     /// If the database cannot be read.
     pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
         find(&mut *self.database.readers.acquire().await?, id).await
+    }
+
+    /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key_by_digest(&self, digest: &Digest) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
+        let mut transaction = self.database.begin_read(&self.database.readers).await?;
+        let id: Option<String> = sqlx::query_scalar("SELECT key_id FROM secrets WHERE digest = $1")
+            .bind(digest.0.as_slice())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(id) = id else { return Ok(None) };
+        let Some(key) = find(&mut transaction, &id).await? else { return Ok(None) };
+        let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else { return Ok(None) };
+        let owner = match &key.owner {
+            Some(owner) => owners::find(&mut transaction, owner).await?,
+            None => None,
+        };
+        Ok(Some((key, secret, owner)))
     }
 
     /// The keys that are asked for; `None` if there is no key to go on after.
@@ -79,68 +127,105 @@ impl Store {
     /// Ends the key, unless it was ended before; `None` if there is none.
     ///
     /// # Errors
-    /// If it cannot be stored.
-    pub async fn revoke_key(&self, actor: Actor, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
-        self.mutate(actor, now, move |mutation| Box::pin(revoke(mutation, id))).await
+    /// If it cannot be stored, or has another version than was expected.
+    pub async fn revoke_key(
+        &self,
+        actor: Actor,
+        target: impl Into<Target>,
+        now: Timestamp,
+    ) -> Result<Option<Key>, Error> {
+        let target = target.into();
+        self.mutate(actor, now, move |mutation| Box::pin(revoke(mutation, target))).await
     }
 
     /// Gives the key a further secret, and ends those it has after the grace.
     ///
     /// # Errors
-    /// If it cannot be stored.
+    /// If it cannot be stored, or has another version than was expected.
     pub async fn rotate_key(
         &self,
         actor: Actor,
-        id: String,
+        target: impl Into<Target>,
         secret: Secret,
         grace: Duration,
         now: Timestamp,
     ) -> Result<Rotated, Error> {
-        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, id, secret, grace))).await
+        let target = target.into();
+        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
+    ///
+    /// # Errors
+    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
+    pub async fn rotate_key_once(
+        &self,
+        actor: Actor,
+        target: Target,
+        secret: Secret,
+        grace: Duration,
+        once: Once,
+        now: Timestamp,
+    ) -> Result<Made<Rotated>, Error> {
+        self.mutate(actor, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
     }
 }
 
-async fn create(mutation: &mut Mutation, key: Key) -> Result<Key, Error> {
+async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
+    if let Some(before) = idempotency::before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let key = create(mutation, key).await?;
+    for secret in &key.secrets {
+        idempotency::remember(mutation, &once, &key.id, &secret.id).await?;
+    }
+    Ok(Made::Now(key))
+}
+
+async fn rotate_once(
+    mutation: &mut Mutation,
+    target: Target,
+    secret: Secret,
+    grace: Duration,
+    once: Once,
+) -> Result<Made<Rotated>, Error> {
+    if let Some(before) = idempotency::before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let secret_id = secret.id.clone();
+    let rotated = rotate(mutation, target, secret, grace).await?;
+    if let Rotated::Done(key) = &rotated {
+        idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
+    }
+    Ok(Made::Now(rotated))
+}
+
+pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
+    if let Some(plan) = &key.plan {
+        let plan = plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
+        key.credits = key.credits.or(plan.credits);
+    }
     if let Some(owner) = &key.owner {
         // An edge refuses a key whose owner it does not know, so the owner goes first.
         owners::ensure(mutation, owner).await?;
     }
-    sqlx::query(
-        "INSERT INTO keys
-         (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
-          member, plan, metadata, credits, spent, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(&key.id)
-    .bind(&key.name)
-    .bind(&key.owner)
-    .bind(&key.kind)
-    .bind(key.environment.map(Environment::name))
-    .bind(to_json(&key.scopes))
-    .bind(to_json(&key.allow_ip))
-    .bind(key.limits.as_ref().map(|limits| to_json(limits)))
-    .bind(key.created_at.as_stored())
-    .bind(key.expires_at.map(Timestamp::as_stored))
-    .bind(key.revoked_at.map(Timestamp::as_stored))
-    .bind(&key.member)
-    .bind(&key.plan)
-    .bind(json!(key.metadata).to_string())
-    .bind(key.credits.map(stored_amount))
-    .bind(stored_amount(key.spent))
-    .bind(stored_amount(key.version))
-    .execute(mutation.connection())
-    .await?;
-    for secret in &key.secrets {
-        insert_secret(mutation.connection(), &key.id, secret).await?;
-    }
-    let details = Map::from_iter([("name".to_owned(), json!(key.name)), ("owner".to_owned(), json!(key.owner))]);
-    mutation.audit("key.created", &key.id, details).await?;
+    insert(mutation, &[&key]).await?;
+    let facts = details([
+        ("name", json!(key.name)),
+        ("owner", json!(key.owner)),
+        ("member", json!(key.member)),
+        ("kind", json!(key.kind)),
+        ("environment", json!(key.environment.map(Environment::name))),
+        ("plan", json!(key.plan)),
+        ("expires_at", json!(key.expires_at)),
+    ]);
+    mutation.audit("key.created", &key.id, facts).await?;
     tell(mutation, &key, |_| true).await?;
     Ok(key)
 }
 
-async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Error> {
-    let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(None) };
+pub(super) async fn revoke(mutation: &mut Mutation, target: Target) -> Result<Option<Key>, Error> {
+    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(None) };
     if key.revoked_at.is_none() {
         let now = mutation.now();
         key.revoked_at = Some(now);
@@ -156,9 +241,14 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Key>, Erro
     Ok(Some(key))
 }
 
-async fn rotate(mutation: &mut Mutation, id: String, new: Secret, grace: Duration) -> Result<Rotated, Error> {
+pub(super) async fn rotate(
+    mutation: &mut Mutation,
+    target: Target,
+    new: Secret,
+    grace: Duration,
+) -> Result<Rotated, Error> {
     let now = mutation.now();
-    let Some(mut key) = find(mutation.connection(), &id).await? else { return Ok(Rotated::NotFound) };
+    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
     match key.state(now) {
         State::Active => {}
         state => return Ok(Rotated::NotActive(state)),
@@ -177,49 +267,106 @@ async fn rotate(mutation: &mut Mutation, id: String, new: Secret, grace: Duratio
         return Ok(Rotated::TooManySecrets);
     }
     for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
-        sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
-            .bind(secret.not_after.map(Timestamp::as_stored))
-            .bind(&secret.id)
-            .execute(mutation.connection())
-            .await?;
+        store_end(mutation.connection(), secret).await?;
     }
-    insert_secret(mutation.connection(), &key.id, &new).await?;
+    insert_secrets(mutation, &[(&key.id, &new)]).await?;
     sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
         .bind(&key.id)
         .execute(mutation.connection())
         .await?;
     key.version += 1;
-    let details = [("secret", json!(new.id)), ("grace_s", json!(grace.as_secs()))];
-    let details = details.map(|(name, value): (&str, Value)| (name.to_owned(), value));
-    mutation.audit("key.rotated", &key.id, Map::from_iter(details)).await?;
+    let facts = details([("secret", json!(new.id)), ("grace_s", json!(grace.as_secs()))]);
+    mutation.audit("key.rotated", &key.id, facts).await?;
     key.secrets.push(new);
+    // As they are read again, so that whoever asks twice gets one answer.
+    key.secrets.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
     Ok(Rotated::Done(Box::new(key)))
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
 pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
-    for secret in key.secrets.iter().filter(|secret| !secret.forgotten && concerned(secret)) {
-        mutation.append(secret.digest, Body::Key(key.record(secret, mutation.now()))).await?;
-    }
+    let states = states(key, mutation.now(), concerned).collect();
+    mutation.append_all(states).await
+}
+
+/// What the edges are to know of those secrets.
+pub(super) fn states(
+    key: &Key,
+    now: Timestamp,
+    concerned: impl Fn(&Secret) -> bool,
+) -> impl Iterator<Item = (Digest, Body)> {
+    let told = key.secrets.iter().filter(move |secret| !secret.forgotten && concerned(secret));
+    told.map(move |secret| (secret.digest, Body::Key(key.record(secret, now))))
+}
+
+/// Stores when the secret ends.
+pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -> Result<(), Error> {
+    sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
+        .bind(secret.not_after.map(Timestamp::as_stored))
+        .bind(&secret.id)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-async fn insert_secret(connection: &mut AnyConnection, key_id: &str, secret: &Secret) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(&secret.id)
-    .bind(key_id)
-    .bind(secret.digest.0.as_slice())
-    .bind(&secret.hint)
-    .bind(secret.created_at.as_stored())
-    .bind(secret.not_after.map(Timestamp::as_stored))
-    .bind(secret.forgotten)
-    .bind(secret.hash.as_ref().map(PasswordHash::expose))
-    .execute(connection)
-    .await?;
+/// Stores keys with their secrets.
+pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
+    for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO keys
+             (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
+              member, plan, metadata, credits, spent, version)
+             VALUES ",
+        );
+        insert.bind_rows(rows, |columns, key| {
+            columns
+                .bind(key.id.as_str())
+                .bind(key.name.as_str())
+                .bind(key.owner.as_deref())
+                .bind(key.kind.as_str())
+                .bind(key.environment.map(Environment::name))
+                .bind(to_json(&key.scopes))
+                .bind(to_json(&key.allow_ip))
+                .bind(key.limits.as_ref().map(|limits| to_json(limits)))
+                .bind(key.created_at.as_stored())
+                .bind(key.expires_at.map(Timestamp::as_stored))
+                .bind(key.revoked_at.map(Timestamp::as_stored))
+                .bind(key.member.as_deref())
+                .bind(key.plan.as_deref())
+                .bind(json!(key.metadata).to_string())
+                .bind(key.credits.map(stored_amount))
+                .bind(stored_amount(key.spent))
+                .bind(stored_amount(key.version));
+        });
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
+    }
+    let secrets: Vec<_> =
+        keys.iter().flat_map(|key| key.secrets.iter().map(|secret| (key.id.as_str(), secret))).collect();
+    insert_secrets(mutation, &secrets).await
+}
+
+/// Stores secrets, each with the id of its key.
+async fn insert_secrets(mutation: &mut Mutation, secrets: &[(&str, &Secret)]) -> Result<(), Error> {
+    for rows in secrets.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash) VALUES ",
+        );
+        insert.bind_rows(rows, |columns, (key_id, secret)| {
+            columns
+                .bind(secret.id.as_str())
+                .bind(*key_id)
+                .bind(secret.digest.0.as_slice())
+                .bind(secret.hint.as_str())
+                .bind(secret.created_at.as_stored())
+                .bind(secret.not_after.map(Timestamp::as_stored))
+                .bind(secret.forgotten)
+                .bind(secret.hash.as_ref().map(PasswordHash::expose));
+        });
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
+    }
     Ok(())
 }
 
@@ -228,6 +375,15 @@ pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Opt
     query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
     let row = query.build_as()?.fetch_optional(&mut *connection).await?;
     Ok(with_secrets(connection, row.into_iter().collect()).await?.pop())
+}
+
+/// The key, if there is one, in a version that is expected.
+pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> Result<Option<Key>, Error> {
+    let key = find(mutation.connection(), &target.id).await?;
+    match &key {
+        Some(key) if !target.expected.fits(Some(key.version)) => Err(Error::OtherVersion),
+        _ => Ok(key),
+    }
 }
 
 async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
@@ -241,8 +397,29 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
         let Some(created_at) = created_at else { return Ok(None) };
         query.push(" AND (created_at, id) < (").bind(created_at).push(", ").bind(after.as_str()).push(")");
     }
-    if let Some(owner) = &wanted.owner {
-        query.push(" AND owner = ").bind(owner.as_str());
+    for (column, value) in [
+        ("owner", wanted.owner.as_deref()),
+        ("member", wanted.member.as_deref()),
+        ("plan", wanted.plan.as_deref()),
+        ("kind", wanted.kind.as_deref()),
+        ("environment", wanted.environment.map(Environment::name)),
+    ] {
+        if let Some(value) = value {
+            query.push(" AND ").push(column).push(" = ").bind(value);
+        }
+    }
+    if let Some(part) = &wanted.name {
+        // Both sides by the same function, as PostgreSQL's knows more letters than SQLite's.
+        query.push(" AND LOWER(name) LIKE LOWER(").bind(pattern(part)).push(") ESCAPE '!'");
+    }
+    for (bound, time) in [
+        ("created_at >= ", wanted.created_after),
+        ("created_at < ", wanted.created_before),
+        ("expires_at < ", wanted.expires_before),
+    ] {
+        if let Some(time) = time {
+            query.push(" AND ").push(bound).bind(time.as_stored());
+        }
     }
     let now = now.as_stored();
     match wanted.state {
@@ -267,7 +444,19 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     Ok(Some(KeyPage { keys: with_secrets(connection, rows).await?, next }))
 }
 
-async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
+/// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.
+fn pattern(text: &str) -> String {
+    let mut pattern = "%".to_owned();
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern + "%"
+}
+
+pub(super) async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }

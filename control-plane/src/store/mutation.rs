@@ -2,8 +2,9 @@
 
 use super::Error;
 use super::audit;
-use super::database::Database;
+use super::database::{Database, Engine};
 use super::rows::{HeadRow, stored_sequence};
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use crate::clock::Timestamp;
 use crate::hub::Change;
 use crate::model::Actor;
@@ -21,9 +22,21 @@ pub(super) struct Mutation {
     transaction: Transaction<'static, Any>,
     actor: Actor,
     now: Timestamp,
+    engine: Engine,
+    before: Cursor,
     head: Cursor,
     changes: Vec<Change>,
     kept_changes: u64,
+    #[cfg(test)]
+    answer_is_lost: bool,
+}
+
+/// What was committed.
+pub(super) struct Committed {
+    /// Where the history stood before.
+    pub(super) before: Cursor,
+    /// What followed.
+    pub(super) changes: Vec<Change>,
 }
 
 impl Mutation {
@@ -32,7 +45,23 @@ impl Mutation {
         let head: HeadRow =
             sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
         let head = head.try_into()?;
-        Ok(Self { transaction, actor, now, head, changes: Vec::new(), kept_changes: KEPT_CHANGES })
+        Ok(Self {
+            transaction,
+            actor,
+            now,
+            engine: database.engine,
+            before: head,
+            head,
+            changes: Vec::new(),
+            kept_changes: KEPT_CHANGES,
+            #[cfg(test)]
+            answer_is_lost: false,
+        })
+    }
+
+    /// The kind of database, for queries with a great many values.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// When it happens.
@@ -57,37 +86,60 @@ impl Mutation {
 
     /// Makes this the current state of the subject, and appends it to the feed.
     pub(super) async fn append(&mut self, subject: Digest, body: Body) -> Result<(), Error> {
-        let removed = body == Body::Removed;
-        let sequence = self.head.sequence + 1;
-        let mut frame = Vec::new();
-        Entry { subject, version: sequence, body }.encode(&mut frame)?;
-        let chain = chain(&self.head.chain, &frame);
-        let stored = stored_sequence(sequence);
-        sqlx::query(
-            "INSERT INTO edge_entries (subject, version, entry, removed) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (subject) DO UPDATE
-             SET version = excluded.version, entry = excluded.entry, removed = excluded.removed",
-        )
-        .bind(subject.0.as_slice())
-        .bind(stored)
-        .bind(frame.as_slice())
-        .bind(removed)
-        .execute(self.connection())
-        .await?;
-        sqlx::query("INSERT INTO feed (sequence, subject, chain) VALUES ($1, $2, $3)")
-            .bind(stored)
-            .bind(subject.0.as_slice())
-            .bind(chain.as_slice())
-            .execute(self.connection())
-            .await?;
-        self.head.sequence = sequence;
-        self.head.chain = chain;
-        self.changes.push(Change { sequence, chain, subject, frame: frame.into() });
+        self.append_all(vec![(subject, body)]).await
+    }
+
+    /// Makes these the current states of the subjects, of which each is there once, and appends them to the feed in this
+    /// order.
+    pub(super) async fn append_all(&mut self, states: Vec<(Digest, Body)>) -> Result<(), Error> {
+        let first = self.changes.len();
+        let mut removed = Vec::with_capacity(states.len());
+        for (subject, body) in states {
+            removed.push(body == Body::Removed);
+            let sequence = self.head.sequence + 1;
+            let mut frame = Vec::new();
+            Entry { subject, version: sequence, body }.encode(&mut frame)?;
+            let chain = chain(&self.head.chain, &frame);
+            self.head.sequence = sequence;
+            self.head.chain = chain;
+            self.changes.push(Change { sequence, chain, subject, frame: frame.into() });
+        }
+        let appended = self.changes.get(first..).unwrap_or_default();
+        let entries: Vec<_> = appended.iter().zip(removed).collect();
+        for rows in entries.chunks(ROWS_OF_A_STATEMENT) {
+            let mut insert =
+                Sql::of_many_values(self.engine, "INSERT INTO edge_entries (subject, version, entry, removed) VALUES ");
+            insert.bind_rows(rows, |columns, (change, removed)| {
+                columns
+                    .bind(change.subject.0.as_slice())
+                    .bind(stored_sequence(change.sequence))
+                    .bind(change.frame.as_ref())
+                    .bind(*removed);
+            });
+            insert.push(
+                " ON CONFLICT (subject) DO UPDATE
+                 SET version = excluded.version, entry = excluded.entry, removed = excluded.removed",
+            );
+            insert.execute(&mut self.transaction, keep(rows.len())).await?;
+        }
+        // What would be cut when this commits is not written at all.
+        let cut = self.head.sequence.saturating_sub(self.kept_changes);
+        let kept: Vec<_> = appended.iter().filter(|change| change.sequence > cut).collect();
+        for rows in kept.chunks(ROWS_OF_A_STATEMENT) {
+            let mut insert = Sql::of_many_values(self.engine, "INSERT INTO feed (sequence, subject, chain) VALUES ");
+            insert.bind_rows(rows, |columns, change| {
+                columns
+                    .bind(stored_sequence(change.sequence))
+                    .bind(change.subject.0.as_slice())
+                    .bind(change.chain.as_slice());
+            });
+            insert.execute(&mut self.transaction, keep(rows.len())).await?;
+        }
         Ok(())
     }
 
-    /// Commits, and returns what is to be published.
-    pub(super) async fn commit(mut self) -> Result<Vec<Change>, Error> {
+    /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
+    pub(super) async fn commit(mut self) -> Result<Committed, Error> {
         if !self.changes.is_empty() {
             let head = self.head;
             sqlx::query("UPDATE head SET sequence = $1, chain = $2")
@@ -96,9 +148,13 @@ impl Mutation {
                 .execute(self.connection())
                 .await?;
             self.cut_log().await?;
+            self.engine.announce(&mut self.transaction).await?;
         }
-        self.transaction.commit().await?;
-        Ok(self.changes)
+        let committed = self.transaction.commit().await;
+        #[cfg(test)]
+        let committed = committed.and(if self.answer_is_lost { Err(sqlx::Error::WorkerCrashed) } else { Ok(()) });
+        committed.map_err(|error| self.engine.failed_commit(error))?;
+        Ok(Committed { before: self.before, changes: self.changes })
     }
 
     /// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue
@@ -118,6 +174,12 @@ impl Mutation {
     #[cfg(test)]
     pub(super) fn keep(&mut self, changes: u64) {
         self.kept_changes = changes;
+    }
+
+    /// Commits, and says that it did not.
+    #[cfg(test)]
+    pub(super) fn lose_answer(&mut self) {
+        self.answer_is_lost = true;
     }
 }
 
@@ -171,6 +233,23 @@ mod tests {
             let (_, is_snapshot, subjects) = page(&store, cut).await;
             assert_eq!((is_snapshot, subjects), (true, vec![1, 2, 3, 4]));
         }
+    }
+
+    #[tokio::test]
+    async fn of_more_changes_than_the_log_keeps_only_those_are_written_that_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let append = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.keep(KEPT);
+            Box::pin(async move {
+                let record = || Body::Key(KeyRecord { key_id: "k".into(), ..KeyRecord::default() });
+                mutation.append_all((1..=5).map(|subject| (Digest([subject; 32]), record())).collect()).await?;
+                Ok(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM feed").fetch_one(mutation.connection()).await?)
+            })
+        });
+        assert_eq!(append.await.unwrap(), 3);
+        assert_eq!(count(&store, "SELECT min(sequence) FROM feed").await, 3);
+        assert_eq!(page(&store, Position::Nothing).await.2, [1, 2, 3, 4, 5]);
     }
 
     #[tokio::test]
@@ -260,6 +339,88 @@ mod tests {
             })
         });
         assert!(!nonsense.await.unwrap_err().is_temporary());
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_answer_is_lost_is_published_all_the_same_and_those_after_it_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        let lost = |subject: u8, readers_are_away: bool| {
+            let store = store.clone();
+            async move {
+                let held = match readers_are_away {
+                    true => futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await,
+                    false => Vec::new(),
+                };
+                let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
+                    mutation.lose_answer();
+                    Box::pin(mutation.append(Digest([subject; 32]), Body::Removed))
+                });
+                assert!(matches!(write.await, Err(Error::OutcomeUnknown(_))));
+                drop(held);
+            }
+        };
+        lost(1, false).await;
+        assert_eq!(store.hub().head().sequence, 1);
+        assert_eq!(page(&store, start).await.2, [1]);
+        // Where not even that can be looked up, the next commit finds that something is missing before it.
+        lost(2, true).await;
+        assert_eq!(store.hub().head().sequence, 1);
+        change(&store, 3, false).await;
+        assert_eq!(store.hub().head().sequence, 3);
+        assert_eq!(page(&store, start).await.2, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_lacks_very_much_begins_anew_and_who_is_behind_reads_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let (start, _, _) = page(&store, Position::Nothing).await;
+        let bell = store.hub().subscribe();
+        let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.lose_answer();
+            Box::pin(async move {
+                for n in 0..=crate::store::tail::MOST {
+                    let [low, middle, ..] = n.to_le_bytes();
+                    let mut subject = [0; 32];
+                    subject[..2].copy_from_slice(&[middle, low]);
+                    mutation.append(Digest(subject), Body::Removed).await?;
+                }
+                Ok(())
+            })
+        });
+        assert!(write.await.is_err());
+        assert!(bell.has_changed().unwrap());
+        let Position::Changes { seen, .. } = start else { panic!("{start:?}") };
+        assert_eq!(store.hub().changes_after(0, &seen), crate::hub::Recent::Unknown);
+        let (next, is_snapshot, subjects) = page(&store, start).await;
+        assert_eq!((is_snapshot, subjects.len()), (false, 4097));
+        assert_eq!(next, Position::Changes { applied: 4097, seen: store.hub().head() });
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_cannot_be_looked_up_at_once_is_published_by_the_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut bell = store.hub().subscribe();
+        let held = futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await;
+        let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
+            mutation.lose_answer();
+            Box::pin(mutation.append(Digest([1; 32]), Body::Removed))
+        });
+        assert!(write.await.is_err());
+        drop(held);
+        assert!(!bell.has_changed().unwrap());
+        let (end, ending) = tokio::sync::watch::channel(false);
+        let following = tokio::spawn({
+            let store = store.clone();
+            async move { store.follow(ending).await }
+        });
+        bell.changed().await.unwrap();
+        assert_eq!(store.hub().head().sequence, 1);
+        end.send_replace(true);
+        following.await.unwrap();
     }
 
     #[tokio::test]

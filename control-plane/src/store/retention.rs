@@ -2,7 +2,8 @@
 
 use super::mutation::Mutation;
 use super::rows::digest;
-use super::{Error, Store, keys};
+use super::sql::Sql;
+use super::{Error, Store, idempotency, keys};
 use crate::clock::Timestamp;
 use crate::model::Actor;
 use keyward_contract::entry::Body;
@@ -12,7 +13,18 @@ use std::time::Duration;
 pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// The most that one transaction forgets, so that other writes do not wait for long.
-const BATCH: u32 = 500;
+const BATCH: usize = 500;
+/// The most that are looked for at once.
+const FOUND_AT_ONCE: u32 = 10_000;
+
+/// The end of a query for secrets that are known to the edges and need not be.
+const ENDED: &str = "FROM secrets JOIN keys ON keys.id = secrets.key_id
+     WHERE NOT secrets.forgotten AND (keys.revoked_at < $1 OR keys.expires_at < $1 OR secrets.not_after < $1)";
+
+/// The end of one for those that are not known to them and should be.
+const FORGOTTEN_TOO_SOON: &str = "FROM secrets JOIN keys ON keys.id = secrets.key_id
+     WHERE secrets.forgotten AND COALESCE(keys.revoked_at, $1) >= $1 AND COALESCE(keys.expires_at, $1) >= $1
+     AND COALESCE(secrets.not_after, $1) >= $1";
 
 /// How many secrets the edges were told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -25,45 +37,53 @@ pub struct Swept {
 
 impl Store {
     /// Tells the edges to forget every secret that ended before the retention; and tells them again of those that did
-    /// not, but were forgotten while the clock was wrong. The keys stay.
+    /// not, but were forgotten while the clock was wrong. The keys stay. Requests that may come again are forgotten after a
+    /// day.
     ///
     /// # Errors
     /// If it cannot be stored.
     pub async fn keep_retention(&self, now: Timestamp) -> Result<Swept, Error> {
+        self.mutate(Actor::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
         let ended_until = now.minus(RETENTION);
         let mut swept = Swept::default();
         loop {
-            let batch =
-                self.mutate(Actor::server(), now, move |mutation| Box::pin(tell_again(mutation, ended_until))).await?;
-            swept.told_again += batch;
-            if batch == 0 {
+            let found = self.concerned(FORGOTTEN_TOO_SOON, ended_until).await?;
+            for some in found.chunks(BATCH) {
+                let some = some.to_vec();
+                let told = self.mutate(Actor::server(), now, move |m| Box::pin(tell_again(m, some, ended_until)));
+                swept.told_again += told.await?;
+            }
+            if found.len() < usize::try_from(FOUND_AT_ONCE).unwrap_or(usize::MAX) {
                 break;
             }
         }
         loop {
-            let batch =
-                self.mutate(Actor::server(), now, move |mutation| Box::pin(forget(mutation, ended_until))).await?;
-            swept.forgotten += batch;
-            if batch == 0 {
+            let found = self.concerned(ENDED, ended_until).await?;
+            for some in found.chunks(BATCH) {
+                let some = some.to_vec();
+                let forgotten = self.mutate(Actor::server(), now, move |m| Box::pin(forget(m, some, ended_until)));
+                swept.forgotten += forgotten.await?;
+            }
+            if found.len() < usize::try_from(FOUND_AT_ONCE).unwrap_or(usize::MAX) {
                 return Ok(swept);
             }
         }
     }
+
+    /// The ids of secrets that may be concerned. To find them all secrets are looked at, so nobody who writes waits for
+    /// that; each is looked at again when it is its turn.
+    async fn concerned(&self, which: &'static str, ended_until: Timestamp) -> Result<Vec<String>, Error> {
+        let mut query = Sql::with_value("SELECT secrets.id ", which, ended_until.as_stored());
+        query.push(" LIMIT ").bind(i64::from(FOUND_AT_ONCE));
+        let found: Vec<(String,)> = query.build_as()?.fetch_all(&self.database.readers).await?;
+        Ok(found.into_iter().map(|(id,)| id).collect())
+    }
 }
 
-async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp) -> Result<usize, Error> {
-    let too_soon: Vec<(String, String)> = sqlx::query_as(
-        "SELECT secrets.id, secrets.key_id FROM secrets JOIN keys ON keys.id = secrets.key_id
-         WHERE secrets.forgotten
-         AND COALESCE(keys.revoked_at, $1) >= $1
-         AND COALESCE(keys.expires_at, $1) >= $1
-         AND COALESCE(secrets.not_after, $1) >= $1
-         LIMIT $2",
-    )
-    .bind(ended_until.as_stored())
-    .bind(i64::from(BATCH))
-    .fetch_all(mutation.connection())
-    .await?;
+async fn tell_again(mutation: &mut Mutation, ids: Vec<String>, ended_until: Timestamp) -> Result<usize, Error> {
+    let mut query = Sql::with_value("SELECT secrets.id, secrets.key_id ", FORGOTTEN_TOO_SOON, ended_until.as_stored());
+    query.push(" AND secrets.id IN (").bind_all(ids).push(")");
+    let too_soon: Vec<(String, String)> = query.build_as()?.fetch_all(mutation.connection()).await?;
     for (id, key_id) in &too_soon {
         set_forgotten(mutation, id, false).await?;
         let Some(key) = keys::find(mutation.connection(), key_id).await? else { continue };
@@ -72,17 +92,10 @@ async fn tell_again(mutation: &mut Mutation, ended_until: Timestamp) -> Result<u
     Ok(too_soon.len())
 }
 
-async fn forget(mutation: &mut Mutation, ended_until: Timestamp) -> Result<usize, Error> {
-    let ended: Vec<(String, Vec<u8>)> = sqlx::query_as(
-        "SELECT secrets.id, secrets.digest FROM secrets JOIN keys ON keys.id = secrets.key_id
-         WHERE NOT secrets.forgotten
-         AND (keys.revoked_at < $1 OR keys.expires_at < $1 OR secrets.not_after < $1)
-         LIMIT $2",
-    )
-    .bind(ended_until.as_stored())
-    .bind(i64::from(BATCH))
-    .fetch_all(mutation.connection())
-    .await?;
+async fn forget(mutation: &mut Mutation, ids: Vec<String>, ended_until: Timestamp) -> Result<usize, Error> {
+    let mut query = Sql::with_value("SELECT secrets.id, secrets.digest ", ENDED, ended_until.as_stored());
+    query.push(" AND secrets.id IN (").bind_all(ids).push(")");
+    let ended: Vec<(String, Vec<u8>)> = query.build_as()?.fetch_all(mutation.connection()).await?;
     for (id, subject) in &ended {
         set_forgotten(mutation, id, true).await?;
         mutation.append(digest(subject.clone())?, Body::Removed).await?;
@@ -140,6 +153,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_who_writes_waits_while_all_secrets_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        store.create_key(Actor::server(), key(1, |key| key.revoked_at = Some(NOW))).await.unwrap();
+        let _another_write = store.commit_order.lock().await;
+        assert_eq!(store.concerned(ENDED, NOW.plus(DAY)).await.unwrap(), ["sec_1"]);
+        assert!(store.concerned(FORGOTTEN_TOO_SOON, NOW.plus(DAY)).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
     async fn what_was_forgotten_does_not_come_back_when_its_key_is_revoked() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
@@ -147,7 +170,7 @@ mod tests {
         let later = NOW.plus(31 * DAY);
         assert_eq!(store.keep_retention(later).await.unwrap().forgotten, 1);
         let bell = store.hub().subscribe();
-        let key = store.revoke_key(Actor::server(), "key_1".into(), later).await.unwrap().unwrap();
+        let key = store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap().unwrap();
         assert_eq!(key.revoked_at, Some(later));
         assert!(!bell.has_changed().unwrap());
     }

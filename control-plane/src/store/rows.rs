@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, OwnerKind, PasswordHash, Secret};
+use crate::model::{Key, Owner, OwnerKind, PasswordHash, Plan, Secret};
 use keyward_contract::cursor::Cursor;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Environment;
@@ -56,6 +56,15 @@ pub(super) struct OwnerRow {
 }
 
 #[derive(sqlx::FromRow)]
+pub(super) struct PlanRow {
+    id: String,
+    limits: Option<String>,
+    credits: Option<i64>,
+    created_at: i64,
+    version: i64,
+}
+
+#[derive(sqlx::FromRow)]
 pub(super) struct HeadRow {
     epoch: i64,
     sequence: i64,
@@ -93,6 +102,11 @@ impl KeyRow {
 
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Where it stands among all keys by age.
+    pub(super) fn age(&self) -> (i64, &str) {
+        (self.created_at, &self.id)
     }
 }
 
@@ -137,6 +151,23 @@ impl TryFrom<OwnerRow> for Owner {
             disabled: row.disabled != 0,
             created_at: Timestamp::from_stored(row.created_at),
             version: amount(row.version, "owner's version")?,
+        })
+    }
+}
+
+/// The columns of a plan, in every query for a [`PlanRow`].
+pub(super) const PLAN_COLUMNS: &str = "id, limits, credits, created_at, version";
+
+impl TryFrom<PlanRow> for Plan {
+    type Error = Error;
+
+    fn try_from(row: PlanRow) -> Result<Self, Error> {
+        Ok(Self {
+            limits: row.limits.map(|stored| limits(&stored)).transpose()?,
+            credits: row.credits.map(|credits| amount(credits, "plan's credits")).transpose()?,
+            id: row.id,
+            created_at: Timestamp::from_stored(row.created_at),
+            version: amount(row.version, "plan's version")?,
         })
     }
 }

@@ -1,20 +1,63 @@
 //! Queries that are put together at run time. sqlx's own builder writes placeholders that PostgreSQL does not know under
 //! the `Any` driver.
 
+use super::database::Engine;
 use sqlx::any::AnyArguments;
-use sqlx::query::QueryAs;
-use sqlx::{Any, Arguments, AssertSqlSafe, Encode, FromRow, Type};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
 
 /// A query and what is bound in it. No value ever becomes part of the text.
 pub(super) struct Sql {
     text: String,
+    numbered: bool,
     arguments: AnyArguments,
     unbound: Option<sqlx::error::BoxDynError>,
 }
 
+/// How many rows one statement inserts: SQLite takes 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and a row of ours has
+/// fewer than 20.
+pub(super) const ROWS_OF_A_STATEMENT: usize = 500;
+
+/// Whether a statement of so many rows comes again and again.
+pub(super) fn keep(rows: usize) -> bool {
+    rows == ROWS_OF_A_STATEMENT || rows == 1
+}
+
+/// One row of values that is being bound.
+pub(super) struct Columns<'a> {
+    sql: &'a mut Sql,
+    bound: usize,
+}
+
+impl Columns<'_> {
+    /// Binds the next column.
+    pub(super) fn bind<'t, T: Encode<'t, Any> + Type<Any>>(&mut self, value: T) -> &mut Self {
+        if self.bound > 0 {
+            self.sql.push(", ");
+        }
+        self.bound += 1;
+        self.sql.bind(value);
+        self
+    }
+}
+
 impl Sql {
     pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), arguments: AnyArguments::default(), unbound: None }
+        Self { text: text.to_owned(), numbered: true, arguments: AnyArguments::default(), unbound: None }
+    }
+
+    /// A query with a great many values. SQLite takes numbered placeholders for names, and looks each of them up among all
+    /// others.
+    pub(super) fn of_many_values(engine: Engine, text: &str) -> Self {
+        Self { numbered: engine == Engine::Postgres, ..Self::new(text) }
+    }
+
+    /// A query that has this value as `$1` wherever that stands in its end.
+    pub(super) fn with_value<'t, T: Encode<'t, Any> + Type<Any>>(begin: &str, end: &str, value: T) -> Self {
+        let mut query = Self::new("");
+        query.bind(value);
+        query.text = format!("{begin}{end}");
+        query
     }
 
     /// Appends to the text.
@@ -28,8 +71,12 @@ impl Sql {
         if let Err(error) = self.arguments.add(value) {
             self.unbound = Some(error);
         }
-        self.text.push('$');
-        self.text.push_str(&self.arguments.len().to_string());
+        if self.numbered {
+            self.text.push('$');
+            self.text.push_str(&self.arguments.len().to_string());
+        } else {
+            self.text.push('?');
+        }
         self
     }
 
@@ -45,6 +92,41 @@ impl Sql {
             self.bind(value);
         }
         self
+    }
+
+    /// The statement, which has no rows.
+    pub(super) fn build(self) -> Result<Query<'static, Any, AnyArguments>, sqlx::Error> {
+        match self.unbound {
+            Some(error) => Err(sqlx::Error::Encode(error)),
+            None => Ok(sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(false)),
+        }
+    }
+
+    /// Appends a row of placeholders for each of these, between commas; `bind` binds one column after the other.
+    pub(super) fn bind_rows<R>(
+        &mut self,
+        rows: impl IntoIterator<Item = R>,
+        bind: impl Fn(&mut Columns<'_>, R),
+    ) -> &mut Self {
+        for (n, row) in rows.into_iter().enumerate() {
+            self.push(if n > 0 { ", (" } else { "(" });
+            bind(&mut Columns { sql: self, bound: 0 }, row);
+            self.push(")");
+        }
+        self
+    }
+
+    /// Runs it for what it changes. A statement that is run again and again with as many values is worth keeping.
+    pub(super) async fn execute(self, connection: &mut AnyConnection, keep: bool) -> Result<u64, sqlx::Error> {
+        match self.unbound {
+            Some(error) => Err(sqlx::Error::Encode(error)),
+            None => {
+                let query = sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(keep);
+                let rows = query.execute(connection).await?.rows_affected();
+                tracing::trace!(rows, "changed by one statement");
+                Ok(rows)
+            }
+        }
     }
 
     /// The query, whose rows are read as `T`.

@@ -1,9 +1,10 @@
 //! The command line, as its users type it.
 
-use crate::harness::{TestServer, program, stderr, stdout};
+use crate::harness::{Reader, TestServer, program, stderr, stdout};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -266,4 +267,166 @@ fn a_description_of_a_dialect_that_is_not_there_is_refused() {
     let refused = program().args(["openapi", "--dialect", "nonsense"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("nonsense"), "{refused:?}");
+}
+
+#[test]
+fn a_key_is_changed_and_one_of_its_secrets_ended() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    document(&run(&["plans", "set", "pro", "--limit", "10/s", "--credits", "9", "--json"]));
+    let create = ["keys", "create", "--name", "ci", "--owner", "acme", "--member", "ann", "--plan", "pro", "--json"];
+    let created = document(&run(&[&create[..], &["--meta", "team=core=x", "--meta", "gone=1"]].concat()));
+    assert_eq!((&created["member"], &created["credits"]), (&json!("ann"), &json!(9)));
+    assert_eq!(created["metadata"], json!({"gone": "1", "team": "core=x"}));
+    let id = created["id"].as_str().unwrap();
+    let change = ["keys", "change", id, "--json"];
+    let set = [
+        "--name",
+        "cd",
+        "--no-member",
+        "--scope",
+        "read",
+        "--allow-ip",
+        "10.0.0.0/8",
+        "--limit",
+        "5/s",
+        "--no-plan",
+        "--credits",
+        "3",
+        "--meta",
+        "new=",
+        "--no-meta",
+        "gone",
+        "--expires-in",
+        "1d",
+    ];
+    let changed = document(&run(&[&change[..], &set].concat()));
+    let expected = json!({"name": "cd", "member": null, "scopes": ["read"], "allow_ip": ["10.0.0.0/8"], "limits": ["5/s"],
+        "plan": null, "credits": 3, "metadata": {"new": "", "team": "core=x"}, "expires_at": "2027-01-16T08:00:00.000Z"});
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&changed[field], value, "{field}");
+    }
+    let take_back = ["--no-scope", "--any-ip", "--default-limits", "--unbounded", "--never-expires"];
+    let changed = document(&run(&[&change[..], &take_back].concat()));
+    for (field, value) in [
+        ("scopes", json!([])),
+        ("allow_ip", json!([])),
+        ("limits", Value::Null),
+        ("credits", Value::Null),
+        ("expires_at", Value::Null),
+    ] {
+        assert_eq!(changed[field], value, "{field}");
+    }
+    for (filter, value, found) in [
+        ("--member", "ann", 0),
+        ("--plan", "pro", 0),
+        ("--kind", "key", 1),
+        ("--env", "live", 1),
+        ("--name", "CD", 1),
+        ("--created-after", "2027-01-15T08:00:00Z", 1),
+        ("--created-before", "2027-01-15T08:00:00Z", 0),
+        ("--expires-before", "2030-01-01T00:00:00Z", 0),
+    ] {
+        let list = document(&run(&["keys", "list", "--json", filter, value]));
+        assert_eq!(list["keys"].as_array().unwrap().len(), found, "{filter}");
+    }
+    document(&run(&["keys", "rotate", id, "--json"]));
+    let first = created["secrets"][0]["id"].as_str().unwrap();
+    let ended = document(&run(&["keys", "end-secret", id, first, "--json"]));
+    let secrets = ended["secrets"].as_array().unwrap();
+    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "ended");
+    let refused = run(&["keys", "end-secret", id, created["key"].as_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(!stderr(&refused).contains("kw_live_"));
+    let text = run(&["keys", "show", id]);
+    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("until 2027"), "{text:?}");
+}
+
+#[test]
+fn owners_are_set_listed_and_rid_of_their_keys() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    let set = document(&run(&["owners", "set", "acme", "--kind", "team", "--scope", "read", "--disabled", "--json"]));
+    assert_eq!((&set["kind"], &set["disabled"], &set["permissions"]), (&json!("team"), &json!(true), &json!(["read"])));
+    document(&run(&["owners", "set", "globex", "--json"]));
+    let list = |arguments: &[&str]| {
+        let list = document(&run(&[&["owners", "list", "--json"], arguments].concat()));
+        list["owners"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|owner| owner["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), ["acme", "globex"]);
+    assert_eq!(list(&["--kind", "team"]), ["acme"]);
+    assert_eq!(list(&["--disabled", "false"]), ["globex"]);
+    assert!(stdout(&run(&["owners", "list"])).starts_with("ID "));
+    for member in ["ann", "bob"] {
+        server.client().create(json!({"name": "a", "owner": "acme", "member": member}));
+    }
+    let revoked = run(&["owners", "revoke-keys", "acme", "--member", "ann"]);
+    assert_eq!(stdout(&revoked), "revoked       1\n");
+    assert_eq!(document(&run(&["owners", "revoke-keys", "acme", "--json"])), json!({"revoked": 1}));
+}
+
+#[test]
+fn plans_are_set_listed_shown_and_deleted_and_the_log_says_so() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    document(&run(&["plans", "set", "pro", "--limit", "10/s", "--json"]));
+    assert_eq!(document(&run(&["plans", "show", "pro", "--json"]))["limits"], json!(["10/s"]));
+    let list = run(&["plans", "list"]);
+    assert!(stdout(&list).starts_with("ID ") && stdout(&list).contains("pro"), "{list:?}");
+    assert_eq!(document(&run(&["plans", "list", "--json"]))["plans"].as_array().unwrap().len(), 1);
+    let deleted = run(&["plans", "delete", "pro"]);
+    assert_eq!((deleted.status.code(), stdout(&deleted)), (Some(0), ""));
+    assert_eq!(run(&["plans", "delete", "pro"]).status.code(), Some(1));
+    let log = document(&run(&["audit", "--subject", "pro", "--json"]));
+    assert_eq!(log["entries"][0]["action"], "plan.deleted");
+    let text = run(&["audit", "--limit", "1"]);
+    assert!(stdout(&text).starts_with("SEQUENCE ") && stdout(&text).contains("plan.deleted"), "{text:?}");
+    assert!(!stdout(&text).contains("plan.created"));
+}
+
+/// A stand-in for a network that loses the answers to the first `lost` requests, and then lets all pass.
+fn losing(server: &TestServer, lost: usize) -> String {
+    let upstream = server.address.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (n, client) in listener.incoming().enumerate() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&upstream).unwrap());
+            let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || drop(std::io::copy(&mut from_client, &mut to_server)));
+            if n < lost {
+                // It was carried out once there is an answer, of which the client gets nothing.
+                let _ = server.read(&mut [0; 1]).unwrap();
+                let _ = client.shutdown(Shutdown::Both);
+            } else {
+                drop(std::io::copy(&mut server, &mut client));
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_key_whose_answer_was_lost_is_asked_for_once_more_and_made_once() {
+    let (dir, server) = started();
+    let create = |address: &str| {
+        let mut command = program();
+        command.args(["keys", "create", "--name", "a", "--json"]).current_dir(dir.path());
+        command.env("KEYWARD_URL", address).output().unwrap()
+    };
+    let created = document(&create(&losing(&server, 1)));
+    let keys = server.client().get("/v1/keys").expect(200);
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(keys["keys"][0]["id"], created["id"]);
+    let mut reader = Reader::new(server.client());
+    reader.catch_up();
+    assert!(reader.record(&created["key"]).is_some());
+    let given_up = create(&losing(&server, 2));
+    assert_eq!(given_up.status.code(), Some(1));
+    assert_eq!(server.client().get("/v1/keys").expect(200)["keys"].as_array().unwrap().len(), 2);
 }

@@ -6,7 +6,6 @@ use keyward_contract::digest::Digest;
 use keyward_contract::entry::Frames;
 use keyward_contract::page::{Extent, Page};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -165,7 +164,7 @@ fn with_other(position: Position, change: impl FnOnce(&mut Cursor)) -> Position 
     Position::Changes { applied, seen }
 }
 
-fn leads_to_a_snapshot(server: &TestServer, position: Position) -> bool {
+pub(crate) fn leads_to_a_snapshot(server: &TestServer, position: Position) -> bool {
     let bytes = server.client().feed(position, 0);
     Page::decode(&bytes).unwrap().answers == Position::Nothing
 }
@@ -190,46 +189,6 @@ fn a_cursor_of_another_history_leads_to_a_snapshot() {
         let in_a_snapshot = Position::Snapshot { base, next: Digest([9; 32]), seen };
         assert!(leads_to_a_snapshot(&server, in_a_snapshot), "{other:?}");
     }
-}
-
-#[test]
-fn a_restored_database_is_noticed_before_and_after_it_has_grown_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let database = dir.path().join("keyward.db");
-    let saved = dir.path().join("saved.db");
-    let server = TestServer::start(dir.path());
-    let kept = server.client().create(json!({"name": "kept"}));
-    server.stop();
-    std::fs::copy(&database, &saved).unwrap();
-
-    let server = TestServer::start(dir.path());
-    let lost = server.client().create(json!({"name": "lost"}));
-    let mut reader = Reader::new(server.client());
-    reader.catch_up();
-    assert!(reader.record(&lost["key"]).is_some());
-    // A reader of a long run of changes knows states from beyond the change that it has come to.
-    let Position::Changes { seen, .. } = reader.position else { panic!("{:?}", reader.position) };
-    let behind = Position::Changes { applied: 1, seen };
-    assert!(!leads_to_a_snapshot(&server, behind));
-    server.stop();
-    restore(&saved, &database);
-
-    let server = TestServer::start(dir.path());
-    assert!(leads_to_a_snapshot(&server, reader.position));
-    assert!(leads_to_a_snapshot(&server, behind), "what it applied fits, what it saw does not");
-    let other = server.client().create(json!({"name": "other"}));
-    assert!(leads_to_a_snapshot(&server, reader.position));
-    reader.client = server.client();
-    reader.catch_up();
-    assert!(reader.record(&lost["key"]).is_none(), "what the restored database does not know is gone");
-    assert!(reader.record(&kept["key"]).is_some() && reader.record(&other["key"]).is_some());
-}
-
-fn restore(saved: &Path, database: &Path) {
-    for rest in ["keyward.db-wal", "keyward.db-shm"] {
-        let _ = std::fs::remove_file(database.with_file_name(rest));
-    }
-    std::fs::copy(saved, database).unwrap();
 }
 
 #[test]

@@ -1,16 +1,21 @@
 //! A server inside the test, a server as a process of its own, and a reader of the feed that keeps what it reads.
 
+use crate::database;
 use keyward_contract::cursor::Position;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Frames, KeyRecord};
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::secret::Secret;
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
+use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
+use keyward_control_plane::store::{AuditQuery, Location, Store};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,17 +55,45 @@ impl TestServer {
     }
 
     pub(crate) fn start_with(data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_as(data_dir, now_ms, |config| config.retention_interval = retention_interval)
+    }
+
+    pub(crate) fn start_with_leaks(data_dir: &Path, leaks: Leaks) -> Self {
+        Self::start_as(data_dir, NOW_MS, |config| config.leaks = leaks)
+    }
+
+    /// One of several servers on a PostgreSQL database.
+    pub(crate) fn start_on(data_dir: &Path, database_url: &str) -> Self {
+        Self::start_as(data_dir, NOW_MS, |config| config.database_url = Some(Secret::new(database_url.to_owned())))
+    }
+
+    /// A server of keys as that dialect has them.
+    pub(crate) fn start_of(dialect: &str, data_dir: &Path, now_ms: u64, retention_interval: Duration) -> Self {
+        Self::start_as(data_dir, now_ms, |config| {
+            config.dialect = Dialect::built_in(dialect).unwrap().unwrap();
+            config.retention_interval = retention_interval;
+        })
+    }
+
+    /// One that runs in another way than usual.
+    pub(crate) fn start_as(data_dir: &Path, now_ms: u64, change: impl FnOnce(&mut Config)) -> Self {
         let runtime = Runtime::new().unwrap();
         let now_ms = Arc::new(AtomicU64::new(now_ms));
         let clock = Arc::clone(&now_ms);
-        let config = Config {
+        let mut config = Config {
             listen: "127.0.0.1:0".to_owned(),
             data_dir: data_dir.to_owned(),
-            database_url: None,
+            database_url: database::of_directory(data_dir).map(Secret::new),
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
+            leaks: Leaks::default(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
-            retention_interval,
+            retention_interval: RETENTION_INTERVAL,
+            usage_interval: Duration::from_secs(5),
+            max_verifications: NonZeroUsize::MIN,
+            trusted_proxies: Vec::new(),
+            self_service: None,
         };
+        change(&mut config);
         let server = runtime.block_on(Server::start(config)).unwrap();
         let address = format!("http://{}", server.address());
         let (end, ended) = oneshot::channel();
@@ -81,6 +114,15 @@ impl TestServer {
         drop(self.end.take());
         self.runtime.block_on(self.running.take().unwrap()).unwrap();
     }
+}
+
+/// The default dialect, of whose keys the first eight characters behind the prefix are a selector.
+pub(crate) fn dialect_with_selectors() -> String {
+    let mut dialect: Value = serde_json::from_str(include_str!("../../../contract/dialects/keyward.json")).unwrap();
+    for format in dialect["keys"].as_array_mut().unwrap() {
+        format["selector"] = 8.into();
+    }
+    dialect.to_string()
 }
 
 /// Whoever talks to a server, with both tokens.
@@ -125,24 +167,60 @@ impl Client {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        match body {
-            Some(body) => self.run(request.body(body).unwrap()),
-            None => self.run(request.body(()).unwrap()),
-        }
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        self.send_with(method, path, &fields, body)
     }
 
-    pub(crate) fn run(&self, request: Request<impl ureq::AsSendBody>) -> Answer {
-        let mut answer = self.agent.run(request).unwrap();
+    /// Sends a request with these header fields.
+    pub(crate) fn send_with(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Option<Vec<u8>>) -> Answer {
+        self.try_send_with(method, path, fields, body).unwrap()
+    }
+
+    /// The answer, unless the server goes away before it is complete.
+    fn try_send_with(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, ureq::Error> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let answer = match body {
+            Some(body) => self.agent.run(request.body(body).unwrap()),
+            None => self.agent.run(request.body(()).unwrap()),
+        };
+        let mut answer = answer?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, body: answer.body_mut().read_to_vec().unwrap() }
+        Ok(Answer { status, headers, body: answer.body_mut().read_to_vec()? })
+    }
+
+    /// As [`Self::ask`], of a server that may go away.
+    pub(crate) fn try_ask(&self, method: &str, path: &str, document: Option<Value>) -> Option<Answer> {
+        let body = document.map(|document| document.to_string().into_bytes());
+        let authorization = format!("Bearer {}", self.admin);
+        self.try_send_with(method, path, &[("authorization", authorization.as_str())], body).ok()
     }
 
     pub(crate) fn ask(&self, method: &str, path: &str, document: Option<Value>) -> Answer {
         self.send(method, path, Some(&self.admin), document.map(|document| document.to_string().into_bytes()))
+    }
+
+    /// The same with further headers.
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        document: Option<Value>,
+    ) -> Answer {
+        let authorization = format!("Bearer {}", self.admin);
+        let mut fields = vec![("authorization", authorization.as_str())];
+        fields.extend_from_slice(headers);
+        self.send_with(method, path, &fields, document.map(|document| document.to_string().into_bytes()))
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -154,10 +232,20 @@ impl Client {
     }
 
     pub(crate) fn feed(&self, position: Position, wait_s: u32) -> Vec<u8> {
-        let answer = self.send("GET", &format!("{FEED_PATH}?after={position}&wait={wait_s}"), Some(&self.edge), None);
+        self.try_feed(position, wait_s).expect("a server that stays")
+    }
+
+    /// A page of a server that may go away, or lose its database.
+    pub(crate) fn try_feed(&self, position: Position, wait_s: u32) -> Option<Vec<u8>> {
+        let path = format!("{FEED_PATH}?after={position}&wait={wait_s}");
+        let authorization = format!("Bearer {}", self.edge);
+        let answer = self.try_send_with("GET", &path, &[("authorization", authorization.as_str())], None).ok()?;
+        if answer.status == 503 {
+            return None;
+        }
         assert_eq!((answer.status, answer.header("content-type")), (200, FEED_MEDIA_TYPE));
         assert!(answer.body.len() <= MAX_PAGE_BYTES);
-        answer.body
+        Some(answer.body)
     }
 }
 
@@ -182,7 +270,12 @@ impl Reader {
     /// Reads one page; whether there was anything in it.
     pub(crate) fn read(&mut self, wait_s: u32) -> bool {
         let bytes = self.client.feed(self.position, wait_s);
-        let page = Page::decode(&bytes).unwrap();
+        self.apply(&bytes)
+    }
+
+    /// Takes a page; whether there was anything in it.
+    pub(crate) fn apply(&mut self, bytes: &[u8]) -> bool {
+        let page = Page::decode(bytes).unwrap();
         if let Extent::Snapshot { end } = page.extent {
             let start = page.start();
             self.snapshot_pages += 1;
@@ -210,6 +303,16 @@ impl Reader {
     }
 }
 
+/// The path of a key.
+pub(crate) fn path_of(key: &Value) -> String {
+    format!("/v1/keys/{}", key["id"].as_str().unwrap())
+}
+
+/// Where the mistakes are of which a problem document tells.
+pub(crate) fn fields(problem: &Value) -> Vec<&str> {
+    problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
+}
+
 /// The program as a process of its own.
 pub(crate) struct Process {
     pub(crate) url: String,
@@ -220,13 +323,26 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data_dir: &Path, log_level: &str) -> Self {
-        let mut child = program()
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .env("RUST_LOG", log_level)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_with(data_dir, log_level, &[])
+    }
+
+    /// With these arguments as well.
+    pub(crate) fn start_with(data_dir: &Path, log_level: &str, arguments: &[&str]) -> Self {
+        let mut command = program();
+        if let Some(url) = database::of_directory(data_dir) {
+            command.env("KEYWARD_DATABASE_URL", url);
+        }
+        Self::start_command(serve(&mut command, data_dir).args(arguments).env("RUST_LOG", log_level))
+    }
+
+    /// One of several servers on a PostgreSQL database.
+    pub(crate) fn start_on(data_dir: &Path, database_url: &str) -> Self {
+        Self::start_command(serve(&mut program(), data_dir).env("KEYWARD_DATABASE_URL", database_url))
+    }
+
+    /// Starts it by a command whose process becomes the server.
+    pub(crate) fn start_command(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, told) = mpsc::channel();
         let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
@@ -242,9 +358,25 @@ impl Process {
         Self { url: format!("http://{address}"), child, log, reading: Some(reading) }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// The processor time and the memory that it has taken.
+    pub(crate) fn resources(&self) -> String {
+        let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap();
+        let status = read("status");
+        let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+        // The fields behind the name, which stands in parentheses (proc_pid_stat(5)): utime and stime are 14 and 15.
+        let stat = read("stat");
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().unwrap()).sum();
+        format!("the server took {} s of processor time; {peak}", ticks / 100)
     }
 
     pub(crate) fn kill(&mut self) {
@@ -285,6 +417,11 @@ impl Drop for Process {
     }
 }
 
+/// The arguments to serve on any port.
+pub(crate) fn serve<'a>(command: &'a mut Command, data_dir: &Path) -> &'a mut Command {
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir)
+}
+
 /// The program, in an environment that says nothing about any other server.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
@@ -309,6 +446,30 @@ pub(crate) fn until(mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < DEADLINE, "it does not come to pass");
         std::thread::yield_now();
     }
+}
+
+/// Changes the database of a server that runs, in a way that no route does.
+pub(crate) fn change_database(data_dir: &Path, change: &str) {
+    let url = database::of_directory(data_dir).unwrap_or_else(|| database::sqlite(data_dir));
+    database::run(&url, &[change]);
+}
+
+/// The audit log of a server that has ended, the newest first: who did what, to what.
+pub(crate) fn audited(data_dir: &Path) -> Vec<String> {
+    let location = match database::of_directory(data_dir) {
+        Some(url) => Location::Postgres(Secret::new(url)),
+        None => Location::Directory(data_dir.to_owned()),
+    };
+    let entries = Runtime::new().unwrap().block_on(async {
+        let store = Store::open(&location).await.unwrap();
+        store.audit(&AuditQuery { limit: 100, before: None, subject: None }).await.unwrap().entries
+    });
+    entries.iter().map(|entry| format!("{} {} {}", entry.actor, entry.action, entry.subject)).collect()
+}
+
+/// Makes every look-up of a token fail.
+pub(crate) fn drop_tokens(data_dir: &Path) {
+    change_database(data_dir, "DROP TABLE tokens");
 }
 
 /// Every byte of every file in a directory.

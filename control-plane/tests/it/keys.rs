@@ -1,14 +1,10 @@
 //! Keys over the API.
 
-use crate::harness::{Reader, TestServer, seconds};
+use crate::harness::{Client, Reader, TestServer, fields, path_of, seconds};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::{Environment, Frames};
 use keyward_contract::page::Page;
 use serde_json::{Value, json};
-
-fn fields(problem: &Value) -> Vec<&str> {
-    problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
-}
 
 #[test]
 fn a_new_key_is_shown_once_and_has_the_dialects_format() {
@@ -193,6 +189,103 @@ fn a_list_has_only_the_owner_and_the_state_that_were_asked_for() {
     assert_eq!(names("").len(), 3);
 }
 
+/// The names of the keys that a query finds, in order.
+fn names(client: &Client, query: &str) -> Vec<String> {
+    let page = client.get(&format!("/v1/keys{query}")).expect(200);
+    let mut names: Vec<_> =
+        page["keys"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_list_has_only_what_every_filter_lets_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    client.ask("PUT", "/v1/plans/pro", None).expect(201);
+    client.create(json!({"name": "a", "owner": "acme", "member": "ann", "plan": "pro"}));
+    client.create(json!({"name": "b", "owner": "acme", "member": "bob", "environment": "test"}));
+    server.advance(seconds(60));
+    client.create(json!({"name": "c", "owner": "acme", "member": "ann", "expires_in_s": 60}));
+    let (start, middle) = ("2027-01-15T08:00:00Z", "2027-01-15T09:01:00%2B01:00");
+    for (query, expected) in [
+        ("?member=ann".to_owned(), &["a", "c"][..]),
+        ("?plan=pro".to_owned(), &["a"]),
+        ("?plan=other".to_owned(), &[]),
+        ("?kind=key".to_owned(), &["a", "b", "c"]),
+        ("?environment=test".to_owned(), &["b"]),
+        (format!("?created_after={middle}"), &["c"]),
+        (format!("?created_before={middle}"), &["a", "b"]),
+        (format!("?created_after={start}&created_before={start}"), &[]),
+        ("?expires_before=2027-01-15T08:02:00Z".to_owned(), &[]),
+        ("?expires_before=2027-01-15T08:02:01Z".to_owned(), &["c"]),
+        ("?owner=acme&member=ann&state=active&name=A".to_owned(), &["a"]),
+    ] {
+        assert_eq!(names(&client, &query), expected, "{query}");
+    }
+}
+
+#[test]
+fn a_part_of_a_name_is_found_in_either_case_and_means_nothing_but_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    for name in ["Nightly build", "100% é", "a_b", "axb!", "back\\slash", "it's"] {
+        client.create(json!({"name": name}));
+    }
+    for (part, expected) in [
+        ("NIGHT", &["Nightly build"][..]),
+        ("%25", &["100% é"]),
+        ("%C3%A9", &["100% é"]),
+        ("_", &["a_b"]),
+        ("!", &["axb!"]),
+        ("%5C", &["back\\slash"]),
+        ("'", &["it's"]),
+        ("a%25", &[]),
+    ] {
+        assert_eq!(names(&client, &format!("?name={part}")), expected, "{part}");
+    }
+}
+
+#[test]
+fn a_new_key_has_its_member_plan_credits_and_metadata() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let bare = client.create(json!({"name": "a"}));
+    assert_eq!(
+        (&bare["member"], &bare["plan"], &bare["credits"], &bare["metadata"], &bare["spent"]),
+        (&Value::Null, &Value::Null, &Value::Null, &json!({}), &json!(0))
+    );
+    client.ask("PUT", "/v1/plans/pro", Some(json!({"credits": 50}))).expect(201);
+    let request = json!({"name": "a", "owner": "acme", "member": "ann", "plan": "pro", "metadata": {"team": "é"}});
+    let key = client.create(request.clone());
+    assert_eq!(
+        (&key["member"], &key["plan"], &key["credits"], &key["metadata"]),
+        (&json!("ann"), &json!("pro"), &json!(50), &json!({"team": "é"}))
+    );
+    for (credits, expected) in [(json!(7), json!(7)), (Value::Null, json!(50)), (json!(0), json!(0))] {
+        let mut request = request.clone();
+        request["credits"] = credits;
+        assert_eq!(client.create(request)["credits"], expected);
+    }
+}
+
+#[test]
+fn a_plan_that_is_not_there_is_told_with_all_other_mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let problem = client.ask("POST", "/v1/keys", Some(json!({"name": "", "plan": "pro"}))).expect(422);
+    assert_eq!(fields(&problem), ["name", "plan"]);
+    let key = client.create(json!({"name": "a"}));
+    for wrong in [json!("pro"), json!("two words"), json!("a\0b"), json!("p".repeat(129)), json!(5)] {
+        let problem = client.ask("PATCH", &path_of(&key), Some(json!({"plan": wrong}))).expect(422);
+        assert_eq!(fields(&problem), ["plan"]);
+    }
+}
+
 #[test]
 fn all_mistakes_of_a_query_are_told_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -203,4 +296,7 @@ fn all_mistakes_of_a_query_are_told_at_once() {
     assert_eq!(wrong, ["colour", "limit", "owner", "state"]);
     let problem = server.client().get("/v1/keys?after=key_unknown").expect(400);
     assert_eq!(fields(&problem), ["after"]);
+    let odd = "?environment=prod&name=&owner=%00&created_after=monday&expires_before=1";
+    let problem = server.client().get(&format!("/v1/keys{odd}")).expect(400);
+    assert_eq!(fields(&problem), ["owner", "environment", "name", "created_after", "expires_before"]);
 }

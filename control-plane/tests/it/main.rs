@@ -2,18 +2,52 @@
 
 // The attribute tells clippy that helpers may panic as tests may.
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod database;
+#[cfg(test)]
 mod description;
+#[cfg(test)]
+mod export;
+#[cfg(test)]
+mod failures;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
+mod idempotency;
+#[cfg(test)]
+mod import;
+#[cfg(test)]
+mod key_changes;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod leaks;
+#[cfg(test)]
+mod load;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod self_service;
+#[cfg(test)]
+mod sqlite;
+#[cfg(test)]
+mod tokens;
+#[cfg(test)]
+mod usage;
+#[cfg(test)]
+mod verify;

@@ -1,6 +1,6 @@
 //! What every route has in common: tokens, problem documents, limits.
 
-use crate::harness::TestServer;
+use crate::harness::{TestServer, seconds};
 use keyward_contract::FEED_PATH;
 
 #[test]
@@ -12,10 +12,24 @@ fn no_route_with_keys_answers_without_the_right_token() {
         ("GET", "/v1/keys"),
         ("POST", "/v1/keys"),
         ("GET", "/v1/keys/key_1"),
+        ("PATCH", "/v1/keys/key_1"),
         ("DELETE", "/v1/keys/key_1"),
+        ("DELETE", "/v1/keys/key_1/secrets/sec_1"),
         ("POST", "/v1/keys/key_1/rotate"),
+        ("GET", "/v1/owners"),
         ("GET", "/v1/owners/acme"),
+        ("PUT", "/v1/owners/acme"),
+        ("POST", "/v1/owners/acme/revoke-keys"),
+        ("GET", "/v1/plans"),
+        ("GET", "/v1/plans/pro"),
+        ("PUT", "/v1/plans/pro"),
+        ("DELETE", "/v1/plans/pro"),
+        ("GET", "/v1/audit"),
         ("PATCH", "/v1/owners/acme"),
+        ("GET", "/v1/tokens"),
+        ("POST", "/v1/tokens"),
+        ("GET", "/v1/tokens/tok_1"),
+        ("DELETE", "/v1/tokens/tok_1"),
     ];
     let unknown = "kwa_0000000000000000000000000000000000000000000";
     for (method, path, others) in for_admins.map(|(method, path)| (method, path, &client.edge)).into_iter().chain([(
@@ -23,6 +37,8 @@ fn no_route_with_keys_answers_without_the_right_token() {
         FEED_PATH,
         &client.admin,
     )]) {
+        // So many bad tokens would be too many for a minute.
+        server.advance(seconds(60));
         for (token, challenge) in [
             (None, "Bearer realm=\"keyward\""),
             (Some(unknown), "Bearer realm=\"keyward\", error=\"invalid_token\""),
@@ -62,6 +78,8 @@ fn every_refusal_is_a_problem_document() {
         ("GET", "/v1/keys?owner=%ff", None, 400),
         ("GET", "/v1/keys?limit=%2B5", None, 400),
         ("POST", "/v1/keys", Some(br#"{"name":"a\u0000"}"#.to_vec()), 422),
+        ("DELETE", "/v1/keys/key_1/secrets/%ff", None, 404),
+        ("DELETE", "/v1/keys/key_1/secrets/%00", None, 404),
         ("GET", "/v1/keys/key_unknown", None, 404),
         ("PUT", "/v1/keys", Some(b"{}".to_vec()), 405),
         ("DELETE", FEED_PATH, None, 405),

@@ -2,7 +2,8 @@
 //!
 //! Layout, little-endian: a byte of version, when the bucket was written (8); then records: key (16), window (8), number
 //! of entries (2), and the entries, oldest first: last millisecond (8), cost (4). The key that was admitted last comes
-//! first. Entries are in order because an admission never happens before the bucket was last written.
+//! first. Entries are in order because an admission never happens before the bucket was last written, and joins the newest
+//! entry where a lease has put that later.
 
 use keyward_contract::limit::Limit;
 use sha2::{Digest as _, Sha256};
@@ -92,22 +93,73 @@ impl<'a> Bucket<'a> {
     }
 
     /// The bucket with one more admission of a key in the window of each limit, without what has become empty.
-    pub(super) fn with_admission(&self, key: &KeyHash, limits: &[Limit], cost: u32, at_ms: u64) -> Vec<u8> {
-        let most_added = limits.len() * (RECORD_HEADER_LENGTH + ENTRY_LENGTH);
-        let mut out = Vec::with_capacity(HEADER_LENGTH + self.records.0.len() + most_added);
-        out.push(LAYOUT_VERSION);
-        out.extend_from_slice(&at_ms.to_le_bytes());
+    ///
+    /// It counts as if it had happened at `last_ms`, which is `at_ms` or later.
+    pub(super) fn with_admission(
+        &self,
+        key: &KeyHash,
+        limits: &[Limit],
+        cost: u32,
+        at_ms: u64,
+        last_ms: u64,
+    ) -> Vec<u8> {
+        let mut out = self.header(at_ms, limits.len() * (RECORD_HEADER_LENGTH + ENTRY_LENGTH));
         for limit in limits {
-            let (kept, newest) = self.entries(key, limit.window_ms()).live(at_ms).with(*limit, cost, at_ms);
+            let (kept, newest) = self.entries(key, limit.window_ms()).live(at_ms).with(*limit, cost, last_ms);
             Record { key: *key, entries: kept }.encode(Some(newest), &mut out);
         }
         for Record { key: other, entries } in self.records.clone() {
             let rewritten = other == *key && limits.iter().any(|limit| limit.window_ms() == entries.window_ms);
+            if !rewritten {
+                Record { key: other, entries: entries.live(at_ms) }.encode(None, &mut out);
+            }
+        }
+        out
+    }
+
+    /// The bucket without so much of what was admitted in the windows of a key as if at `last_ms`, and without what has
+    /// become empty.
+    ///
+    /// What was put there is in the first entry that is as late or later: only the newest entry ever takes more in, and
+    /// becomes later by that. One that has left its window may be anybody else's, and stays.
+    pub(super) fn without(&self, key: &KeyHash, limits: &[Limit], cost: u32, at_ms: u64, last_ms: u64) -> Vec<u8> {
+        let mut out = self.header(at_ms, 0);
+        for Record { key: other, entries } in self.records.clone() {
             let live = entries.live(at_ms);
-            if !rewritten && !live.encoded.is_empty() {
+            let is_of_lease = other == *key && limits.iter().any(|limit| limit.window_ms() == entries.window_ms);
+            if is_of_lease && live.leaves_ms(last_ms) > at_ms {
+                let mut rest = cost;
+                let taken_out = live.iter().map(|entry| {
+                    let less = if entry.last_ms >= last_ms { rest.min(entry.cost) } else { 0 };
+                    // Only the first such entry is looked at.
+                    rest = if entry.last_ms >= last_ms { 0 } else { rest };
+                    Entry { cost: entry.cost - less, ..entry }
+                });
+                let kept: Vec<Entry> = taken_out.filter(|entry| entry.cost > 0).collect();
+                Record { key: other, entries: Entries { encoded: &[], ..live } }.encode_with(&kept, &mut out);
+            } else {
                 Record { key: other, entries: live }.encode(None, &mut out);
             }
         }
+        out
+    }
+
+    /// The bucket without what has become empty; `None` if nothing has.
+    pub(super) fn swept(&self, at_ms: u64) -> Option<Vec<u8>> {
+        let is_empty = |record: Record<'_>| record.entries.live(at_ms).encoded.is_empty();
+        self.records.clone().any(is_empty).then(|| {
+            let mut out = self.header(at_ms, 0);
+            for Record { key, entries } in self.records.clone() {
+                Record { key, entries: entries.live(at_ms) }.encode(None, &mut out);
+            }
+            out
+        })
+    }
+
+    fn header(&self, at_ms: u64, most_added: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_LENGTH + self.records.0.len() + most_added);
+        out.push(LAYOUT_VERSION);
+        out.extend_from_slice(&at_ms.to_le_bytes());
         out
     }
 }
@@ -115,13 +167,18 @@ impl<'a> Bucket<'a> {
 impl<'a> Entries<'a> {
     /// Those that still count.
     pub(super) fn live(self, at_ms: u64) -> Self {
-        let gone = self.encoded.partition_point(|entry| self.leaves_ms(&Entry::decode(entry)) <= at_ms);
+        let gone = self.encoded.partition_point(|entry| self.leaves_ms(Entry::decode(entry).last_ms) <= at_ms);
         Self { encoded: self.encoded.get(gone..).unwrap_or_default(), ..self }
     }
 
     /// What they cost together.
     pub(super) fn cost(&self) -> u64 {
         self.iter().map(|entry| u64::from(entry.cost)).sum()
+    }
+
+    /// How much more the limit admits beside them.
+    pub(super) fn room(&self, limit: Limit) -> u32 {
+        limit.requests().saturating_sub(u32::try_from(self.cost()).unwrap_or(u32::MAX))
     }
 
     /// From when on the limit has room for `cost`; 0 if it always had, `None` if it never has.
@@ -134,28 +191,29 @@ impl<'a> Entries<'a> {
                 break;
             }
             beside = beside.saturating_sub(u64::from(entry.cost));
-            from_ms = self.leaves_ms(&entry);
+            from_ms = self.leaves_ms(entry.last_ms);
         }
         Some(from_ms)
     }
 
     /// Splits them, with one more admission, into those that stay as they are and the newest.
-    fn with(self, limit: Limit, cost: u32, at_ms: u64) -> (Self, Entry) {
+    fn with(self, limit: Limit, cost: u32, last_ms: u64) -> (Self, Entry) {
         let sub_window_ms = sub_window_ms(limit);
         if let Some((newest, before)) = self.encoded.split_last() {
             let newest = Entry::decode(newest);
-            if newest.last_ms / sub_window_ms == at_ms / sub_window_ms || self.encoded.len() >= MAX_ENTRIES {
+            let latest_ms = last_ms.max(newest.last_ms);
+            if newest.last_ms / sub_window_ms == latest_ms / sub_window_ms || self.encoded.len() >= MAX_ENTRIES {
                 // What fits beside the rest of a limit fits into the limit's type.
-                let joined = Entry { last_ms: at_ms, cost: newest.cost.saturating_add(cost) };
+                let joined = Entry { last_ms: latest_ms, cost: newest.cost.saturating_add(cost) };
                 return (Self { encoded: before, ..self }, joined);
             }
         }
-        (self, Entry { last_ms: at_ms, cost })
+        (self, Entry { last_ms, cost })
     }
 
     /// When an entry counts no more: it does still when it is exactly as old as the window.
-    fn leaves_ms(&self, entry: &Entry) -> u64 {
-        entry.last_ms.saturating_add(self.window_ms.get()).saturating_add(1)
+    fn leaves_ms(&self, last_ms: u64) -> u64 {
+        last_ms.saturating_add(self.window_ms.get()).saturating_add(1)
     }
 
     fn iter(&self) -> impl Iterator<Item = Entry> + 'a {
@@ -166,7 +224,7 @@ impl<'a> Entries<'a> {
 /// How long admissions share an entry, in milliseconds.
 ///
 /// A limit that has no more requests than a window has sub-windows needs no more entries if they share none.
-fn sub_window_ms(limit: Limit) -> NonZeroU64 {
+pub(super) fn sub_window_ms(limit: Limit) -> NonZeroU64 {
     let shared_ms = limit.window_ms().get().div_ceil(u64::from(SUB_WINDOWS));
     if limit.requests() <= SUB_WINDOWS {
         NonZeroU64::MIN
@@ -189,14 +247,22 @@ impl Entry {
 
 impl Record<'_> {
     fn encode(&self, newest: Option<Entry>, out: &mut Vec<u8>) {
+        self.encode_with(newest.as_slice(), out);
+    }
+
+    /// Its entries and then these; nothing at all if there are none.
+    fn encode_with(&self, more: &[Entry], out: &mut Vec<u8>) {
         let encoded = self.entries.encoded;
         // Never more than MAX_ENTRIES: what is read has no more, and `Entries::with` adds none to as many.
-        let count = (encoded.len() + usize::from(newest.is_some())) as u16;
+        let count = (encoded.len() + more.len()) as u16;
+        if count == 0 {
+            return;
+        }
         out.extend_from_slice(&self.key.0);
         out.extend_from_slice(&self.entries.window_ms.get().to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
         out.extend_from_slice(encoded.as_flattened());
-        newest.iter().for_each(|entry| entry.encode(out));
+        more.iter().for_each(|entry| entry.encode(out));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::common::SOON;
 use keyward_harness::{CreatedKey, Gateway, Request};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 async fn permit(gateway: &Gateway, owner: &str, change: Value) {
     let answer = gateway.control_plane.api("PATCH", &format!("/v1/owners/{owner}"), Some(&change)).await.unwrap();
@@ -67,4 +68,40 @@ async fn team_keys_open_intake_and_services_and_nothing_of_users() {
     // Deleting stops a key.
     gateway.control_plane.revoke(&team.id).await.unwrap();
     workers.until_status(&Request::get("/api/intake/webhook").bearer(&team.key), 401, SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_an_argon2id_hash_is_kept_of_a_key_and_its_verification_is_asked_for_once() {
+    let mut gateway =
+        Gateway::builder().dialect("auxot").control_plane_environment("RUST_LOG", "trace").start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let key = create(&gateway, "user", "alice", &[]).await;
+    let request = Request::get("/api/agents").bearer(&key.key);
+    workers.until_status(&request, 200, SOON).await.unwrap();
+    // The public beginning of a key is no key.
+    let mut wrong = key.key.clone();
+    let last = wrong.pop().unwrap();
+    wrong.push(if last == 'x' { 'y' } else { 'x' });
+    assert_eq!(workers.statuses(&Request::get("/api/agents").bearer(&wrong)).await.unwrap(), [401, 401]);
+
+    // What was verified needs the control plane no more, and what was refused gives nothing away.
+    gateway.control_plane.stop().await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(workers.statuses(&request).await.unwrap(), [200, 200]);
+    }
+    let digest = Sha256::digest(key.key.as_bytes());
+    let needles = [key.key.as_bytes().to_vec(), digest.to_vec(), hex::encode(digest).into_bytes()];
+    let mut searched = 0;
+    for entry in std::fs::read_dir(gateway.control_plane.data_dir()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        searched += bytes.len();
+        for needle in &needles {
+            assert!(!bytes.windows(needle.len()).any(|window| window == needle), "a key or its digest is stored");
+        }
+    }
+    assert!(searched > 1000, "nothing was searched");
+
+    gateway.control_plane.start().await.unwrap();
+    gateway.control_plane.revoke(&key.id).await.unwrap();
+    workers.until_status(&request, 401, SOON).await.unwrap();
 }

@@ -123,7 +123,7 @@ pub(crate) const KEYWARD: [Case; 13] = [
         "limited",
         429,
         "",
-        r#"{"type":"urn:keyward:problem:rate_limited","title":"Too many requests","status":429,"detail":"The API key key_limited is limited to 1 requests in 60 s. Try again in {retry_after} s.","code":"rate_limited","request_id":"{request_id}"}"#,
+        r#"{"type":"urn:keyward:problem:rate_limited","title":"Too many requests","status":429,"detail":"Limited to 1 requests in 60 s. Try again in {retry_after} s.","code":"rate_limited","request_id":"{request_id}"}"#,
     ),
     case(
         "quota_exhausted",

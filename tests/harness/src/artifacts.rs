@@ -58,6 +58,24 @@ pub fn envoy() -> Result<PathBuf> {
     existing(printed_by("tools/envoy", "no Envoy to run")?, "tools/envoy printed it")
 }
 
+/// A Redis: what `tools/redis` finds or installs.
+///
+/// # Errors
+/// When there is none; why is on standard error.
+pub fn redis() -> Result<PathBuf> {
+    // The path as printed: it may be a link whose name tells the binary what to be.
+    printed_by("tools/redis", "no Redis to run")
+}
+
+/// The rate-limit service of the tests.
+///
+/// # Errors
+/// When it is not built.
+pub fn rate_limit_service() -> Result<PathBuf> {
+    let built = target_dir().join("debug/keyward-rate-limit-service");
+    existing(built, "`cargo build -p keyward-rate-limit-service` builds it")
+}
+
 /// A Python with the SDKs of `tests/sdk/requirements.txt`: what `tools/sdk-venv` makes.
 ///
 /// # Errors

@@ -17,8 +17,14 @@ const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 /// In a Wasm filter's `typed_config`.
 const FILTER_CONFIGURATION: &str = "/config/configuration/value";
 
-/// The cluster of the control plane; every other one is an upstream.
+/// The cluster of the control plane.
 pub const CONTROL_PLANE: &str = "keyward_control_plane";
+
+/// The cluster of the rate-limit service. Every cluster but these two is an upstream.
+pub const RATE_LIMIT: &str = "rate_limit";
+
+/// The HTTP filter that asks the rate-limit service.
+pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.ratelimit";
 
 /// The listener of the gateway.
 pub const GATEWAY: &str = "gateway";
@@ -30,6 +36,7 @@ pub struct EnvoyConfig {
     file: PathBuf,
     listener_file: Option<PathBuf>,
     example: Example,
+    serve: Vec<String>,
 }
 
 impl EnvoyConfig {
@@ -39,6 +46,14 @@ impl EnvoyConfig {
     /// Those of [`EnvoyConfig::read`].
     pub fn shipped() -> Result<Self> {
         Self::read(&artifacts::root().join("envoy/envoy.yaml"))
+    }
+
+    /// The shipped `envoy/fleet.yaml`.
+    ///
+    /// # Errors
+    /// Those of [`EnvoyConfig::read`].
+    pub fn fleet() -> Result<Self> {
+        Self::read(&artifacts::root().join("envoy/fleet.yaml"))
     }
 
     /// The shipped file with what `envoy/variants` adds for a dialect, if it adds anything.
@@ -64,7 +79,8 @@ impl EnvoyConfig {
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).context(|| file.display().to_string())?;
         let tree = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
-        let mut config = Self { tree, file: file.to_owned(), listener_file: None, example: Example::default() };
+        let mut config =
+            Self { tree, file: file.to_owned(), listener_file: None, example: Example::default(), serve: Vec::new() };
         // A filter's configuration may be JSON in a string; here it is part of the tree.
         for filter in config.wasm_filters() {
             if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
@@ -79,6 +95,7 @@ impl EnvoyConfig {
     #[track_caller]
     fn apply(&mut self, variant: Variant) {
         self.example = variant.example.unwrap_or_default();
+        self.serve = variant.serve;
         merge(self.filter(), &variant.filter);
         let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0")).expect("a virtual host");
         if !variant.routes.is_empty() {
@@ -163,6 +180,22 @@ impl EnvoyConfig {
         found
     }
 
+    /// Hands every Wasm filter this variable of Envoy's environment.
+    #[track_caller]
+    pub fn pass_to_filter(&mut self, variable: &str) -> &mut Self {
+        let told = self.told("no Wasm filter with host_env_keys");
+        let mut passed = false;
+        for filter in self.wasm_filters() {
+            let names = filter.pointer_mut("/config/vm_config/environment_variables/host_env_keys");
+            if let Some(names) = names.and_then(Value::as_array_mut) {
+                names.push(variable.into());
+                passed = true;
+            }
+        }
+        assert!(passed, "{told}");
+        self
+    }
+
     /// The filter's `http_filters` list of the gateway, to add a filter or take one out.
     #[track_caller]
     pub fn http_filters(&mut self) -> &mut Vec<Value> {
@@ -171,6 +204,14 @@ impl EnvoyConfig {
         collect(&mut self.tree, &mut found, |map| map.contains_key("http_filters"));
         let first = found.into_iter().next().and_then(|map| map.get_mut("http_filters")?.as_array_mut());
         first.unwrap_or_else(|| panic!("{told}"))
+    }
+
+    /// The configuration of the rate-limit filter.
+    #[track_caller]
+    pub fn rate_limit_filter(&mut self) -> &mut Value {
+        let told = self.told("no rate-limit filter");
+        let filter = self.http_filters().iter_mut().find(|filter| filter["name"] == RATE_LIMIT_FILTER);
+        filter.map(|filter| &mut filter["typed_config"]).unwrap_or_else(|| panic!("{told}"))
     }
 
     /// The routes of the gateway.
@@ -228,6 +269,11 @@ impl EnvoyConfig {
         &self.example
     }
 
+    /// The arguments that `keyward serve` needs for it.
+    pub fn serve_arguments(&self) -> Vec<&str> {
+        self.serve.iter().map(String::as_str).collect()
+    }
+
     /// Where the admin interface listens.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
@@ -257,7 +303,7 @@ impl EnvoyConfig {
             let endpoint = cluster.pointer("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address");
             Some((cluster.get("name")?.as_str()?.to_owned(), address_of(endpoint)?))
         });
-        named.filter(|(name, _)| name != CONTROL_PLANE).collect()
+        named.filter(|(name, _)| name != CONTROL_PLANE && name != RATE_LIMIT).collect()
     }
 
     #[track_caller]
@@ -319,6 +365,8 @@ impl Default for Example {
 struct Variant {
     /// A key to try it with, and where.
     example: Option<Example>,
+    /// The arguments of `keyward serve`.
+    serve: Vec<String>,
     /// Merged into the filter's configuration.
     filter: Value,
     /// Instead of the routes.
@@ -458,6 +506,23 @@ mod tests {
         for default in ["8080", "8081", "8090", "9901", "target/"] {
             assert!(!text.contains(default), "{default} is still in {text}");
         }
+    }
+
+    #[test]
+    fn the_fleets_file_is_the_shipped_one_and_the_fleets_four_parts() {
+        let mut fleet = EnvoyConfig::fleet().unwrap();
+        let shipped = EnvoyConfig::shipped().unwrap();
+        assert_eq!(fleet.upstreams(), shipped.upstreams());
+        let names: Vec<_> = fleet.http_filters().iter().map(|filter| filter["name"].clone()).collect();
+        assert_eq!(names, ["keyward", "keyward_guard", RATE_LIMIT_FILTER, "envoy.filters.http.router"]);
+        fleet.http_filters().retain(|filter| filter["name"] != RATE_LIMIT_FILTER);
+        let clusters = fleet.tree["static_resources"]["clusters"].as_array_mut().unwrap();
+        clusters.retain(|cluster| cluster["name"] != RATE_LIMIT);
+        let manager = fleet.tree.pointer_mut(HCM).unwrap();
+        assert!(manager.as_object_mut().unwrap().remove("local_reply_config").is_some());
+        let host = manager.pointer_mut("/route_config/virtual_hosts/0").unwrap();
+        assert!(host.as_object_mut().unwrap().remove("rate_limits").is_some());
+        assert_eq!(fleet.tree, shipped.tree);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Map, Value, json};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
@@ -35,12 +34,32 @@ pub struct SeenRequest {
     pub path: String,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// The body, as far as it came.
+    pub body: Vec<u8>,
 }
 
 type Seen = Arc<Mutex<Vec<SeenRequest>>>;
 
 /// A status, a media type and a body.
 pub type Answer = (u16, &'static str, Vec<u8>);
+
+/// Instead of an answer, the connection is closed once the request was read.
+pub const CLOSE: Answer = (0, "", Vec::new());
+
+/// An answer, and perhaps a header field more.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// The field: its name in lower case, and its value.
+    pub header: Option<(&'static str, &'static str)>,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self { answer, header: None }
+    }
+}
 
 impl Echo {
     /// Starts one on this address; port 0 is any free one. Its name is in its answers.
@@ -62,7 +81,7 @@ impl Echo {
         answer: impl Fn(SeenRequest) -> F + Send + Sync + 'static,
     ) -> Result<Self>
     where
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output: Into<Reply>> + Send + 'static,
     {
         let listener = TcpListener::bind(address).await.context(|| format!("the upstream {name} on {address}"))?;
         let address = listener.local_addr().context(|| format!("the upstream {name}"))?;
@@ -103,7 +122,7 @@ impl Drop for Echo {
 
 async fn accept<F>(listener: TcpListener, script: Arc<impl Fn(SeenRequest) -> F + Send + Sync + 'static>, seen: Seen)
 where
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output: Into<Reply>> + Send + 'static,
 {
     // The connections end with this task, which owns them.
     let mut connections = JoinSet::new();
@@ -124,16 +143,16 @@ async fn answer<F>(
     script: Arc<impl Fn(SeenRequest) -> F>,
     seen: Seen,
     request: hyper::Request<Incoming>,
-) -> std::result::Result<hyper::Response<Full<Bytes>>, Infallible>
+) -> std::io::Result<hyper::Response<Full<Bytes>>>
 where
-    F: Future<Output = Answer>,
+    F: Future<Output: Into<Reply>>,
 {
     let mut request = request;
     let protocol = request.headers().get("upgrade").cloned();
     let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
     // The body is read so that the connection can be used again.
-    let _ = body.collect().await;
+    let body = body.collect().await.map(|body| body.to_bytes().into()).unwrap_or_default();
     let request = SeenRequest {
         method: head.method.to_string(),
         path: head.uri.path_and_query().map_or_else(|| "*".to_owned(), ToString::to_string),
@@ -142,15 +161,22 @@ where
             .iter()
             .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
             .collect(),
+        body,
     };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
     if let (Some(protocol), Some(upgrade)) = (protocol, upgrade) {
         return Ok(upgraded(protocol, upgrade));
     }
-    let (status, media_type, body) = script(request).await;
+    let Reply { answer: (status, media_type, body), header } = script(request).await.into();
+    if status == CLOSE.0 {
+        return Err(std::io::ErrorKind::ConnectionAborted.into());
+    }
     let mut response = hyper::Response::new(Full::from(body));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
     response.headers_mut().insert("content-type", HeaderValue::from_static(media_type));
+    if let Some((name, value)) = header {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     Ok(response)
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the first snapshot may take.
-const SNAPSHOT: Duration = Duration::from_secs(20);
+pub(crate) const SNAPSHOT: Duration = Duration::from_secs(20);
 
 /// Control plane, upstreams and Envoy, all on ports of their own. Dropping it ends all.
 #[derive(Debug)]
@@ -129,6 +129,13 @@ impl Builder {
         self
     }
 
+    /// With these arguments of Envoy as well.
+    #[must_use]
+    pub fn envoy_arguments(mut self, arguments: &[&str]) -> Self {
+        self.options.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
     /// With these arguments of `keyward serve` as well.
     #[must_use]
     pub fn control_plane_arguments(mut self, arguments: &[&str]) -> Self {
@@ -179,7 +186,8 @@ impl Builder {
     pub async fn start(self) -> Result<Gateway> {
         let dir = TestDir::new()?;
         let mut config = self.config?;
-        let arguments: Vec<_> = self.control_plane_arguments.iter().map(String::as_str).collect();
+        let mut arguments = config.serve_arguments();
+        arguments.extend(self.control_plane_arguments.iter().map(String::as_str));
         let mut control_plane = ControlPlane::new(dir.path(), &self.dialect)?
             .arguments(&arguments)
             .environment(&self.control_plane_environment);

@@ -81,6 +81,13 @@ impl Request {
         self.header("content-type", "application/json")
     }
 
+    /// With these bytes as its body.
+    #[must_use]
+    pub fn body(mut self, body: Vec<u8>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     fn build(&self, uri: &str, authority: Option<&SocketAddr>) -> Result<hyper::Request<Full<Bytes>>> {
         let describe = || format!("{} {}", self.method, self.path);
         let mut request =

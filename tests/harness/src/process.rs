@@ -116,6 +116,15 @@ impl Process {
         Ok(true)
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.ensure_running()?;
+        kill_process(Pid::from_child(&self.child), signal).context(|| self.name.clone())
+    }
+
     /// Ends it with SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

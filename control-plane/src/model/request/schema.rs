@@ -4,46 +4,128 @@
 //! Some things cannot be said there and are said in words: that a time is to lie in the future, that no two limits have
 //! the same window, that all of a key has to fit into an entry of the feed.
 
-use super::{MAX_GRACE_S, MAX_LIFETIME_S, MAX_NAME_LENGTH, MAX_OWNER_LENGTH, MAX_SCOPE_LENGTH};
+use super::expiry::MAX_LIFETIME_S;
+use super::fields::{
+    MAX_CREDITS, MAX_ID_LENGTH, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH, MAX_NAME_LENGTH, MAX_SCOPE_LENGTH,
+};
+use super::rotation::MAX_GRACE_S;
+use crate::model::import;
+use crate::model::leak::{MAX_KEY_BYTES, MAX_SOURCE_LENGTH, MAX_URL_LENGTH};
+use crate::model::{MAX_METADATA, MAX_REPORTED_KEYS, OwnerKind, TokenScope};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::Environment;
 use keyward_contract::limit::{Limit, Limits};
+use keyward_contract::usage::{MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// The schemas of all documents that requests carry, each with its name, for a server of that dialect.
-pub fn all(dialect: &Dialect) -> [(&'static str, Value); 3] {
-    [("NewKey", new_key(dialect)), ("Rotation", rotation()), ("OwnerChange", owner_change())]
+pub fn all(dialect: &Dialect) -> [(&'static str, Value); 11] {
+    [
+        ("NewKey", new_key(dialect)),
+        ("KeyChange", key_change()),
+        ("Rotation", rotation()),
+        ("OwnerSettings", owner("All of what an owner is to be; what is absent is as in a new one.")),
+        ("OwnerChange", owner("What is to become of an owner; what is absent stays.")),
+        ("KeysToRevoke", keys_to_revoke()),
+        ("PlanSettings", plan()),
+        ("NewToken", new_token()),
+        ("LeakReport", leak_report()),
+        ("NewOwnKey", new_own_key(dialect)),
+        ("UsageBatch", usage_batch()),
+    ]
 }
 
+type Field = (&'static str, Value);
+
 fn new_key(dialect: &Dialect) -> Value {
-    let kinds: BTreeSet<_> = dialect.formats.iter().map(|format| format.kind.as_str()).collect();
-    let environments: BTreeSet<_> =
-        dialect.formats.iter().filter_map(|format| format.environment).map(Environment::name).collect();
+    let [kind, environment] = sort(dialect, "the dialect's first unless it is said");
+    let [expires_at, expires_in_s] = expiry();
     let fields = [
         ("name", described("What its users call it.", name())),
-        ("owner", described("The id of its owner; it may be new.", or_null(owner_id()))),
-        ("kind", described("What sort of key it is; the dialect's first unless it is said.", or_null(one_of(kinds)))),
-        (
-            "environment",
-            described("Whether its requests are real, where its kind has such keys.", or_null(one_of(environments))),
-        ),
+        ("owner", described("The id of its owner; it may be new.", or_null(id()))),
+        ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
+        kind,
+        environment,
         ("scopes", described("What it may do.", or_null(list(scope())))),
         ("allow_ip", described("Where it may be used from; none means anywhere.", or_null(list(network())))),
         (
             "limits",
-            described("What it may use; no two have the same window. Absent: the dialect's.", or_null(limits())),
+            described(
+                "What it may use; no two have the same window. Absent: the plan's, or the dialect's.",
+                or_null(limits()),
+            ),
         ),
-        ("expires_at", described("When it ends by itself: a time in the future.", or_null(time()))),
-        ("expires_in_s", described("After how many seconds it ends by itself.", or_null(number(1, MAX_LIFETIME_S)))),
+        ("plan", described("The id of its plan, which must be there.", or_null(id()))),
+        ("credits", described("How much it may spend altogether; absent: what its plan says.", or_null(credits()))),
+        ("metadata", described("What its users note about it.", or_null(metadata()))),
+        expires_at,
+        expires_in_s,
     ];
-    let mut schema = object("A key that is to be made.", fields, &["name"]);
-    // One of the two, or none.
-    insert(
-        &mut schema,
-        "anyOf",
-        json!([{"properties": {"expires_at": {"type": "null"}}}, {"properties": {"expires_in_s": {"type": "null"}}}]),
-    );
+    ending_once(object("A key that is to be made.", fields, &["name"]))
+}
+
+fn key_change() -> Value {
+    let [expires_at, expires_in_s] = expiry();
+    let entry = json!({(names_of_metadata()): or_null(metadata_value())});
+    let metadata = json!({"type": "object", "patternProperties": entry, "additionalProperties": {"type": "null"}});
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
+        ("scopes", described("What it may do.", or_null(list(scope())))),
+        ("allow_ip", described("Where it may be used from; none means anywhere.", or_null(list(network())))),
+        ("limits", described("What it may use; null: the plan's, or the dialect's.", or_null(limits()))),
+        ("plan", described("The id of its plan, which must be there.", or_null(id()))),
+        ("credits", described("How much it may spend altogether; null does not bound it.", or_null(credits()))),
+        (
+            "metadata",
+            described("Notes to set, or with null to remove; null instead of all removes all.", or_null(metadata)),
+        ),
+        expires_at,
+        expires_in_s,
+    ];
+    ending_once(object("What is to become of a key (a merge patch, RFC 7396); what is absent stays.", fields, &[]))
+}
+
+fn new_own_key(dialect: &Dialect) -> Value {
+    let [kind, environment] = sort(dialect, "that of the key that asks unless it is said");
+    let [expires_at, expires_in_s] = expiry();
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        kind,
+        environment,
+        ("scopes", described("What it may do; absent: what the key that asks may do.", or_null(list(scope())))),
+        ("allow_ip", described("Where it may be used from; absent: as the key that asks.", or_null(list(network())))),
+        expires_at,
+        expires_in_s,
+    ];
+    ending_once(object("A key that a user is to have; never more than the key that asks.", fields, &["name"]))
+}
+
+/// Which kinds and environments there are.
+fn sort(dialect: &Dialect, unless_said: &str) -> [Field; 2] {
+    let kinds: BTreeSet<_> = dialect.formats.iter().map(|format| format.kind.as_str()).collect();
+    let environments: BTreeSet<_> =
+        dialect.formats.iter().filter_map(|format| format.environment).map(Environment::name).collect();
+    let environment = "Whether its requests are real, where its kind has such keys.";
+    [
+        ("kind", described(&format!("What sort of key it is; {unless_said}."), or_null(one_of(kinds)))),
+        ("environment", described(environment, or_null(one_of(environments)))),
+    ]
+}
+
+fn expiry() -> [Field; 2] {
+    [
+        ("expires_at", described("When it ends by itself: a time in the future; null for never.", or_null(time()))),
+        ("expires_in_s", described("After how many seconds from now it ends by itself.", or_null(lifetime()))),
+    ]
+}
+
+/// One of the two, or none.
+fn ending_once(mut schema: Value) -> Value {
+    let one =
+        json!([{"properties": {"expires_at": {"type": "null"}}}, {"properties": {"expires_in_s": {"type": "null"}}}]);
+    insert(&mut schema, "anyOf", one);
     schema
 }
 
@@ -54,25 +136,140 @@ fn rotation() -> Value {
     object("How a key is to be rotated.", fields, &[])
 }
 
-fn owner_change() -> Value {
+fn owner(words: &str) -> Value {
     let fields = [
+        ("kind", described("What it is, where that is known.", or_null(one_of(OwnerKind::ALL.map(OwnerKind::name))))),
         ("disabled", described("Whether all its keys are refused.", json!({"type": "boolean"}))),
         ("permissions", described("The most that its keys may do; null does not bound them.", or_null(list(scope())))),
     ];
-    object("What is to become of an owner.", fields, &[])
+    object(words, fields, &[])
+}
+
+fn keys_to_revoke() -> Value {
+    let fields = [("member", described("Only those of this member.", or_null(id())))];
+    object("Which keys of an owner are to be revoked; all unless it is said.", fields, &[])
+}
+
+fn plan() -> Value {
+    let fields = [
+        ("limits", described("What its keys may use; absent: the dialect's.", or_null(limits()))),
+        ("credits", described("What a key made from now on begins with; absent: unbounded.", or_null(credits()))),
+    ];
+    object("All of what a plan is to be.", fields, &[])
+}
+
+fn new_token() -> Value {
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        ("scope", described("What it opens.", one_of(TokenScope::ALL.map(TokenScope::name)))),
+        ("expires_in_s", described("After how many seconds it ends by itself; absent: never.", or_null(lifetime()))),
+    ];
+    object("A token that is to be made.", fields, &["name", "scope"])
+}
+
+fn leak_report() -> Value {
+    let key = json!({"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES});
+    let mut keys = list(described("A key as it was found, in at most as many bytes as characters are allowed.", key));
+    insert(&mut keys, "minItems", 1.into());
+    insert(&mut keys, "maxItems", MAX_REPORTED_KEYS.into());
+    let fields = [
+        ("keys", described("What was found.", keys)),
+        ("source", described("Who found it, or in what.", or_null(line(MAX_SOURCE_LENGTH)))),
+        ("url", described("Where; what could be a secret in it is not noted.", or_null(line(MAX_URL_LENGTH)))),
+    ];
+    object("Keys that were found in public.", fields, &["keys"])
+}
+
+/// What edges tell. Its reader is that of the contract: fields that it does not know are no mistake.
+fn usage_batch() -> Value {
+    let count = || number(0, MAX_COUNT);
+    let names = json!({"pattern": format!("^[a-z_]{{1,{MAX_VERDICT_BYTES}}}$")});
+    let verdicts = json!({"type": "object", "propertyNames": names, "additionalProperties": count(), "maxProperties": MAX_VERDICTS});
+    let id = |least: u64| text(&format!("[!#-\\[\\]-~]{{{least},{MAX_ID_BYTES}}}"));
+    let key = json!({
+        "type": "object",
+        "properties": {
+            "key_id": id(1),
+            "secret_id": id(0),
+            "last_used_ms": or_null(count()),
+            "verdicts": verdicts,
+            "credits": count(),
+        },
+        "required": ["key_id", "verdicts"],
+    });
+    let keys = json!({"type": "array", "items": key, "maxItems": MAX_KEYS});
+    json!({
+        "type": "object",
+        "properties": {
+            "batch": text("[0-9A-Fa-f]{32}"),
+            "keys": keys,
+            "others": verdicts,
+            "dropped": count(),
+        },
+        "required": ["batch"],
+    })
 }
 
 fn name() -> Value {
-    word("[^\\u0000-\\u001f\\u007f-\\u009f]", MAX_NAME_LENGTH)
+    word(NOT_CONTROL, MAX_NAME_LENGTH)
 }
 
-/// The schema of an owner's id.
-pub fn owner_id() -> Value {
-    word("[!-~]", MAX_OWNER_LENGTH)
+const NOT_CONTROL: &str = "[^\\u0000-\\u001f\\u007f-\\u009f]";
+
+/// A text without control characters, which may be empty.
+fn line(max_length: usize) -> Value {
+    let mut schema = text(&format!("{NOT_CONTROL}*"));
+    insert(&mut schema, "maxLength", max_length.into());
+    schema
+}
+
+/// The same, which is not empty.
+pub fn nonempty_line(max_length: usize) -> Value {
+    word(NOT_CONTROL, max_length)
+}
+
+/// The schema of the id of an owner, a member or a plan.
+pub fn id() -> Value {
+    word("[!-~]", MAX_ID_LENGTH)
+}
+
+/// The schema of the name of an environment.
+pub fn environment() -> Value {
+    one_of([Environment::Live, Environment::Test].map(Environment::name))
+}
+
+/// The schema of the id of a key, which may be another system's.
+pub fn key_id() -> Value {
+    word("[0-9A-Za-z_-]", import::MAX_ID_LENGTH)
 }
 
 fn scope() -> Value {
     word("[A-Za-z0-9._:/*-]", MAX_SCOPE_LENGTH)
+}
+
+fn credits() -> Value {
+    number(0, MAX_CREDITS)
+}
+
+fn lifetime() -> Value {
+    number(1, MAX_LIFETIME_S)
+}
+
+fn metadata() -> Value {
+    json!({
+        "type": "object",
+        "patternProperties": {(names_of_metadata()): metadata_value()},
+        "additionalProperties": false,
+        "maxProperties": MAX_METADATA,
+    })
+}
+
+fn names_of_metadata() -> String {
+    format!("^[A-Za-z0-9._-]{{1,{MAX_METADATA_NAME_LENGTH}}}$")
+}
+
+fn metadata_value() -> Value {
+    line(MAX_METADATA_VALUE_LENGTH)
 }
 
 /// An address, or a network in CIDR notation. What IPv6 looks like is from RFC 3986, section 3.2.2.

@@ -1,6 +1,8 @@
-//! What `make run` runs: control plane, upstreams and Envoy in the foreground, with the shipped configuration.
+//! What `make run` runs: control plane, upstreams and Envoy in the foreground, with the shipped configuration. And what
+//! `make plot-limits` runs: loads against limits.
 
 mod interrupt;
+mod load;
 mod run;
 mod settings;
 
@@ -9,11 +11,17 @@ use std::process::ExitCode;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    if arguments != ["run"] {
-        eprintln!("usage: keyward-dev run    (or: make run; `make help` tells the environment it reads)");
-        return ExitCode::from(2);
-    }
-    match run::run().await {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["run"] => run::run().await,
+        ["load", scenario] => load::load(scenario).await,
+        _ => {
+            eprintln!("usage: keyward-dev run              (or: make run; `make help` tells the environment it reads)");
+            eprintln!("       keyward-dev load {}    (or: make plot-limits)", load::SCENARIOS.join("|"));
+            return ExitCode::from(2);
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("keyward: {failure}");

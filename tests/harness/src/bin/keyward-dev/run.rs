@@ -66,7 +66,8 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
 
     let mut config = EnvoyConfig::variant(&settings.dialect)?;
     let wasm = artifacts::filter()?;
-    let mut control_plane = ControlPlane::on(settings.control, &data_dir, &settings.dialect, &control_plane_log)?;
+    let mut control_plane = ControlPlane::on(settings.control, &data_dir, &settings.dialect, &control_plane_log)?
+        .arguments(&config.serve_arguments());
     control_plane.start().await?;
 
     let mut upstreams = Vec::new();

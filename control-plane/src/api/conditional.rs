@@ -1,0 +1,108 @@
+//! Conditional requests (RFC 9110, section 13): the version of a key, owner or plan is its entity tag.
+
+use super::problem::ApiError;
+use crate::model::Expected;
+use axum::extract::FromRequestParts;
+use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use axum::http::request::Parts;
+
+/// Which versions `If-Match` lets be changed; with `If-None-Match: *` none, so that what is there stays as it is.
+pub(super) struct IfMatch(pub(super) Expected);
+
+/// Which versions `If-None-Match` says are known.
+pub(super) struct Known(Expected);
+
+/// The entity tag of a version.
+pub(super) fn etag(version: u64) -> String {
+    format!("\"{version}\"")
+}
+
+impl Known {
+    /// Whether this version is known.
+    pub(super) fn has(&self, version: u64) -> bool {
+        self.0 != Expected::Anything && self.0.fits(Some(version))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let expected = versions(parts, &IF_MATCH, |tag| tag);
+        let is_to_be_made = versions(parts, &IF_NONE_MATCH, |tag| tag) == Expected::Something;
+        Ok(Self(match expected {
+            expected if !is_to_be_made => expected,
+            Expected::Anything => Expected::Nothing,
+            // Something that is nothing is not there.
+            _ => Expected::OneOf(Vec::new()),
+        }))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Known {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // Here weak tags are compared as if they were strong (RFC 9110, section 13.1.2).
+        Ok(Self(versions(parts, &IF_NONE_MATCH, |tag| tag.strip_prefix("W/").unwrap_or(tag))))
+    }
+}
+
+/// The versions in a field. A tag that no version has, or that is none, adds none.
+fn versions(parts: &Parts, name: &HeaderName, strong: fn(&str) -> &str) -> Expected {
+    let mut fields = parts.headers.get_all(name).iter().peekable();
+    if fields.peek().is_none() {
+        return Expected::Anything;
+    }
+    // No tag of ours has a comma, and one that has is of no version, whichever way it falls apart.
+    let tags: Vec<_> = fields.filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(',')).collect();
+    if tags.iter().any(|tag| tag.trim() == "*") {
+        return Expected::Something;
+    }
+    let version = |tag: &str| {
+        let digits = strong(tag.trim()).strip_prefix('"')?.strip_suffix('"')?;
+        digits.parse().ok().filter(|version| etag(*version) == strong(tag.trim()))
+    };
+    Expected::OneOf(tags.into_iter().filter_map(version).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Request;
+
+    fn read(fields: &[&str]) -> (Expected, Known) {
+        let mut request = Request::builder();
+        for field in fields {
+            request = request.header(IF_MATCH, *field).header(IF_NONE_MATCH, *field);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        (
+            versions(&parts, &IF_MATCH, |tag| tag),
+            Known(versions(&parts, &IF_NONE_MATCH, |tag| tag.strip_prefix("W/").unwrap_or(tag))),
+        )
+    }
+
+    #[test]
+    fn every_tag_of_every_field_counts_and_weak_ones_only_for_what_is_known() {
+        let (expected, known) = read(&["\"1\", W/\"2\"", "\"3\""]);
+        assert_eq!(expected, Expected::OneOf(vec![1, 3]));
+        assert_eq!([1, 2, 3, 4].map(|version| known.has(version)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_star_fits_whatever_there_is_and_no_field_at_all_says_nothing() {
+        let (expected, known) = read(&["*"]);
+        assert!(expected == Expected::Something && known.has(7));
+        let (expected, known) = read(&[]);
+        assert!(expected == Expected::Anything && !known.has(7));
+    }
+
+    #[test]
+    fn what_is_no_tag_of_ours_fits_nothing() {
+        for field in ["", "3", "\"3", "\"03\"", "\"+3\"", "\"a,b\"", "\"99999999999999999999\"", "'3'"] {
+            let (expected, known) = read(&[field]);
+            assert!(!expected.fits(Some(3)) && !known.has(3), "{field}");
+        }
+    }
+}

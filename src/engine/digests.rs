@@ -1,0 +1,105 @@
+//! By which digests a key is looked up. One that was made here is found by its SHA-256; one that another system made,
+//! and kept nothing of but another digest, by that.
+//!
+//! Every one but SHA-256 is computed only where a key is not in the cache.
+
+use hmac::{Hmac, Mac as _};
+use keyward_contract::digest::Digest;
+use sha2::{Digest as _, Sha256, Sha512};
+use std::fmt;
+
+/// The digests in the order in which they are tried.
+#[derive(Clone, Debug)]
+pub struct Digests(Vec<KeyDigest>);
+
+/// One way from a key to the address of its record.
+#[derive(Clone, Debug)]
+pub enum KeyDigest {
+    /// SHA-256 of the key: that of every key made here.
+    Sha256,
+    /// SHA-512 of the key.
+    Sha512,
+    /// HMAC-SHA-256 of the key under a pepper.
+    HmacSha256(Pepper),
+}
+
+/// The secret key of an HMAC (RFC 2104). `Debug` redacts it.
+#[derive(Clone)]
+pub struct Pepper(Hmac<Sha256>);
+
+impl Digests {
+    /// These, in this order.
+    pub fn new(digests: Vec<KeyDigest>) -> Self {
+        Self(digests)
+    }
+
+    /// The addresses at which a key's record can lie; `sha256` is [`Digest::of_key`] of it, which is there already.
+    pub fn addresses<'a>(&'a self, key: &'a [u8], sha256: Digest) -> impl Iterator<Item = Digest> + 'a {
+        self.0.iter().map(move |digest| match digest {
+            KeyDigest::Sha256 => sha256,
+            KeyDigest::Sha512 => Digest::of_sha512(&Sha512::digest(key).into()),
+            KeyDigest::HmacSha256(pepper) => Digest::of_hmac_sha256(&pepper.hmac(key)),
+        })
+    }
+}
+
+impl Default for Digests {
+    /// SHA-256 alone.
+    fn default() -> Self {
+        Self(vec![KeyDigest::Sha256])
+    }
+}
+
+impl Pepper {
+    /// The bytes as they are; `None` if there are none, since everybody knows that pepper.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return None;
+        }
+        Hmac::new_from_slice(bytes).ok().map(Self)
+    }
+
+    fn hmac(&self, key: &[u8]) -> [u8; 32] {
+        self.0.clone().chain_update(key).finalize().into_bytes().into()
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unhex<const N: usize>(text: &str) -> [u8; N] {
+        hex::decode(text).unwrap().try_into().unwrap()
+    }
+
+    #[test]
+    fn a_key_is_looked_up_by_the_published_digests_in_the_order_given() {
+        // FIPS 180-4, for "abc".
+        let sha512 = unhex(concat!(
+            "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a",
+            "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+        ));
+        let digests = Digests::new(vec![KeyDigest::Sha512, KeyDigest::Sha256]);
+        let addresses: Vec<Digest> = digests.addresses(b"abc", Digest::of_key(b"abc")).collect();
+        assert_eq!(addresses, [Digest::of_sha512(&sha512), Digest::of_key(b"abc")]);
+        // RFC 4231, section 4.3.
+        let hmac = unhex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        let digests = Digests::new(vec![KeyDigest::HmacSha256(Pepper::new(b"Jefe").unwrap())]);
+        let key = b"what do ya want for nothing?";
+        let addresses: Vec<Digest> = digests.addresses(key, Digest::of_key(key)).collect();
+        assert_eq!(addresses, [Digest::of_hmac_sha256(&hmac)]);
+    }
+
+    #[test]
+    fn a_pepper_is_not_empty_and_not_shown() {
+        assert!(Pepper::new(b"").is_none());
+        let digest = KeyDigest::HmacSha256(Pepper::new(b"salty").unwrap());
+        assert_eq!(format!("{digest:?}"), "HmacSha256(Pepper(redacted))");
+    }
+}

@@ -1,0 +1,567 @@
+//! Telling the control plane how keys are used: what is counted, when a batch goes out, and what becomes of one that is
+//! not answered.
+//!
+//! It refuses to slow a request down for it, and to trust that an answer ever comes: a batch has a deadline of its own,
+//! because Envoy drops callouts without a word when a listener is replaced, and is sent again as it is, with the same
+//! id, until it is answered. Counting goes on meanwhile. What a VM holds dies with it.
+
+mod counts;
+
+use crate::engine::backoff::Backoff;
+use crate::engine::decide::Decision;
+use counts::Counts;
+use keyward_contract::usage::{Batch, BatchId, INTERVAL_MS, Receipt};
+
+/// What one VM tells one control plane.
+#[derive(Debug)]
+pub struct Reporter {
+    counts: Counts,
+    /// The batch that is out, or to be sent again.
+    pending: Option<Batch>,
+    phase: Phase,
+    /// When to tell of what was counted after a quiet time.
+    due_ms: Option<u64>,
+    backoff: Backoff,
+    failing: Option<Failure>,
+    reports: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle { not_before_ms: u64 },
+    Sending { report: u64, deadline_ms: u64 },
+}
+
+/// A request to be sent to the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Names the report when its answer comes.
+    pub id: u64,
+    /// The body of a POST to [`USAGE_PATH`](keyward_contract::USAGE_PATH).
+    pub body: Vec<u8>,
+    /// After how long the answer may be given up, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// How a report ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// Status 200 and this body.
+    Receipt(&'a [u8]),
+    /// Another status, or none.
+    Failed {
+        /// The status; 0 if there was none.
+        status: u32,
+    },
+}
+
+/// Why a batch was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The control plane answered with this status; 0 if not at all.
+    Status(u32),
+    /// It answered 200 and something that is no receipt.
+    NoReceipt,
+    /// No answer came in time.
+    Lost,
+}
+
+/// What happened, for the log and the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A batch was taken.
+    Taken {
+        /// Whether the one before it was not.
+        recovered: bool,
+    },
+    /// A batch was not taken.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Whether something else was the matter before, or nothing.
+        news: bool,
+    },
+    /// Requests will be missing in what is told.
+    Dropped {
+        /// How many.
+        requests: u64,
+    },
+}
+
+/// How many secrets a VM counts for at once, unless told otherwise: some 2 MB.
+pub const MAX_SECRETS: usize = 10_000;
+
+/// How soon something is told after a quiet time, at most, in milliseconds.
+const FIRST_MS: u64 = 900;
+
+/// How long an answer may take, in milliseconds.
+const TIMEOUT_MS: u64 = 5000;
+
+/// The shortest and the longest pause after a failure, in milliseconds.
+const BACKOFF_MS: (u64, u64) = (500, 10_000);
+
+/// The pause where the control plane has no place for batches or does not want this edge's, in milliseconds.
+const UNWANTED_MS: u64 = 60_000;
+
+impl Reporter {
+    /// A reporter that has counted nothing, for at most so many secrets; `seed` must differ between VMs.
+    pub fn new(max_secrets: usize, seed: u64) -> Self {
+        Self {
+            counts: Counts::new(max_secrets),
+            pending: None,
+            phase: Phase::Idle { not_before_ms: 0 },
+            due_ms: None,
+            backoff: Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed),
+            failing: None,
+            reports: 0,
+        }
+    }
+
+    /// Counts a request: for its key if there is a record of it, else by its verdict alone.
+    pub fn count(&mut self, decision: &Decision, wall_ms: u64) {
+        self.counts.count(decision, wall_ms);
+    }
+
+    /// Goes on, and returns the next report when it is time for one. Where no id can be drawn, nothing is sent.
+    pub fn tick(
+        &mut self,
+        now_ms: u64,
+        draw_id: impl FnOnce() -> Option<BatchId>,
+        events: &mut Vec<Event>,
+    ) -> Option<Report> {
+        if matches!(self.phase, Phase::Sending { deadline_ms, .. } if now_ms >= deadline_ms) {
+            self.fail(now_ms, Failure::Lost, events);
+        }
+        let requests = self.counts.take_dropped_lately();
+        if requests > 0 {
+            events.push(Event::Dropped { requests });
+        }
+        self.next_report(now_ms, draw_id)
+    }
+
+    /// Takes the answer to a report, and returns the next one if more is waiting than a batch holds.
+    pub fn answer(
+        &mut self,
+        now_ms: u64,
+        id: u64,
+        answer: Answer<'_>,
+        draw_id: impl FnOnce() -> Option<BatchId>,
+        events: &mut Vec<Event>,
+    ) -> Option<Report> {
+        if !self.is_out(id) {
+            return None;
+        }
+        let receipt = match answer {
+            Answer::Receipt(body) => Receipt::decode(body).map_err(|_| Failure::NoReceipt),
+            Answer::Failed { status } => Err(Failure::Status(status)),
+        };
+        match receipt {
+            Ok(receipt) => self.taken(now_ms, receipt, events),
+            Err(failure) => self.fail(now_ms, failure, events),
+        }
+        self.next_report(now_ms, draw_id)
+    }
+
+    /// The report could not even be sent.
+    pub fn not_sent(&mut self, now_ms: u64, events: &mut Vec<Event>) {
+        self.fail(now_ms, Failure::Status(0), events);
+    }
+
+    /// The context that sent this report goes away, and the answer with it: another is to send the batch again.
+    pub fn release(&mut self, id: u64) {
+        if self.is_out(id) {
+            self.phase = Phase::Idle { not_before_ms: 0 };
+        }
+    }
+
+    fn is_out(&self, id: u64) -> bool {
+        matches!(self.phase, Phase::Sending { report, .. } if report == id)
+    }
+
+    fn next_report(&mut self, now_ms: u64, draw_id: impl FnOnce() -> Option<BatchId>) -> Option<Report> {
+        let Phase::Idle { not_before_ms } = self.phase else { return None };
+        if self.pending.is_none() {
+            if self.counts.is_empty() {
+                return None;
+            }
+            let due_ms = *self.due_ms.get_or_insert_with(|| now_ms + self.backoff.draw(FIRST_MS));
+            if now_ms < due_ms {
+                return None;
+            }
+        }
+        if now_ms < not_before_ms {
+            return None;
+        }
+        let batch = match &self.pending {
+            Some(batch) => batch,
+            None => self.pending.insert(self.counts.take(draw_id()?)),
+        };
+        self.due_ms = None;
+        self.reports += 1;
+        // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
+        self.phase = Phase::Sending { report: self.reports, deadline_ms: now_ms + TIMEOUT_MS + 1000 };
+        Some(Report { id: self.reports, body: batch.encode(), timeout_ms: TIMEOUT_MS })
+    }
+
+    fn taken(&mut self, now_ms: u64, receipt: Receipt, events: &mut Vec<Event>) {
+        self.pending = None;
+        self.backoff.reset();
+        events.push(Event::Taken { recovered: self.failing.take().is_some() });
+        let interval_ms = receipt.interval_ms.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
+        let has_more = self.counts.has_more();
+        let pause_ms = if has_more { 0 } else { self.backoff.draw(interval_ms) };
+        self.due_ms = has_more.then_some(now_ms);
+        self.phase = Phase::Idle { not_before_ms: now_ms + pause_ms };
+    }
+
+    fn fail(&mut self, now_ms: u64, failure: Failure, events: &mut Vec<Event>) {
+        events.push(Event::Failed { failure, news: self.failing.replace(failure) != Some(failure) });
+        // What cannot be read will not become readable, and must not keep what follows waiting.
+        if let Failure::Status(400 | 413 | 422) = failure
+            && let Some(batch) = self.pending.take()
+        {
+            self.counts.give_up(&batch);
+        }
+        let pause_ms = match failure {
+            Failure::Status(401 | 403 | 404) => self.backoff.draw(UNWANTED_MS),
+            _ => self.backoff.after_failure(),
+        };
+        self.phase = Phase::Idle { not_before_ms: now_ms + pause_ms };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::decide::Refused;
+    use crate::engine::identity::Strip;
+    use crate::engine::snapshot::{Holder, OwnerState, PlanState};
+    use keyward_contract::entry::KeyRecord;
+    use keyward_contract::usage::{MAX_KEYS, Verdicts};
+    use keyward_contract::verdict::Refusal;
+    use std::collections::BTreeMap;
+    use std::num::NonZeroU32;
+    use std::rc::Rc;
+
+    const WALL_MS: u64 = 1_700_000_000_000;
+
+    /// A VM and the clock; every batch gets another id.
+    struct Vm {
+        reporter: Reporter,
+        now_ms: u64,
+        ids: u8,
+        events: Vec<Event>,
+    }
+
+    impl Vm {
+        fn new() -> Self {
+            Self::with_bound(MAX_SECRETS)
+        }
+
+        fn with_bound(max_secrets: usize) -> Self {
+            Self { reporter: Reporter::new(max_secrets, 7), now_ms: 1000, ids: 0, events: Vec::new() }
+        }
+
+        fn count(&mut self, decision: &Decision) {
+            self.reporter.count(decision, WALL_MS + self.now_ms);
+        }
+
+        fn tick(&mut self) -> Option<Report> {
+            let ids = &mut self.ids;
+            self.reporter.tick(self.now_ms, || draw(ids), &mut self.events)
+        }
+
+        fn answer(&mut self, id: u64, answer: Answer<'_>) -> Option<Report> {
+            let ids = &mut self.ids;
+            self.reporter.answer(self.now_ms, id, answer, || draw(ids), &mut self.events)
+        }
+
+        fn accept(&mut self, report: &Report) -> Option<Report> {
+            self.answer(report.id, Answer::Receipt(br#"{"interval_ms": 5000}"#))
+        }
+
+        /// Ticks every 25 ms until there is a report.
+        fn report_within(&mut self, ms: u64) -> Option<Report> {
+            let end = self.now_ms + ms;
+            while self.now_ms < end {
+                self.now_ms += 25;
+                if let Some(report) = self.tick() {
+                    return Some(report);
+                }
+            }
+            None
+        }
+    }
+
+    fn draw(ids: &mut u8) -> Option<BatchId> {
+        *ids += 1;
+        Some(BatchId([*ids; 16]))
+    }
+
+    fn holder(key_id: &str, secret_id: &str) -> Rc<Holder> {
+        let key = KeyRecord { key_id: key_id.to_owned(), secret_id: secret_id.to_owned(), ..KeyRecord::default() };
+        Rc::new(Holder { key, owner: OwnerState::Unowned, plan: PlanState::NoPlan })
+    }
+
+    fn allow(key_id: &str, secret_id: &str, cost: u32) -> Decision {
+        let (holder, cost) = (holder(key_id, secret_id), NonZeroU32::new(cost).unwrap());
+        Decision::Allow { holder, strip: Strip::IdentityAndCredentials, cost, windows: Vec::new() }
+    }
+
+    fn refuse(key_id: &str, secret_id: &str, refusal: Refusal) -> Decision {
+        Decision::Refuse(Refused { holder: Some(holder(key_id, secret_id)), ..refusal.into() })
+    }
+
+    fn batch(report: &Report) -> Batch {
+        Batch::decode(&report.body).unwrap()
+    }
+
+    fn verdicts(counts: &[(&str, u64)]) -> Verdicts {
+        counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn what_is_told_of_a_secret_is_its_verdicts_its_credits_and_when_it_was_allowed_last() {
+        let mut vm = Vm::new();
+        vm.count(&allow("key_1", "sec_1", 3));
+        vm.now_ms = 1010;
+        vm.count(&allow("key_1", "sec_1", 4));
+        vm.now_ms = 1020;
+        vm.count(&refuse("key_1", "sec_1", Refusal::RateLimited));
+        vm.count(&allow("key_1", "sec_2", 1));
+        vm.count(&refuse("key_2", "", Refusal::Revoked));
+        for decision in [Decision::Public, Decision::Public, Decision::Delegated] {
+            vm.count(&decision);
+        }
+        vm.count(&Decision::Refuse(Refusal::Unknown.into()));
+        let told = batch(&vm.report_within(1000).unwrap());
+        let [first, second, refused] = told.keys.as_slice() else { panic!("{told:?}") };
+        assert_eq!((first.key_id.as_str(), first.secret_id.as_str()), ("key_1", "sec_1"));
+        assert_eq!(first.verdicts, verdicts(&[("allow", 2), ("rate_limited", 1)]));
+        assert_eq!((first.credits, first.last_used_ms), (7, Some(WALL_MS + 1010)));
+        assert_eq!((second.secret_id.as_str(), second.credits), ("sec_2", 1));
+        assert_eq!((refused.key_id.as_str(), refused.secret_id.as_str()), ("key_2", ""));
+        assert_eq!((refused.credits, refused.last_used_ms), (0, None), "a refused request is no use");
+        assert_eq!(told.others, verdicts(&[("public", 2), ("delegated", 1), ("unknown", 1)]));
+        assert_eq!((told.dropped, told.requests()), (0, 9));
+    }
+
+    #[test]
+    fn where_there_is_nothing_to_tell_nothing_is_sent() {
+        let mut vm = Vm::new();
+        assert_eq!(vm.report_within(200_000), None);
+        vm.count(&Decision::Public);
+        let report = vm.report_within(1000).expect("the first within a second");
+        assert_eq!(vm.accept(&report), None);
+        assert_eq!(vm.report_within(200_000), None);
+        assert_eq!(vm.events, [Event::Taken { recovered: false }]);
+    }
+
+    #[test]
+    fn the_next_batch_goes_out_after_the_interval_that_the_answer_names_within_bounds() {
+        for (named, bounds) in [(5000, 2500..=5000), (1, 100..=200), (u64::MAX, 30_000..=60_000)] {
+            let mut vm = Vm::new();
+            vm.count(&Decision::Public);
+            let report = vm.report_within(1000).unwrap();
+            let receipt = Receipt { interval_ms: named }.encode();
+            assert_eq!(vm.answer(report.id, Answer::Receipt(&receipt)), None);
+            let answered_ms = vm.now_ms;
+            while vm.report_within(25).is_none() {
+                vm.count(&Decision::Public);
+                assert!(vm.now_ms < answered_ms + 100_000);
+            }
+            let pause = vm.now_ms - answered_ms;
+            // A second of traffic is gathered after a quiet time, however short the interval.
+            let longest = (bounds.end() + 25).max(1000);
+            assert!((*bounds.start()..=longest).contains(&pause), "{pause} where {named} was named");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_fails_is_sent_again_as_it_was_and_counting_goes_on() {
+        let mut vm = Vm::new();
+        vm.count(&allow("key_1", "sec_1", 1));
+        let mut report = vm.report_within(1000).unwrap();
+        let first = report.clone();
+        for answer in [
+            Answer::Failed { status: 503 },
+            Answer::Failed { status: 0 },
+            Answer::Receipt(b"<html>"),
+            Answer::Failed { status: 404 },
+        ] {
+            vm.count(&allow("key_1", "sec_1", 1));
+            assert_eq!(vm.answer(report.id, answer), None, "not at once");
+            report = vm.report_within(60_025).unwrap();
+            assert_eq!(report.body, first.body);
+        }
+        assert_eq!(vm.accept(&report), None);
+        let next = vm.report_within(5025).unwrap();
+        assert_ne!(batch(&next).id, batch(&first).id);
+        assert_eq!(batch(&next).keys[0].verdicts, verdicts(&[("allow", 4)]));
+        let news = |failure| Event::Failed { failure, news: true };
+        let failures = [Failure::Status(503), Failure::Status(0), Failure::NoReceipt, Failure::Status(404)].map(news);
+        assert_eq!(vm.events[..4], failures);
+        assert_eq!(vm.events[4..], [Event::Taken { recovered: true }]);
+    }
+
+    #[test]
+    fn the_same_failure_is_news_once() {
+        let mut vm = Vm::new();
+        vm.count(&Decision::Public);
+        for _ in 0..5 {
+            let report = vm.report_within(11_000).unwrap();
+            vm.answer(report.id, Answer::Failed { status: 503 });
+        }
+        let news = vm.events.iter().map(|event| matches!(event, Event::Failed { news: true, .. }));
+        assert_eq!(news.collect::<Vec<_>>(), [true, false, false, false, false]);
+    }
+
+    #[test]
+    fn a_control_plane_that_does_not_want_it_is_left_alone_for_a_minute_or_half_of_one() {
+        for status in [401, 403, 404] {
+            let mut vm = Vm::new();
+            vm.count(&Decision::Public);
+            let report = vm.report_within(1000).unwrap();
+            vm.answer(report.id, Answer::Failed { status });
+            assert_eq!(vm.report_within(29_950), None, "{status}");
+            assert_eq!(vm.report_within(30_100).unwrap().body, report.body, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_there_is_given_up_and_its_requests_told_as_dropped() {
+        let mut vm = Vm::new();
+        vm.count(&allow("key_1", "sec_1", 1));
+        vm.count(&Decision::Public);
+        let report = vm.report_within(1000).unwrap();
+        vm.answer(report.id, Answer::Failed { status: 400 });
+        let next = vm.report_within(1000).unwrap();
+        assert_eq!((batch(&next).keys.len(), batch(&next).dropped), (0, 2));
+        assert_ne!(batch(&next).id, batch(&report).id);
+        assert!(vm.events.contains(&Event::Dropped { requests: 2 }));
+        vm.answer(next.id, Answer::Failed { status: 400 });
+        assert_eq!(batch(&vm.report_within(2000).unwrap()).dropped, 2, "told until it is taken");
+        assert_eq!(vm.events.iter().filter(|event| matches!(event, Event::Dropped { .. })).count(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_is_given_up_and_one_that_comes_late_changes_nothing() {
+        let mut vm = Vm::new();
+        vm.count(&Decision::Public);
+        let lost = vm.report_within(1000).unwrap();
+        assert_eq!(vm.report_within(5975), None);
+        let again = vm.report_within(1000).unwrap();
+        assert!(vm.events.contains(&Event::Failed { failure: Failure::Lost, news: true }));
+        assert_eq!(again.body, lost.body);
+        assert_eq!(vm.accept(&lost), None);
+        assert!(!vm.events.contains(&Event::Taken { recovered: true }), "whether it came first is not known");
+        vm.accept(&again);
+        assert!(vm.events.contains(&Event::Taken { recovered: true }));
+    }
+
+    #[test]
+    fn a_batch_whose_context_ends_is_sent_again_at_once_by_another() {
+        let mut vm = Vm::new();
+        vm.count(&Decision::Public);
+        let report = vm.report_within(1000).unwrap();
+        vm.reporter.release(report.id + 1);
+        assert_eq!(vm.tick(), None, "somebody else's");
+        vm.reporter.release(report.id);
+        assert_eq!(vm.tick().unwrap().body, report.body);
+        assert_eq!(vm.events, [], "nothing failed");
+    }
+
+    #[test]
+    fn what_does_not_fit_one_batch_follows_at_once_although_the_first_keys_are_used_again() {
+        let mut vm = Vm::new();
+        let keys: Vec<_> = (0..2 * MAX_KEYS + 1).map(|n| allow(&format!("key_{n:03}"), "sec", 1)).collect();
+        keys.iter().for_each(|key| vm.count(key));
+        let mut report = vm.report_within(1000);
+        let (mut batches, mut told) = (0, BTreeMap::new());
+        while let Some(sent) = report {
+            batches += 1;
+            for key in batch(&sent).keys {
+                *told.entry(key.key_id).or_insert(0) += key.credits;
+            }
+            // These come before the others in order.
+            keys.iter().take(50).for_each(|key| vm.count(key));
+            report = vm.accept(&sent);
+        }
+        assert_eq!(batches, 3);
+        assert_eq!((told.len(), told.values().sum::<u64>()), (keys.len(), 201));
+        let later = batch(&vm.report_within(5025).unwrap());
+        assert_eq!((later.keys.len(), later.requests()), (50, 150));
+    }
+
+    #[test]
+    fn what_a_bound_keeps_out_is_counted_as_dropped() {
+        let mut vm = Vm::with_bound(2);
+        for key in ["key_1", "key_2", "key_3", "key_1", "key_3"] {
+            vm.count(&allow(key, "sec", 1));
+        }
+        vm.count(&allow("an id with spaces", "sec", 1));
+        vm.count(&allow("key_1", &"s".repeat(65), 1));
+        let told = batch(&vm.report_within(1000).unwrap());
+        assert_eq!((told.keys.len(), told.dropped, told.requests()), (2, 4, 7));
+        assert_eq!(vm.events, [Event::Dropped { requests: 4 }]);
+    }
+
+    #[test]
+    fn without_an_id_nothing_is_sent_and_nothing_is_lost() {
+        let mut vm = Vm::new();
+        vm.count(&Decision::Public);
+        for _ in 0..100 {
+            vm.now_ms += 25;
+            assert_eq!(vm.reporter.tick(vm.now_ms, || None, &mut vm.events), None);
+        }
+        assert_eq!(batch(&vm.tick().unwrap()).requests(), 1);
+    }
+
+    #[test]
+    fn no_request_is_told_twice_or_not_at_all_whatever_the_answers() {
+        use proptest::prelude::*;
+        let step = prop_oneof![
+            4 => (0..5_u32).prop_map(Some),
+            3 => Just(None),
+        ];
+        let answers = prop::sample::select(vec![200, 200, 503, 0, 404, 400, 1]);
+        proptest!(|(steps in prop::collection::vec((step, answers), 1..200))| {
+            let mut vm = Vm::with_bound(3);
+            // What a control plane has that adds up each id once.
+            let (mut taken, mut sent) = (BTreeMap::new(), 0);
+            let mut out: Option<Report> = None;
+            for (request, status) in steps {
+                if let Some(n) = request {
+                    vm.count(&allow(&format!("key_{n}"), "sec", 1));
+                    sent += 1;
+                    continue;
+                }
+                if out.is_none() {
+                    out = vm.report_within(61_000);
+                }
+                let Some(report) = out.take() else { continue };
+                // Who took a batch does not refuse it when it comes again.
+                let status = if status == 400 && taken.contains_key(&batch(&report).id) { 200 } else { status };
+                // 1 stands for an answer that is lost on its way back: the batch was taken.
+                if status == 200 || status == 1 {
+                    let told = batch(&report);
+                    let before = taken.insert(told.id, told.clone());
+                    prop_assert!(before.is_none_or(|before| before == told));
+                }
+                out = match status {
+                    200 => vm.accept(&report),
+                    1 => { vm.now_ms += 6000; vm.tick() }
+                    status => vm.answer(report.id, Answer::Failed { status }),
+                };
+            }
+            for _ in 0..3 {
+                while let Some(report) = out.take().or_else(|| vm.report_within(61_000)) {
+                    let told = batch(&report);
+                    taken.insert(told.id, told);
+                    out = vm.accept(&report);
+                }
+            }
+            prop_assert_eq!(taken.values().map(Batch::requests).sum::<u64>(), sent);
+        });
+    }
+}

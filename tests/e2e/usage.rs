@@ -1,0 +1,249 @@
+//! What the control plane is told of the use of keys is exact, whatever becomes of a batch on its way.
+
+use crate::common::SOON;
+use crate::feed_double::{Feed, OnUsage};
+use crate::listener_replaced::{configured_with, with_cache};
+use keyward_contract::cursor::{Cursor, Position};
+use keyward_contract::digest::Digest;
+use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
+use keyward_contract::limit::{Limit, Limits};
+use keyward_contract::page::{Extent, Page};
+use keyward_contract::usage::Batch;
+use keyward_harness::{Failure, Gateway, Request, TestDir, WorkerConnections, until};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+const USED: &str = "exo_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const LIMITED: &str = "exo_live_bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const REVOKED: &str = "exo_live_cccccccccccccccccccccccccccccccccccc";
+const UNKNOWN: &str = "exo_live_dddddddddddddddddddddddddddddddddddd";
+
+/// What an allowed request costs here.
+const COST: u64 = 3;
+
+/// How long a batch may take that failed several times.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Requests by key (`-` for none) and verdict.
+type Counts = BTreeMap<(String, String), u64>;
+
+fn snapshot() -> Vec<u8> {
+    let record = |id: &str, limit: &str| KeyRecord {
+        key_id: format!("key_{id}"),
+        secret_id: format!("sec_{id}"),
+        kind: "key".into(),
+        environment: Some(Environment::Live),
+        limits: Some(Limits::new(vec![limit.parse::<Limit>().unwrap()]).unwrap()),
+        ..KeyRecord::default()
+    };
+    let mut revoked = record("revoked", "1000000/s");
+    revoked.revoked_at_ms = Some(1);
+    let mut keys = [(USED, record("used", "1000000/s")), (LIMITED, record("limited", "0/s")), (REVOKED, revoked)]
+        .map(|(key, record)| (Digest::of_key(key.as_bytes()), record));
+    keys.sort_by_key(|(subject, _)| *subject);
+    let mut entries = Vec::new();
+    for (subject, record) in keys {
+        Entry { subject, version: 1, body: Body::Key(record) }.encode(&mut entries).unwrap();
+    }
+    let head = Cursor { epoch: 1, sequence: 3, chain: [1; 16] };
+    Page { answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &entries }.encode()
+}
+
+/// A gateway that has the keys, and counts of what it was asked.
+struct Asked {
+    gateway: Gateway,
+    counts: Counts,
+}
+
+impl Asked {
+    async fn start(feed: &Feed, listeners: Option<&Path>) -> Self {
+        let builder = Gateway::builder().dialect("exona").feed_from(feed.address()).configure(|config| {
+            config.filter()["rules"].as_array_mut().unwrap().last_mut().unwrap()["cost"] = COST.into();
+            if let Some(file) = listeners {
+                config.set_listener_file(file);
+                with_cache(config, 100);
+            }
+        });
+        // What a listener leaves behind goes soon, so that it is not what tells in the end.
+        let mut gateway = builder.envoy_arguments(&["--drain-time-s", "1"]).start().await.unwrap();
+        feed.send(snapshot());
+        gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
+        Self { gateway, counts: Counts::new() }
+    }
+
+    /// Connections to every worker, each of which has the snapshot.
+    async fn workers(&mut self) -> WorkerConnections {
+        let mut workers = self.gateway.envoy.every_worker().await.unwrap();
+        until("every worker has the snapshot", SOON, async || {
+            let statuses = workers.statuses(&Request::get("/").bearer(USED)).await?;
+            for status in &statuses {
+                match status {
+                    200 => self.note("key_used", "allow"),
+                    _ => self.note("-", "unavailable"),
+                }
+            }
+            if statuses.iter().all(|&status| status == 200) { Ok(()) } else { Err(Failure::new("not yet")) }
+        })
+        .await
+        .unwrap();
+        workers
+    }
+
+    /// Every kind of request on every worker.
+    async fn ask(&mut self, workers: &mut WorkerConnections) {
+        let with = |key: &str| Request::get("/").bearer(key);
+        for (request, key, verdict, status) in [
+            (with(USED), "key_used", "allow", 200),
+            (with(USED), "key_used", "allow", 200),
+            (with(LIMITED), "key_limited", "rate_limited", 429),
+            (with(REVOKED), "key_revoked", "revoked", 401),
+            (with(UNKNOWN), "-", "unknown", 401),
+            (Request::get("/"), "-", "missing", 401),
+            (Request::get("/health"), "-", "public", 200),
+        ] {
+            for got in workers.statuses(&request).await.unwrap() {
+                assert_eq!(got, status, "{verdict}");
+                self.note(key, verdict);
+            }
+        }
+    }
+
+    fn note(&mut self, key: &str, verdict: &str) {
+        *self.counts.entry((key.to_owned(), verdict.to_owned())).or_default() += 1;
+    }
+
+    /// Waits until what was told is just what was asked; returns the batches.
+    async fn until_told(&self, feed: &Feed) -> Vec<Batch> {
+        until("all is told", LATE, async || {
+            let told = counts(&feed.usage_taken());
+            if told == self.counts {
+                Ok(())
+            } else {
+                Err(Failure::new(format!("asked {:?}\ntold {told:?}", self.counts)))
+            }
+        })
+        .await
+        .unwrap();
+        feed.usage_taken()
+    }
+}
+
+fn counts(batches: &[Batch]) -> Counts {
+    let mut counts = Counts::new();
+    let mut add = |key: &str, verdict: &str, count: u64| {
+        *counts.entry((key.to_owned(), verdict.to_owned())).or_default() += count;
+    };
+    for batch in batches {
+        assert_eq!(batch.dropped, 0);
+        for key in &batch.keys {
+            assert_eq!(key.secret_id, key.key_id.replace("key_", "sec_"));
+            key.verdicts.iter().for_each(|(verdict, count)| add(&key.key_id, verdict, *count));
+        }
+        batch.others.iter().for_each(|(verdict, count)| add("-", verdict, *count));
+    }
+    counts
+}
+
+#[tokio::test]
+async fn what_is_told_is_what_was_asked_on_all_workers_and_nothing_secret() {
+    let feed = Feed::start().await;
+    let began_ms = unix_ms();
+    let mut asked = Asked::start(&feed, None).await;
+    let mut workers = asked.workers().await;
+    for _ in 0..20 {
+        asked.ask(&mut workers).await;
+    }
+    let batches = asked.until_told(&feed).await;
+    let keys = || batches.iter().flat_map(|batch| &batch.keys);
+    let allowed = asked.counts[&("key_used".to_owned(), "allow".to_owned())];
+    assert!(allowed >= 82);
+    assert_eq!(keys().map(|key| key.credits).sum::<u64>(), COST * allowed);
+    for key in keys() {
+        let is_used = key.verdicts.contains_key("allow");
+        assert_eq!(key.last_used_ms.is_some(), is_used, "{key:?}");
+        // Envoy's clock and the test's are one.
+        assert!(key.last_used_ms.is_none_or(|ms| (began_ms..=unix_ms()).contains(&ms)), "{key:?}");
+    }
+    let token = asked.gateway.control_plane.edge_token().unwrap();
+    for (_, body) in feed.usage_received() {
+        let body = String::from_utf8(body).unwrap();
+        for key in [USED, LIMITED, REVOKED, UNKNOWN] {
+            let digest: String = Digest::of_key(key.as_bytes()).0.iter().map(|byte| format!("{byte:02x}")).collect();
+            for secret in [key, &key[10..30], &digest, &token] {
+                assert!(!body.contains(secret), "{body}");
+            }
+        }
+    }
+    let stats = asked.gateway.envoy.stats("keyward_usage_(failures|dropped)$").await.unwrap();
+    assert!(stats.values().all(|&count| count == 0), "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_is_sent_again_with_the_same_id_and_nothing_is_lost_or_told_twice() {
+    let feed = Feed::start().await;
+    feed.on_usage(&[OnUsage::Refuse(503), OnUsage::TakeAndClose, OnUsage::TakeAndClose], OnUsage::Take);
+    let mut asked = Asked::start(&feed, None).await;
+    let mut workers = asked.workers().await;
+    for _ in 0..20 {
+        asked.ask(&mut workers).await;
+    }
+    // Counting goes on while batches fail: these were asked after the first one did.
+    until("three batches failed", LATE, async || {
+        if feed.usage_received().len() >= 3 { Ok(()) } else { Err(Failure::new("fewer")) }
+    })
+    .await
+    .unwrap();
+    asked.ask(&mut workers).await;
+    let batches = asked.until_told(&feed).await;
+    let received = feed.usage_received();
+    let again: Vec<_> = received.iter().map(|(_, body)| Batch::decode(body).unwrap().id).collect();
+    assert_eq!(again.len(), batches.len() + 3, "each failure was one batch more: {received:?}");
+    for (on_usage, body) in received.iter().filter(|(on_usage, _)| *on_usage != OnUsage::Take) {
+        let times = received.iter().filter(|(_, other)| other == body).count();
+        assert!(times > 1, "{on_usage:?} {}", String::from_utf8_lossy(body));
+    }
+    until("the failures are counted", SOON, async || {
+        let stats = asked.gateway.envoy.stats("keyward_usage_failures$").await?;
+        let failures = stats.values().sum::<u64>();
+        if failures == 3 { Ok(()) } else { Err(Failure::new(format!("{failures}"))) }
+    })
+    .await
+    .unwrap();
+    let log = asked.gateway.envoy.log().unwrap();
+    assert!(log.contains("usage cannot be told") && log.contains("usage is told again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_listener_that_is_replaced_while_batches_fail_loses_nothing() {
+    let dir = TestDir::new().unwrap();
+    let feed = Feed::start().await;
+    feed.on_usage(&[], OnUsage::Refuse(503));
+    let mut asked = Asked::start(&feed, Some(&dir.path().join("listeners.json"))).await;
+    for records in 101..104 {
+        let mut workers = asked.workers().await;
+        asked.ask(&mut workers).await;
+        drop(workers);
+        with_cache(&mut asked.gateway.config, records);
+        asked.gateway.config.write(&asked.gateway.dir().path().join("envoy.json")).unwrap();
+        configured_with(&asked.gateway, records).await;
+    }
+    until("the old ones are gone", SOON, async || {
+        let stats = asked.gateway.envoy.stats("^listener_manager.total_(listeners|filter_chains)_draining$").await?;
+        if stats.len() == 2 && stats.values().all(|&count| count == 0) {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("{stats:?}")))
+        }
+    })
+    .await
+    .unwrap();
+    assert!(feed.usage_taken().is_empty());
+    feed.on_usage(&[], OnUsage::Take);
+    asked.until_told(&feed).await;
+}
+
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
