@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
 /// The most rows of a transaction, so that other writes do not wait for long.
-const BATCH_ROWS: usize = 4000;
+const BATCH_ROWS: usize = 10_000;
 /// The most bytes of their text, since a row can be long.
 const BATCH_BYTES: usize = 4 << 20;
 /// The most mistakes that are told.

@@ -342,15 +342,15 @@ fn others_write_between_the_batches_and_a_file_that_breaks_off_leaves_what_came_
         let row = |n| format!("{{\"name\":\"imported\",\"sha256\":\"{}\"}}\n", sha256_of(n));
         (from..to).map(row).collect::<String>().into_bytes()
     };
-    feed.send(rows(0, 4500)).unwrap();
+    feed.send(rows(0, 10_500)).unwrap();
     // One batch is full; the next waits for more.
-    until(|| known(&client).known.len() >= 4000);
+    until(|| known(&client).known.len() >= 10_000);
     assert_eq!(client.create(json!({"name": "meanwhile"}))["name"], "meanwhile");
-    feed.send(rows(4500, 5000)).unwrap();
+    feed.send(rows(10_500, 11_000)).unwrap();
     drop(feed);
     let report: Value = serde_json::from_str(&importing.join().unwrap()).unwrap();
-    assert_eq!(counts(&report), [5000, 0, 0]);
-    assert_eq!(known(&client).known.len(), 5001);
+    assert_eq!(counts(&report), [11_000, 0, 0]);
+    assert_eq!(known(&client).known.len(), 11_001);
 }
 
 #[test]
