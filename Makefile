@@ -50,6 +50,7 @@ lint: cargo
 # Tests that run processes, among them Envoy: the integration tests of these packages. FLEET's need a Redis.
 E2E := -p keyward-filter -p keyward-harness
 FLEET := -p keyward-rate-limit-service
+RUNS_PROCESSES := kind(test) and (package(keyward-filter) or package(keyward-harness) or package(keyward-rate-limit-service))
 
 # `cargo nextest` where it is installed: a process for each test, and the limits of .config/nextest.toml.
 # Where no PostgreSQL can be had, the tests that need it are left out, counted as skipped, and told of at the end. No name
@@ -57,8 +58,7 @@ FLEET := -p keyward-rate-limit-service
 unit: cargo
 	@if tools/postgres bin >/dev/null; then with="tools/postgres run"; without=" "; else with=; without=postgres::; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-		(set -x; $$with cargo nextest run --workspace -E "not test(/^$$without/) and \
-			not (kind(test) and (package(keyward-filter) or package(keyward-harness) or package(keyward-rate-limit-service)))"); \
+		(set -x; $$with cargo nextest run --workspace -E "not test(/^$$without/) and not ($(RUNS_PROCESSES))"); \
 	else \
 		echo "cargo nextest is not installed: using cargo test"; \
 		(set -x; $$with cargo test --workspace --exclude keyward-filter --exclude keyward-harness \
