@@ -218,7 +218,7 @@ async fn without_the_service_each_gateway_holds_the_keys_own_limit_and_with_it_a
         }
         let refused = connection.send(&limited).await.unwrap();
         assert_eq!(refused.status, 429);
-        assert!(refused.json()["detail"].as_str().unwrap().contains("limited to 40 requests"), "{}", refused.text());
+        assert!(refused.json()["detail"].as_str().unwrap().contains("Limited to 40 requests"), "{}", refused.text());
         assert_eq!(connection.send(&other).await.unwrap().status, 200);
     }
 
