@@ -478,13 +478,16 @@ mod tests {
         let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
         (key.owner, key.environment) = (Some("acme".into()), Some(Environment::Live));
         key.secrets = vec![Secret::new("sec_1".into(), Digest::of_key(plaintext.as_bytes()), String::new(), NOW)];
+        // Not the asking key itself is rotated: that would be a change under whoever else asks with it.
+        let rotated = Key { id: "key_4".into(), secrets: Vec::new(), ..key.clone() };
         store.create_key(Actor::server(), key).await.unwrap();
+        store.create_key(Actor::server(), rotated).await.unwrap();
         let service = TowerToHyperService::new(crate::api::router(app));
         let another_user = store.users_turn().await.unwrap();
         let asking = [
             (Request::post("/api-keys"), r#"{"name": "n"}"#),
             (Request::delete("/api-keys/key_2"), ""),
-            (Request::post("/api-keys/key_1/rotate"), ""),
+            (Request::post("/api-keys/key_4/rotate"), ""),
         ];
         let asking = asking.map(|(request, body)| {
             tokio::spawn(service.call(request.header("x-api-key", &plaintext).body(Body::from(body)).unwrap()))
