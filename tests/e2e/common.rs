@@ -1,6 +1,8 @@
 //! What several files ask of an answer.
 
+use hmac::{Hmac, Mac as _};
 use keyward_harness::Response;
+use sha2::Sha256;
 use std::time::Duration;
 
 /// Until a change at the control plane must hold on every worker. Milliseconds where nothing else runs; a machine that
@@ -19,4 +21,9 @@ pub(crate) fn assert_refused(answer: &Response, status: u16, verdict: &str) {
     let challenge = answer.header("www-authenticate");
     assert_eq!(challenge.is_some(), status == 401, "{challenge:?}");
     assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
+}
+
+/// HMAC-SHA-256 (RFC 2104).
+pub(crate) fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+    Hmac::<Sha256>::new_from_slice(key).unwrap().chain_update(message).finalize().into_bytes().to_vec()
 }

@@ -1,6 +1,6 @@
 //! The life of a key on real workers: rotation, plans, credits, hashes from elsewhere.
 
-use crate::common::SOON;
+use crate::common::{SOON, hmac_sha256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_harness::{CreatedKey, Failure, Gateway, Request, Response, WorkerConnections, until};
@@ -222,15 +222,4 @@ async fn keys_that_were_hashed_elsewhere_open_as_their_own() {
         workers.until_status(&models(key), 200, SOON).await.unwrap();
     }
     assert_eq!(workers.statuses(&models(&format!("{:0<43}", "sk_unknown"))).await.unwrap(), [401, 401]);
-}
-
-/// RFC 2104, for keys no longer than a block.
-fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
-    let padded = |with: u8| -> Vec<u8> {
-        let mut block = [0; 64];
-        block[..key.len()].copy_from_slice(key);
-        block.iter().map(|byte| byte ^ with).collect()
-    };
-    let inner = sha2::Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
-    sha2::Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
 }

@@ -233,7 +233,7 @@ async fn revoke_some(
     let mut query = Sql::new("UPDATE keys SET version = version + 1, revoked_at = ");
     query.bind(now.as_stored()).push(" WHERE id IN (");
     query.bind_all(keys.iter().map(|key| key.id.as_str())).push(")");
-    query.build()?.execute(mutation.connection()).await?;
+    query.execute(mutation.connection(), false).await?;
     let mut told = Vec::new();
     for key in &mut keys {
         key.revoked_at = Some(now);

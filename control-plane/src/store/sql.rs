@@ -3,7 +3,7 @@
 
 use super::database::Engine;
 use sqlx::any::AnyArguments;
-use sqlx::query::{Query, QueryAs};
+use sqlx::query::QueryAs;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
 
 /// A query and what is bound in it. No value ever becomes part of the text.
@@ -92,14 +92,6 @@ impl Sql {
             self.bind(value);
         }
         self
-    }
-
-    /// The statement, which has no rows.
-    pub(super) fn build(self) -> Result<Query<'static, Any, AnyArguments>, sqlx::Error> {
-        match self.unbound {
-            Some(error) => Err(sqlx::Error::Encode(error)),
-            None => Ok(sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(false)),
-        }
     }
 
     /// Appends a row of placeholders for each of these, between commas; `bind` binds one column after the other.

@@ -194,7 +194,7 @@ async fn count(mutation: &mut Mutation, used: &[&KeyUsage], batch: &Batch) -> Re
             .push(" THEN ")
             .bind(stored_amount(MAX_REQUESTS))
             .push(" ELSE usage.requests + excluded.requests END");
-        query.build()?.execute(mutation.connection()).await?;
+        query.execute(mutation.connection(), false).await?;
     }
     Ok(())
 }
@@ -222,7 +222,7 @@ async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Err
         ") UPDATE keys SET last_used_at = used.at FROM used
          WHERE keys.id = used.id AND COALESCE(keys.last_used_at, 0) < used.at",
     );
-    query.build()?.execute(mutation.connection()).await?;
+    query.execute(mutation.connection(), false).await?;
     let mut query = Sql::new("WITH used (id, key_id, at) AS (VALUES ");
     for (n, ((id, key_id), time)) in secrets.iter().enumerate() {
         query.push(if n == 0 { "(" } else { ", (" }).bind(*id).push(", ").bind(*key_id);
@@ -232,7 +232,7 @@ async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Err
         ") UPDATE secrets SET last_used_at = used.at FROM used
          WHERE secrets.id = used.id AND secrets.key_id = used.key_id AND COALESCE(secrets.last_used_at, 0) < used.at",
     );
-    query.build()?.execute(mutation.connection()).await?;
+    query.execute(mutation.connection(), false).await?;
     Ok(())
 }
 
@@ -252,7 +252,7 @@ async fn spend(mutation: &mut Mutation, used: &[&KeyUsage], known: &HashMap<Stri
         query.push(if n == 0 { "(" } else { ", (" }).bind(*id).push(", ").bind(stored_amount(*spent)).push(")");
     }
     query.push(") UPDATE keys SET spent = used.spent FROM used WHERE keys.id = used.id");
-    query.build()?.execute(mutation.connection()).await?;
+    query.execute(mutation.connection(), false).await?;
     for (id, spent) in spent {
         let crossed = known.get(id).and_then(|key| Some(key.spent..spent).zip(key.credits));
         if crossed.is_some_and(|(spent, credits)| spent.start < credits && credits <= spent.end)

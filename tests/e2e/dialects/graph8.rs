@@ -1,11 +1,10 @@
 //! graph8's three methods on one gateway.
 
-use crate::common::SOON;
+use crate::common::{SOON, hmac_sha256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_harness::{Gateway, Request, Response, WorkerConnections, artifacts};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 struct Keys {
@@ -185,15 +184,4 @@ fn signed(claims: &Value, key: &[u8]) -> String {
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = URL_SAFE_NO_PAD.encode(hmac_sha256(key, signed.as_bytes()));
     format!("{signed}.{signature}")
-}
-
-/// RFC 2104, for keys no longer than a block.
-fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
-    let padded = |with: u8| -> Vec<u8> {
-        let mut block = [0; 64];
-        block[..key.len()].copy_from_slice(key);
-        block.iter().map(|byte| byte ^ with).collect()
-    };
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
 }
