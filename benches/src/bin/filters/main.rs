@@ -1,0 +1,3 @@
+//! To be measured: see the crate's documentation.
+
+fn main() {}
