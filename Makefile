@@ -19,6 +19,7 @@ build: wasm control-plane dev
 
 wasm: cargo
 	tools/wasm-build
+	tools/wasm-build --response-headers
 
 # The filter that can be told to fail, for the end-to-end tests; beside the real one, never instead of it.
 wasm-fault: cargo

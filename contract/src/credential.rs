@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::borrow::Cow;
 
 /// A header field: name in lower case, value as sent.
-pub type Header = (String, Vec<u8>);
+pub type Header<'a> = (&'a str, &'a [u8]);
 
 /// What the sources of a dialect hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Credential<'a> {
 struct Malformed;
 
 /// The credential that the sources of a dialect hold.
-pub fn find<'a>(sources: &[Source], headers: &'a [Header]) -> Credential<'a> {
+pub fn find<'a>(sources: &[Source], headers: &[Header<'a>]) -> Credential<'a> {
     match one(sources, headers) {
         Ok(Some(credential)) => Credential::One(credential),
         Ok(None) => Credential::Missing,
@@ -31,7 +31,7 @@ pub fn find<'a>(sources: &[Source], headers: &'a [Header]) -> Credential<'a> {
     }
 }
 
-fn one<'a>(sources: &[Source], headers: &'a [Header]) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
+fn one<'a>(sources: &[Source], headers: &[Header<'a>]) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
     let mut found: Option<Cow<'a, [u8]>> = None;
     for (n, source) in sources.iter().enumerate() {
         let credential = match source {
@@ -44,7 +44,7 @@ fn one<'a>(sources: &[Source], headers: &'a [Header]) -> Result<Option<Cow<'a, [
                 }
             }
             Source::Query(parameter) => {
-                let path = headers.iter().find(|(name, _)| name == ":path").map(|(_, value)| value.as_slice());
+                let path = headers.iter().find(|(name, _)| *name == ":path").map(|(_, value)| *value);
                 single(query_values(path.unwrap_or_default(), parameter).map(Cow::Owned))?
             }
             Source::Cookie(cookie) => single(cookie_values(headers, cookie).map(Cow::Borrowed))?,
@@ -70,8 +70,8 @@ fn authorization_field(source: &Source) -> Option<&str> {
 }
 
 /// The credential in a field, in one of the schemes that the sources read from it.
-fn from_field<'a>(sources: &[Source], name: &str, headers: &'a [Header]) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
-    let values = headers.iter().filter(|(given, _)| given == name).map(|(_, value)| value.trim_ascii());
+fn from_field<'a>(sources: &[Source], name: &str, headers: &[Header<'a>]) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
+    let values = headers.iter().filter(|(given, _)| *given == name).map(|(_, value)| value.trim_ascii());
     let Some(value) = single(values)? else { return Ok(None) };
     let mut of_field = sources.iter().filter(|source| authorization_field(source) == Some(name));
     let read = of_field.find_map(|source| match source {
@@ -136,8 +136,8 @@ pub fn without_parameters(path: &[u8], parameters: &[&str]) -> Option<Vec<u8>> {
 }
 
 /// The values of a cookie (RFC 6265, section 4.2.1), which may stand in several fields.
-fn cookie_values<'a>(headers: &'a [Header], cookie: &str) -> impl Iterator<Item = &'a [u8]> {
-    let fields = headers.iter().filter(|(name, _)| name == "cookie").map(|(_, value)| value.as_slice());
+fn cookie_values<'a>(headers: &[Header<'a>], cookie: &str) -> impl Iterator<Item = &'a [u8]> {
+    let fields = headers.iter().filter(|(name, _)| *name == "cookie").map(|(_, value)| *value);
     let pairs = fields.flat_map(|value| value.split(|&c| c == b';'));
     // Many upstreams allow spaces around `=`, and would take another value than one that is read without them.
     pairs.filter_map(move |pair| {
@@ -205,17 +205,13 @@ mod tests {
     use super::*;
     use crate::dialect::Dialect;
 
-    fn headers(pairs: &[(&str, &[u8])]) -> Vec<Header> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect()
-    }
-
     fn found(pairs: &[(&str, &[u8])]) -> Result<Vec<u8>, &'static str> {
         let sources = Dialect::built_in("keyward").unwrap().unwrap().sources;
         found_in(&sources, pairs)
     }
 
     fn found_in(sources: &[Source], pairs: &[(&str, &[u8])]) -> Result<Vec<u8>, &'static str> {
-        match find(sources, &headers(pairs)) {
+        match find(sources, pairs) {
             Credential::Missing => Err("missing"),
             Credential::Malformed => Err("malformed"),
             Credential::One(credential) => Ok(credential.to_vec()),

@@ -132,7 +132,7 @@ impl Refused {
     }
 
     /// The answer, in the dialect's words.
-    pub fn render(&self, policy: &Policy, headers: &[Header]) -> Rendered {
+    pub fn render(&self, policy: &Policy, headers: &[Header<'_>]) -> Rendered {
         let request_id = header(headers, "x-request-id").and_then(|id| std::str::from_utf8(id).ok());
         let key = self.holder.as_ref().map(|holder| &holder.key);
         let exhausted = self.exhausted.as_ref();
@@ -195,14 +195,14 @@ struct Passed {
 
 impl<S: SharedStore> Edge<'_, S> {
     /// Decides. The client's address is asked for only where a key has an allowlist, or is bad and its sender counted.
-    pub fn decide(&mut self, headers: &[Header], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
+    pub fn decide(&mut self, headers: &[Header<'_>], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
         self.decide_after(headers, now, client, None)
     }
 
     /// The same for a request that waited; it is told what came of that, and does not wait again.
     pub fn decide_after(
         &mut self,
-        headers: &[Header],
+        headers: &[Header<'_>],
         now: Now,
         client: impl FnOnce() -> Option<IpAddr>,
         ended: Option<&Ended>,
@@ -514,8 +514,8 @@ impl From<Refusal> for Stop {
 }
 
 /// The first value of a header field.
-pub fn header<'a>(headers: &'a [Header], name: &str) -> Option<&'a [u8]> {
-    headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_slice())
+pub fn header<'a>(headers: &[Header<'a>], name: &str) -> Option<&'a [u8]> {
+    headers.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
 }
 
 #[cfg(test)]

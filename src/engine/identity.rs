@@ -6,8 +6,22 @@ use crate::engine::snapshot::Holder;
 use keyward_contract::dialect::{Dialect, Source};
 use std::borrow::Cow;
 
-/// A header field as it goes on.
-pub type Field<'a> = (&'a str, Cow<'a, [u8]>);
+/// What is done to a request's header fields, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// All fields of this name go.
+    Remove(&'a str),
+    /// The one field of this name gets another value.
+    Replace(&'a str, Vec<u8>),
+    /// One more field.
+    Add(&'a str, Cow<'a, [u8]>),
+}
+
+/// A header field that tells the upstream who is calling.
+pub type IdentityField = (&'static str, String);
+
+/// The field with the key's id, which the access log reads.
+const KEY_ID: &str = "x-keyward-key-id";
 
 /// Which of the client's header fields are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -22,28 +36,59 @@ pub enum Strip {
     IdentityAndCredentials,
 }
 
-/// The header fields for the upstream: the client's without what is taken away, then the identity's.
+/// What is to be done so that the upstream sees the client's header fields without what is taken away, and the identity's.
 ///
-/// `None` if nothing has to change.
-pub fn forwarded<'a>(
-    headers: &'a [Header],
+/// Changes and not the fields as they are to be, since each costs a call to the host: a request with many fields costs no
+/// more than one with few.
+pub fn changes<'a>(
+    headers: &[Header<'a>],
     sources: &[Source],
     strip: Strip,
-    identity: &'a [(&'static str, String)],
-) -> Option<Vec<Field<'a>>> {
-    let mut changed = !identity.is_empty();
-    let mut forwarded = Vec::with_capacity(headers.len() + identity.len());
+    identity: &'a [IdentityField],
+) -> Vec<Change<'a>> {
+    let mut changes = Vec::with_capacity(identity.len() + 2);
     for (name, value) in headers {
-        match kept(name, value, sources, strip) {
-            Some(value) => {
-                changed |= matches!(value, Cow::Owned(_));
-                forwarded.push((name.as_str(), value));
-            }
-            None => changed = true,
+        let is_kept = matches!(kept(name, value, sources, strip), Some(Cow::Borrowed(_)));
+        if is_kept || changes.contains(&Change::Remove(name)) {
+            continue;
+        }
+        let of_name = || headers.iter().filter(|(other, _)| other == name);
+        let mut rest: Vec<_> = of_name().filter_map(|(name, value)| kept(name, value, sources, strip)).collect();
+        if of_name().count() == 1
+            && let Some(value) = rest.pop()
+        {
+            changes.push(Change::Replace(name, value.into_owned()));
+        } else {
+            changes.push(Change::Remove(name));
+            changes.extend(rest.into_iter().map(|value| Change::Add(name, value)));
         }
     }
-    forwarded.extend(identity.iter().map(|(name, value)| (*name, Cow::Borrowed(value.as_bytes()))));
-    changed.then_some(forwarded)
+    changes.extend(identity.iter().map(|(name, value)| Change::Add(name, Cow::Borrowed(value.as_bytes()))));
+    changes
+}
+
+/// The header fields after some changes, as Envoy makes them: for tests.
+pub fn changed(headers: &[Header<'_>], changes: &[Change<'_>]) -> Vec<(String, Vec<u8>)> {
+    let mut fields: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
+    for change in changes {
+        match change {
+            Change::Remove(name) => fields.retain(|(other, _)| other != name),
+            Change::Replace(name, with) => {
+                let of_name = fields.iter_mut().filter(|(other, _)| other == name);
+                of_name.for_each(|(_, value)| value.clone_from(with));
+            }
+            Change::Add(name, value) => fields.push(((*name).to_owned(), value.to_vec())),
+        }
+    }
+    fields
+}
+
+/// What is done to the header fields of a request that is refused, so that the access log finds the key's id there and never
+/// one that the client made up.
+pub fn of_refused<'a>(headers: &[Header<'_>], key_id: Option<&'a str>) -> Vec<Change<'a>> {
+    let is_made_up = headers.iter().any(|(name, _)| *name == KEY_ID);
+    let key_id = key_id.map(|key_id| Change::Add(KEY_ID, Cow::Borrowed(key_id.as_bytes())));
+    is_made_up.then_some(Change::Remove(KEY_ID)).into_iter().chain(key_id).collect()
 }
 
 /// What stays of a field; `None` if nothing does.
@@ -92,9 +137,9 @@ fn without_our_options(value: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The header fields that tell the upstream who is calling.
-pub fn headers_of(holder: &Holder, dialect: &Dialect) -> Vec<(&'static str, String)> {
+pub fn headers_of(holder: &Holder, dialect: &Dialect) -> Vec<IdentityField> {
     let key = &holder.key;
-    let mut headers = vec![("x-keyward-key-id", key.key_id.clone()), ("x-keyward-kind", key.kind.clone())];
+    let mut headers = vec![(KEY_ID, key.key_id.clone()), ("x-keyward-kind", key.kind.clone())];
     if let Some(owner) = &key.owner {
         headers.push(("x-keyward-owner", owner.clone()));
     }
@@ -132,11 +177,22 @@ mod tests {
     use crate::engine::snapshot::{OwnerState, PlanState};
     use keyward_contract::entry::{Environment, KeyRecord};
 
-    fn names(strip: Strip, sent: &[&str], identity: &[(&'static str, String)]) -> Option<Vec<String>> {
+    fn changed_by(strip: Strip, sources: &[Source], sent: &[(&str, &str)], identity: &[IdentityField]) -> Vec<String> {
+        let headers: Vec<Header<'_>> = sent.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let changed = changed(&headers, &changes(&headers, sources, strip, identity));
+        changed.into_iter().map(|(name, value)| format!("{name}: {}", String::from_utf8(value).unwrap())).collect()
+    }
+
+    fn names(strip: Strip, sent: &[&str], identity: &[IdentityField]) -> Vec<String> {
         let sources = Dialect::built_in("keyward").unwrap().unwrap().sources;
-        let headers: Vec<Header> = sent.iter().map(|name| ((*name).to_owned(), b"v".to_vec())).collect();
-        let forwarded = forwarded(&headers, &sources, strip, identity)?;
-        Some(forwarded.into_iter().map(|(name, _)| name.to_owned()).collect())
+        let sent: Vec<_> = sent.iter().map(|name| (*name, "v")).collect();
+        let fields = changed_by(strip, &sources, &sent, identity);
+        fields.iter().map(|field| field.rsplit_once(": ").unwrap().0.to_owned()).collect()
+    }
+
+    fn needs_changes(strip: Strip, sources: &[Source], sent: &[(&str, &str)]) -> bool {
+        let headers: Vec<Header<'_>> = sent.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        !changes(&headers, sources, strip, &[]).is_empty()
     }
 
     #[test]
@@ -154,9 +210,9 @@ mod tests {
             "x-keywarden",
             "accept",
         ];
-        let kept = names(Strip::IdentityAndCredentials, &sent, &[]).unwrap();
+        let kept = names(Strip::IdentityAndCredentials, &sent, &[]);
         assert_eq!(kept, [":path", "x-keywarden", "accept"]);
-        let kept = names(Strip::Identity, &sent, &[]).unwrap();
+        let kept = names(Strip::Identity, &sent, &[]);
         assert_eq!(kept, [":path", "authorization", "x-api-key", "x_api_key", "x-keywarden", "accept"]);
     }
 
@@ -164,39 +220,59 @@ mod tests {
     fn a_kept_credential_is_the_one_that_was_read() {
         let sent =
             [":path", "authorization", "x-api-key", "x_api_key", "X.Api.Key", "x-keyward-key-id", "cookie", "accept"];
-        let kept = names(Strip::IdentityAndUnread, &sent, &[("x-keyward-kind", "key".to_owned())]).unwrap();
+        let kept = names(Strip::IdentityAndUnread, &sent, &[("x-keyward-kind", "key".to_owned())]);
         assert_eq!(kept, [":path", "authorization", "x-api-key", "cookie", "accept", "x-keyward-kind"]);
         let sources = [Source::Query("key".into()), Source::Cookie("key".into())];
-        let headers = [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s")]
-            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
-        assert_eq!(forwarded(&headers, &sources, Strip::IdentityAndUnread, &[]), None);
+        let sent = [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s")];
+        assert!(!needs_changes(Strip::IdentityAndUnread, &sources, &sent));
     }
 
     #[test]
     fn a_credential_in_the_query_or_a_cookie_is_taken_out_of_it() {
         let sources = [Source::Query("key".into()), Source::Cookie("key".into())];
-        let headers: Vec<Header> =
-            [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s"), ("cookie", "key=s"), ("accept", "*/*")]
-                .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
-                .into();
-        let kept = forwarded(&headers, &sources, Strip::IdentityAndCredentials, &[]).unwrap();
-        let kept: Vec<_> = kept.iter().map(|(name, value)| (*name, std::str::from_utf8(value).unwrap())).collect();
-        assert_eq!(kept, [(":path", "/a?b=c"), ("cookie", "x=y"), ("accept", "*/*")]);
-        assert_eq!(forwarded(&headers, &sources, Strip::Identity, &[]), None);
+        let sent = [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s"), ("cookie", "key=s"), ("accept", "*/*")];
+        let kept = changed_by(Strip::IdentityAndCredentials, &sources, &sent, &[]);
+        assert_eq!(kept, [":path: /a?b=c", "accept: */*", "cookie: x=y"]);
+        assert!(!needs_changes(Strip::Identity, &sources, &sent));
+    }
+
+    #[test]
+    fn of_several_fields_of_one_name_those_without_a_credential_stay_as_they_are_and_in_their_order() {
+        let sent = [("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; key=s"), ("cookie", "c=3")];
+        let kept = changed_by(Strip::IdentityAndCredentials, &[Source::Cookie("key".into())], &sent, &[]);
+        assert_eq!(kept, ["accept: */*", "cookie: a=1", "cookie: b=2", "cookie: c=3"]);
+    }
+
+    #[test]
+    fn an_identity_takes_the_place_of_one_that_was_made_up() {
+        let sent = [("x-keyward-kind", "a"), ("x-keyward-kind", "b")];
+        let kept = changed_by(Strip::Identity, &[], &sent, &[("x-keyward-kind", "key".to_owned())]);
+        assert_eq!(kept, ["x-keyward-kind: key"]);
     }
 
     #[test]
     fn the_client_cannot_have_the_identity_removed_at_the_next_hop() {
-        let headers = [("connection".to_owned(), b"Upgrade, X-Keyward-Key-Id,x_keyward_kind".to_vec())];
-        let kept = forwarded(&headers, &[], Strip::Identity, &[]).unwrap();
-        assert_eq!(kept, [("connection", Cow::Borrowed(&b"Upgrade"[..]))]);
-        assert_eq!(names(Strip::Identity, &["connection"], &[]), None);
+        let kept = changed_by(Strip::Identity, &[], &[("connection", "Upgrade, X-Keyward-Key-Id,x_keyward_kind")], &[]);
+        assert_eq!(kept, ["connection: Upgrade"]);
+        assert!(!needs_changes(Strip::Identity, &[], &[("connection", "v")]));
+    }
+
+    #[test]
+    fn a_refused_request_bears_the_id_of_its_key_and_no_other() {
+        let sent: [Header<'_>; 2] = [(KEY_ID, b"made-up"), ("accept", b"*/*")];
+        let ids = |key_id| {
+            let fields = changed(&sent, &of_refused(&sent, key_id)).into_iter();
+            fields.filter(|(name, _)| name == KEY_ID).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!((ids(Some("key_1")), ids(None)), (vec![b"key_1".to_vec()], Vec::new()));
+        assert_eq!(of_refused(&sent[1..], None), []);
     }
 
     #[test]
     fn a_request_that_needs_no_change_is_left_alone() {
-        assert_eq!(names(Strip::IdentityAndCredentials, &[":path", "accept"], &[]), None);
-        assert_eq!(names(Strip::Identity, &["authorization"], &[]), None);
+        let sources = Dialect::built_in("keyward").unwrap().unwrap().sources;
+        assert!(!needs_changes(Strip::IdentityAndCredentials, &sources, &[(":path", "/"), ("accept", "*/*")]));
+        assert!(!needs_changes(Strip::Identity, &sources, &[("authorization", "Bearer x")]));
     }
 
     #[test]
@@ -210,7 +286,7 @@ mod tests {
             scopes: vec!["a".into(), "b".into()],
             ..KeyRecord::default()
         };
-        let holder = Holder { key, owner: OwnerState::Unowned, plan: PlanState::NoPlan };
+        let holder = Holder::new(key, OwnerState::Unowned, PlanState::NoPlan);
         let headers = headers_of(&holder, &Dialect::built_in("keyward").unwrap().unwrap());
         let expected = [
             ("x-keyward-key-id", "key_1"),

@@ -13,6 +13,7 @@ pub mod digests;
 pub mod feed;
 pub mod fetcher;
 pub mod guessing;
+pub mod header_map;
 pub mod identity;
 pub mod lease;
 pub mod limiter;

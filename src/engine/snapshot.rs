@@ -3,10 +3,13 @@
 use crate::engine::bucket;
 use crate::engine::cache::Cache;
 use crate::engine::cells::Status;
+use crate::engine::identity::{self, IdentityField};
 use crate::engine::store::{Names, SharedStore};
+use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// The snapshot, as one worker sees it.
@@ -40,6 +43,8 @@ pub struct Holder {
     pub owner: OwnerState,
     /// What decides for its plan.
     pub plan: PlanState,
+    /// Made once for all requests with the key.
+    identity: OnceCell<Vec<IdentityField>>,
 }
 
 /// What is known of a key's owner.
@@ -197,7 +202,7 @@ impl Snapshot {
             Some(Ok(Some(Body::Plan(plan)))) => PlanState::Known(plan),
             Some(_) => PlanState::Unknown,
         };
-        let holder = Rc::new(Holder { key, owner, plan });
+        let holder = Rc::new(Holder::new(key, owner, plan));
         self.cache.insert(*digest, Cached { holder: Rc::clone(&holder), read });
         Found::Key(holder)
     }
@@ -227,6 +232,16 @@ impl Snapshot {
 }
 
 impl Holder {
+    /// What is known of a key.
+    pub fn new(key: KeyRecord, owner: OwnerState, plan: PlanState) -> Self {
+        Self { key, owner, plan, identity: OnceCell::new() }
+    }
+
+    /// The header fields that tell the upstream who is calling. A worker has one dialect.
+    pub fn identity(&self, dialect: &Dialect) -> &[IdentityField] {
+        self.identity.get_or_init(|| identity::headers_of(self, dialect))
+    }
+
     /// What the key may use: its own limits, else those of its plan; `None` if neither has any.
     pub fn limits(&self) -> Option<&Limits> {
         let of_plan = match &self.plan {

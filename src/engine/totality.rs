@@ -382,7 +382,7 @@ struct Request {
     host: Vec<u8>,
     path: Vec<u8>,
     sent: Vec<Sent>,
-    others: Vec<Header>,
+    others: Vec<(String, Vec<u8>)>,
     client: Option<IpAddr>,
     times: usize,
 }
@@ -452,7 +452,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 impl Request {
-    fn headers(&self, world: &World) -> Vec<Header> {
+    fn headers(&self, world: &World) -> Vec<(String, Vec<u8>)> {
         let mut path = self.path.clone();
         let mut fields = Vec::new();
         for sent in &self.sent {
@@ -488,7 +488,8 @@ impl Request {
     }
 
     fn run(&self, case: &Case<'_>, edge: &mut Edge<'_, MemoryStore>) -> TestCaseResult {
-        let headers = self.headers(case.world);
+        let fields = self.headers(case.world);
+        let headers = borrowed(&fields);
         for _ in 0..self.times {
             let decision = edge.decide(&headers, NOW, || self.client);
             self.check(case, &headers, &decision, Turn::First)?;
@@ -501,7 +502,7 @@ impl Request {
         Ok(())
     }
 
-    fn check(&self, case: &Case<'_>, headers: &[Header], decision: &Decision, turn: Turn) -> TestCaseResult {
+    fn check(&self, case: &Case<'_>, headers: &[Header<'_>], decision: &Decision, turn: Turn) -> TestCaseResult {
         let Case { world, reached, passed } = case;
         reached.borrow_mut().insert(match decision {
             Decision::Metadata(_) => "metadata",
@@ -533,8 +534,8 @@ impl Request {
             }
             Decision::Public => {
                 // A second path, which Envoy would not take, is stripped but not read.
-                let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || name != ":path");
-                let read: Vec<Header> = read.map(|(_, header)| header.clone()).collect();
+                let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || *name != ":path");
+                let read: Vec<Header<'_>> = read.map(|(_, header)| *header).collect();
                 let without_key = is_at(&["/maybe", "/self"]) && standing(sources, &read).is_empty();
                 prop_assert!(is_at(&["/open"]) || without_key, "a route that asks for a key");
                 check_forwarded(world, headers, Strip::IdentityAndCredentials, &[])?;
@@ -587,23 +588,21 @@ impl Request {
 
 fn check_forwarded(
     world: &World,
-    headers: &[Header],
+    headers: &[Header<'_>],
     strip: Strip,
     identity: &[(&'static str, String)],
 ) -> TestCaseResult {
-    let forwarded: Vec<Header> = match identity::forwarded(headers, world.sources(), strip, identity) {
-        Some(fields) => fields.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect(),
-        None => headers.to_vec(),
-    };
+    let forwarded = identity::changed(headers, &identity::changes(headers, world.sources(), strip, identity));
+    let forwarded: Vec<Header<'_>> = borrowed(&forwarded);
     let is_ours = |name: &str| {
         let name = spelled_alike(name);
         name == "x-keyward" || name.starts_with("x-keyward-")
     };
     let ours = forwarded.iter().filter(|(name, _)| is_ours(name));
-    let ours: Vec<_> = ours.map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+    let ours: Vec<_> = ours.copied().collect();
     let expected: Vec<_> = identity.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
     prop_assert_eq!(ours, expected);
-    for (_, options) in forwarded.iter().filter(|(name, _)| name == "connection") {
+    for (_, options) in forwarded.iter().filter(|(name, _)| *name == "connection") {
         let options = String::from_utf8_lossy(options).into_owned();
         prop_assert!(!options.split(',').any(|option| is_ours(option.trim())), "{}", options);
     }
@@ -625,14 +624,14 @@ fn check_forwarded(
     }
     // Where a client puts a key into a field that is no source, it stays there; nowhere else.
     for key in &world.keys {
-        let bears = |(name, value): &&Header| name != "x-other" && contains(value, key.text.as_bytes());
+        let bears = |(name, value): &&Header<'_>| *name != "x-other" && contains(value, key.text.as_bytes());
         prop_assert_eq!(forwarded.iter().find(bears), None);
     }
     Ok(())
 }
 
 /// Everything that could be read as a credential in any of the sources, by anyone.
-fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
+fn standing(sources: &[Source], headers: &[Header<'_>]) -> Vec<Vec<u8>> {
     let mut values = Vec::new();
     for source in sources {
         for (name, value) in headers {
@@ -641,16 +640,16 @@ fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
                     let is_space = |c: &u8| scheme.is_some() && *c == b' ';
                     values.push(value.split(is_space).next_back().unwrap().to_vec());
                 }
-                Source::Basic(_) if name == "authorization" => {
+                Source::Basic(_) if *name == "authorization" => {
                     let encoded = value.rsplit(|&c| c == b' ').next().unwrap();
                     let decoded = STANDARD.decode(encoded).unwrap_or_default();
                     values.push(decoded.splitn(2, |&c| c == b':').last().unwrap().to_vec());
                 }
-                Source::Query(parameter) if name == ":path" => {
+                Source::Query(parameter) if *name == ":path" => {
                     let pairs = value.splitn(2, |&c| c == b'?').skip(1).flat_map(|query| query.split(|&c| c == b'&'));
                     values.extend(pairs.filter_map(|pair| of_pair(pair, parameter)));
                 }
-                Source::Cookie(cookie) if name == "cookie" => {
+                Source::Cookie(cookie) if *name == "cookie" => {
                     let pairs = value.split(|&c| c == b';').map(<[u8]>::trim_ascii);
                     values.extend(pairs.filter_map(|pair| of_pair(pair, cookie)));
                 }
@@ -662,12 +661,15 @@ fn standing(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
 }
 
 /// The same, by whoever reads a header field in another spelling as well.
-fn standing_in_any_spelling(sources: &[Source], headers: &[Header]) -> Vec<Vec<u8>> {
+fn standing_in_any_spelling(sources: &[Source], headers: &[Header<'_>]) -> Vec<Vec<u8>> {
     let fields = sources.iter().filter_map(Source::header);
-    let respelled = |name: &str| fields.clone().find(|of| spelled_alike(of) == spelled_alike(name)).map(str::to_owned);
-    let headers: Vec<_> =
-        headers.iter().map(|(name, value)| (respelled(name).unwrap_or_else(|| name.clone()), value.clone())).collect();
+    let respelled = |name| fields.clone().find(|of| spelled_alike(of) == spelled_alike(name)).unwrap_or(name);
+    let headers: Vec<Header<'_>> = headers.iter().map(|(name, value)| (respelled(name), *value)).collect();
     standing(sources, &headers)
+}
+
+fn borrowed(fields: &[(String, Vec<u8>)]) -> Vec<Header<'_>> {
+    fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
 }
 
 fn of_pair(pair: &[u8], name: &str) -> Option<Vec<u8>> {

@@ -300,7 +300,7 @@ mod tests {
 
     fn holder(key_id: &str, secret_id: &str) -> Rc<Holder> {
         let key = KeyRecord { key_id: key_id.to_owned(), secret_id: secret_id.to_owned(), ..KeyRecord::default() };
-        Rc::new(Holder { key, owner: OwnerState::Unowned, plan: PlanState::NoPlan })
+        Rc::new(Holder::new(key, OwnerState::Unowned, PlanState::NoPlan))
     }
 
     fn allow(key_id: &str, secret_id: &str, cost: u32) -> Decision {

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::cells::Status;
+use crate::engine::credential::Header;
 use crate::engine::decide::{Decision, Edge, Policy};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
@@ -122,8 +123,8 @@ impl Process {
     fn decide_after(&mut self, worker: usize, credential: &str, ended: Option<&Ended>) -> Decision {
         let Worker { snapshot, verified, .. } = &mut self.workers[worker];
         let (policy, limiter, guessing, store) = (&self.policy, &self.limiter, self.guessing.as_ref(), &self.store);
-        let bearer = format!("Bearer {credential}").into_bytes();
-        let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer)];
+        let bearer = format!("Bearer {credential}");
+        let headers: [Header<'_>; 2] = [(":path", b"/"), ("authorization", bearer.as_bytes())];
         let digests = &Digests::default();
         let mut edge = Edge { policy, digests, snapshot, limiter, guessing, verified, store };
         edge.decide_after(&headers, self.now, || Some(CLIENT), ended)

@@ -6,8 +6,8 @@ use crate::engine::store::{SharedStore, update};
 
 /// Traps on a request that asks for it.
 #[expect(clippy::panic, reason = "the trap is the purpose")]
-pub(super) fn on_request(headers: &[Header]) {
-    if headers.iter().any(|(name, _)| name == "x-fault-trap") {
+pub(super) fn on_request(headers: &[Header<'_>]) {
+    if headers.iter().any(|(name, _)| *name == "x-fault-trap") {
         panic!("a request asked for a trap");
     }
 }

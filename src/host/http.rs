@@ -2,10 +2,11 @@
 
 use crate::engine::credential::Header;
 use crate::engine::decide::{self, Decision, Edge, Refused};
-use crate::engine::identity::{self, Field, Strip};
+use crate::engine::identity::{self, Strip};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
 use crate::engine::verifier::{Busy, Ended, Outcome};
+use crate::host::headers::{self, HeaderBytes};
 use crate::host::shared::SharedData;
 use crate::host::worker::Worker;
 use keyward_contract::error_shape::Rendered;
@@ -49,7 +50,8 @@ impl HttpContext for Stream {
             let _ = hostcalls::send_http_response(503, Vec::new(), None);
             return Action::Pause;
         };
-        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+        let bytes = HeaderBytes::get(MapType::HttpRequestHeaders);
+        let Some(headers) = bytes.as_ref().and_then(HeaderBytes::fields) else {
             return worker.refuse(Refusal::Unavailable.into(), &[]);
         };
         #[cfg(feature = "fault-injection")]
@@ -66,16 +68,21 @@ impl HttpContext for Stream {
     }
 
     /// Tells of the key's windows, where that is configured: in place of what the upstream may have told of its own.
+    #[cfg(feature = "response-headers")]
     fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
+        use crate::engine::identity::Change;
+        use std::borrow::Cow;
         let Some(worker) = &self.worker else { return Action::Continue };
         let Some(windows) = worker.windows.borrow_mut().remove(&self.context_id) else { return Action::Continue };
-        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpResponseHeaders) else { return Action::Continue };
+        let bytes = HeaderBytes::get(MapType::HttpResponseHeaders);
+        let Some(headers) = bytes.as_ref().and_then(HeaderBytes::fields) else { return Action::Continue };
         let told = worker.config.policy.rate_limit_headers.on_allowed(&windows);
-        let is_told = |name: &str| told.iter().any(|(ours, _)| *ours == name);
-        let kept = headers.iter().filter(|(name, _)| !is_told(name)).map(|(name, value)| (name.as_str(), &value[..]));
-        let told = told.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let of_upstream = |name: &str| headers.iter().any(|(theirs, _)| *theirs == name);
+        let names = told.iter().map(|(name, _)| *name);
+        let replaced = names.filter(|name| of_upstream(name)).map(Change::Remove);
+        let ours = told.iter().map(|(name, value)| Change::Add(name, Cow::Borrowed(value.as_bytes())));
         // An answer that Envoy does not let be changed is an answer all the same.
-        let _ = hostcalls::set_map_bytes(MapType::HttpResponseHeaders, kept.chain(told).collect());
+        let _ = headers::change(MapType::HttpResponseHeaders, &replaced.chain(ours).collect::<Vec<_>>());
         Action::Continue
     }
 
@@ -84,11 +91,14 @@ impl HttpContext for Stream {
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
         let action = if self.waits() { Action::Pause } else { Action::Continue };
         let Some(worker) = &self.worker else { return action };
-        let Ok(trailers) = hostcalls::get_map_bytes(MapType::HttpRequestTrailers) else { return action };
+        let bytes = HeaderBytes::get(MapType::HttpRequestTrailers);
+        let Some(trailers) = bytes.as_ref().and_then(HeaderBytes::fields) else {
+            let _ = hostcalls::reset_http_request();
+            return Action::Pause;
+        };
         let sources = &worker.config.policy.dialect.sources;
-        if let Some(forwarded) = identity::forwarded(&trailers, sources, Strip::IdentityAndCredentials, &[])
-            && set_map(MapType::HttpRequestTrailers, &forwarded).is_err()
-        {
+        let changes = identity::changes(&trailers, sources, Strip::IdentityAndCredentials, &[]);
+        if headers::change(MapType::HttpRequestTrailers, &changes).is_err() {
             let _ = hostcalls::reset_http_request();
         }
         action
@@ -107,7 +117,7 @@ impl Worker {
 
     /// Decides on a stream, which is the effective context, and carries the decision out. `ended` is what came of the
     /// verification that it waited for, if it did.
-    fn handle(&self, stream: u32, headers: &[Header], ended: Option<&Ended>) -> Action {
+    fn handle(&self, stream: u32, headers: &[Header<'_>], ended: Option<&Ended>) -> Action {
         let now = self.clock.now();
         let mut edge = Edge {
             policy: &self.config.policy,
@@ -139,7 +149,8 @@ impl Worker {
         if hostcalls::set_effective_context(stream).is_err() {
             return;
         }
-        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+        let bytes = HeaderBytes::get(MapType::HttpRequestHeaders);
+        let Some(headers) = bytes.as_ref().and_then(HeaderBytes::fields) else {
             self.refuse(Refusal::Unavailable.into(), &[]);
             return;
         };
@@ -149,28 +160,26 @@ impl Worker {
     }
 
     /// Carries a decision out; `None` if Envoy does not let it.
-    fn pass(&self, decision: &Decision, headers: &[Header]) -> Option<Action> {
+    fn pass(&self, decision: &Decision, headers: &[Header<'_>]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow { holder, strip, .. } => {
-                (*strip, identity::headers_of(holder, &self.config.policy.dialect))
-            }
-            Decision::Public => (Strip::IdentityAndCredentials, Vec::new()),
-            Decision::Delegated => (Strip::Identity, Vec::new()),
+            Decision::Allow { holder, strip, .. } => (*strip, holder.identity(&self.config.policy.dialect)),
+            Decision::Public => (Strip::IdentityAndCredentials, &[][..]),
+            Decision::Delegated => (Strip::Identity, &[][..]),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
             Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
             Decision::Verify(_) => return None,
         };
-        if let Some(forwarded) = identity::forwarded(headers, &self.config.policy.dialect.sources, strip, &identity) {
-            set_map(MapType::HttpRequestHeaders, &forwarded).ok()?;
-        }
+        let changes = identity::changes(headers, &self.config.policy.dialect.sources, strip, identity);
+        headers::change(MapType::HttpRequestHeaders, &changes).ok()?;
         mark(decision).ok()?;
         self.count(decision);
         Some(Action::Continue)
     }
 
-    fn refuse(&self, refused: Refused, headers: &[Header]) -> Action {
+    fn refuse(&self, refused: Refused, headers: &[Header<'_>]) -> Action {
         let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
+        let _ = headers::change(MapType::HttpRequestHeaders, &identity::of_refused(headers, decision.key_id()));
         let _ = mark(&decision);
         self.count(&decision);
         if is_grpc(headers) {
@@ -186,7 +195,7 @@ impl Worker {
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 
-    fn is_readiness(&self, headers: &[Header]) -> bool {
+    fn is_readiness(&self, headers: &[Header<'_>]) -> bool {
         let Some(readiness_path) = &self.config.readiness_path else { return false };
         let path = decide::header(headers, ":path").unwrap_or_default();
         path.split(|&c| c == b'?').next() == Some(readiness_path.as_bytes())
@@ -201,20 +210,8 @@ impl Worker {
     }
 }
 
-fn set_map(map: MapType, fields: &[Field<'_>]) -> Result<(), Status> {
-    hostcalls::set_map_bytes(map, fields.iter().map(|(name, value)| (*name, value.as_ref())).collect())
-}
-
 /// Writes the verdict where the guard and the access log find it.
 fn mark(decision: &Decision) -> Result<(), Status> {
-    if let Some(key_id) = decision.key_id() {
-        hostcalls::set_property(vec!["keyward.key_id"], Some(key_id.as_bytes()))?;
-    }
-    if let Decision::Allow { holder, .. } = decision
-        && let Some(environment) = holder.key.environment
-    {
-        hostcalls::set_property(vec!["keyward.environment"], Some(environment.name().as_bytes()))?;
-    }
     hostcalls::set_property(vec!["keyward.verdict"], Some(decision.verdict().as_bytes()))
 }
 
@@ -246,7 +243,7 @@ fn grpc_code(status: u32) -> GrpcStatusCode {
 }
 
 /// Whether Envoy takes it for gRPC: `application/grpc`, with or without a `+` and a message format.
-fn is_grpc(headers: &[Header]) -> bool {
+fn is_grpc(headers: &[Header<'_>]) -> bool {
     let media_type = decide::header(headers, "content-type").unwrap_or_default();
     media_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }

@@ -7,6 +7,7 @@ mod clock;
 mod control_plane;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod headers;
 mod http;
 mod metrics;
 mod root;

@@ -72,6 +72,11 @@ impl Root {
             .map_err(|status| format!("the configuration cannot be read: {status:?}"))?
             .unwrap_or_default();
         let config = Config::parse(&text).map_err(|problems| format!("the configuration has mistakes: {problems}"))?;
+        if cfg!(not(feature = "response-headers")) && config.policy.rate_limit_headers.are_on_allowed() {
+            return Err("the configuration has mistakes: rate_limit_headers: `always` needs \
+                        keyward_filter_response_headers.wasm, which Envoy calls for responses, too"
+                .to_owned());
+        }
         let token = read_token(&config.control_plane)?;
         let digests = read_digests(&config.digests)?;
         #[cfg(feature = "fault-injection")]
@@ -139,16 +144,16 @@ impl Context for Root {
             running.answer(callout, headers, body_size);
         }
     }
+}
 
-    fn on_done(&mut self) -> bool {
-        // The configuration is replaced: its callouts end without a word, so somebody else should fetch at once.
-        if let Some(running) = &mut self.running {
-            running.fetcher.release(&SharedData);
-            running.reports.release(&running.worker);
-            running.worker.release();
-            running.worker.metrics.borrow_mut().flush();
-        }
-        true
+impl Drop for Running {
+    /// The configuration is replaced: its callouts end without a word, so somebody else should fetch at once. (Not in
+    /// `on_done`, which Envoy would call for every stream as well.)
+    fn drop(&mut self) {
+        self.fetcher.release(&SharedData);
+        self.reports.release(&self.worker);
+        self.worker.release();
+        self.worker.metrics.borrow_mut().flush();
     }
 }
 

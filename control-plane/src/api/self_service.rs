@@ -333,11 +333,10 @@ async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Ve
 }
 
 /// The header as an edge sees it.
-fn fields(parts: &Parts) -> Vec<Header> {
+fn fields(parts: &Parts) -> Vec<Header<'_>> {
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-    let path = (":path".to_owned(), path.as_bytes().to_vec());
-    let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-    std::iter::once(path).chain(headers).collect()
+    let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    std::iter::once((":path", path.as_bytes())).chain(headers).collect()
 }
 
 fn refused(refusal: Refusal, key: Key) -> Refused {

@@ -108,8 +108,8 @@ impl Fixture {
     }
 
     fn decide(&mut self, path: &str, authorization: Option<&str>, client: Option<&str>) -> Decision {
-        let mut headers = vec![(":path".to_owned(), path.as_bytes().to_vec())];
-        headers.extend(authorization.map(|value| ("authorization".to_owned(), value.as_bytes().to_vec())));
+        let mut headers = vec![(":path", path.as_bytes())];
+        headers.extend(authorization.map(|value| ("authorization", value.as_bytes())));
         let client = client.map(|address| address.parse().unwrap());
         self.snapshot.poll(&self.store, NOW.monotonic_ms);
         self.edge().decide(&headers, NOW, || client)
@@ -127,6 +127,10 @@ impl Fixture {
     fn verdict_from(&mut self, client: &str) -> &'static str {
         self.decide("/", Some(&format!("Bearer {KEY}")), Some(client)).verdict()
     }
+}
+
+fn with(authorization: &str) -> [(&str, &[u8]); 2] {
+    [(":path", b"/"), ("authorization", authorization.as_bytes())]
 }
 
 #[test]
@@ -151,8 +155,8 @@ fn once_one_worker_can_decide_every_other_can() {
     edge.status(|status| status.generation = 0);
     assert_eq!(edge.verdict(), "unavailable");
     edge.status(|status| status.generation = 1);
-    let headers =
-        [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+    let bearer = format!("Bearer {KEY}");
+    let headers = with(&bearer);
     assert_eq!(edge.edge().decide(&headers, NOW, || None).verdict(), "allow", "without a tick in between");
 }
 
@@ -226,8 +230,8 @@ fn the_clients_address_is_not_asked_for_without_an_allowlist() {
     let mut edge = Fixture::open();
     edge.key(|_| {});
     let asked = Cell::new(false);
-    let headers =
-        [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+    let bearer = format!("Bearer {KEY}");
+    let headers = with(&bearer);
     let decision = edge.edge().decide(&headers, NOW, || {
         asked.set(true);
         None
@@ -245,8 +249,8 @@ fn a_key_in_the_cache_costs_no_look_up() {
     edge.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
     edge.plan("pro", None);
     assert_eq!(edge.verdict(), "allow");
-    let headers =
-        [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+    let bearer = format!("Bearer {KEY}");
+    let headers = with(&bearer);
     let before = edge.store.calls.get();
     let decision = edge.edge().decide(&headers, NOW, || None);
     assert_eq!((decision.verdict(), edge.store.calls.get() - before), ("allow", 0));
@@ -258,8 +262,8 @@ fn a_status_that_is_too_old_is_read_again_before_a_cached_key_is_believed() {
     edge.key(|_| {});
     assert_eq!(edge.verdict(), "allow");
     edge.key(|key| key.revoked_at_ms = Some(1));
-    let headers =
-        [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), format!("Bearer {KEY}").into_bytes())];
+    let bearer = format!("Bearer {KEY}");
+    let headers = with(&bearer);
     let mut at = |ms| {
         let now = Now { monotonic_ms: NOW.monotonic_ms + ms, ..NOW };
         edge.edge().decide(&headers, now, || None).verdict()
@@ -317,9 +321,9 @@ fn a_route_that_keeps_the_credential_checks_it_as_any_other() {
     assert_eq!(strip("/self"), Strip::IdentityAndUnread);
     assert_eq!(strip("/maybe"), Strip::IdentityAndUnread);
     assert_eq!(strip("/"), Strip::IdentityAndCredentials);
-    let headers =
-        [(":path", "/self".to_owned()), ("authorization", bearer.clone()), ("authorization", bearer.replace('x', "y"))];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.into_bytes()));
+    let other = bearer.replace('x', "y");
+    let headers = [(":path", "/self"), ("authorization", &bearer), ("authorization", &other)];
+    let headers = headers.map(|(name, value)| (name, value.as_bytes()));
     assert_eq!(edge.edge().decide(&headers, NOW, || None).verdict(), "malformed", "two that differ");
 }
 
@@ -434,7 +438,7 @@ fn whoever_waits_as_long_as_told_gets_through_and_the_wall_clock_does_not_matter
     let mut edge = Fixture::open();
     edge.key(|key| key.limits = limits(&["2/s", "3/min"]));
     let bearer = format!("Bearer {KEY}");
-    let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer.into_bytes())];
+    let headers = with(&bearer);
     let mut now = NOW;
     let mut passed = Vec::new();
     for step in [3_600_000i64, -7_200_000, 0, 86_400_000, -1, 5000, 0, 0, -86_400_000, 1] {
@@ -576,7 +580,7 @@ fn an_imported_key_in_the_cache_costs_no_look_up_and_an_unknown_one_one_for_each
     let mut edge = with_all_digests();
     let bearer = format!("Bearer {KEY}");
     let look_ups = |edge: &mut Fixture| {
-        let headers = [(":path".to_owned(), b"/".to_vec()), ("authorization".to_owned(), bearer.clone().into())];
+        let headers = with(&bearer);
         edge.snapshot.poll(&edge.store, NOW.monotonic_ms);
         let before = edge.store.calls.get();
         let verdict = edge.edge().decide(&headers, NOW, || None).verdict();

@@ -1,0 +1,73 @@
+//! Header fields as proxy-wasm hands them over, read in place: a request has a dozen or two, and copying the name and
+//! value of each costs more than all that is decided with them.
+
+use crate::engine::credential::Header;
+
+/// Reads a serialized map (proxy-wasm ABI 0.2.1, `proxy_get_header_map_pairs`): their number, the lengths of each name and
+/// value, and then these, each with a zero behind it. `None` if it is none.
+pub fn read(bytes: &[u8]) -> Option<Vec<Header<'_>>> {
+    if bytes.is_empty() {
+        return Some(Vec::new());
+    }
+    let (count, rest) = length(bytes)?;
+    let (lengths, mut texts) = rest.split_at_checked(count.checked_mul(8)?)?;
+    let mut text = |length: &[u8; 4]| {
+        let (text, rest) = texts.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+        texts = rest.strip_prefix(b"\0")?;
+        Some(text)
+    };
+    let mut fields = Vec::with_capacity(count);
+    for [name, value] in lengths.as_chunks::<4>().0.as_chunks::<2>().0 {
+        fields.push((std::str::from_utf8(text(name)?).ok()?, text(value)?));
+    }
+    Some(fields)
+}
+
+fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    Some((usize::try_from(u32::from_le_bytes(*length)).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(fields: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let length = |length: usize| u32::try_from(length).unwrap().to_le_bytes();
+        let lengths = fields.iter().flat_map(|(name, value)| [length(name.len()), length(value.len())].concat());
+        let texts = fields.iter().flat_map(|(name, value)| [name.as_bytes(), b"\0", value, b"\0"].concat());
+        length(fields.len()).into_iter().chain(lengths).chain(texts).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_envoy_writes_is_read_and_what_is_cut_short_is_not(
+            fields in proptest::collection::vec(("[a-z:-]{0,12}", proptest::collection::vec(any::<u8>(), 0..12)), 0..6),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let bytes = written(&fields);
+            let expected: Vec<Header<'_>> = fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+            prop_assert_eq!(read(&bytes), Some(expected));
+            let cut = cut.index(bytes.len());
+            prop_assert!(cut == 0 || read(&bytes[..cut]).is_none(), "{} of {}", cut, bytes.len());
+        }
+
+        #[test]
+        fn no_bytes_are_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = read(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_number_of_fields_that_cannot_be_does_not_reserve_memory_for_them() {
+        assert_eq!(read(&[0xff; 64]), None);
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_not_read() {
+        let mut bytes = written(&[("name".to_owned(), b"value".to_vec())]);
+        bytes[12] = 0xff;
+        assert_eq!(read(&bytes), None);
+    }
+}
