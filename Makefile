@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e bench-import plot-limits clean help cargo
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -104,6 +104,10 @@ e2e: build wasm-fault
 		(set -x; cargo test $(E2E) $$fleet --test '*' -- --test-threads=2); \
 	fi && { [ -n "$$fleet" ] || echo "SKIPPED: the tests of limits over a fleet, for want of a Redis (see above)"; }
 
+# Writes what requests cost now into tests/host_calls/budget.json, which `make e2e` holds the filter to.
+budget: wasm
+	KEYWARD_UPDATE_BUDGET=1 $(PRODUCT) cargo test -p keyward-filter --test host_calls -- --nocapture budget::no_request
+
 # How long a million keys take to be imported into SQLite.
 bench-import: cargo
 	cargo test --release -p keyward --test it a_million_rows -- --ignored --nocapture
@@ -133,7 +137,8 @@ help:
 	@echo 'make unit    the tests that need no Envoy; unit-postgres: those of the control plane, on PostgreSQL'
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
 	@echo 'make schema  the API against its own description, with schemathesis'
-	@echo 'make e2e     the tests against a real Envoy'
+	@echo 'make e2e     the tests against a real Envoy, and of what a request costs'
+	@echo 'make budget  writes what a request costs now into tests/host_calls/budget.json: host calls, callbacks, instructions'
 	@echo 'make bench-import  imports a million keys, and says how long that took'
 	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/limits-*.svg'
 	@echo 'make fmt     formats the code'

@@ -1,7 +1,16 @@
-//! The built filter in an interpreter with a fake Envoy around it, which counts every call that the filter makes.
+//! The built filter in a VM with a fake Envoy around it, which counts every call that the filter makes, every callback
+//! that Envoy makes into it, and the WebAssembly instructions that it executes.
+//!
+//! What is called, and when, is what Envoy calls (`proxy-wasm-cpp-host`, `src/context.cc`; Envoy,
+//! `source/extensions/common/wasm/context.cc`): a callback only where the module exports it, and otherwise what Envoy
+//! takes for its result.
 
 use std::collections::{BTreeMap, HashMap};
-use wasmi::{Caller, Engine, Extern, ExternType, Func, Instance, Linker, Memory, Module, Store, Val};
+use std::path::Path;
+use std::sync::OnceLock;
+use wasmtime::{
+    Caller, Config, Engine, Extern, ExternType, Func, Instance, Linker, Memory, Module, Store, Strategy, Val,
+};
 
 /// A filter that was started and configured as Envoy does it.
 pub(crate) struct Vm {
@@ -35,6 +44,7 @@ struct Host {
     continued: Vec<i32>,
     answer: Option<(i32, Vec<u8>)>,
     calls: BTreeMap<String, usize>,
+    callbacks: BTreeMap<String, usize>,
     log: Vec<String>,
 }
 
@@ -60,6 +70,10 @@ pub(crate) struct Outcome {
     pub(crate) continued: Vec<i32>,
     /// How often each host function was called.
     pub(crate) calls: BTreeMap<String, usize>,
+    /// How often each export of the filter was.
+    pub(crate) callbacks: BTreeMap<String, usize>,
+    /// How many WebAssembly instructions the filter executed, as wasmtime counts fuel.
+    pub(crate) instructions: u64,
 }
 
 const OK: i32 = 0;
@@ -69,24 +83,45 @@ const CAS_MISMATCH: i32 = 8;
 /// The context of the first configuration.
 pub(crate) const ROOT: i32 = 1;
 
+struct Filter {
+    module: Module,
+    toolchain: String,
+}
+
+/// The built filter, compiled once in each process.
+fn filter() -> &'static Filter {
+    static FILTER: OnceLock<Filter> = OnceLock::new();
+    FILTER.get_or_init(|| {
+        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/wasm32-wasip1/release/keyward_filter.wasm");
+        let path = std::env::var_os("KEYWARD_WASM").map_or(built, Into::into);
+        let wasm =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", path.display()));
+        let mut config = Config::new();
+        // Its code runs slower than Cranelift's, and is there sooner, which counts in a test.
+        config.strategy(Strategy::Winch).consume_fuel(true);
+        let module = Engine::new(&config).and_then(|engine| Module::new(&engine, &wasm)).expect("a module");
+        Filter { module, toolchain: toolchain(&wasm) }
+    })
+}
+
 impl Vm {
-    pub(crate) fn start(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Self {
-        let (vm, configured) = Self::configured(wasm, configuration, environment);
+    pub(crate) fn start(configuration: &str, environment: &[(&str, &str)]) -> Self {
+        let (vm, configured) = Self::configured(configuration, environment);
         assert!(configured, "{:?}", vm.log());
         vm
     }
 
     /// The log of a filter that does not take its configuration.
-    pub(crate) fn refused(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> Vec<String> {
-        let (vm, configured) = Self::configured(wasm, configuration, environment);
+    pub(crate) fn refused(configuration: &str, environment: &[(&str, &str)]) -> Vec<String> {
+        let (vm, configured) = Self::configured(configuration, environment);
         assert!(!configured, "{:?}", vm.log());
         vm.log().to_vec()
     }
 
     /// A filter, and whether it takes its configuration.
-    fn configured(wasm: &[u8], configuration: &str, environment: &[(&str, &str)]) -> (Self, bool) {
-        let engine = Engine::default();
-        let module = Module::new(&engine, wasm).expect("a module");
+    fn configured(configuration: &str, environment: &[(&str, &str)]) -> (Self, bool) {
+        let module = &filter().module;
+        let engine = module.engine();
         let host = Host {
             configuration: configuration.as_bytes().to_vec(),
             environment: environment
@@ -97,12 +132,13 @@ impl Vm {
             wall_ns: 1_800_000_000_000_000_000,
             ..Host::default()
         };
-        let mut store = Store::new(&engine, host);
-        let mut linker: Linker<Host> = Linker::new(&engine);
+        let mut store = Store::new(engine, host);
+        store.set_fuel(u64::MAX).expect("fuel is counted");
+        let mut linker: Linker<Host> = Linker::new(engine);
         for import in module.imports() {
             let ExternType::Func(ty) = import.ty() else { panic!("{} is no function", import.name()) };
             let name = import.name().to_owned();
-            let returns = !ty.results().is_empty();
+            let returns = ty.results().len() > 0;
             linker
                 .func_new(
                     import.module(),
@@ -120,7 +156,7 @@ impl Vm {
                 )
                 .expect("an import");
         }
-        let instance = linker.instantiate_and_start(&mut store, &module).expect("an instance");
+        let instance = linker.instantiate(&mut store, module).expect("an instance");
         let mut vm = Self { store, instance, root: ROOT, next_context: ROOT + 1 };
         vm.call("_initialize", &[]);
         let configured = vm.configure();
@@ -131,9 +167,9 @@ impl Vm {
     fn configure(&mut self) -> bool {
         let root = self.root;
         self.call("proxy_on_context_create", &[root, 0]);
-        assert_eq!(self.call("proxy_on_vm_start", &[root, 0]), Some(1), "{:?}", self.log());
+        assert_ne!(self.call("proxy_on_vm_start", &[root, 0]), Some(0), "{:?}", self.log());
         let length = i32::try_from(self.store.data().configuration.len()).unwrap();
-        self.call("proxy_on_configure", &[root, length]) == Some(1)
+        self.call("proxy_on_configure", &[root, length]) != Some(0)
     }
 
     /// The listener is replaced: a new root context in the same VM, and the old one goes, with no word of its callouts.
@@ -141,7 +177,7 @@ impl Vm {
         let old = std::mem::replace(&mut self.root, self.next_context);
         self.next_context += 1;
         assert!(self.configure(), "{:?}", self.log());
-        assert_eq!(self.call("proxy_on_done", &[old]), Some(1));
+        assert_ne!(self.call("proxy_on_done", &[old]), Some(0));
         self.call("proxy_on_delete", &[old]);
     }
 
@@ -161,9 +197,16 @@ impl Vm {
 
     /// What a tick did to streams.
     pub(crate) fn tick_with_outcome(&mut self) -> Outcome {
-        self.store.data_mut().forget();
+        self.forget();
         self.tick();
-        self.store.data().outcome()
+        self.outcome()
+    }
+
+    /// What ticks did while so much time passed.
+    pub(crate) fn run_ms_with_outcome(&mut self, ms: u64) -> Outcome {
+        self.forget();
+        self.run_ms(ms);
+        self.outcome()
     }
 
     /// From now on, as if the cluster did not exist.
@@ -173,9 +216,9 @@ impl Vm {
 
     /// What happens to a callout that got no answer.
     pub(crate) fn fail_callout(&mut self, number: i32) -> Outcome {
-        self.store.data_mut().forget();
+        self.forget();
         self.call("proxy_on_http_call_response", &[self.root, number, 0, 0, 0]);
-        self.store.data().outcome()
+        self.outcome()
     }
 
     /// The requests that the filter has sent since the last call.
@@ -185,13 +228,13 @@ impl Vm {
 
     /// Hands the answer to a callout over; what became of the streams that waited for it.
     pub(crate) fn answer_callout(&mut self, number: i32, status: &str, body: &[u8]) -> Outcome {
+        self.forget();
         let host = self.store.data_mut();
-        host.forget();
         host.callout_status = status.as_bytes().to_vec();
         host.callout_body = body.to_vec();
         let length = i32::try_from(body.len()).unwrap();
         self.call("proxy_on_http_call_response", &[self.root, number, 1, length, 0]);
-        self.store.data().outcome()
+        self.outcome()
     }
 
     pub(crate) fn request(&mut self, headers: &[(&str, &str)]) -> Outcome {
@@ -206,14 +249,14 @@ impl Vm {
 
     /// The same for an open request, which this ends.
     pub(crate) fn answer_to(&mut self, context: i32, answer: &[(&str, &str)]) -> Outcome {
+        self.forget();
         let host = self.store.data_mut();
-        host.forget();
         (host.effective_context, host.last_stream) = (context, context);
         host.headers.insert(context, pairs(answer));
         let count = i32::try_from(answer.len()).unwrap();
         self.call("proxy_on_response_headers", &[context, count, 1]);
         self.close(context);
-        self.store.data().outcome()
+        self.outcome()
     }
 
     /// From now on the address of clients.
@@ -229,47 +272,68 @@ impl Vm {
     fn stream(&mut self, callback: &str, headers: &[(&str, &str)]) -> Outcome {
         let context = self.begin(callback, headers);
         self.close(context);
-        self.store.data().outcome()
+        self.outcome()
     }
 
     /// A request that stays open; its context.
     pub(crate) fn open(&mut self, headers: &[(&str, &str)]) -> (i32, Outcome) {
         let context = self.begin("proxy_on_request_headers", headers);
-        (context, self.store.data().outcome())
+        (context, self.outcome())
     }
 
     /// Whether the filter lets a part of the body, or the trailers, of an open request go on.
     pub(crate) fn lets_more_through(&mut self, context: i32) -> bool {
         let body = self.call("proxy_on_request_body", &[context, 1, 0]);
         let (trailers, _) = self.trailers_of(context, &[]);
-        body == Some(0) && trailers
+        body.is_none_or(|action| action == 0) && trailers
     }
 
     /// Hands the trailers of an open request to the filter: whether it lets them go on, and what it leaves of them.
     pub(crate) fn trailers_of(&mut self, context: i32, trailers: &[(&str, &str)]) -> (bool, Outcome) {
         let pairs = trailers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        self.forget();
         let host = self.store.data_mut();
-        host.forget();
         (host.effective_context, host.last_stream) = (context, context);
         let headers = host.headers.insert(context, pairs.collect()).unwrap();
         let action = self.call("proxy_on_request_trailers", &[context, i32::try_from(trailers.len()).unwrap()]);
-        let outcome = self.store.data().outcome();
+        let outcome = self.outcome();
         self.store.data_mut().headers.insert(context, headers);
-        (action == Some(0), outcome)
+        (action.is_none_or(|action| action == 0), outcome)
+    }
+
+    /// The whole life of a stream: a request without a body over HTTP/1.1, and its answer, which has one; the upstream's,
+    /// unless the filter gives its own. The outcome is that of all of it.
+    pub(crate) fn life(&mut self, headers: &[(&str, &str)]) -> Outcome {
+        let context = self.begin("proxy_on_request_headers", headers);
+        let body = self.store.data().answer.as_ref().map(|(_, body)| body.len());
+        // Of a body from an HTTP/1.1 upstream Envoy's codec says afterwards that it has ended; its own is one piece.
+        let pieces: &[(usize, bool)] = match body {
+            Some(length) => &[(length, true)],
+            None => &[(100, false), (0, true)],
+        };
+        let host = self.store.data_mut();
+        host.effective_context = context;
+        host.headers.insert(context, pairs(&[(":status", "200"), ("content-type", "application/json")]));
+        self.call("proxy_on_response_headers", &[context, 2, 0]);
+        for &(length, end) in pieces {
+            self.call("proxy_on_response_body", &[context, i32::try_from(length).unwrap(), end.into()]);
+        }
+        self.close(context);
+        self.outcome()
     }
 
     /// Ends a stream as Envoy does it.
     pub(crate) fn close(&mut self, context: i32) {
-        self.call("proxy_on_done", &[context]);
         self.call("proxy_on_log", &[context]);
+        self.call("proxy_on_done", &[context]);
         self.call("proxy_on_delete", &[context]);
     }
 
     fn begin(&mut self, callback: &str, headers: &[(&str, &str)]) -> i32 {
         let context = self.next_context;
         self.next_context += 1;
+        self.forget();
         let host = self.store.data_mut();
-        host.forget();
         (host.effective_context, host.last_stream) = (context, context);
         host.headers.insert(context, pairs(headers));
         self.call("proxy_on_context_create", &[context, self.root]);
@@ -289,41 +353,63 @@ impl Vm {
         &self.store.data().log
     }
 
+    /// The result of an export, if it has one and the module has it.
     fn call(&mut self, name: &str, arguments: &[i32]) -> Option<i32> {
-        let function = self.instance.get_func(&self.store, name).unwrap_or_else(|| panic!("no export {name}"));
+        let function = self.instance.get_func(&mut self.store, name)?;
+        *self.store.data_mut().callbacks.entry(name.to_owned()).or_default() += 1;
         let arguments: Vec<Val> = arguments.iter().map(|argument| Val::I32(*argument)).collect();
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         if let Err(trap) = function.call(&mut self.store, &arguments, &mut results) {
-            panic!("{name}: {trap}\n{:?}", self.log());
+            panic!("{name}: {trap:?}\n{:?}", self.log());
         }
         results.first().map(|result| i32::try_from(number(result)).unwrap())
     }
-}
 
-impl Host {
+    /// Counts from nothing.
     fn forget(&mut self) {
-        self.calls.clear();
-        self.properties.clear();
-        self.continued.clear();
-        self.answer = None;
+        self.store.set_fuel(u64::MAX).expect("fuel is counted");
+        let host = self.store.data_mut();
+        host.calls.clear();
+        host.callbacks.clear();
+        host.properties.clear();
+        host.continued.clear();
+        host.answer = None;
     }
 
     fn outcome(&self) -> Outcome {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let host = self.store.data();
         Outcome {
-            answer: self.answer.as_ref().map(|(status, body)| (*status, text(body))),
-            headers: self
+            answer: host.answer.as_ref().map(|(status, body)| (*status, text(body))),
+            headers: host
                 .headers
-                .get(&self.last_stream)
+                .get(&host.last_stream)
                 .into_iter()
                 .flatten()
                 .map(|(name, value)| (text(name), text(value)))
                 .collect(),
-            properties: self.properties.clone(),
-            continued: self.continued.clone(),
-            calls: self.calls.clone(),
+            properties: host.properties.clone(),
+            continued: host.continued.clone(),
+            calls: host.calls.clone(),
+            callbacks: host.callbacks.clone(),
+            instructions: u64::MAX - self.store.get_fuel().expect("fuel is counted"),
         }
     }
+}
+
+/// What the filter was built with, as its section `producers` says; Debian's Rust says so too.
+pub(crate) fn toolchain_of_filter() -> &'static str {
+    &filter().toolchain
+}
+
+fn toolchain(wasm: &[u8]) -> String {
+    const FIELD: &[u8] = b"\x05rustc";
+    let field = wasm.windows(FIELD.len()).rposition(|bytes| bytes == FIELD);
+    let version = field.and_then(|at| {
+        let (&length, rest) = wasm[at + FIELD.len()..].split_first()?;
+        std::str::from_utf8(rest.get(..length.into())?).ok()
+    });
+    version.map_or_else(|| "unknown".to_owned(), |version| format!("rustc {version}"))
 }
 
 /// The host functions of proxy-wasm 0.2.1 and WASI that the filter may call.
@@ -381,11 +467,16 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             let pairs = encode_pairs(host.headers.get(&host.effective_context).map_or(&[], Vec::as_slice));
             give(caller, &pairs, a(1), a(2))
         }
-        "proxy_set_header_map_pairs" => {
-            let pairs = read(caller, a(1), a(2));
+        "proxy_add_header_map_value" | "proxy_replace_header_map_value" | "proxy_remove_header_map_value" => {
+            let field = read(caller, a(1), a(2));
+            let value = (name != "proxy_remove_header_map_value").then(|| read(caller, a(3), a(4)));
             let host = caller.data_mut();
             host.last_stream = host.effective_context;
-            host.headers.insert(host.effective_context, decode_pairs(&pairs));
+            let headers = host.headers.entry(host.effective_context).or_default();
+            if name != "proxy_add_header_map_value" {
+                headers.retain(|(other, _)| *other != field);
+            }
+            headers.extend(value.map(|value| (field, value)));
             OK
         }
         "proxy_get_header_map_value" => {
@@ -460,11 +551,11 @@ fn number(value: &Val) -> i64 {
     }
 }
 
-fn memory(caller: &Caller<'_, Host>) -> Memory {
+fn memory(caller: &mut Caller<'_, Host>) -> Memory {
     caller.get_export("memory").and_then(Extern::into_memory).expect("a memory")
 }
 
-fn read(caller: &Caller<'_, Host>, pointer: usize, length: usize) -> Vec<u8> {
+fn read(caller: &mut Caller<'_, Host>, pointer: usize, length: usize) -> Vec<u8> {
     memory(caller).data(caller)[pointer..pointer + length].to_vec()
 }
 
@@ -474,11 +565,13 @@ fn write(caller: &mut Caller<'_, Host>, pointer: usize, bytes: &[u8]) {
 
 /// Allocates in the filter's memory and hands the bytes over, as Envoy does.
 fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], pointer: usize, length: usize) -> i32 {
-    let allocate = caller.get_export("proxy_on_memory_allocate").and_then(Extern::into_func);
-    let allocate: Func = allocate.expect("an allocator");
+    let allocators = ["malloc", "proxy_on_memory_allocate"];
+    let mut exported = allocators.iter().filter_map(|name| Some((*name, caller.get_export(name)?.into_func()?)));
+    let (name, allocate): (_, Func) = exported.next().expect("an allocator");
     let mut result = [Val::I32(0)];
     let size = i32::try_from(bytes.len()).unwrap();
     if size > 0 {
+        *caller.data_mut().callbacks.entry(name.to_owned()).or_default() += 1;
         allocate.call(&mut *caller, &[Val::I32(size)], &mut result).expect("memory");
     }
     let address = u32::try_from(number(&result[0]) & 0xffff_ffff).unwrap();
