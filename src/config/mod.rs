@@ -8,6 +8,7 @@ mod rules;
 pub use digests::DigestSetting;
 
 use crate::engine::decide::Policy;
+use crate::engine::identity;
 use crate::engine::rate_limit_headers::RateLimitHeaders;
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
@@ -58,6 +59,16 @@ pub struct SnapshotSettings {
     pub limit_bucket_bits: u32,
 }
 
+/// What the upstream can be told of a key, by the header field that tells it.
+const IDENTITY: [(&str, &str); 6] = [
+    ("key_id", identity::KEY_ID),
+    ("kind", identity::KIND),
+    ("owner", identity::OWNER),
+    ("plan", identity::PLAN),
+    ("environment", identity::ENVIRONMENT),
+    ("scopes", identity::SCOPES),
+];
+
 const DEFAULT_BUCKETS: u64 = 65_536;
 const DEFAULT_LIMIT_BUCKETS: u64 = 4096;
 const DEFAULT_CACHE_RECORDS: u64 = 16_384;
@@ -92,6 +103,10 @@ impl Config {
             Some(n) => rules::read(&n),
             None => Some(Rules::everything_needs_a_key().rules),
         };
+        let identity = match fields.optional("identity_headers") {
+            Some(n) => n.each(|n| n.one_of(&IDENTITY)),
+            None => Some(identity::FIELDS.to_vec()),
+        };
         let rate_limit_headers = match fields.optional("rate_limit_headers") {
             Some(n) => limits::read_headers(&n),
             None => Some(RateLimitHeaders::default()),
@@ -102,7 +117,13 @@ impl Config {
         let (control_plane, max_staleness_ms) = control_plane?;
         let rules = Rules { rules: rules?, ignore_case: ignore_case? };
         Some(Self {
-            policy: Policy { dialect: dialect?, rules, max_staleness_ms, rate_limit_headers: rate_limit_headers? },
+            policy: Policy {
+                dialect: dialect?,
+                rules,
+                max_staleness_ms,
+                identity: identity?,
+                rate_limit_headers: rate_limit_headers?,
+            },
             control_plane,
             snapshot: snapshot?,
             digests: digests?,

@@ -35,6 +35,8 @@ pub struct Policy {
     pub rules: Rules,
     /// How old the last answer of the feed may be before requests are refused, in milliseconds; `None` serves on.
     pub max_staleness_ms: Option<u64>,
+    /// The header fields that tell the upstream who is calling.
+    pub identity: Vec<&'static str>,
     /// What clients are told of limits.
     pub rate_limit_headers: RateLimitHeaders,
 }

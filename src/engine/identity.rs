@@ -2,8 +2,9 @@
 //! never a copy of either that the client made up.
 
 use crate::engine::credential::{self, Header};
+use crate::engine::decide::Policy;
 use crate::engine::snapshot::Holder;
-use keyward_contract::dialect::{Dialect, Source};
+use keyward_contract::dialect::Source;
 use std::borrow::Cow;
 
 /// What is done to a request's header fields, one after the other.
@@ -20,8 +21,21 @@ pub enum Change<'a> {
 /// A header field that tells the upstream who is calling.
 pub type IdentityField = (&'static str, String);
 
-/// The field with the key's id, which the access log reads.
-const KEY_ID: &str = "x-keyward-key-id";
+/// The key's id, which the access log reads.
+pub const KEY_ID: &str = "x-keyward-key-id";
+/// What sort of key it is, in the dialect's words.
+pub const KIND: &str = "x-keyward-kind";
+/// Its owner.
+pub const OWNER: &str = "x-keyward-owner";
+/// Its plan.
+pub const PLAN: &str = "x-keyward-plan";
+/// Whether its requests are real.
+pub const ENVIRONMENT: &str = "x-keyward-environment";
+/// The permissions that it may use at this moment.
+pub const SCOPES: &str = "x-keyward-scopes";
+
+/// All of them, in the order in which they are added.
+pub const FIELDS: [&str; 6] = [KEY_ID, KIND, OWNER, PLAN, ENVIRONMENT, SCOPES];
 
 /// Which of the client's header fields are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -136,24 +150,20 @@ fn without_our_options(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(options().filter(|option| !ours(option)).collect::<Vec<_>>().join(&b','))
 }
 
-/// The header fields that tell the upstream who is calling.
-pub fn headers_of(holder: &Holder, dialect: &Dialect) -> Vec<IdentityField> {
+/// The header fields that tell the upstream who is calling, as far as the policy wants them told.
+pub fn headers_of(holder: &Holder, policy: &Policy) -> Vec<IdentityField> {
     let key = &holder.key;
-    let mut headers = vec![(KEY_ID, key.key_id.clone()), ("x-keyward-kind", key.kind.clone())];
-    if let Some(owner) = &key.owner {
-        headers.push(("x-keyward-owner", owner.clone()));
-    }
-    if let Some(plan) = &key.plan {
-        headers.push(("x-keyward-plan", plan.clone()));
-    }
-    if let Some(environment) = key.environment {
-        headers.push(("x-keyward-environment", environment.name().to_owned()));
-    }
-    let scopes = holder.scopes(dialect);
-    if !scopes.is_empty() {
-        headers.push(("x-keyward-scopes", scopes.join(" ")));
-    }
-    headers
+    let scopes = holder.scopes(&policy.dialect).join(" ");
+    let fields = [
+        (KEY_ID, Some(key.key_id.clone())),
+        (KIND, Some(key.kind.clone())),
+        (OWNER, key.owner.clone()),
+        (PLAN, key.plan.clone()),
+        (ENVIRONMENT, key.environment.map(|environment| environment.name().to_owned())),
+        (SCOPES, Some(scopes).filter(|scopes| !scopes.is_empty())),
+    ];
+    let told = fields.into_iter().filter(|(name, _)| policy.identity.contains(name));
+    told.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`, and CGI reads every
@@ -174,7 +184,9 @@ fn unify(c: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::engine::snapshot::{OwnerState, PlanState};
+    use keyward_contract::dialect::Dialect;
     use keyward_contract::entry::{Environment, KeyRecord};
 
     fn changed_by(strip: Strip, sources: &[Source], sent: &[(&str, &str)], identity: &[IdentityField]) -> Vec<String> {
@@ -287,7 +299,11 @@ mod tests {
             ..KeyRecord::default()
         };
         let holder = Holder::new(key, OwnerState::Unowned, PlanState::NoPlan);
-        let headers = headers_of(&holder, &Dialect::built_in("keyward").unwrap().unwrap());
+        let told = |identity: &str| {
+            let text = format!(r#"{{"dialect": "keyward", "control_plane": {{"cluster": "c"}}{identity}}}"#);
+            headers_of(&holder, &Config::parse(text.as_bytes()).unwrap().policy)
+        };
+        let headers = told("");
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),
@@ -298,5 +314,8 @@ mod tests {
         ];
         assert_eq!(headers, expected.map(|(name, value)| (name, value.to_owned())));
         assert!(headers.iter().all(|(name, _)| is_ours(name)));
+        let some = told(r#", "identity_headers": ["scopes", "owner"]"#);
+        assert_eq!(some, [expected[2], expected[5]].map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(told(r#", "identity_headers": []"#), []);
     }
 }

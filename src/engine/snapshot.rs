@@ -3,9 +3,9 @@
 use crate::engine::bucket;
 use crate::engine::cache::Cache;
 use crate::engine::cells::Status;
+use crate::engine::decide::Policy;
 use crate::engine::identity::{self, IdentityField};
 use crate::engine::store::{Names, SharedStore};
-use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
@@ -237,9 +237,9 @@ impl Holder {
         Self { key, owner, plan, identity: OnceCell::new() }
     }
 
-    /// The header fields that tell the upstream who is calling. A worker has one dialect.
-    pub fn identity(&self, dialect: &Dialect) -> &[IdentityField] {
-        self.identity.get_or_init(|| identity::headers_of(self, dialect))
+    /// The header fields that tell the upstream who is calling. A worker has one policy.
+    pub fn identity(&self, policy: &Policy) -> &[IdentityField] {
+        self.identity.get_or_init(|| identity::headers_of(self, policy))
     }
 
     /// What the key may use: its own limits, else those of its plan; `None` if neither has any.

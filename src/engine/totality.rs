@@ -526,7 +526,7 @@ impl Request {
                 let mut others = world.keys.iter().filter(|other| other.text != key.text);
                 let is_alone = !others.any(|other| standing.iter().any(|value| value == other.text.as_bytes()));
                 prop_assert!(is_alone, "{:?} was not sent alone", key);
-                let identity = identity::headers_of(holder, &world.policy.dialect);
+                let identity = identity::headers_of(holder, &world.policy);
                 let keeps = is_at(&["/self"]);
                 prop_assert_eq!(*strip == Strip::IdentityAndUnread, keeps);
                 prop_assert_eq!(*strip == Strip::IdentityAndCredentials, !keeps);

@@ -162,7 +162,7 @@ impl Worker {
     /// Carries a decision out; `None` if Envoy does not let it.
     fn pass(&self, decision: &Decision, headers: &[Header<'_>]) -> Option<Action> {
         let (strip, identity) = match decision {
-            Decision::Allow { holder, strip, .. } => (*strip, holder.identity(&self.config.policy.dialect)),
+            Decision::Allow { holder, strip, .. } => (*strip, holder.identity(&self.config.policy)),
             Decision::Public => (Strip::IdentityAndCredentials, &[][..]),
             Decision::Delegated => (Strip::Identity, &[][..]),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),

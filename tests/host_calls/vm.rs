@@ -88,12 +88,16 @@ struct Filter {
     toolchain: String,
 }
 
-/// The built filter, compiled once in each process.
-fn filter() -> &'static Filter {
-    static FILTER: OnceLock<Filter> = OnceLock::new();
-    FILTER.get_or_init(|| {
+/// The built filter, compiled once in each process: the one that changes responses where the configuration asks for that.
+fn filter(configuration: &str) -> &'static Filter {
+    static FILTERS: [OnceLock<Filter>; 2] = [const { OnceLock::new() }; 2];
+    let changes_responses = configuration.contains(r#""always""#);
+    FILTERS[usize::from(changes_responses)].get_or_init(|| {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/wasm32-wasip1/release/keyward_filter.wasm");
-        let path = std::env::var_os("KEYWARD_WASM").map_or(built, Into::into);
+        let mut path = std::env::var_os("KEYWARD_WASM").map_or(built, Into::into);
+        if changes_responses {
+            path.set_file_name("keyward_filter_response_headers.wasm");
+        }
         let wasm =
             std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", path.display()));
         let mut config = Config::new();
@@ -120,7 +124,7 @@ impl Vm {
 
     /// A filter, and whether it takes its configuration.
     fn configured(configuration: &str, environment: &[(&str, &str)]) -> (Self, bool) {
-        let module = &filter().module;
+        let module = &filter(configuration).module;
         let engine = module.engine();
         let host = Host {
             configuration: configuration.as_bytes().to_vec(),
@@ -399,7 +403,7 @@ impl Vm {
 
 /// What the filter was built with, as its section `producers` says; Debian's Rust says so too.
 pub(crate) fn toolchain_of_filter() -> &'static str {
-    &filter().toolchain
+    &filter("").toolchain
 }
 
 fn toolchain(wasm: &[u8]) -> String {
