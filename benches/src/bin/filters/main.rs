@@ -26,7 +26,7 @@ struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
     /// Only these scenarios: a (no filter), b (Envoy's own), c (Keyward), d (with many keys), d2 (the same, with caches that
-    /// hold all), e (ext_authz), f (Keyward refusing unknown keys).
+    /// hold all), e (ext_authz), e2 (by gRPC), f (Keyward refusing unknown keys).
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scenario>,
     /// Only this protocol.

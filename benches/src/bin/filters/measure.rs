@@ -47,6 +47,18 @@ pub(crate) struct Found {
     hot_keys: usize,
     many_keys: usize,
     cells: Vec<Cell>,
+    ratios: Vec<Ratio>,
+}
+
+/// Keyward beside Envoy's own filters, with one protocol and one upstream.
+#[derive(Serialize)]
+struct Ratio {
+    protocol: Protocol,
+    upstream: Upstream,
+    /// The processor time that Keyward adds, by that which Envoy's own filters add.
+    added: Option<Statistics>,
+    /// Requests in a second.
+    per_second: Statistics,
 }
 
 /// One scenario with one protocol and one upstream.
@@ -68,12 +80,13 @@ struct Cell {
     /// The authorizer's.
     authorizer_us: Summary,
     /// What this costs more than no filter, in microseconds, each statistic less its own; absent without that scenario.
-    added_us: Option<Added>,
+    added_us: Option<Statistics>,
 }
 
 #[derive(Clone, Copy, Serialize)]
-struct Added {
-    min: f64,
+struct Statistics {
+    /// Of the best rounds: the least processor time, the most requests.
+    best: f64,
     quartile: f64,
     median: f64,
 }
@@ -125,8 +138,10 @@ pub(crate) async fn run(plan: &Plan, wasm: Option<PathBuf>) -> Result<Found> {
             groups.push(plan.scenarios.iter().map(open).collect::<Result<_>>()?);
         }
     }
+    eprintln!("warming up");
+    let mut warm = BTreeSet::new();
     for bench in groups.iter_mut().flatten() {
-        bench.first()?;
+        bench.first(warm.insert(bench.scenario))?;
     }
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
@@ -139,12 +154,14 @@ pub(crate) async fn run(plan: &Plan, wasm: Option<PathBuf>) -> Result<Found> {
         }
     }
     let cells = groups.iter().map(|group| cells(group)).collect::<Result<Vec<_>>>()?;
+    let cells: Vec<Cell> = cells.into_iter().flatten().collect();
     Ok(Found {
         round_ms: plan.round.as_millis(),
         rounds: plan.rounds,
         hot_keys: FEW,
         many_keys: plan.many,
-        cells: cells.into_iter().flatten().collect(),
+        ratios: ratios(&cells),
+        cells,
     })
 }
 
@@ -171,10 +188,11 @@ impl Bench {
         Ok(Self { scenario, protocol, upstream, load, order, envoy, rounds: Vec::new() })
     }
 
-    /// Each request once: connections, caches and buckets are then as they stay.
-    fn first(&mut self) -> Result<()> {
-        let variety = self.load.variety();
-        self.told(|bench| bench.load.run(Order::InTurn, |answers| answers < variety).map(drop))
+    /// Opens what is opened at first use; with each request once, where the scenario has not had them yet, so that caches and
+    /// buckets are as they stay.
+    fn first(&mut self, each: bool) -> Result<()> {
+        let wanted = if each { self.load.variety() } else { 1 };
+        self.told(|bench| bench.load.run(Order::InTurn, |answers| answers < wanted).map(drop))
     }
 
     fn round(&mut self, length: Duration, testbed: &Testbed) -> Result<()> {
@@ -234,8 +252,8 @@ fn cells(group: &[Bench]) -> Result<Vec<Cell>> {
             load_us: of(bench, |round| round.load)?,
             upstream_us: of(bench, |round| round.upstream)?,
             authorizer_us: of(bench, |round| round.authorizer)?,
-            added_us: bare.map(|bare| Added {
-                min: cpu_us.min - bare.min,
+            added_us: bare.map(|bare| Statistics {
+                best: cpu_us.min - bare.min,
                 quartile: cpu_us.quartile - bare.quartile,
                 median: cpu_us.median - bare.median,
             }),
@@ -259,52 +277,48 @@ impl fmt::Display for Found {
             let name = format!("{scenario:?} {protocol:?} {upstream:?}");
             write!(f, "{name:<32}{:7.2}{:7.2}{:7.2}  ", cpu_us.min, cpu_us.quartile, cpu_us.median)?;
             match cell.added_us {
-                Some(added) => write!(f, "{:+7.2}{:+7.2}{:+7.2}  ", added.min, added.quartile, added.median)?,
+                Some(added) => write!(f, "{:+7.2}{:+7.2}{:+7.2}  ", added.best, added.quartile, added.median)?,
                 None => write!(f, "{:23}", "")?,
             }
             write!(f, "{:8.0}{:8.0}{:8.0}", per_second.max, per_second.quartile, per_second.median)?;
             write!(f, "  {:3.0} %", cell.busy * 100.0)?;
             writeln!(f, "{:6.2}{:6.2}{:6.2}", cell.load_us.min, cell.upstream_us.min, cell.authorizer_us.min)?;
         }
-        for (name, ratio) in self.ratios() {
-            writeln!(f, "{name}: {ratio}")?;
+        for ratio in &self.ratios {
+            let Ratio { protocol, upstream, added, per_second } = ratio;
+            write!(f, "{protocol:?} {upstream:?}, Keyward by Envoy's own filters: requests in a second {per_second}")?;
+            writeln!(f, "{}", added.map_or_else(String::new, |added| format!("; added processor time {added}")))?;
         }
         Ok(())
     }
 }
 
-impl Found {
-    /// Keyward beside Envoy's own filters.
-    fn ratios(&self) -> Vec<(String, String)> {
-        let mut ratios = Vec::new();
-        for keyward in self.cells.iter().filter(|cell| cell.scenario == Scenario::Keyward) {
-            let native = self.cells.iter().find(|cell| {
-                (cell.scenario, cell.protocol, cell.upstream) == (Scenario::Native, keyward.protocol, keyward.upstream)
-            });
-            let Some(native) = native else { continue };
-            let name = format!("{:?} {:?}", keyward.protocol, keyward.upstream);
-            if let (Some(keyward), Some(native)) = (keyward.added_us, native.added_us) {
-                ratios.push((
-                    format!("{name}, added by Keyward / added by Envoy's own (min, quartile, median)"),
-                    format!(
-                        "{:.2} {:.2} {:.2}",
-                        keyward.min / native.min,
-                        keyward.quartile / native.quartile,
-                        keyward.median / native.median
-                    ),
-                ));
-            }
-            let (keyward, native) = (keyward.per_second, native.per_second);
-            ratios.push((
-                format!("{name}, requests in a second with Keyward / with Envoy's own (max, quartile, median)"),
-                format!(
-                    "{:.3} {:.3} {:.3}",
-                    keyward.max / native.max,
-                    keyward.quartile / native.quartile,
-                    keyward.median / native.median
-                ),
-            ));
-        }
-        ratios
+impl fmt::Display for Statistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} {:.3} {:.3}", self.best, self.quartile, self.median)
     }
+}
+
+fn ratios(cells: &[Cell]) -> Vec<Ratio> {
+    let of = |scenario: Scenario, protocol, upstream| {
+        cells.iter().find(|cell| (cell.scenario, cell.protocol, cell.upstream) == (scenario, protocol, upstream))
+    };
+    let ratio = |keyward: &Cell| {
+        let native = of(Scenario::Native, keyward.protocol, keyward.upstream)?;
+        Some(Ratio {
+            protocol: keyward.protocol,
+            upstream: keyward.upstream,
+            added: keyward.added_us.zip(native.added_us).map(|(keyward, native)| Statistics {
+                best: keyward.best / native.best,
+                quartile: keyward.quartile / native.quartile,
+                median: keyward.median / native.median,
+            }),
+            per_second: Statistics {
+                best: keyward.per_second.max / native.per_second.max,
+                quartile: keyward.per_second.quartile / native.per_second.quartile,
+                median: keyward.per_second.median / native.per_second.median,
+            },
+        })
+    };
+    cells.iter().filter(|cell| cell.scenario == Scenario::Keyward).filter_map(ratio).collect()
 }

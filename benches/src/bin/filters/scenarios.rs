@@ -25,9 +25,12 @@ pub(crate) enum Scenario {
     /// The same, with caches that hold all keys.
     #[value(name = "d2")]
     KeywardManyCached,
-    /// A service beside Envoy that is asked about each request.
+    /// A service beside Envoy that is asked about each request over HTTP/1.1.
     #[value(name = "e")]
     ExtAuthz,
+    /// The same service, asked by gRPC.
+    #[value(name = "e2")]
+    ExtAuthzGrpc,
     /// Keyward refusing keys that it does not know.
     #[value(name = "f")]
     KeywardUnknown,
@@ -42,6 +45,7 @@ pub(crate) enum Filters {
     KeywardMany,
     KeywardManyCached,
     ExtAuthz,
+    ExtAuthzGrpc,
 }
 
 /// What the configurations of all Envoys have in them.
@@ -59,6 +63,9 @@ pub(crate) struct HotKey {
 /// The cluster of the authorization service.
 const AUTHORIZER: &str = "authorizer";
 
+/// The same with HTTP/2.
+const AUTHORIZER_GRPC: &str = "authorizer_grpc";
+
 /// What a rule of Keyward wants, and each key has.
 pub(crate) const SCOPE: &str = "read";
 
@@ -70,13 +77,14 @@ pub(crate) const LARGE_CACHE: u64 = 131_072;
 
 impl Scenario {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::None,
         Self::Native,
         Self::Keyward,
         Self::KeywardMany,
         Self::KeywardManyCached,
         Self::ExtAuthz,
+        Self::ExtAuthzGrpc,
         Self::KeywardUnknown,
     ];
 
@@ -89,6 +97,7 @@ impl Scenario {
             Self::KeywardMany => Filters::KeywardMany,
             Self::KeywardManyCached => Filters::KeywardManyCached,
             Self::ExtAuthz => Filters::ExtAuthz,
+            Self::ExtAuthzGrpc => Filters::ExtAuthzGrpc,
         }
     }
 
@@ -102,7 +111,7 @@ impl Filters {
     /// Whether these ask a control plane, and whether it is the one with many keys.
     pub(crate) fn control_plane(self) -> Option<Keys> {
         match self {
-            Self::None | Self::Native | Self::ExtAuthz => None,
+            Self::None | Self::Native | Self::ExtAuthz | Self::ExtAuthzGrpc => None,
             Self::Keyward => Some(Keys::Hot),
             Self::KeywardMany | Self::KeywardManyCached => Some(Keys::Many),
         }
@@ -130,7 +139,17 @@ impl Filters {
             Self::Keyward | Self::KeywardMany | Self::KeywardManyCached => return Ok(config),
             Self::None => Vec::new(),
             Self::Native => native(hot),
-            Self::ExtAuthz => vec![ext_authz()],
+            Self::ExtAuthz => vec![ext_authz(&json!({
+                "http_service": {
+                    "server_uri": { "uri": "http://authorizer", "cluster": AUTHORIZER, "timeout": "1s" },
+                    "authorization_response": {
+                        "allowed_upstream_headers": { "patterns": [{ "exact": "x-client" }] },
+                    },
+                },
+            }))],
+            Self::ExtAuthzGrpc => vec![ext_authz(&json!({
+                "grpc_service": { "envoy_grpc": { "cluster_name": AUTHORIZER_GRPC }, "timeout": "1s" },
+            }))],
         };
         let filters = config.http_filters();
         filters.retain(|filter| filter["name"] == "envoy.filters.http.router");
@@ -162,11 +181,18 @@ fn common(places: &Places, feed: SocketAddr) -> Result<EnvoyConfig> {
     let manager = tree.pointer_mut(manager).and_then(Value::as_object_mut).expect("an HTTP connection manager");
     manager.remove("access_log").expect("an access log");
     let clusters = tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
-    let mut authorizer = clusters.iter().find(|cluster| cluster["name"] == "upstream").expect("upstream").clone();
-    authorizer["name"] = AUTHORIZER.into();
-    authorizer["load_assignment"]["cluster_name"] = AUTHORIZER.into();
-    clusters.push(authorizer);
-    config.set_cluster(AUTHORIZER, places.authorizer);
+    let named = |name: &str| clusters.iter().find(|cluster| cluster["name"] == name).expect("a shipped cluster");
+    let mut authorizer = named("upstream").clone();
+    let mut authorizer_grpc = authorizer.clone();
+    // HTTP/2, as the feed has it.
+    let options = "typed_extension_protocol_options";
+    authorizer_grpc[options] = named(CONTROL_PLANE)[options].clone();
+    for (cluster, name) in [(&mut authorizer, AUTHORIZER), (&mut authorizer_grpc, AUTHORIZER_GRPC)] {
+        cluster["name"] = name.into();
+        cluster["load_assignment"]["cluster_name"] = name.into();
+    }
+    clusters.extend([authorizer, authorizer_grpc]);
+    config.set_cluster(AUTHORIZER, places.authorizer).set_cluster(AUTHORIZER_GRPC, places.authorizer);
     Ok(config)
 }
 
@@ -214,18 +240,15 @@ fn bucket(window: &str) -> Value {
     json!({ "max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": window })
 }
 
-/// A service that is asked over HTTP/1.1, which it answers with less work than gRPC.
-fn ext_authz() -> Value {
-    json!({
-        "name": "envoy.filters.http.ext_authz",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
-            "http_service": {
-                "server_uri": { "uri": "http://authorizer", "cluster": AUTHORIZER, "timeout": "1s" },
-                "authorization_response": {
-                    "allowed_upstream_headers": { "patterns": [{ "exact": "x-client" }] },
-                },
-            },
-        },
-    })
+/// Another service decides; it is told the key and no other header field.
+fn ext_authz(service: &Value) -> Value {
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "allowed_headers": { "patterns": [{ "exact": "authorization" }] },
+    });
+    for (name, value) in service.as_object().into_iter().flatten() {
+        config[name] = value.clone();
+    }
+    json!({ "name": "envoy.filters.http.ext_authz", "typed_config": config })
 }

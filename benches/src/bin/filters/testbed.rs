@@ -11,7 +11,7 @@ use keyward_harness::ports::{ReservedPort, loopback};
 use keyward_harness::process::Process;
 use keyward_harness::{ControlPlane, Envoy, Failure, Result, TestDir, artifacts};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -40,6 +40,15 @@ pub(crate) struct Known {
     pub(crate) many: Vec<String>,
 }
 
+impl Known {
+    fn of(&self, keys: Keys) -> &[String] {
+        match keys {
+            Keys::Hot => &self.hot,
+            Keys::Many => &self.many,
+        }
+    }
+}
+
 impl Testbed {
     /// Starts what these need and waits until each gateway can decide.
     ///
@@ -58,6 +67,13 @@ impl Testbed {
         let authorizer = part(&dir, "authorizer", &ports[1], &[&key_file(&dir, &hot)?]).await?;
 
         let mut control_planes: BTreeMap<Keys, (ControlPlane, TestDir)> = BTreeMap::new();
+        for kind in filters.iter().filter_map(|filters| filters.control_plane()).collect::<BTreeSet<_>>() {
+            let dir = TestDir::new()?;
+            let mut control_plane = ControlPlane::new(dir.path(), DIALECT)?;
+            control_plane.start().await?;
+            keys::import(&control_plane, known.of(kind)).await?;
+            control_planes.insert(kind, (control_plane, dir));
+        }
         let mut envoys = BTreeMap::new();
         let mut dirs = vec![dir];
         for &of in filters {
@@ -65,20 +81,9 @@ impl Testbed {
             // Where there is no filter, the cluster of the control plane is there and nobody asks it.
             let (mut feed, mut records) = (loopback(9), 0);
             if let Some(kind) = of.control_plane() {
-                let keys = match kind {
-                    Keys::Hot => &known.hot,
-                    Keys::Many => &known.many,
-                };
-                if !control_planes.contains_key(&kind) {
-                    let dir = TestDir::new()?;
-                    let mut control_plane = ControlPlane::new(dir.path(), DIALECT)?;
-                    control_plane.start().await?;
-                    keys::import(&control_plane, keys).await?;
-                    control_planes.insert(kind, (control_plane, dir));
-                }
                 let control_plane = &control_planes[&kind].0;
                 options.environment.push(("KEYWARD_EDGE_TOKEN".to_owned(), control_plane.edge_token()?));
-                (feed, records) = (control_plane.address(), keys.len() as u64);
+                (feed, records) = (control_plane.address(), known.of(kind).len() as u64);
             }
             let own = [ReservedPort::new()?, ReservedPort::new()?];
             let mut config = of.config(&places, &hot, &wasm, feed)?;
@@ -164,7 +169,7 @@ impl Processors {
             set.set(processor);
             set
         };
-        let last = allowed.last().unwrap_or(first);
+        let last = allowed.next_back().unwrap_or(first);
         let shared = Self { envoys: only(first), others: only(last) };
         pin(&shared.others)?;
         Ok(shared)
