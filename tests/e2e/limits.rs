@@ -220,6 +220,7 @@ async fn whoever_waits_as_long_as_told_gets_through() {
 #[tokio::test]
 async fn answers_tell_of_limits_where_that_is_configured_in_place_of_what_the_upstream_tells() {
     let gateway = Gateway::builder()
+        .wasm(artifacts::responding_filter().unwrap())
         .filter(|filter| filter["rate_limit_headers"] = json!({"standard": "always", "x": "always"}))
         .configure(|config| {
             let theirs = |name: &str| json!({"header": {"key": name, "value": "theirs"}});

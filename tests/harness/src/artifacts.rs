@@ -33,6 +33,14 @@ pub fn faulty_filter() -> Result<PathBuf> {
     named("KEYWARD_FAULT_WASM", built, "make wasm-fault")
 }
 
+/// The filter that can change responses: beside the other.
+///
+/// # Errors
+/// When there is none.
+pub fn responding_filter() -> Result<PathBuf> {
+    existing(filter()?.with_file_name("keyward_filter_response_headers.wasm"), "`make wasm` builds it")
+}
+
 /// The `keyward` binary: `KEYWARD_BIN`, or the one built last, whatever its profile, so that a stale one is not tested.
 ///
 /// # Errors
