@@ -40,6 +40,8 @@ mod live_and_test;
 mod odd_paths;
 #[path = "e2e/opens_and_closes.rs"]
 mod opens_and_closes;
+#[path = "e2e/relay.rs"]
+mod relay;
 #[path = "e2e/secrets.rs"]
 mod secrets;
 #[path = "e2e/self_service.rs"]

@@ -5,6 +5,7 @@
 //! the same code runs inside Envoy and in the control plane. The encoding is pinned by the golden files in
 //! `contract/tests/golden`.
 
+pub mod age;
 pub mod credential;
 pub mod cursor;
 pub mod dialect;

@@ -18,11 +18,14 @@ mod openapi;
 mod owners;
 mod plans;
 mod problem;
+mod relay;
 mod request_log;
 mod self_service;
 mod tokens;
 mod usage;
 mod verify;
+
+pub use relay::{RelayApp, relay_router};
 
 use crate::clients::TrustedProxies;
 use crate::clock::Clock;
@@ -35,7 +38,7 @@ use crate::serve::SelfService;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use crate::verifier::Verifier;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::{Extension, Router};
@@ -77,6 +80,18 @@ pub struct App {
     pub verifier: Verifier,
     /// How often the edges are to tell of the use of keys.
     pub usage_interval: Duration,
+}
+
+impl FromRef<App> for Feed {
+    fn from_ref(app: &App) -> Self {
+        app.feed.clone()
+    }
+}
+
+impl FromRef<App> for Clock {
+    fn from_ref(app: &App) -> Self {
+        Arc::clone(&app.clock)
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub mod tokens;
 mod transfer;
 mod usage;
 
-pub use arguments::{Arguments, Command, ServeArguments, database_url, hmac_pepper};
+pub use arguments::{Arguments, Command, RelayArguments, ServeArguments, database_url, hmac_pepper};
 pub use measure::{MeasureArguments, measure};
 pub use usage::{UsageArguments, usage};
 

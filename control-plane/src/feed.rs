@@ -2,10 +2,12 @@
 //! is nothing new, as soon as there is.
 
 use crate::hub::Recent;
+use crate::relay::Contact;
 use crate::store::{Error, Found, Store};
 use bytes::Bytes;
 use keyward_contract::cursor::Position;
 use keyward_contract::page::{Extent, Page};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -15,40 +17,67 @@ use tokio::time::{Instant, sleep_until};
 pub struct Feed {
     store: Store,
     shutdown: watch::Receiver<bool>,
+    /// A relay's, with the control plane.
+    contact: Option<Arc<Contact>>,
+}
+
+/// An answer to a reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The page, encoded.
+    pub page: Bytes,
+    /// A relay's: how long ago the control plane was known to have nothing beyond it.
+    pub age: Option<Duration>,
 }
 
 impl Feed {
     /// A feed of that store; once `shutdown` is true, nobody waits any longer.
     pub fn new(store: Store, shutdown: watch::Receiver<bool>) -> Self {
-        Self { store, shutdown }
+        Self { store, shutdown, contact: None }
     }
 
-    /// The encoded page that follows the position. Where nothing does, it waits that long and then answers with a page
+    /// The feed of a relay, which is as old as its contact with the control plane.
+    #[must_use]
+    pub fn of_relay(self, contact: Arc<Contact>) -> Self {
+        Self { contact: Some(contact), ..self }
+    }
+
+    /// The page that follows the position. Where nothing does, it waits that long and then answers with a page
     /// of no changes; and sooner once `end` rings.
     ///
     /// # Errors
-    /// If the database cannot be read.
+    /// If the database cannot be read; or if a relay has nothing to serve yet, or less than the reader knows.
     pub async fn page_after(
         &self,
         position: Position,
         wait: Duration,
         mut end: watch::Receiver<()>,
-    ) -> Result<Bytes, Error> {
+    ) -> Result<Answered, Error> {
         let deadline = Instant::now() + wait;
         let mut shutdown = self.shutdown.clone();
         let mut published = self.store.hub().subscribe();
+        if let Some(contact) = &self.contact {
+            self.reach(contact, &position, deadline, &mut end).await?;
+        }
+        let mut is_over = false;
         loop {
             // Whatever is published from here on rings, so nothing falls between looking and waiting.
             published.mark_unchanged();
+            // Before looking: what is found is as new as that, or newer.
+            let current = self.contact.as_ref().map(|contact| contact.current());
+            let answered = |page| Answered { page, age: current.map(|current| current.age(Instant::now())) };
             if let Some(page) = self.look(&position).await? {
-                return Ok(page);
+                return Ok(answered(page));
             }
             // What follows nothing or continues a snapshot is always a page.
             let Position::Changes { applied, seen } = position else { continue };
             let nothing = || {
                 let extent = Extent::Changes { to: applied };
-                Bytes::from(Page { answers: position, head: seen, extent, entries: &[] }.encode())
+                answered(Bytes::from(Page { answers: position, head: seen, extent, entries: &[] }.encode()))
             };
+            if is_over {
+                return Ok(nothing());
+            }
             tracing::trace!(sequence = applied, ?wait, "waiting for a change");
             tokio::select! {
                 biased;
@@ -56,7 +85,47 @@ impl Feed {
                 _ = end.changed() => return Ok(nothing()),
                 _ = published.changed() => {}
                 _ = shutdown.wait_for(|shutdown| *shutdown) => return Ok(nothing()),
-                () = sleep_until(deadline) => return Ok(nothing()),
+                // A relay has heard of the control plane since, and says so once it has looked again.
+                () = sleep_until(deadline) => {
+                    if self.contact.is_none() {
+                        return Ok(nothing());
+                    }
+                    is_over = true;
+                }
+            }
+        }
+    }
+
+    /// Waits until a relay has what the reader knows, or knows that the control plane does not have it either: a snapshot of
+    /// less would take the reader back in time.
+    async fn reach(
+        &self,
+        contact: &Contact,
+        position: &Position,
+        deadline: Instant,
+        end: &mut watch::Receiver<()>,
+    ) -> Result<(), Error> {
+        let asked = Instant::now();
+        let mut shutdown = self.shutdown.clone();
+        let mut heard = contact.subscribe();
+        loop {
+            heard.mark_unchanged();
+            if !contact.is_complete() {
+                return Err(Error::NoSnapshot);
+            }
+            let (Position::Changes { seen, .. } | Position::Snapshot { seen, .. }) = position else { return Ok(()) };
+            let head = self.store.hub().head();
+            let is_ahead = seen.epoch != head.epoch || seen.sequence > head.sequence;
+            if !is_ahead || contact.current().is_later_than(asked) {
+                return Ok(());
+            }
+            contact.hurry();
+            tokio::select! {
+                biased;
+                _ = end.changed() => return Err(Error::Behind),
+                _ = heard.changed() => {}
+                _ = shutdown.wait_for(|shutdown| *shutdown) => return Err(Error::Behind),
+                () = sleep_until(deadline) => return Err(Error::Behind),
             }
         }
     }

@@ -3,7 +3,7 @@
 //! [`serve`] puts the parts together: [`api`] answers HTTP, [`store`] holds the state and commits each change together
 //! with its entries of the feed, [`hub`] keeps the recent ones in memory, [`feed`] answers an edge from whichever of
 //! the two has what it asks for. [`cli`] is the command line; it talks to a server over HTTP and shares no state with
-//! one. No plaintext key outlives the request that makes it.
+//! one. [`relay`] serves the feed of another control plane. No plaintext key outlives the request that makes it.
 
 pub mod api;
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod password;
 pub mod pepper;
 mod private_file;
 pub mod random;
+pub mod relay;
 pub mod serve;
 pub mod store;
 pub mod tokens;

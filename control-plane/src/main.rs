@@ -3,9 +3,10 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::api::description;
-use keyward_control_plane::cli::{self, Arguments, CliError, Command, ServeArguments};
+use keyward_control_plane::cli::{self, Arguments, CliError, Command, RelayArguments, ServeArguments};
 use keyward_control_plane::github::GithubKeys;
 use keyward_control_plane::leaks::Leaks;
+use keyward_control_plane::relay::{Relay, RelayConfig};
 use keyward_control_plane::serve::{
     Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect,
 };
@@ -18,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
+        Command::Relay(arguments) => relay(arguments),
         Command::Keys { server, command } => cli::keys::run(&server, command).map_err(Into::into),
         Command::Owners { server, command } => cli::owners::run(&server, command).map_err(Into::into),
         Command::Plans { server, command } => cli::plans::run(&server, command).map_err(Into::into),
@@ -104,5 +106,38 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         }
     };
     server.run(end).await;
+    Ok(())
+}
+
+#[tokio::main]
+async fn relay(arguments: RelayArguments) -> Result<()> {
+    let upstream = arguments.upstream()?;
+    logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
+    let RelayArguments { listen, data_dir, edge_token_file, upstream_token_file, poll_wait, .. } = arguments;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let clock = clock::system();
+    let config = RelayConfig { listen, data_dir, edge_token_file, upstream, upstream_token_file, poll_wait, clock };
+    let relay = Relay::start(config).await?;
+    let (tokens, upstream) = (relay.tokens(), relay.upstream());
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            match tokens.reload(Audience::Edge) {
+                Ok(()) => tracing::info!("the edges' tokens read again"),
+                Err(error) => tracing::error!(%error, "the edges' tokens stay as they were"),
+            }
+            match upstream.reload() {
+                Ok(()) => tracing::info!("the token for the upstream read again"),
+                Err(error) => tracing::error!(%error, "the token for the upstream stays as it was"),
+            }
+        }
+    });
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    relay.run(end).await;
     Ok(())
 }

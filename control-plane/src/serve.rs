@@ -9,6 +9,7 @@ use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
 use crate::leaks::Leaks;
 use crate::pepper::{Pepper, PepperError};
+use crate::relay::UpstreamError;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
@@ -79,6 +80,9 @@ pub enum StartError {
     /// The pepper cannot be used.
     #[error(transparent)]
     Pepper(#[from] PepperError),
+    /// The upstream of a relay cannot be asked.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// The state cannot be used.
     #[error("{place}: {source}")]
     Store {
@@ -123,7 +127,7 @@ pub enum DialectError {
 /// How long an ending server waits for answers that are under way.
 const GRACE: Duration = Duration::from_millis(1000);
 /// How long the database may take to close; one that is cut off recovers at the next start.
-const CLOSING: Duration = Duration::from_millis(500);
+pub(crate) const CLOSING: Duration = Duration::from_millis(500);
 /// By how much the clock may be put right in an interval and still be believed.
 const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
 
@@ -243,13 +247,13 @@ impl Server {
 /// Where the state is, without what could be secret in a URL.
 fn place(location: &Location) -> String {
     match location {
-        Location::Directory(directory) => directory.display().to_string(),
+        Location::Directory(directory) | Location::Relay(directory) => directory.display().to_string(),
         Location::Postgres(_) => "the PostgreSQL database".to_owned(),
     }
 }
 
 /// Done once the server is told to end and the grace for it has passed.
-async fn overdue(mut ending: watch::Receiver<bool>) {
+pub(crate) async fn overdue(mut ending: watch::Receiver<bool>) {
     let _ = ending.wait_for(|ending| *ending).await;
     sleep(GRACE).await;
 }

@@ -17,6 +17,7 @@ mod mutation;
 mod owners;
 mod pages;
 mod plans;
+mod relay;
 mod retention;
 mod rows;
 mod secrets;
@@ -27,7 +28,7 @@ mod tokens;
 mod usage;
 
 pub use audit::{AuditPage, AuditQuery};
-pub use database::{DATABASE_FILE, Location};
+pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
 pub use export::Export;
 pub use feed::Found;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
@@ -37,6 +38,7 @@ pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
 pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
 pub use owners::{OwnerPage, OwnerQuery};
 pub use plans::{PlanDeleted, PlanPage};
+pub use relay::{NotTaken, Standing, WrongPage};
 pub use retention::{RETENTION, Swept};
 pub use self_service::{Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE};
 pub use tokens::{TokenPage, TokenQuery};
@@ -131,6 +133,12 @@ pub enum Error {
     /// What the write rests on was changed before its turn came.
     #[error("what this rests on was changed meanwhile")]
     Changed,
+    /// A relay has no complete snapshot yet.
+    #[error("there is no complete snapshot here yet")]
+    NoSnapshot,
+    /// A reader knows more than a relay, and the relay's upstream cannot be asked.
+    #[error("the reader knows more than this relay, which waits for its upstream")]
+    Behind,
     /// As many exports are under way as there may be.
     #[error("{} exports are under way already", export::AT_ONCE)]
     Exporting,
@@ -151,6 +159,8 @@ impl Error {
         match self {
             Self::Crowded
             | Self::Changed
+            | Self::NoSnapshot
+            | Self::Behind
             | Self::Exporting
             | Self::Slow
             | Self::OutcomeUnknown(_)
@@ -202,6 +212,9 @@ impl Store {
     pub async fn open(location: &Location) -> Result<Self, Error> {
         let database = Database::open(location).await?;
         begin_history(&database.writer).await?;
+        if matches!(location, Location::Relay(_)) {
+            relay::begin(&database).await?;
+        }
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
         Ok(Self {
             database,

@@ -25,7 +25,9 @@ pub enum Audience {
 
 /// Which tokens are valid at the moment.
 pub struct Tokens {
-    data_dir: PathBuf,
+    /// The file of the operators' tokens; a relay has none.
+    admin_file: Option<PathBuf>,
+    edge_file: PathBuf,
     admin: RwLock<Digests>,
     edge: RwLock<Digests>,
     reloads: watch::Sender<()>,
@@ -33,7 +35,7 @@ pub struct Tokens {
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("data_dir", &self.data_dir).finish_non_exhaustive()
+        f.debug_struct("Tokens").field("edge_file", &self.edge_file).finish_non_exhaustive()
     }
 }
 
@@ -112,15 +114,34 @@ impl Tokens {
     /// If a file cannot be made or used.
     pub fn open(data_dir: &Path) -> Result<Self, TokenError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io_error(data_dir))?;
-        let open = |audience: Audience| {
-            let path = data_dir.join(audience.file_name());
-            if !path.try_exists().map_err(io_error(&path))? {
-                create(&path, audience)?;
-            }
-            read(&path).map(RwLock::new)
-        };
-        let (admin, edge) = (open(Audience::Admin)?, open(Audience::Edge)?);
-        Ok(Self { admin, edge, data_dir: data_dir.to_owned(), reloads: watch::Sender::new(()) })
+        let admin_file = data_dir.join(Audience::Admin.file_name());
+        let admin = open(&admin_file, Audience::Admin)?;
+        let edges = Self::of_edges_in(data_dir)?;
+        Ok(Self { admin_file: Some(admin_file), admin: RwLock::new(admin), ..edges })
+    }
+
+    /// Those of edges alone, in the data directory; makes them if they are not there.
+    ///
+    /// # Errors
+    /// If the file cannot be made or used.
+    pub fn of_edges_in(data_dir: &Path) -> Result<Self, TokenError> {
+        let file = data_dir.join(Audience::Edge.file_name());
+        open(&file, Audience::Edge)?;
+        Self::of_edges(&file)
+    }
+
+    /// Those of edges alone, in a file.
+    ///
+    /// # Errors
+    /// If the file cannot be used.
+    pub fn of_edges(file: &Path) -> Result<Self, TokenError> {
+        Ok(Self {
+            admin_file: None,
+            edge_file: file.to_owned(),
+            admin: RwLock::default(),
+            edge: RwLock::new(read(file)?),
+            reloads: watch::Sender::new(()),
+        })
     }
 
     /// Reads that audience's file again; on an error its tokens stay as they are.
@@ -128,7 +149,12 @@ impl Tokens {
     /// # Errors
     /// If the file cannot be used.
     pub fn reload(&self, audience: Audience) -> Result<(), TokenError> {
-        let digests = read(&self.data_dir.join(audience.file_name()))?;
+        let file = match audience {
+            Audience::Admin => self.admin_file.as_deref(),
+            Audience::Edge => Some(self.edge_file.as_path()),
+        };
+        let Some(file) = file else { return Ok(()) };
+        let digests = read(file)?;
         *self.digests(audience).write().unwrap_or_else(PoisonError::into_inner) = digests;
         self.ring();
         Ok(())
@@ -158,6 +184,14 @@ impl Tokens {
             Audience::Edge => &self.edge,
         }
     }
+}
+
+/// Reads the file, which is made if it is not there.
+fn open(path: &Path, audience: Audience) -> Result<Digests, TokenError> {
+    if !path.try_exists().map_err(io_error(path))? {
+        create(path, audience)?;
+    }
+    read(path)
 }
 
 /// Writes a file with one new token.

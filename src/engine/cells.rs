@@ -49,8 +49,9 @@ pub struct Status {
     pub generation: u32,
     /// The sequence of the feed that was applied in full.
     pub sequence: u64,
-    /// When the feed last answered, in milliseconds of the process's monotonic clock.
-    pub contact_ms: u64,
+    /// When the control plane was last known to have nothing newer, in milliseconds of the process's monotonic clock. A
+    /// relay can have lost it before that clock began.
+    pub contact_ms: i64,
     /// How many records the snapshot holds.
     pub records: u64,
     /// Counts the changes of each stripe of buckets, so that one change does not empty every cache.
@@ -62,7 +63,13 @@ impl Status {
     pub const STRIPES: usize = 64;
 
     /// The status of a process that has nothing.
-    pub const START: Self = Self { generation: 0, sequence: 0, contact_ms: 0, records: 0, stripes: [0; Self::STRIPES] };
+    pub const START: Self =
+        Self { generation: 0, sequence: 0, contact_ms: i64::MIN, records: 0, stripes: [0; Self::STRIPES] };
+
+    /// How long ago the control plane was last known to have nothing newer.
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub_signed(self.contact_ms)
+    }
 
     /// The stripe of a bucket.
     pub fn stripe_of(bucket: u32) -> usize {
@@ -102,7 +109,7 @@ impl Status {
             Some(Self {
                 generation: u32::from_le_bytes(*generation),
                 sequence: u64::from_le_bytes(*sequence),
-                contact_ms: u64::from_le_bytes(*contact_ms),
+                contact_ms: i64::from_le_bytes(*contact_ms),
                 records: u64::from_le_bytes(*records),
                 stripes: stripes.try_into().ok()?,
             })
@@ -123,7 +130,7 @@ mod tests {
             let cell = CursorCell { generation: 5, counted: 6, position };
             assert_eq!(CursorCell::decode(&cell.encode()), cell);
         }
-        let mut status = Status { generation: 1, sequence: 2, contact_ms: 3, records: 4, ..Status::START };
+        let mut status = Status { generation: 1, sequence: 2, contact_ms: -3, records: 4, ..Status::START };
         status.stripes[63] = 5;
         assert_eq!(Status::decode(&status.encode()), status);
     }

@@ -37,6 +37,7 @@ pub struct Application {
     touched: u64,
     gained: i64,
     in_range: u64,
+    age_ms: u64,
     /// How many of its entries cannot be understood; their subjects are refused.
     pub unreadable: u64,
 }
@@ -136,6 +137,12 @@ impl Application {
         })
     }
 
+    /// The same of a page that came from a relay, which last heard of the control plane so long ago.
+    #[must_use]
+    pub fn of_age(self, age_ms: u64) -> Self {
+        Self { age_ms, ..self }
+    }
+
     fn new(kind: Kind, cell: CursorCell, tag: Option<u32>, page: &Page<'_>, stamp: Stamp, bucket_bits: u32) -> Self {
         let mut by_bucket: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         let mut unreadable = 0;
@@ -165,6 +172,7 @@ impl Application {
             touched: 0,
             gained: 0,
             in_range: 0,
+            age_ms: 0,
             unreadable,
         }
     }
@@ -235,7 +243,8 @@ impl Application {
             for (n, stripe) in status.stripes.iter_mut().enumerate() {
                 *stripe = stripe.wrapping_add(u32::from(self.touched >> n & 1 == 1));
             }
-            status.contact_ms = status.contact_ms.max(now_ms);
+            let contact_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(self.age_ms);
+            status.contact_ms = status.contact_ms.max(contact_ms);
             let stamp = Stamp { generation: status.generation, sequence: status.sequence };
             if completes && self.stamp.generation > status.generation {
                 status.generation = self.stamp.generation;

@@ -50,6 +50,13 @@ pub struct Poll {
 pub enum Answer<'a> {
     /// Status 200 and this body.
     Page(&'a [u8]),
+    /// The same from a relay.
+    Relayed {
+        /// The body.
+        page: &'a [u8],
+        /// How long ago the relay knew of the control plane that it had nothing newer.
+        age_ms: u64,
+    },
     /// Another status, or none.
     Failed {
         /// The status; 0 if there was none.
@@ -132,6 +139,10 @@ impl Fetcher {
         if poll != id {
             return None;
         }
+        let age_ms = match answer {
+            Answer::Relayed { age_ms, .. } => age_ms,
+            Answer::Page(_) | Answer::Failed { .. } => 0,
+        };
         match answer {
             Answer::Failed { status } => {
                 events.push(Event::PollFailed { status });
@@ -139,14 +150,16 @@ impl Fetcher {
                 self.from_the_start |= status == 400;
                 self.back_off(now.monotonic_ms);
             }
-            Answer::Page(page) => match Application::begin(store, &self.names, self.bucket_bits, &asked, page) {
-                Ok(application) => {
-                    events.push(Event::Page { unreadable_entries: application.unreadable });
-                    self.phase = Phase::Applying(Box::new(application));
-                    self.apply(store, now, events);
+            Answer::Page(page) | Answer::Relayed { page, .. } => {
+                match Application::begin(store, &self.names, self.bucket_bits, &asked, page) {
+                    Ok(application) => {
+                        events.push(Event::Page { unreadable_entries: application.unreadable });
+                        self.phase = Phase::Applying(Box::new(application.of_age(age_ms)));
+                        self.apply(store, now, events);
+                    }
+                    Err(refused) => self.refuse(refused, now.monotonic_ms, events),
                 }
-                Err(refused) => self.refuse(refused, now.monotonic_ms, events),
-            },
+            }
         }
         if !self.lease.is_held(now.monotonic_ms) {
             return None;
@@ -299,6 +312,26 @@ mod tests {
         let position = Position::Changes { applied: 5, seen: HEAD };
         assert_eq!(next.path, format!("/v1/edge/feed?after={position}&wait=20"));
         assert_eq!((process.status().generation, process.status().contact_ms), (1, 1000));
+    }
+
+    #[test]
+    fn what_a_relay_says_is_as_old_as_it_says_and_makes_nothing_older() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let poll = process.tick(&mut fetcher, false).unwrap();
+        let first = Answer::Relayed { page: &snapshot(), age_ms: 5000 };
+        let poll = process.answer(&mut fetcher, poll.id, first).unwrap();
+        assert_eq!(process.status().contact_ms, -4000, "the relay lost the control plane before the clock began");
+        assert_eq!(process.status().age_ms(process.now_ms), 5000);
+        let answers = Position::Changes { applied: 5, seen: HEAD };
+        let nothing = Page { answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
+        let mut poll = process.answer(&mut fetcher, poll.id, Answer::Page(&nothing)).unwrap();
+        assert_eq!(process.status().age_ms(process.now_ms), 0);
+        for age_ms in [3000, u64::MAX] {
+            let older = Answer::Relayed { page: &nothing, age_ms };
+            poll = process.answer(&mut fetcher, poll.id, older).unwrap();
+            assert_eq!(process.status().age_ms(process.now_ms), 0, "{age_ms}");
+        }
     }
 
     #[test]

@@ -128,8 +128,7 @@ impl Snapshot {
 
     /// Whether there is a complete snapshot, and the feed answered within `max_staleness_ms` where that is bounded.
     pub fn is_usable(&self, now_ms: u64, max_staleness_ms: Option<u64>) -> bool {
-        self.status.generation > 0
-            && max_staleness_ms.is_none_or(|bound| now_ms.saturating_sub(self.status.contact_ms) <= bound)
+        self.status.generation > 0 && max_staleness_ms.is_none_or(|bound| self.status.age_ms(now_ms) <= bound)
     }
 
     /// The same, from a status that can be relied on. One that says no is read again: another worker may have said yes.

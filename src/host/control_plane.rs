@@ -1,6 +1,7 @@
 //! Requests to the control plane, all with the same cluster and edge token.
 
 use crate::config::ControlPlane;
+use keyward_contract::age::{FEED_AGE_HEADER, feed_age_ms};
 use keyward_contract::secret::Secret;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, Status};
@@ -47,6 +48,12 @@ pub(super) fn read_answer(headers: usize, body_size: usize, max_body: usize) -> 
 /// After how many seconds an answer that refuses says to come back.
 pub(super) fn retry_after_s() -> Option<u64> {
     response_header("retry-after")
+}
+
+/// How old a page of the feed is by its own account; one of the control plane itself is not.
+pub(super) fn feed_age() -> u64 {
+    let field = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, FEED_AGE_HEADER).ok().flatten();
+    feed_age_ms(field.as_deref())
 }
 
 fn response_status() -> u32 {

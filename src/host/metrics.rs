@@ -107,8 +107,8 @@ impl Metrics {
         let status = snapshot.status();
         self.sequence.set(status.sequence);
         self.records.set(status.records);
-        if status.contact_ms > 0 {
-            self.age_ms.set(now_ms.saturating_sub(status.contact_ms));
+        if status.contact_ms > i64::MIN {
+            self.age_ms.set(status.age_ms(now_ms));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::store::Names;
 use crate::engine::verified::{HASH_KEY_LENGTH, Verified};
 use crate::engine::verifier::Verifier;
 use crate::host::clock::{self, Clock};
-use crate::host::control_plane::{Call, read_answer};
+use crate::host::control_plane::{Call, feed_age, read_answer};
 use crate::host::http::Stream;
 use crate::host::log;
 use crate::host::metrics::Metrics;
@@ -186,7 +186,7 @@ impl Running {
         let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
         let body = read_answer(headers, body_size, MAX_PAGE_BYTES);
         let answer = match &body {
-            Ok(body) => Answer::Page(body),
+            Ok(body) => Answer::Relayed { page: body, age_ms: feed_age() },
             Err(status) => Answer::Failed { status: *status },
         };
         let mut events = Vec::new();

@@ -78,7 +78,7 @@ async fn pass(app: &App, audience: Audience, request: &Parts) -> Result<Pass, Ap
 }
 
 /// The token of the only `Authorization` field (RFC 6750, section 2.1); of several none is taken.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let (field, None) = (fields.next()?, fields.next()) else { return None };
     let (scheme, token) = field.as_bytes().split_at_checked("Bearer ".len())?;

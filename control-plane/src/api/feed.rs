@@ -1,14 +1,16 @@
 //! The edges' side: pages of the feed.
 
-use super::App;
 use super::auth::{TokenEnd, TokenReloads};
 use super::extract::Parameters;
 use super::openapi::{number, schema, text};
 use super::problem::ApiError;
+use crate::clock::Clock;
+use crate::feed::Feed;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
+use keyward_contract::age::FEED_AGE_HEADER;
 use keyward_contract::cursor::Position;
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_WAIT_SECONDS};
 use serde_json::json;
@@ -36,7 +38,8 @@ schema!(Wait, "How long to wait", number(0, u32::MAX.into()));
     responses((status = OK, description = "The page", body = inline(FeedPage), content_type = FEED_MEDIA_TYPE))
 )]
 pub(super) async fn page(
-    State(app): State<App>,
+    State(feed): State<Feed>,
+    State(clock): State<Clock>,
     Extension(TokenReloads(token_reloads)): Extension<TokenReloads>,
     Extension(TokenEnd(token_end)): Extension<TokenEnd>,
     mut parameters: Parameters,
@@ -46,8 +49,10 @@ pub(super) async fn page(
     parameters.finish()?;
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT_SECONDS).into());
     // Nobody waits for longer than the token is good for.
-    let left = token_end.map(|end| Duration::from_millis(end.as_ms().saturating_sub((app.clock)().as_ms())));
+    let left = token_end.map(|end| Duration::from_millis(end.as_ms().saturating_sub(clock().as_ms())));
     let wait = left.map_or(wait, |left| left.min(wait));
-    let page = app.feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
-    Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], page))
+    let answered = feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
+    let age =
+        answered.age.map(|age| [(FEED_AGE_HEADER, u64::try_from(age.as_millis()).unwrap_or(u64::MAX).to_string())]);
+    Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], age, answered.page))
 }

@@ -41,6 +41,10 @@ pub(super) enum ApiError {
         store::MAX_KEYS_BY_SELF_SERVICE
     )]
     TooManyKeys,
+    #[error("a relay serves edges alone; ask the control plane that it follows")]
+    NotARelaysWork,
+    #[error("the control plane cannot be reached from this relay; try again")]
+    UpstreamAway,
     #[error("there is nothing at {path}")]
     NoSuchPath { path: String },
     #[error("{method} is not known here")]
@@ -194,6 +198,8 @@ impl ApiError {
             Self::HasCredits => (StatusCode::FORBIDDEN, "has_credits", "Key with credits"),
             Self::Beyond(_) => (StatusCode::FORBIDDEN, "beyond_the_key", "More than the key may do"),
             Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys", "Too many keys"),
+            Self::NotARelaysWork => (StatusCode::NOT_FOUND, "not_a_relays_work", "Not served by a relay"),
+            Self::UpstreamAway => (StatusCode::SERVICE_UNAVAILABLE, "upstream_away", "Control plane away"),
             Self::NoSuchPath { .. } | Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
@@ -245,7 +251,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
+        if let Self::Unavailable(error @ (store::Error::NoSnapshot | store::Error::Behind)) = &self {
+            // Why that is so is logged once, where the upstream is followed; here every edge would tell it again and again.
+            tracing::debug!(%error, "a relay cannot serve a page at the moment");
+        } else if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
         }
         if let Self::ImportStopped { imported, source } = &self {
@@ -290,7 +299,7 @@ impl IntoResponse for ApiError {
                 let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
-            Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Busy(_) => {
+            Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Busy(_) | Self::UpstreamAway => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

@@ -60,7 +60,7 @@ async fn answer(app: &App, credential: &[u8], now: Timestamp) -> Result<Answer, 
 }
 
 /// A copy that is overwritten when it goes, as the body is at once, unless the connection still holds on to it.
-fn wiped(body: Bytes) -> Zeroizing<Vec<u8>> {
+pub(super) fn wiped(body: Bytes) -> Zeroizing<Vec<u8>> {
     let credential = Zeroizing::new(body.to_vec());
     if let Ok(mut body) = body.try_into_mut() {
         body.as_mut().zeroize();

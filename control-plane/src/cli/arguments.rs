@@ -5,8 +5,9 @@ use super::keys::KeysCommand;
 use super::owners::OwnersCommand;
 use super::plans::PlansCommand;
 use super::tokens::TokensCommand;
-use super::{MeasureArguments, UsageArguments};
+use super::{CliError, MeasureArguments, UsageArguments};
 use crate::model::OnLeak;
+use crate::relay::POLL_WAITS;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -31,7 +32,7 @@ pub struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused, or failed: the control plane refused or could not be reached, or `serve` could not start
+  1  refused, or failed: the control plane refused or could not be reached, or `serve` or `relay` could not start
   2  wrong usage: nothing was asked of the control plane";
 
 /// What there is to do.
@@ -39,6 +40,8 @@ Exit codes:
 pub enum Command {
     /// Run the control plane
     Serve(ServeArguments),
+    /// Serve the feed of another control plane, or of another relay, and go on without it
+    Relay(RelayArguments),
     /// Work on keys
     Keys {
         /// Where the control plane is.
@@ -148,6 +151,43 @@ pub struct ServeArguments {
     pub github_keys: Option<PathBuf>,
 }
 
+/// How to run a relay.
+#[derive(Debug, Args)]
+#[command(after_help = "The files with tokens must be readable by their owner alone. On SIGHUP they are read again.")]
+pub struct RelayArguments {
+    /// Whom to follow: the URL of a control plane or of another relay
+    #[arg(long, env = "KEYWARD_UPSTREAM", hide_env_values = true, value_name = "URL")]
+    pub upstream: String,
+    /// The file with the edge token to show there
+    #[arg(long, env = "KEYWARD_UPSTREAM_TOKEN_FILE", value_name = "FILE")]
+    pub upstream_token_file: PathBuf,
+    /// Where to listen; port 0 is any that is free
+    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// Where the relay's database is
+    #[arg(long, env = "KEYWARD_DATA_DIR", default_value = ".keyward-relay", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// The file with the tokens of the edges that the relay serves [default: edge-token in the data directory, made if it is
+    /// not there]
+    #[arg(long, env = "KEYWARD_EDGE_TOKEN_FILE", value_name = "FILE")]
+    pub edge_token_file: Option<PathBuf>,
+    /// How long the upstream is let wait for news, from 1s to 1min in whole seconds; so much older edges can take what they
+    /// have to be
+    #[arg(long, env = "KEYWARD_POLL_WAIT", default_value = "5s", value_parser = poll_wait, value_name = "DURATION")]
+    pub poll_wait: Duration,
+}
+
+impl RelayArguments {
+    /// The URL of the upstream, without a slash at the end. Read here and not as the argument is parsed, as a refusal there
+    /// repeats it.
+    ///
+    /// # Errors
+    /// If it cannot be meant.
+    pub fn upstream(&self) -> Result<String, CliError> {
+        url(&self.upstream).map_err(CliError::Usage)
+    }
+}
+
 /// Where the control plane is, and the data directory that has its token.
 #[derive(Debug, Args)]
 #[command(
@@ -216,6 +256,11 @@ pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
 }
 
+fn poll_wait(text: &str) -> Result<Duration, String> {
+    let duration = whole_seconds(text)?;
+    if POLL_WAITS.contains(&duration) { Ok(duration) } else { Err("expected 1s to 1min".to_owned()) }
+}
+
 fn usage_interval(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if USAGE_INTERVALS.contains(&duration) { Ok(duration) } else { Err("expected 1s to 1min".to_owned()) }
@@ -251,8 +296,8 @@ mod tests {
         let words = ["token", "secret", "password", "pepper", "key", "database"];
         let mut found = ids(&Arguments::command());
         found.retain(|id| words.iter().any(|word| id.contains(word)));
-        // GitHub's public keys, the id of a key, and the id of a secret, which is checked to be one.
-        assert_eq!(found, ["github_keys", "secret", "key"]);
+        // GitHub's public keys, files with tokens, the id of a key, and the id of a secret, which is checked to be one.
+        assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key"]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ use tokio::time::timeout;
 pub enum Location {
     /// In an SQLite database in this directory, which one server uses.
     Directory(PathBuf),
+    /// What a relay has, in an SQLite database of its own in this directory.
+    Relay(PathBuf),
     /// In a PostgreSQL database, which several servers can use; its URL can hold a password.
     Postgres(Secret),
 }
@@ -51,6 +53,8 @@ pub(super) struct Database {
 
 /// The name of the SQLite database in the data directory.
 pub const DATABASE_FILE: &str = "keyward.db";
+/// The name of a relay's.
+pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
 const LOCK_FILE: &str = "lock";
 const READERS: u32 = 4;
@@ -78,6 +82,7 @@ const URL_PARAMETERS: [&str; 9] =
     ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+static RELAY_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/relay");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
 
 impl Database {
@@ -85,19 +90,20 @@ impl Database {
     pub(super) async fn open(location: &Location) -> Result<Self, Error> {
         install_default_drivers();
         match location {
-            Location::Directory(directory) => Self::open_directory(directory).await,
+            Location::Directory(directory) => Self::open_directory(directory, DATABASE_FILE, &SQLITE_MIGRATIONS).await,
+            Location::Relay(directory) => Self::open_directory(directory, RELAY_DATABASE_FILE, &RELAY_MIGRATIONS).await,
             Location::Postgres(url) => Self::open_postgres(url).await,
         }
     }
 
-    async fn open_directory(directory: &Path) -> Result<Self, Error> {
+    async fn open_directory(directory: &Path, file: &str, migrations: &Migrator) -> Result<Self, Error> {
         let lock = lock(&directory.join(LOCK_FILE))?;
-        let path = directory.join(DATABASE_FILE);
+        let path = directory.join(file);
         private_file(&path)?;
         let path = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string();
         let writer = sqlite_pool(1).after_connect(|connection, _| Box::pin(configure_sqlite_writer(connection)));
         let writer = writer.connect(&format!("sqlite:{path}")).await?;
-        migrate(&SQLITE_MIGRATIONS, &mut *writer.acquire().await?).await?;
+        migrate(migrations, &mut *writer.acquire().await?).await?;
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
             engine: Engine::Sqlite,

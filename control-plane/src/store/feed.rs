@@ -125,7 +125,9 @@ pub(super) async fn cursor_at(
         let first: Option<i64> = sqlx::query_scalar("SELECT sequence FROM feed ORDER BY sequence LIMIT 1")
             .fetch_optional(connection)
             .await?;
-        return Ok(first.is_none_or(|first| first == 1).then(|| at([0; Cursor::CHAIN_LENGTH])));
+        // A relay's log can be empty though there is a history.
+        let is_whole = first.map_or(head.sequence == 0, |first| first == 1);
+        return Ok(is_whole.then(|| at([0; Cursor::CHAIN_LENGTH])));
     }
     let stored: Option<Vec<u8>> = sqlx::query_scalar("SELECT chain FROM feed WHERE sequence = $1")
         .bind(stored_sequence(sequence))

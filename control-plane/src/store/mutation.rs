@@ -147,7 +147,8 @@ impl Mutation {
                 .bind(head.chain.as_slice())
                 .execute(self.connection())
                 .await?;
-            self.cut_log().await?;
+            let kept_changes = self.kept_changes;
+            cut_log(self.connection(), head.sequence, kept_changes).await?;
             self.engine.announce(&mut self.transaction).await?;
         }
         let committed = self.transaction.commit().await;
@@ -155,19 +156,6 @@ impl Mutation {
         let committed = committed.and(if self.answer_is_lost { Err(sqlx::Error::WorkerCrashed) } else { Ok(()) });
         committed.map_err(|error| self.engine.failed_commit(error))?;
         Ok(Committed { before: self.before, changes: self.changes })
-    }
-
-    /// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue
-    /// has not heard of it.
-    async fn cut_log(&mut self) -> Result<(), Error> {
-        let Some(last_cut) = self.head.sequence.checked_sub(self.kept_changes) else { return Ok(()) };
-        let last_cut = stored_sequence(last_cut);
-        sqlx::query("DELETE FROM feed WHERE sequence <= $1").bind(last_cut).execute(self.connection()).await?;
-        sqlx::query("DELETE FROM edge_entries WHERE removed AND version <= $1")
-            .bind(last_cut)
-            .execute(self.connection())
-            .await?;
-        Ok(())
     }
 
     /// Keeps fewer changes than usual, so that a test reaches the end of the log.
@@ -181,6 +169,16 @@ impl Mutation {
     pub(super) fn lose_answer(&mut self) {
         self.answer_is_lost = true;
     }
+}
+
+/// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue has
+/// not heard of it.
+pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_changes: u64) -> Result<(), Error> {
+    let Some(last_cut) = head.checked_sub(kept_changes) else { return Ok(()) };
+    let last_cut = stored_sequence(last_cut);
+    sqlx::query("DELETE FROM feed WHERE sequence <= $1").bind(last_cut).execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM edge_entries WHERE removed AND version <= $1").bind(last_cut).execute(connection).await?;
+    Ok(())
 }
 
 #[cfg(test)]

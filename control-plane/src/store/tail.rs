@@ -19,7 +19,7 @@ use tokio::time::timeout;
 /// How often the database is asked for what nobody told of.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a write waits for the hub to hear of it, where it cannot be told at once.
-const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 /// The most changes that the hub is told of at once. They cannot be told in parts: each shows the current state of its
 /// subject, and whoever sees that has to be told of the head it belongs to.
 pub(super) const MOST: u64 = 4096;

@@ -166,6 +166,11 @@ impl Client {
         Self { agent: config.build().new_agent(), url: url.to_owned(), admin, edge }
     }
 
+    /// One that shows these tokens to another server.
+    pub(crate) fn at(&self, url: &str, edge: &str) -> Self {
+        Self { url: url.to_owned(), edge: edge.to_owned(), ..self.clone() }
+    }
+
     pub(crate) fn send(&self, method: &str, path: &str, token: Option<&str>, body: Option<Vec<u8>>) -> Answer {
         let authorization = token.map(|token| format!("Bearer {token}"));
         let fields: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
@@ -178,7 +183,7 @@ impl Client {
     }
 
     /// The answer, unless the server goes away before it is complete.
-    fn try_send_with(
+    pub(crate) fn try_send_with(
         &self,
         method: &str,
         path: &str,

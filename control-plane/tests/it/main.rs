@@ -42,6 +42,8 @@ mod postgres;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod self_service;
 #[cfg(test)]
 mod sqlite;

@@ -50,7 +50,7 @@ impl Fixture {
         };
         edge.status(|status| {
             status.generation = 1;
-            status.contact_ms = NOW.monotonic_ms;
+            status.contact_ms = NOW.monotonic_ms.cast_signed();
         });
         edge
     }
@@ -138,10 +138,10 @@ fn without_a_snapshot_or_with_a_stale_one_even_a_request_without_a_key_is_unavai
     let mut edge = Fixture::open();
     edge.key(|_| {});
     assert_eq!(edge.verdict(), "allow");
-    edge.status(|status| status.contact_ms = NOW.monotonic_ms - 60_001);
+    edge.status(|status| status.contact_ms = NOW.monotonic_ms.cast_signed() - 60_001);
     assert_eq!(edge.verdict(), "unavailable");
     edge.status(|status| {
-        status.contact_ms = NOW.monotonic_ms;
+        status.contact_ms = NOW.monotonic_ms.cast_signed();
         status.generation = 0;
     });
     assert_eq!(edge.verdict(), "unavailable");
@@ -443,11 +443,11 @@ fn whoever_waits_as_long_as_told_gets_through_and_the_wall_clock_does_not_matter
     let mut passed = Vec::new();
     for step in [3_600_000i64, -7_200_000, 0, 86_400_000, -1, 5000, 0, 0, -86_400_000, 1] {
         now.wall_ms = now.wall_ms.checked_add_signed(step).unwrap();
-        edge.status(|status| status.contact_ms = now.monotonic_ms);
+        edge.status(|status| status.contact_ms = now.monotonic_ms.cast_signed());
         match edge.edge().decide(&headers, now, || None) {
             Decision::Refuse(refused) => {
                 now.monotonic_ms += 1000 * refused.exhausted.unwrap().retry_after_s;
-                edge.status(|status| status.contact_ms = now.monotonic_ms);
+                edge.status(|status| status.contact_ms = now.monotonic_ms.cast_signed());
                 let verdict = edge.edge().decide(&headers, now, || None).verdict();
                 assert_eq!(verdict, "allow", "after {step}");
             }

@@ -1,0 +1,130 @@
+//! Envoy behind a relay: as soon as at the control plane, and without it when that is away.
+
+use crate::common::{SOON, assert_refused};
+use keyward_harness::envoy::Options;
+use keyward_harness::gateway::Builder;
+use keyward_harness::{Envoy, Failure, Gateway, Relay, Request, TestDir, WorkerConnections, until};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 30;
+/// The promise of a control plane, and once more for the relay and for machines that compile meanwhile.
+const PROMISED: Duration = Duration::from_millis(200);
+
+/// A control plane, a relay, and an Envoy that knows the relay alone.
+struct Region {
+    gateway: Gateway,
+    relay: Relay,
+    // Last, as it has the relay's log and data.
+    _dir: TestDir,
+}
+
+impl Region {
+    async fn start(build: impl FnOnce(Builder) -> Builder) -> Self {
+        let dir = TestDir::new().unwrap();
+        let mut relay = Relay::new(dir.path()).unwrap();
+        let mut gateway = build(Gateway::builder().feed_from(relay.address())).start().await.unwrap();
+        relay.start(&gateway.control_plane).await.unwrap();
+        gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
+        Self { gateway, relay, _dir: dir }
+    }
+
+    /// Ends Envoy and starts it again, with nothing in its memory.
+    async fn restart_envoy(&mut self) {
+        self.gateway.envoy.stop().await.unwrap();
+        let token = self.gateway.control_plane.edge_token().unwrap();
+        let options = Options { environment: vec![("KEYWARD_EDGE_TOKEN".to_owned(), token)], ..Options::default() };
+        self.gateway.envoy = Envoy::start(&self.gateway.config, self.gateway.dir().path(), &options).await.unwrap();
+    }
+}
+
+async fn time_until(workers: &mut WorkerConnections, request: &Request, status: u16) -> Duration {
+    let started = Instant::now();
+    while workers.statuses(request).await.unwrap().iter().any(|answered| *answered != status) {
+        assert!(started.elapsed() < SOON, "not every worker answers {status}");
+    }
+    started.elapsed()
+}
+
+#[tokio::test]
+async fn behind_a_relay_too_a_revoked_key_closes_every_worker_within_the_promised_time() {
+    let region = Region::start(|builder| builder).await;
+    let mut workers = region.gateway.envoy.every_worker().await.unwrap();
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let created = region.gateway.control_plane.create_named(&format!("round {round}")).await.unwrap();
+        let request = Request::get("/").bearer(&created.key);
+        workers.until_status(&request, 200, SOON).await.unwrap();
+        region.gateway.control_plane.revoke(&created.id).await.unwrap();
+        times.push(time_until(&mut workers, &request, 401).await);
+    }
+    times.sort();
+    let (median, largest) = (times[ROUNDS / 2], times[ROUNDS - 1]);
+    println!("closing behind a relay: median {median:?}, max {largest:?} of {ROUNDS}");
+    assert!(times[ROUNDS - 2] < PROMISED, "{times:?}");
+}
+
+#[tokio::test]
+async fn without_the_control_plane_its_relay_and_envoy_start_again_and_decide_as_before() {
+    let mut region = Region::start(|builder| builder).await;
+    let kept = region.gateway.control_plane.create_named("kept").await.unwrap();
+    let revoked = region.gateway.control_plane.create_named("revoked").await.unwrap();
+    let with = |key: &str| Request::get("/").bearer(key);
+    let mut workers = region.gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&with(&kept.key), 200, SOON).await.unwrap();
+    region.gateway.control_plane.revoke(&revoked.id).await.unwrap();
+    workers.until_status(&with(&revoked.key), 401, SOON).await.unwrap();
+
+    region.gateway.control_plane.kill();
+    region.relay.kill();
+    assert_eq!(workers.statuses(&with(&kept.key)).await.unwrap(), [200, 200]);
+    region.relay.start(&region.gateway.control_plane).await.unwrap();
+    drop(workers);
+    region.restart_envoy().await;
+    region.gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
+    let mut workers = region.gateway.envoy.every_worker().await.unwrap();
+    assert_eq!(workers.statuses(&with(&kept.key)).await.unwrap(), [200, 200]);
+    for answer in workers.send(&with(&revoked.key)).await.unwrap() {
+        assert_refused(&answer, 401, "revoked");
+    }
+
+    region.gateway.control_plane.start().await.unwrap();
+    let new = region.gateway.control_plane.create_named("new").await.unwrap();
+    workers.until_status(&with(&new.key), 200, SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bound_on_staleness_holds_behind_a_relay_that_goes_on_answering_alone() {
+    let mut region = Region::start(|builder| {
+        builder.filter(|filter| {
+            filter["control_plane"]["poll_wait_s"] = 1.into();
+            filter["control_plane"]["max_staleness_s"] = 8.into();
+        })
+    })
+    .await;
+    let created = region.gateway.control_plane.create_named("demo").await.unwrap();
+    let request = Request::get("/").bearer(&created.key);
+    let mut workers = region.gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&request, 200, SOON).await.unwrap();
+    region.gateway.control_plane.kill();
+    workers.until_status(&request, 503, 2 * SOON).await.unwrap();
+    drop(workers);
+    // One that begins now has all from the relay, and knows how old that is.
+    region.restart_envoy().await;
+    let envoy = &region.gateway.envoy;
+    until("the relay's snapshot is there", SOON, async || {
+        let sequences = envoy.stats("keyward_snapshot_sequence").await?;
+        if sequences.values().any(|sequence| *sequence > 0) {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("{sequences:?}")))
+        }
+    })
+    .await
+    .unwrap();
+    let mut workers = region.gateway.envoy.every_worker().await.unwrap();
+    for answer in workers.send(&request).await.unwrap() {
+        assert_refused(&answer, 503, "unavailable");
+    }
+    region.gateway.control_plane.start().await.unwrap();
+    workers.until_status(&request, 200, SOON).await.unwrap();
+}
