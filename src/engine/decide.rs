@@ -362,7 +362,8 @@ impl<S: SharedStore> Edge<'_, S> {
             remaining: state.remaining,
             reset_s: state.reset_ms.div_ceil(1000),
         };
-        match self.limiter.admit(self.store, &holder.key.key_id, limits, cost, now_ms) {
+        let key = (holder.key.key_id.as_str(), || holder.limit_hash());
+        match self.limiter.admit_hashed(self.store, key, limits, cost, now_ms) {
             Verdict::Admitted { windows } if self.policy.rate_limit_headers.are_on_allowed() => {
                 Ok(windows.iter().map(window).collect())
             }

@@ -43,13 +43,13 @@ mod memory;
 mod model;
 
 use crate::engine::store::{self, SharedStore};
-use bucket::{Bucket, KeyHash};
+use bucket::Bucket;
 use keyward_contract::limit::Limit;
 use leases::{Lease, Leases};
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 
-pub use bucket::{MAX_ENTRIES, SUB_WINDOWS};
+pub use bucket::{KeyHash, MAX_ENTRIES, SUB_WINDOWS};
 pub use leases::{LEASE_MS, MIN_LEASED_REQUESTS};
 
 /// The limits of all keys, as far as they are in use, and what one worker has leased of them.
@@ -121,6 +121,18 @@ impl Limiter {
         cost: NonZeroU32,
         now_ms: u64,
     ) -> Verdict {
+        self.admit_hashed(store, (key_id, || KeyHash::of(key_id)), limits, cost, now_ms)
+    }
+
+    /// The same for a key whose hash may be known already; it is asked for only where no lease is spent.
+    pub fn admit_hashed(
+        &self,
+        store: &impl SharedStore,
+        (key_id, hash): (&str, impl FnOnce() -> KeyHash),
+        limits: &[Limit],
+        cost: NonZeroU32,
+        now_ms: u64,
+    ) -> Verdict {
         if limits.is_empty() {
             return Verdict::Admitted { windows: Vec::new() };
         }
@@ -129,7 +141,7 @@ impl Limiter {
             return Verdict::Admitted { windows };
         }
         let (wanted, replaced) = self.leases.borrow_mut().ask(key_id, limits, now_ms);
-        let key = KeyHash::of(key_id);
+        let key = hash();
         let (verdict, lease) = store::update(store, &self.bucket_name(store, &key), |current| {
             let stored = Bucket::read(current.unwrap_or_default());
             let at_ms = now_ms.max(stored.written_ms);

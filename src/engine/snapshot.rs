@@ -5,6 +5,7 @@ use crate::engine::cache::Cache;
 use crate::engine::cells::Status;
 use crate::engine::decide::Policy;
 use crate::engine::identity::{self, IdentityField};
+use crate::engine::limiter::KeyHash;
 use crate::engine::store::{Names, SharedStore};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
@@ -43,8 +44,9 @@ pub struct Holder {
     pub owner: OwnerState,
     /// What decides for its plan.
     pub plan: PlanState,
-    /// Made once for all requests with the key.
+    /// Both are made once for all requests with the key.
     identity: OnceCell<Vec<IdentityField>>,
+    limit_hash: OnceCell<KeyHash>,
 }
 
 /// What is known of a key's owner.
@@ -233,12 +235,17 @@ impl Snapshot {
 impl Holder {
     /// What is known of a key.
     pub fn new(key: KeyRecord, owner: OwnerState, plan: PlanState) -> Self {
-        Self { key, owner, plan, identity: OnceCell::new() }
+        Self { key, owner, plan, identity: OnceCell::new(), limit_hash: OnceCell::new() }
     }
 
     /// The header fields that tell the upstream who is calling. A worker has one policy.
     pub fn identity(&self, policy: &Policy) -> &[IdentityField] {
         self.identity.get_or_init(|| identity::headers_of(self, policy))
+    }
+
+    /// What the key's limits are counted under.
+    pub fn limit_hash(&self) -> KeyHash {
+        *self.limit_hash.get_or_init(|| KeyHash::of(&self.key.key_id))
     }
 
     /// What the key may use: its own limits, else those of its plan; `None` if neither has any.

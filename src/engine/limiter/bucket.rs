@@ -23,8 +23,8 @@ pub(super) const ENTRY_LENGTH: usize = 8 + 4;
 const LAYOUT_VERSION: u8 = 1;
 
 /// What a key's records are found by: the first half of the SHA-256 of its id.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct KeyHash([u8; Self::LENGTH]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHash([u8; Self::LENGTH]);
 
 /// A bucket as it was read.
 pub(super) struct Bucket<'a> {
@@ -58,7 +58,8 @@ struct Records<'a>(&'a [u8]);
 impl KeyHash {
     const LENGTH: usize = 16;
 
-    pub(super) fn of(key_id: &str) -> Self {
+    /// The hash of a key's id.
+    pub fn of(key_id: &str) -> Self {
         let digest: [u8; 32] = Sha256::digest(key_id.as_bytes()).into();
         Self(digest.first_chunk().copied().unwrap_or_default())
     }
