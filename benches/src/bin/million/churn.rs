@@ -10,6 +10,9 @@ use std::time::Instant;
 /// In how many batches.
 const ROUNDS: usize = 10;
 
+/// How many keys an owner has, all of which are revoked with one request.
+const OF_AN_OWNER: usize = 5_000;
+
 pub(crate) async fn measure(keys: usize, workers: u32) -> Result<Value> {
     let small = database::small_copy("churn").await?;
     let mut rig = Rig::start(&small, workers, &["--retention", "1s"]).await?;
@@ -18,16 +21,24 @@ pub(crate) async fn measure(keys: usize, workers: u32) -> Result<Value> {
     let load = Load::start(rig.envoy.gateway()).await?;
     let before = rig.memory().await?;
     let mut rounds = Vec::new();
+    let (mut next, mut owners) = (FIRST, 0);
     for round in 0..ROUNDS {
-        let owner = format!("churn-{round}");
-        let from = FIRST + round * (keys / ROUNDS);
         let started = Instant::now();
-        database::import(&rig.plane, from..from + keys / ROUNDS, Some(&owner)).await?;
-        let most = rig.until_records(|records| records >= few + (keys / ROUNDS) as u64).await?;
+        let end = FIRST + (round + 1) * (keys / ROUNDS);
+        let first_owner = owners;
+        while next < end {
+            let batch = next..end.min(next + OF_AN_OWNER);
+            next = batch.end;
+            database::import(&rig.plane, batch, Some(&format!("churn-{owners}"))).await?;
+            owners += 1;
+        }
+        // The owners stay.
+        let most = rig.until_records(|records| records >= few + (owners + keys / ROUNDS) as u64).await?;
         let with_all = rig.memory().await?;
-        database::revoke_all(&rig.plane, &owner).await?;
-        // The owner itself stays.
-        let left = rig.until_records(|records| records <= few + 1 + round as u64).await?;
+        for owner in first_owner..owners {
+            database::revoke_all(&rig.plane, &format!("churn-{owner}")).await?;
+        }
+        let left = rig.until_records(|records| records <= few + owners as u64).await?;
         let found = json!({
             "records": most,
             "memory_bytes": with_all,

@@ -1,8 +1,7 @@
 //! A million keys on a real Envoy: how long they take to come, what they cost in memory, and what requests notice of it.
 //!
-//! `bench-million [PART…] [--keys N] [--workers N,N]`. The parts are `million` (a snapshot of all keys comes to an Envoy that
-//! serves requests, and then changes among them), `growth` (an import comes to it change by change) and `churn` (keys are
-//! made and revoked by the hundred thousand); without one, all are measured. Each writes its results by its own name.
+//! Each part writes its results by its own name. The databases stay in `.keyward/bench`, so a second run need not import
+//! them.
 
 mod churn;
 mod database;
@@ -11,24 +10,39 @@ mod load;
 mod rig;
 mod snapshot;
 
+use clap::{Parser, ValueEnum};
 use keyward_bench::results;
-use keyward_harness::{Failure, Result};
+use keyward_harness::Result;
 use std::process::ExitCode;
 
-/// What is to be measured.
+/// Measure a million keys on a real Envoy
+#[derive(Parser)]
+#[command(name = "bench-million")]
 struct Options {
-    parts: Vec<String>,
-    keys: usize,
+    /// What to measure [default: everything]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// How many keys there are in the end
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(2 * database::FIRST as i64..))]
+    keys: u32,
+    /// With how many workers; `growth` and `churn` take the first
+    #[arg(long, default_values_t = [2, 8], value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     workers: Vec<u32>,
 }
 
-const PARTS: [&str; 3] = ["million", "growth", "churn"];
-
-const USAGE: &str = "usage: bench-million [million|growth|churn …] [--keys N] [--workers N,N]";
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    /// A snapshot of all keys comes to an Envoy that serves requests, and then changes among them
+    Million,
+    /// All keys come to an Envoy that serves requests, change by change
+    Growth,
+    /// As many keys are made, revoked and forgotten
+    Churn,
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    match run(&Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("bench-million: {failure}");
@@ -37,42 +51,17 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<()> {
-    let options = Options::read(std::env::args().skip(1))?;
-    for part in &options.parts {
-        let found = match part.as_str() {
-            "million" => snapshot::measure(options.keys, &options.workers).await?,
-            "growth" => growth::measure(options.keys, options.workers[0]).await?,
-            _ => churn::measure(options.keys, options.workers[0]).await?,
+async fn run(options: &Options) -> Result<()> {
+    let keys = options.keys as usize;
+    let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
+    for part in parts {
+        let (name, found) = match part {
+            Part::Million => ("million", snapshot::measure(keys, &options.workers).await?),
+            Part::Growth => ("growth", growth::measure(keys, options.workers[0]).await?),
+            Part::Churn => ("churn", churn::measure(keys, options.workers[0]).await?),
         };
         println!("{found:#}");
-        println!("written to {}", results::write(part, &found)?.display());
+        println!("written to {}", results::write(name, &found)?.display());
     }
     Ok(())
-}
-
-impl Options {
-    fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self { parts: Vec::new(), keys: 1_000_000, workers: vec![2, 8] };
-        let wrong = || Failure::new(USAGE);
-        while let Some(argument) = arguments.next() {
-            match argument.as_str() {
-                "--keys" => options.keys = arguments.next().and_then(|n| n.parse().ok()).ok_or_else(wrong)?,
-                "--workers" => {
-                    let numbers = arguments.next().ok_or_else(wrong)?;
-                    let numbers: std::result::Result<_, _> = numbers.split(',').map(str::parse).collect();
-                    options.workers = numbers.map_err(|_| wrong())?;
-                }
-                part if PARTS.contains(&part) => options.parts.push(argument),
-                _ => return Err(wrong()),
-            }
-        }
-        if options.parts.is_empty() {
-            options.parts = PARTS.map(str::to_owned).into();
-        }
-        if options.keys < 2 * database::FIRST {
-            return Err(Failure::new(format!("at least {} keys are needed", 2 * database::FIRST)));
-        }
-        Ok(options)
-    }
 }
