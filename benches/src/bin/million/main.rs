@@ -28,6 +28,9 @@ struct Options {
     /// With how many workers; `growth` and `churn` take the first
     #[arg(long, default_values_t = [2, 8], value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     workers: Vec<u32>,
+    /// How often `million` replaces the few keys by all: the machine is never quite the same
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -56,7 +59,7 @@ async fn run(options: &Options) -> Result<()> {
     let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     for part in parts {
         let (name, found) = match part {
-            Part::Million => ("million", snapshot::measure(keys, &options.workers).await?),
+            Part::Million => ("million", snapshot::measure(keys, &options.workers, options.rounds).await?),
             Part::Growth => ("growth", growth::measure(keys, options.workers[0]).await?),
             Part::Churn => ("churn", churn::measure(keys, options.workers[0]).await?),
         };

@@ -15,13 +15,10 @@ const BEFORE: Duration = Duration::from_secs(10);
 /// How long they are made before that.
 const WARM: Duration = Duration::from_secs(2);
 
-/// How often the small database is replaced by the big one: the machine is never quite the same.
-const ROUNDS: usize = 3;
-
 /// How many keys are made and revoked among all.
 const CHANGES: usize = 20;
 
-pub(crate) async fn measure(keys: usize, workers: &[u32]) -> Result<Value> {
+pub(crate) async fn measure(keys: usize, workers: &[u32], rounds: u32) -> Result<Value> {
     let (small, big) = (database::with_keys(FIRST).await?, database::with_keys(keys).await?);
     // Where the snapshot, which is sorted by digest, ends.
     let last = (0..keys).map(key).max_by_key(|key| Digest::of_key(key.as_bytes()).0).unwrap_or_default();
@@ -32,7 +29,7 @@ pub(crate) async fn measure(keys: usize, workers: &[u32]) -> Result<Value> {
         let few = rig.until_records(|records| records >= FIRST as u64).await?;
         let mut loads = Vec::new();
         let mut memory = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 1..=rounds {
             let load = Load::start(rig.envoy.gateway()).await?;
             // What requests leave behind in the workers is there before memory is measured.
             let warm = Instant::now() + WARM;
@@ -53,7 +50,7 @@ pub(crate) async fn measure(keys: usize, workers: &[u32]) -> Result<Value> {
             loads.push(found);
             rig.until_records(|records| records >= keys as u64).await?;
             memory.push(rig.memory().await?);
-            if round + 1 < ROUNDS {
+            if round < rounds {
                 rig.switch_to(&small).await?;
                 rig.until_records(|records| records < keys as u64).await?;
             }
