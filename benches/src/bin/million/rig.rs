@@ -149,7 +149,7 @@ fn stand_back(id: u32) -> Result<()> {
         let task = task.map_err(failed)?.file_name();
         let id = task.to_string_lossy().parse().ok().and_then(rustix::process::Pid::from_raw);
         // On Linux a priority is a thread's. One that has ended meanwhile needs none.
-        let _ = rustix::process::setpriority_process(id, priority + 10);
+        let _ = rustix::process::setpriority_process(id, priority.saturating_add(19));
     }
     Ok(())
 }
