@@ -88,7 +88,7 @@ const BACKOFF_MS: (u64, u64) = (50, 1000);
 ///
 /// On the thread of a worker, requests wait for as long as a call takes; on the main thread the next one finds a processor
 /// that was free in between. `make bench-million` tells what that is in microseconds (`keyward_tick_us`).
-const COST_PER_CALL: usize = 64 << 10;
+const COST_PER_CALL: usize = 96 << 10;
 
 impl Fetcher {
     /// A fetcher that holds nothing; `seed` must differ between VMs.
