@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench bench-import plot-limits clean help cargo
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench bench-million bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -115,6 +115,14 @@ bench: build
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-filters $(BENCH)
 	tools/bench-report
 
+# A million keys on real Envoys: load, memory, requests meanwhile, growth, churn. Wants an idle machine of at least two processors,
+# for some twenty minutes, and 2 GiB in .keyward/bench, where the databases stay; needs Python 3. MILLION has options of
+# bench-million, such as `--keys 100000` or `churn`.
+bench-million: build
+	cargo build --release -p keyward-bench --bin bench-million
+	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-million $(MILLION)
+	tools/bench-report
+
 # How long a million keys take to be imported into SQLite.
 bench-import: cargo
 	cargo test --release -p keyward --test it a_million_rows -- --ignored --nocapture
@@ -147,6 +155,7 @@ help:
 	@echo 'make e2e     the tests against a real Envoy, and of what a request costs'
 	@echo 'make budget  writes what a request costs now into tests/host_calls/budget.json: host calls, callbacks, instructions'
 	@echo 'make bench   what the filter costs on real Envoys, beside no filter, Envoy'"'"'s own and ext_authz: docs/benchmarks.md'
+	@echo 'make bench-million a million keys on real Envoys: time, memory, and what requests notice'
 	@echo 'make bench-import  imports a million keys, and says how long that took'
 	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/limits-*.svg'
 	@echo 'make fmt     formats the code'

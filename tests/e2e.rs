@@ -36,6 +36,10 @@ mod limits;
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
 mod live_and_test;
+// It reads the memory of a process where Linux tells of it.
+#[cfg(target_os = "linux")]
+#[path = "e2e/many_keys.rs"]
+mod many_keys;
 #[path = "e2e/odd_paths.rs"]
 mod odd_paths;
 #[path = "e2e/opens_and_closes.rs"]

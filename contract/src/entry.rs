@@ -383,6 +383,11 @@ impl<'a> Frame<'a> {
         Some(Self { subject, version, body: inside.rest() })
     }
 
+    /// How many bytes it takes where it stands, its length prefix among them.
+    pub fn encoded_length(&self) -> usize {
+        2 + Self::HEADER_LENGTH + self.body.len()
+    }
+
     /// Appends the frame with another version and the same contents, read or not.
     pub fn encode_with_version(&self, version: u64, out: &mut Vec<u8>) {
         // A frame comes out of a frame, so its length fits; saturation keeps the function total.

@@ -57,7 +57,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { changes: 65_536, frame_bytes: 64 << 20, pages: 16 }
+        Self { changes: 65_536, frame_bytes: 64 << 20, pages: 64 }
     }
 }
 
@@ -237,6 +237,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::PAGE_BYTES;
     use keyward_contract::cursor::chain;
     use keyward_contract::entry::{Body, Entry, Frames, KeyRecord};
 
@@ -324,9 +325,9 @@ mod tests {
         let (hub, mut history) = hub(100);
         hub.publish((0..20).map(|subject| history.change(subject, 60_000)).collect());
         let first = page(after(&hub, &START));
-        assert!(first.len() <= keyward_contract::MAX_PAGE_BYTES);
+        assert!(first.len() <= PAGE_BYTES);
         let (to, entries) = versions(&first);
-        assert_eq!((to, entries.len()), (at(17, history.0), 17));
+        assert_eq!((to, entries.len()), (at(4, history.0), 4));
         let (to, rest) = versions(&page(hub.changes_after(17, &history.0)));
         assert_eq!((to, rest.len()), (at(20, history.0), 3));
     }

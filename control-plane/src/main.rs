@@ -55,6 +55,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
     let ServeArguments {
         listen,
         data_dir,
+        retention,
         usage_interval,
         max_verifications,
         trusted_proxy,
@@ -75,7 +76,8 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
         dialect,
         leaks: Leaks { on_leak, github_keys, hmac_pepper: cli::hmac_pepper() },
         clock: clock::system(),
-        retention_interval: RETENTION_INTERVAL,
+        retention,
+        retention_interval: RETENTION_INTERVAL.min(retention),
         usage_interval,
         max_verifications: max_verifications.unwrap_or_else(default_max_verifications),
         trusted_proxies: trusted_proxy,

@@ -1,14 +1,21 @@
 //! The frames of one page of the feed, gathered until it is full.
 
 use keyward_contract::MAX_PAGE_BYTES;
+use keyward_contract::entry::MAX_ENTRY_BYTES;
 use keyward_contract::page::MAX_HEADER_BYTES;
+
+/// How long a page becomes, in bytes. An edge accepts longer ones, but takes each in at once, on a thread that may serve
+/// requests; with shorter ones it asks more often.
+pub const PAGE_BYTES: usize = 256 << 10;
+
+const _: () = assert!(PAGE_BYTES <= MAX_PAGE_BYTES && MAX_HEADER_BYTES + 2 + MAX_ENTRY_BYTES <= PAGE_BYTES);
 
 /// The frames of a page, as many as fit.
 #[derive(Debug, Default)]
 pub struct PageEntries(Vec<u8>);
 
 impl PageEntries {
-    const ROOM: usize = MAX_PAGE_BYTES - MAX_HEADER_BYTES;
+    const ROOM: usize = PAGE_BYTES - MAX_HEADER_BYTES;
 
     /// Appends the frame, or tells that there is no room.
     pub fn push(&mut self, frame: &[u8]) -> bool {

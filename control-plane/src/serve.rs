@@ -41,6 +41,8 @@ pub struct Config {
     pub leaks: Leaks,
     /// The time.
     pub clock: Clock,
+    /// How long edges know a key that has ended.
+    pub retention: Duration,
     /// How often the edges are told to forget what ended long ago.
     pub retention_interval: Duration,
     /// How often the edges are to tell of the use of keys.
@@ -208,8 +210,12 @@ impl Server {
             let ending = ending.clone();
             async move { following.follow(ending).await }
         });
-        let retention =
-            tokio::spawn(keep_retention(store.clone(), Arc::clone(&config.clock), config.retention_interval));
+        let retention = tokio::spawn(keep_retention(
+            store.clone(),
+            Arc::clone(&config.clock),
+            config.retention,
+            config.retention_interval,
+        ));
         let app = router(App {
             store: store.clone(),
             feed,
@@ -260,7 +266,7 @@ pub(crate) async fn overdue(mut ending: watch::Receiver<bool>) {
 
 /// Lets the edges forget what ended long ago, after each interval in which the clock has run like one. A clock that has just
 /// been set, as those of some machines are after their start, could make all keys look as if they had ended long ago.
-async fn keep_retention(store: Store, clock: Clock, interval: Duration) {
+async fn keep_retention(store: Store, clock: Clock, retention: Duration, interval: Duration) {
     loop {
         let (started, expected) = (Instant::now(), clock());
         sleep(interval).await;
@@ -269,7 +275,7 @@ async fn keep_retention(store: Store, clock: Clock, interval: Duration) {
             tracing::warn!(%now, %expected, "the clock was set; the edges are told to forget nothing for now");
             continue;
         }
-        match store.keep_retention(now).await {
+        match store.keep_retention(now, retention).await {
             Ok(Swept { forgotten: 0, told_again: 0 }) => {}
             Ok(Swept { forgotten, told_again }) => {
                 tracing::info!(forgotten, told_again, "the edges forget what ended long ago");

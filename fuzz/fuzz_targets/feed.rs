@@ -45,7 +45,7 @@ fn apply(store: &Memory, names: &Names, asked: &Asked, page: &Page<'_>, subjects
     let is_recent =
         |subject: &Digest| revoked_at_ms(store, names, subject).is_some_and(|at| at >= NOW.wall_ms - DAY_MS);
     let revoked: Vec<Digest> = subjects.iter().copied().filter(is_recent).collect();
-    let Ok(mut application) = Application::begin(store, names, BITS, asked, &page.encode()) else { return };
+    let Ok(mut application) = Application::begin(store, names, BITS, asked, page.encode()) else { return };
     let mut steps = 0;
     while application.step(store, names, NOW).is_ok_and(|progress| progress == Progress::More) {
         steps += 1;

@@ -5,8 +5,7 @@
 //! sends.
 
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord};
-use std::collections::BTreeMap;
+use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord, UnreadableEntry};
 
 /// How far a bucket reflects the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -40,6 +39,8 @@ pub struct Outcome {
     pub gained: i64,
     /// How many records it then holds within the input's range.
     pub in_range: u64,
+    /// How many of the frames that came in cannot be understood; their subjects are refused.
+    pub unreadable: u64,
 }
 
 /// How long a revoked record that a snapshot does not mention is kept, in milliseconds: as long as the control plane
@@ -68,81 +69,98 @@ pub fn stamp_of(bucket: &[u8]) -> Stamp {
     split(bucket).map_or_else(Stamp::default, |(stamp, _)| stamp)
 }
 
-/// Merges frames into a bucket.
+/// Merges frames into a bucket, whose own are in the order of their subjects.
 ///
 /// Changes need a stamp above the bucket's; a range may come again with the same one, since a bucket can lie in two
 /// pages of a snapshot. `now_ms` is the wall clock, in milliseconds since the Unix epoch.
-pub fn merge(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>, now_ms: u64) -> Outcome {
+pub fn merge<'a>(
+    bucket: &'a [u8],
+    stamp: Stamp,
+    incoming: impl IntoIterator<Item = Frame<'a>>,
+    input: Input<'_>,
+    now_ms: u64,
+) -> Outcome {
     let (old_stamp, old_frames) = split(bucket).unwrap_or((Stamp::default(), &[]));
-    let before: Vec<Frame<'_>> = Frames::new(old_frames).map_while(Result::ok).collect();
+    let before = || Frames::new(old_frames).map_while(Result::ok);
     let outdated = match input {
         Input::Changes => stamp <= old_stamp,
         Input::Range { .. } => stamp < old_stamp,
     };
     if outdated {
-        let in_range = before.iter().filter(|frame| input.covers(&frame.subject)).count() as u64;
-        return Outcome { rewritten: None, gained: 0, in_range };
+        let in_range = before().filter(|frame| input.covers(&frame.subject)).count() as u64;
+        return Outcome { rewritten: None, gained: 0, in_range, unreadable: 0 };
     }
-    // Every old record is there to be compared with; what neither is kept nor comes again goes at the end.
-    let mut records: BTreeMap<Digest, Merged<'_>> = BTreeMap::new();
-    for frame in &before {
-        // Versions of another generation say nothing in this one: whatever comes now is newer.
-        let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
-        let ended = || ended_at(frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
+    let survives = |old: &Merged<'_>| {
+        let ended = || ended_at(&old.frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
         // A snapshot has passed over this subject since and did not find the bucket, so a stale fetcher has made it; what
         // that one knew to have ended has ended all the same.
         let was_passed_over = match input {
             Input::Changes => true,
-            Input::Range { start, .. } => frame.subject < *start,
+            Input::Range { start, .. } => old.frame.subject < *start,
         };
-        let kept = match input {
+        match input {
             _ if was_passed_over && old_stamp.generation < stamp.generation => ended(),
             Input::Changes => true,
-            Input::Range { .. } => !input.covers(&frame.subject) || version > stamp.sequence || ended(),
-        };
-        records.insert(frame.subject, Merged { version, frame: *frame, kept });
-    }
-    for frame in Frames::new(incoming).map_while(Result::ok) {
-        if let Some(old) = records.get_mut(&frame.subject)
-            && !replaces(&frame, old.version, &old.frame)
-        {
-            old.kept = true;
-        } else if matches!(frame.decode(), Ok(Body::Removed)) {
-            records.remove(&frame.subject);
-        } else {
-            records.insert(frame.subject, Merged { version: frame.version, frame, kept: true });
+            Input::Range { .. } => !input.covers(&old.frame.subject) || old.version > stamp.sequence || ended(),
         }
-    }
-    records.retain(|_, merged| merged.kept);
-    let mut rewritten = Vec::with_capacity(STAMP_LENGTH + old_frames.len() + incoming.len());
+    };
+    let mut incoming: Vec<Frame<'_>> = incoming.into_iter().collect();
+    incoming.sort_by_key(|frame| frame.subject);
+    let arriving: usize = incoming.iter().map(Frame::encoded_length).sum();
+    let mut rewritten = Vec::with_capacity(STAMP_LENGTH + old_frames.len() + arriving);
     rewritten.extend_from_slice(&stamp.generation.to_le_bytes());
     rewritten.extend_from_slice(&stamp.sequence.to_le_bytes());
-    for merged in records.values() {
-        merged.frame.encode_with_version(merged.version, &mut rewritten);
+    let (mut gained, mut in_range, mut unreadable) = (0, 0, 0);
+    let (mut old, mut new) = (before().peekable(), incoming.into_iter().peekable());
+    while let Some(subject) = first_of(old.peek(), new.peek()) {
+        let mut merged = old.next_if(|frame| frame.subject == subject).map(|frame| {
+            gained -= 1;
+            // Versions of another generation say nothing in this one: whatever comes now is newer.
+            let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
+            Merged { version, frame, told_again: false }
+        });
+        while let Some(frame) = new.next_if(|frame| frame.subject == subject) {
+            let body = frame.decode();
+            unreadable += u64::from(body.is_err());
+            match &mut merged {
+                Some(old) if !replaces(&frame, &body, old) => old.told_again = true,
+                _ if matches!(body, Ok(Body::Removed)) => merged = None,
+                _ => merged = Some(Merged { version: frame.version, frame, told_again: true }),
+            }
+        }
+        if let Some(merged) = merged.filter(|merged| merged.told_again || survives(merged)) {
+            gained += 1;
+            in_range += u64::from(input.covers(&subject));
+            merged.frame.encode_with_version(merged.version, &mut rewritten);
+        }
     }
-    let gained = i64::try_from(records.len()).unwrap_or(i64::MAX) - i64::try_from(before.len()).unwrap_or(i64::MAX);
-    let in_range = records.keys().filter(|subject| input.covers(subject)).count() as u64;
-    Outcome { rewritten: Some(rewritten), gained, in_range }
+    Outcome { rewritten: Some(rewritten), gained, in_range, unreadable }
+}
+
+/// The lower subject of two frames.
+fn first_of(one: Option<&Frame<'_>>, other: Option<&Frame<'_>>) -> Option<Digest> {
+    [one, other].into_iter().flatten().map(|frame| frame.subject).min()
 }
 
 /// A record on its way into a bucket.
 struct Merged<'a> {
     version: u64,
     frame: Frame<'a>,
-    kept: bool,
+    /// Whether what comes in has this subject, too: it then stays, in whichever state.
+    told_again: bool,
 }
 
-/// Whether a frame takes the place of one whose version counts as `old_version`.
-fn replaces(new: &Frame<'_>, old_version: u64, old: &Frame<'_>) -> bool {
-    if new.version <= old_version {
+/// Whether a frame that says `body` takes the place of an older one.
+fn replaces(new: &Frame<'_>, body: &Result<Body, UnreadableEntry>, old: &Merged<'_>) -> bool {
+    if new.version <= old.version {
         return false;
     }
     // The end of a secret is moved forward at most. A frame that cannot be read refuses, but cannot say why, so one
     // that says *ended* stays.
-    match new.decode() {
+    match body {
         Ok(Body::Removed) => true,
-        Ok(Body::Key(key)) => end_of(&key) <= frame_end(old),
-        _ => frame_end(old) == u64::MAX,
+        Ok(Body::Key(key)) => end_of(key) <= frame_end(&old.frame),
+        _ => frame_end(&old.frame) == u64::MAX,
     }
 }
 
@@ -209,8 +227,12 @@ mod tests {
         Some((frame.version, frame_end(&frame) == 0))
     }
 
+    fn merged(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> Outcome {
+        merge(bucket, stamp, Frames::new(incoming).map(Result::unwrap), input, NOW)
+    }
+
     fn written(bucket: &[u8], stamp: Stamp, incoming: &[u8], input: Input<'_>) -> Vec<u8> {
-        merge(bucket, stamp, incoming, input, NOW).rewritten.expect("a rewritten bucket")
+        merged(bucket, stamp, incoming, input).rewritten.expect("a rewritten bucket")
     }
 
     #[test]
@@ -218,7 +240,7 @@ mod tests {
         let bucket = written(&[], at(1, 5), &key(1, 5, Some(9)), Input::Changes);
         assert_eq!(state(&bucket, 1), Some((5, true)));
         for stale in [at(1, 5), at(1, 4), at(0, 9)] {
-            assert_eq!(merge(&bucket, stale, &key(1, 4, None), Input::Changes, NOW).rewritten, None);
+            assert_eq!(merged(&bucket, stale, &key(1, 4, None), Input::Changes).rewritten, None);
         }
     }
 
@@ -261,7 +283,7 @@ mod tests {
         let both = [key(1, 3, None), key(7, 4, None)].concat();
         let bucket = written(&[], at(1, 4), &both, Input::Changes);
         let range = Input::Range { start: &Digest([0; 32]), end: Some(&Digest([5; 32])) };
-        let outcome = merge(&bucket, at(2, 2), &key(2, 1, None), range, NOW);
+        let outcome = merged(&bucket, at(2, 2), &key(2, 1, None), range);
         assert_eq!((outcome.gained, outcome.in_range), (0, 1));
         let bucket = outcome.rewritten.unwrap();
         assert_eq!(

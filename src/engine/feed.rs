@@ -13,7 +13,6 @@ use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Frame, Frames};
 use keyward_contract::page::{Extent, Page, UnreadablePage};
-use std::collections::BTreeMap;
 
 /// What a fetcher asked for, and what the cursor was then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +24,10 @@ pub struct Asked {
 }
 
 /// A page that is being applied.
+///
+/// It keeps the page as it came, and where in it the frames of each bucket are: what they say is read when their bucket is
+/// written. So the answer of the feed costs little more than its bytes, and a VM, whose memory never shrinks, needs no more
+/// than that for it.
 #[derive(Debug)]
 pub struct Application {
     kind: Kind,
@@ -32,14 +35,23 @@ pub struct Application {
     tag: Option<u32>,
     next: Position,
     stamp: Stamp,
-    frames: BTreeMap<u32, Vec<u8>>,
+    page: Vec<u8>,
+    places: Vec<Place>,
+    /// How many of the places are done with.
+    written: usize,
     remaining: Remaining,
     touched: u64,
     gained: i64,
     in_range: u64,
     age_ms: u64,
-    /// How many of its entries cannot be understood; their subjects are refused.
-    pub unreadable: u64,
+    unreadable: u64,
+}
+
+/// Where in a page a frame begins, and into which bucket it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    bucket: u32,
+    offset: u32,
 }
 
 #[derive(Debug)]
@@ -113,9 +125,9 @@ impl Application {
         names: &Names,
         bucket_bits: u32,
         asked: &Asked,
-        page: &[u8],
+        bytes: Vec<u8>,
     ) -> Result<Self, NotApplied> {
-        let page = Page::decode(page)?;
+        let page = Page::decode(&bytes)?;
         let (cell, tag) = read_cursor(store, names);
         if (cell, tag) != (asked.cell, asked.tag) {
             return Err(NotApplied::Superseded);
@@ -125,15 +137,35 @@ impl Application {
         }
         let (cell, tag) = open(store, names, &cell, tag, &page)?;
         let generation = cell.generation;
-        Ok(match page.extent {
-            Extent::Changes { to } => {
-                let stamp = Stamp { generation, sequence: to };
-                Self::new(Kind::Changes, cell, tag, &page, stamp, bucket_bits)
-            }
-            Extent::Snapshot { end } => {
-                let stamp = Stamp { generation, sequence: page.base() };
-                Self::new(Kind::Range { start: page.start(), end }, cell, tag, &page, stamp, bucket_bits)
-            }
+        let (kind, sequence) = match page.extent {
+            Extent::Changes { to } => (Kind::Changes, to),
+            Extent::Snapshot { end } => (Kind::Range { start: page.start(), end }, page.base()),
+        };
+        let last_bucket = u32::MAX.checked_shr(32 - bucket_bits).unwrap_or(0);
+        let remaining = match &kind {
+            Kind::Changes => Remaining::Buckets { next: 0, last: last_bucket, listed_only: true },
+            Kind::Range { start, end } => Remaining::Buckets {
+                next: start.leading_bits(bucket_bits),
+                last: end.map_or(last_bucket, |end| end.leading_bits(bucket_bits)),
+                // The first snapshot of a process finds no buckets that it would have to clear.
+                listed_only: generation <= 1,
+            },
+        };
+        Ok(Self {
+            kind,
+            cell,
+            tag,
+            next: page.next(),
+            stamp: Stamp { generation, sequence },
+            places: places(&page, bytes.len() - page.entries.len(), bucket_bits),
+            page: bytes,
+            written: 0,
+            remaining,
+            touched: 0,
+            gained: 0,
+            in_range: 0,
+            age_ms: 0,
+            unreadable: 0,
         })
     }
 
@@ -143,38 +175,9 @@ impl Application {
         Self { age_ms, ..self }
     }
 
-    fn new(kind: Kind, cell: CursorCell, tag: Option<u32>, page: &Page<'_>, stamp: Stamp, bucket_bits: u32) -> Self {
-        let mut by_bucket: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        let mut unreadable = 0;
-        for frame in frames(page) {
-            unreadable += u64::from(frame.decode().is_err());
-            let bucket = by_bucket.entry(frame.subject.leading_bits(bucket_bits)).or_default();
-            frame.encode_with_version(frame.version, bucket);
-        }
-        let last_bucket = u32::MAX.checked_shr(32 - bucket_bits).unwrap_or(0);
-        let remaining = match &kind {
-            Kind::Changes => Remaining::Buckets { next: 0, last: last_bucket, listed_only: true },
-            Kind::Range { start, end } => Remaining::Buckets {
-                next: start.leading_bits(bucket_bits),
-                last: end.map_or(last_bucket, |end| end.leading_bits(bucket_bits)),
-                // The first snapshot of a process finds no buckets that it would have to clear.
-                listed_only: stamp.generation <= 1,
-            },
-        };
-        Self {
-            kind,
-            cell,
-            tag,
-            next: page.next(),
-            stamp,
-            frames: by_bucket,
-            remaining,
-            touched: 0,
-            gained: 0,
-            in_range: 0,
-            age_ms: 0,
-            unreadable,
-        }
+    /// How many of the entries that were written so far cannot be understood; their subjects are refused.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 
     /// Does one more thing: one bucket, the status, or the cursor. Each leaves the snapshot sound.
@@ -184,11 +187,8 @@ impl Application {
     pub fn step(&mut self, store: &impl SharedStore, names: &Names, now: Now) -> Result<Progress, NotApplied> {
         match self.remaining {
             Remaining::Buckets { next, last, listed_only } => {
-                let bucket = if listed_only {
-                    self.frames.range(next..=last).next().map(|(index, _)| *index)
-                } else {
-                    Some(next)
-                };
+                let bucket =
+                    if listed_only { self.places.get(self.written).map(|place| place.bucket) } else { Some(next) };
                 if let Some(bucket) = bucket {
                     self.write_bucket(store, names, bucket, now.wall_ms);
                 }
@@ -211,23 +211,25 @@ impl Application {
     }
 
     fn write_bucket(&mut self, store: &impl SharedStore, names: &Names, index: u32, now_ms: u64) {
-        let empty = Vec::new();
-        let incoming = self.frames.get(&index).unwrap_or(&empty);
+        let rest = self.places.get(self.written..).unwrap_or_default();
+        let places = rest.get(..rest.partition_point(|place| place.bucket <= index)).unwrap_or_default();
         let input = match &self.kind {
             Kind::Changes => Input::Changes,
             Kind::Range { start, end } => Input::Range { start, end: end.as_ref() },
         };
-        let stamp = self.stamp;
         let counted = update(store, &names.bucket(index), |current| {
-            if current.is_none() && incoming.is_empty() {
+            if current.is_none() && places.is_empty() {
                 return (None, None);
             }
-            let merged = bucket::merge(current.unwrap_or_default(), stamp, incoming, input, now_ms);
-            (merged.rewritten, Some((merged.gained, merged.in_range)))
+            let incoming = places.iter().filter_map(|place| frame_at(&self.page, *place));
+            let merged = bucket::merge(current.unwrap_or_default(), self.stamp, incoming, input, now_ms);
+            (merged.rewritten, Some((merged.gained, merged.in_range, merged.unreadable)))
         });
-        if let Some((gained, in_range)) = counted {
+        self.written += places.len();
+        if let Some((gained, in_range, unreadable)) = counted {
             self.gained += gained;
             self.in_range += in_range;
+            self.unreadable += unreadable;
             // Announced even where another fetcher wrote the bucket: it may have died before it could say so.
             self.touched |= 1 << Status::stripe_of(index);
         }
@@ -311,7 +313,25 @@ fn read_cursor(store: &impl SharedStore, names: &Names) -> (CursorCell, Option<u
     }
 }
 
-fn frames<'a>(page: &Page<'a>) -> impl Iterator<Item = Frame<'a>> + use<'a> {
+/// Where the frames of each bucket are, bucket by bucket; in a snapshot they come that way.
+fn places(page: &Page<'_>, first: usize, bucket_bits: u32) -> Vec<Place> {
+    let mut offset = first;
     // `Page::decode` has checked the framing of them all.
-    Frames::new(page.entries).map_while(Result::ok)
+    let frames = Frames::new(page.entries).map_while(Result::ok);
+    let mut places: Vec<Place> = frames
+        .map(|frame| {
+            let place = Place {
+                bucket: frame.subject.leading_bits(bucket_bits),
+                offset: u32::try_from(offset).unwrap_or(u32::MAX),
+            };
+            offset += frame.encoded_length();
+            place
+        })
+        .collect();
+    places.sort_unstable();
+    places
+}
+
+fn frame_at(page: &[u8], place: Place) -> Option<Frame<'_>> {
+    Frames::new(page.get(usize::try_from(place.offset).ok()?..)?).next()?.ok()
 }

@@ -265,7 +265,7 @@ impl World {
     }
 
     fn begin(&mut self, n: usize, asked: &Asked, page: &[u8]) {
-        match Application::begin(&self.store, &self.names, BUCKET_BITS, asked, page) {
+        match Application::begin(&self.store, &self.names, BUCKET_BITS, asked, page.to_vec()) {
             Ok(application) => self.fetchers[n] = Fetcher { from_the_start: false, applying: Some(application) },
             Err(_) => self.fetchers[n].from_the_start = true,
         }

@@ -1,6 +1,7 @@
 //! Storage that all workers of one process share, as Envoy's shared data offers it, and the names in it.
 
 use sha2::{Digest as _, Sha256};
+use std::cell::Cell;
 
 /// Values under names, replaced whole, with compare-and-swap.
 ///
@@ -117,6 +118,47 @@ pub fn update<T>(
     }
 }
 
+/// A store that adds up what its calls have cost, so that whoever has much to do can stop in time.
+///
+/// Counted and not measured: what fits in a call is then the same on every machine, and a test can hold it.
+#[derive(Debug)]
+pub struct Metered<'a, S> {
+    store: &'a S,
+    cost: Cell<usize>,
+}
+
+impl<'a, S> Metered<'a, S> {
+    /// What a call costs beside the bytes that it moves, in bytes that take as long.
+    pub const CALL: usize = 512;
+
+    /// Adds up from nothing.
+    pub fn new(store: &'a S) -> Self {
+        Self { store, cost: Cell::new(0) }
+    }
+
+    /// The cost so far: the bytes of all values that went in and out, and [`CALL`](Self::CALL) for each.
+    pub fn cost(&self) -> usize {
+        self.cost.get()
+    }
+
+    fn add(&self, bytes: usize) {
+        self.cost.set(self.cost.get().saturating_add(Self::CALL + bytes));
+    }
+}
+
+impl<S: SharedStore> SharedStore for Metered<'_, S> {
+    fn get(&self, name: &str) -> Option<Stored> {
+        let stored = self.store.get(name);
+        self.add(stored.as_ref().map_or(0, |stored| stored.bytes.len()));
+        stored
+    }
+
+    fn put(&self, name: &str, value: &[u8], expected: Option<u32>) -> Result<(), Conflict> {
+        self.add(value.len());
+        self.store.put(name, value, expected)
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod memory {
     //! A store in memory that behaves as Envoy's does.
@@ -130,16 +172,21 @@ pub(crate) mod memory {
         values: RefCell<BTreeMap<String, Stored>>,
         next_tag: Cell<u32>,
         pub(crate) calls: Cell<usize>,
+        /// The bytes of all values that went in and out.
+        pub(crate) moved: Cell<usize>,
     }
 
     impl SharedStore for MemoryStore {
         fn get(&self, name: &str) -> Option<Stored> {
             self.calls.set(self.calls.get() + 1);
-            self.values.borrow().get(name).cloned()
+            let stored = self.values.borrow().get(name).cloned();
+            self.moved.set(self.moved.get() + stored.as_ref().map_or(0, |stored| stored.bytes.len()));
+            stored
         }
 
         fn put(&self, name: &str, value: &[u8], expected: Option<u32>) -> Result<(), Conflict> {
             self.calls.set(self.calls.get() + 1);
+            self.moved.set(self.moved.get() + value.len());
             let mut values = self.values.borrow_mut();
             if values.get(name).map(|stored| stored.tag) != expected {
                 return Err(Conflict);
@@ -154,6 +201,11 @@ pub(crate) mod memory {
         /// How many bytes the names and values have together.
         pub(crate) fn bytes(&self) -> usize {
             self.values.borrow().iter().map(|(name, stored)| name.len() + stored.bytes.len()).sum()
+        }
+
+        /// The length of the longest value.
+        pub(crate) fn longest(&self) -> usize {
+            self.values.borrow().values().map(|stored| stored.bytes.len()).max().unwrap_or_default()
         }
 
         /// All that is stored.

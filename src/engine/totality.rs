@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use keyward_contract::dialect::{BasicPart, Dialect, Source};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
+use keyward_contract::entry::{Body, Entry, Frames, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::verdict::Refusal;
 use keyward_contract::verify::Answer;
@@ -337,7 +337,10 @@ impl World {
         keys.push(Key { id: String::new(), text: jwt, state: State::NeverMade });
         let names = Names::new("c", "a", BITS);
         let stamp = Stamp { generation: 1, sequence: 1 };
-        let bucket = |frames: &[u8]| bucket::merge(&[], stamp, frames, Input::Changes, NOW.wall_ms).rewritten.unwrap();
+        let bucket = |frames: &[u8]| {
+            let frames = Frames::new(frames).map(Result::unwrap);
+            bucket::merge(&[], stamp, frames, Input::Changes, NOW.wall_ms).rewritten.unwrap()
+        };
         let mut stored: BTreeMap<_, _> =
             frames.iter().map(|(index, frames)| (names.bucket(*index), bucket(frames))).collect();
         stored.insert(names.status.clone(), Status { generation: 1, ..Status::START }.encode());

@@ -15,7 +15,7 @@ use crate::engine::store::{Names, update};
 use crate::engine::verified::{RIGHT_MS, Verified, WRONG_MS};
 use crate::engine::verifier::{Ended, Outcome, Verifier};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_contract::entry::{Body, Entry, Frames, KeyRecord, OwnerRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::verdict::Refusal;
 use keyward_contract::verify::Answer;
@@ -89,7 +89,8 @@ impl Process {
         let index = subject.leading_bits(BITS);
         let stamp = Stamp { generation: 1, sequence: self.version };
         update(&self.store, &self.names.bucket(index), |current| {
-            let merged = bucket::merge(current.unwrap_or_default(), stamp, &frame, Input::Changes, self.now.wall_ms);
+            let frames = Frames::new(&frame).map(Result::unwrap);
+            let merged = bucket::merge(current.unwrap_or_default(), stamp, frames, Input::Changes, self.now.wall_ms);
             (merged.rewritten, ())
         });
         self.status(|status| status.stripes[Status::stripe_of(index)] += 1);

@@ -42,6 +42,14 @@ impl Clock {
 /// One clock for all VMs of a process (WASI's `CLOCK_MONOTONIC`), in milliseconds. `std`'s `Instant` is the same clock
 /// but cannot be put into shared data.
 pub(super) fn monotonic_ms() -> u64 {
-    let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
-    coarsetime::Duration::from_ticks(ticks).as_millis()
+    since_start().as_millis()
+}
+
+/// The same in microseconds.
+pub(super) fn monotonic_us() -> u64 {
+    since_start().as_micros()
+}
+
+fn since_start() -> coarsetime::Duration {
+    coarsetime::Duration::from_ticks(coarsetime::Instant::now_without_cache_update().as_ticks())
 }

@@ -26,6 +26,7 @@ pub(super) struct Metrics {
     sequence: Gauge,
     records: Gauge,
     age_ms: Gauge,
+    tick_us: Histogram,
 }
 
 struct Counter {
@@ -34,6 +35,8 @@ struct Counter {
 }
 
 struct Gauge(Option<u32>);
+
+struct Histogram(Option<u32>);
 
 impl Metrics {
     pub(super) fn define() -> Self {
@@ -53,6 +56,7 @@ impl Metrics {
             sequence: Gauge::define("keyward_snapshot_sequence"),
             records: Gauge::define("keyward_snapshot_records"),
             age_ms: Gauge::define("keyward_snapshot_age_ms"),
+            tick_us: Histogram::define("keyward_tick_us"),
         }
     }
 
@@ -64,9 +68,9 @@ impl Metrics {
 
     pub(super) fn count_event(&mut self, event: &Event) {
         match event {
-            Event::Page { unreadable_entries } => {
-                self.pages.pending += 1;
-                self.unreadable_entries.pending += i64::try_from(*unreadable_entries).unwrap_or(i64::MAX);
+            Event::Page => self.pages.pending += 1,
+            Event::Unreadable { entries } => {
+                self.unreadable_entries.pending += i64::try_from(*entries).unwrap_or(i64::MAX);
             }
             Event::PageRefused(NotApplied::Superseded) => {}
             Event::PageRefused(_) => self.pages_refused.pending += 1,
@@ -111,6 +115,13 @@ impl Metrics {
             self.age_ms.set(status.age_ms(now_ms));
         }
     }
+
+    /// Tells how long a call of the root context has kept its thread.
+    pub(super) fn record_tick(&self, took_us: u64) {
+        if let Some(id) = self.tick_us.0 {
+            let _ = hostcalls::record_metric(id, took_us);
+        }
+    }
 }
 
 impl Counter {
@@ -138,5 +149,11 @@ impl Gauge {
         if let Some(id) = self.0 {
             let _ = hostcalls::record_metric(id, value);
         }
+    }
+}
+
+impl Histogram {
+    fn define(name: &str) -> Self {
+        Self(hostcalls::define_metric(MetricType::Histogram, name).ok())
     }
 }

@@ -31,6 +31,9 @@ use std::time::Duration;
 /// How often the status is polled and the fetcher goes on.
 const TICK: Duration = Duration::from_millis(25);
 
+/// How often it goes on while a page is being applied.
+const BUSY_TICK: Duration = Duration::from_millis(1);
+
 /// How often the gauges are set, in ticks.
 const TICKS_PER_GAUGE: u64 = 40;
 
@@ -50,6 +53,8 @@ struct Running {
     last_failure: Option<Failure>,
     reports: Reports,
     ticks: u64,
+    /// How long until the next tick, as Envoy was told.
+    period: Duration,
 }
 
 /// What is wrong with the feed; logged when it begins and when it ends, not each time.
@@ -63,6 +68,15 @@ enum Failure {
 impl Root {
     pub(super) fn new(context_id: u32) -> Self {
         Self { context_id, running: None }
+    }
+
+    /// Works, and tells how long that has kept the thread, which serves no request meanwhile.
+    fn timed(&mut self, work: impl FnOnce(&mut Running)) {
+        let Some(running) = &mut self.running else { return };
+        let began_us = clock::monotonic_us();
+        work(running);
+        running.keep_pace();
+        running.worker.metrics.borrow().record_tick(clock::monotonic_us().saturating_sub(began_us));
     }
 
     /// Depends on nothing that could differ between workers: a worker whose filter fails to configure is a worker
@@ -106,6 +120,7 @@ impl Root {
             last_failure: None,
             reports: Reports::default(),
             ticks: 0,
+            period: TICK,
         });
         hostcalls::set_tick_period(TICK).map_err(|status| format!("no tick period can be set: {status:?}"))
     }
@@ -123,9 +138,7 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        if let Some(running) = &mut self.running {
-            running.tick();
-        }
+        self.timed(Running::tick);
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
@@ -140,9 +153,7 @@ impl RootContext for Root {
 
 impl Context for Root {
     fn on_http_call_response(&mut self, callout: u32, headers: usize, body_size: usize, _trailers: usize) {
-        if let Some(running) = &mut self.running {
-            running.answer(callout, headers, body_size);
-        }
+        self.timed(|running| running.answer(callout, headers, body_size));
     }
 }
 
@@ -176,6 +187,14 @@ impl Running {
         self.ticks += 1;
     }
 
+    /// Has the next tick come soon where a page waits for it.
+    fn keep_pace(&mut self) {
+        let period = if self.fetcher.is_applying() { BUSY_TICK } else { TICK };
+        if period != self.period && hostcalls::set_tick_period(period).is_ok() {
+            self.period = period;
+        }
+    }
+
     fn answer(&mut self, callout: u32, headers: usize, body_size: usize) {
         let (worker, token) = (&self.worker, self.token.as_ref());
         if self.reports.answer(worker, token, callout, headers, body_size)
@@ -185,9 +204,9 @@ impl Running {
         }
         let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
         let body = read_answer(headers, body_size, MAX_PAGE_BYTES);
-        let answer = match &body {
+        let answer = match body {
             Ok(body) => Answer::Relayed { page: body, age_ms: feed_age() },
-            Err(status) => Answer::Failed { status: *status },
+            Err(status) => Answer::Failed { status },
         };
         let mut events = Vec::new();
         let next = self.fetcher.answer(&SharedData, self.worker.clock.now(), poll, answer, &mut events);
@@ -211,19 +230,15 @@ impl Running {
         for event in events {
             self.worker.metrics.borrow_mut().count_event(event);
             match *event {
-                Event::Page { unreadable_entries } => {
-                    if unreadable_entries > 0 {
-                        log(
-                            LogLevel::Warn,
-                            &format!(
-                                "{unreadable_entries} entries of the feed cannot be understood: their keys are refused"
-                            ),
-                        );
-                    }
+                Event::Page => {
                     if self.last_failure.take().is_some() {
                         log(LogLevel::Info, "the feed answers again");
                     }
                 }
+                Event::Unreadable { entries } => log(
+                    LogLevel::Warn,
+                    &format!("{entries} entries of the feed cannot be understood: their keys are refused"),
+                ),
                 Event::PageRefused(NotApplied::Superseded) => {}
                 Event::PageRefused(refused) => self.fail(Failure::Page(refused)),
                 Event::PollFailed { status } => self.fail(Failure::Status(status)),

@@ -125,6 +125,9 @@ pub struct ServeArguments {
     /// How often edges are to tell of the use of keys, from 1s to 1min
     #[arg(long, env = "KEYWARD_USAGE_INTERVAL", default_value = "5s", value_parser = usage_interval, value_name = "DURATION")]
     pub usage_interval: Duration,
+    /// How long edges know a key that has ended, from 1s to 1year; a backup that is older can bring revoked keys back
+    #[arg(long, env = "KEYWARD_RETENTION", default_value = "30d", value_parser = retention, value_name = "DURATION")]
+    pub retention: Duration,
     /// How many keys are checked against password hashes at once [default: one for each processor]
     #[arg(long, env = "KEYWARD_MAX_VERIFICATIONS", value_name = "N")]
     pub max_verifications: Option<NonZeroUsize>,
@@ -215,6 +218,7 @@ fn on_leak(name: &str) -> Result<OnLeak, &'static str> {
 }
 
 const DATA_DIR: &str = ".keyward";
+const RETENTIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
 const USAGE_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 impl ControlPlane {
@@ -259,6 +263,11 @@ pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
 fn poll_wait(text: &str) -> Result<Duration, String> {
     let duration = whole_seconds(text)?;
     if POLL_WAITS.contains(&duration) { Ok(duration) } else { Err("expected 1s to 1min".to_owned()) }
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if RETENTIONS.contains(&duration) { Ok(duration) } else { Err("expected 1s to 1year".to_owned()) }
 }
 
 fn usage_interval(text: &str) -> Result<Duration, String> {
@@ -315,6 +324,17 @@ mod tests {
         assert!(parse("1s").is_ok() && parse("1500ms").is_ok() && parse("1min").is_ok());
         assert!(parse("999ms").is_err() && parse("61s").is_err() && parse("5").is_err());
         assert!(Arguments::try_parse_from(["keyward", "serve", "--max-verifications", "0"]).is_err());
+    }
+
+    #[test]
+    fn the_retention_has_bounds_and_is_thirty_days_unless_said() {
+        let parse = |retention| Arguments::try_parse_from(["keyward", "serve", "--retention", retention]);
+        assert!(parse("1s").is_ok() && parse("1year").is_ok());
+        assert!(parse("0s").is_err() && parse("2years").is_err());
+        let Command::Serve(serve) = Arguments::try_parse_from(["keyward", "serve"]).unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!(serve.retention, crate::store::RETENTION);
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub(super) struct Turn<'a> {
 /// The most who wait or read.
 pub(super) const PLACES: usize = 2048;
 
-/// The most pages that are kept; each has a mebibyte at most.
-const KEPT: usize = 16;
+/// The most pages that are kept; each has [`PAGE_BYTES`](crate::page::PAGE_BYTES) at most.
+const KEPT: usize = 64;
 
 impl Pages {
     pub(super) fn new(places: usize) -> Self {
@@ -93,7 +93,7 @@ mod tests {
         pages.keep(Position::Nothing, head(1), Bytes::from_static(b"first"));
         assert_eq!(pages.find(&Position::Nothing, &head(1)), Some(Bytes::from_static(b"first")));
         assert_eq!(pages.find(&Position::Nothing, &head(2)), None);
-        for sequence in 2..18 {
+        for sequence in 2..=u64::try_from(KEPT).unwrap() + 1 {
             pages.keep(Position::Nothing, head(sequence), Bytes::new());
         }
         assert_eq!(pages.find(&Position::Nothing, &head(1)), None);

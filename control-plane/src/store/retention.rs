@@ -9,7 +9,7 @@ use crate::model::Actor;
 use keyward_contract::entry::Body;
 use std::time::Duration;
 
-/// How long an edge knows a secret that has ended.
+/// How long an edge knows a secret that has ended, unless it is to be another time.
 pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// The most that one transaction forgets, so that other writes do not wait for long.
@@ -42,9 +42,9 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn keep_retention(&self, now: Timestamp) -> Result<Swept, Error> {
+    pub async fn keep_retention(&self, now: Timestamp, retention: Duration) -> Result<Swept, Error> {
         self.mutate(Actor::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
-        let ended_until = now.minus(RETENTION);
+        let ended_until = now.minus(retention);
         let mut swept = Swept::default();
         loop {
             let found = self.concerned(FORGOTTEN_TOO_SOON, ended_until).await?;
@@ -141,15 +141,25 @@ mod tests {
         ] {
             store.create_key(Actor::server(), key).await.unwrap();
         }
-        assert_eq!(store.keep_retention(NOW.plus(30 * DAY)).await.unwrap(), Swept::default());
+        assert_eq!(store.keep_retention(NOW.plus(30 * DAY), RETENTION).await.unwrap(), Swept::default());
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later).await.unwrap(), Swept { forgotten: 3, told_again: 0 });
-        assert_eq!(store.keep_retention(later).await.unwrap(), Swept::default());
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept { forgotten: 3, told_again: 0 });
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept::default());
         let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed")
             .fetch_all(&store.database.readers)
             .await
             .unwrap();
         assert_eq!(left, [[1; 32]]);
+    }
+
+    #[tokio::test]
+    async fn a_longer_retention_tells_again_what_a_shorter_one_has_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        store.create_key(Actor::server(), key(1, |key| key.revoked_at = Some(NOW))).await.unwrap();
+        let later = NOW.plus(2 * DAY);
+        assert_eq!(store.keep_retention(later, DAY).await.unwrap(), Swept { forgotten: 1, told_again: 0 });
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept { forgotten: 0, told_again: 1 });
     }
 
     #[tokio::test]
@@ -168,7 +178,7 @@ mod tests {
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         store.create_key(Actor::server(), key(1, |key| key.expires_at = Some(NOW))).await.unwrap();
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later).await.unwrap().forgotten, 1);
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap().forgotten, 1);
         let bell = store.hub().subscribe();
         let key = store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap().unwrap();
         assert_eq!(key.revoked_at, Some(later));
@@ -187,10 +197,10 @@ mod tests {
         ] {
             store.create_key(Actor::server(), key).await.unwrap();
         }
-        assert_eq!(store.keep_retention(NOW.plus(1000 * DAY)).await.unwrap().forgotten, 3);
+        assert_eq!(store.keep_retention(NOW.plus(1000 * DAY), RETENTION).await.unwrap().forgotten, 3);
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later).await.unwrap(), Swept { forgotten: 0, told_again: 2 });
-        assert_eq!(store.keep_retention(later).await.unwrap(), Swept::default());
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept { forgotten: 0, told_again: 2 });
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept::default());
         let known: Vec<Vec<u8>> =
             sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed ORDER BY subject")
                 .fetch_all(&store.database.readers)

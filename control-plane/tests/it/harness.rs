@@ -11,7 +11,7 @@ use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
-use keyward_control_plane::store::{AuditQuery, Location, Store};
+use keyward_control_plane::store::{AuditQuery, Location, RETENTION, Store};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -87,6 +87,7 @@ impl TestServer {
             dialect: Dialect::built_in("keyward").unwrap().unwrap(),
             leaks: Leaks::default(),
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
+            retention: RETENTION,
             retention_interval: RETENTION_INTERVAL,
             usage_interval: Duration::from_secs(5),
             max_verifications: NonZeroUsize::MIN,

@@ -8,7 +8,7 @@ use crate::engine::digests::{KeyDigest, Pepper};
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, update};
 use hmac::{Hmac, Mac as _};
-use keyward_contract::entry::{Body, Entry, OwnerRecord, PlanRecord};
+use keyward_contract::entry::{Body, Entry, Frames, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::cell::Cell;
@@ -86,7 +86,8 @@ impl Fixture {
         let index = subject.leading_bits(BITS);
         let stamp = Stamp { generation: 1, sequence: self.version };
         update(&self.store, &self.names.bucket(index), |current| {
-            (bucket::merge(current.unwrap_or_default(), stamp, frame, Input::Changes, NOW.wall_ms).rewritten, ())
+            let frames = Frames::new(frame).map(Result::unwrap);
+            (bucket::merge(current.unwrap_or_default(), stamp, frames, Input::Changes, NOW.wall_ms).rewritten, ())
         });
         self.status(|status| status.stripes[Status::stripe_of(index)] += 1);
     }
