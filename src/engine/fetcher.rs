@@ -80,7 +80,7 @@ pub enum Event {
 const ANSWER_GRACE_MS: u64 = 5000;
 
 /// The shortest and the longest pause after a failure, in milliseconds.
-const BACKOFF_MS: (u64, u64) = (50, 1000);
+pub const BACKOFF_MS: (u64, u64) = (50, 1000);
 
 /// How many steps of an application fit in one call, so that no tick takes long.
 const STEPS_PER_CALL: u32 = 2048;
