@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e bench-import plot-limits clean help cargo
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e bench bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -48,9 +48,9 @@ lint: cargo
 	tools/wasm-build --clippy
 
 # Tests that run processes, among them Envoy: the integration tests of these packages. FLEET's need a Redis.
-E2E := -p keyward-filter -p keyward-harness
+E2E := -p keyward-filter -p keyward-harness -p keyward-bench
 FLEET := -p keyward-rate-limit-service
-RUNS_PROCESSES := kind(test) and (package(keyward-filter) or package(keyward-harness) or package(keyward-rate-limit-service))
+RUNS_PROCESSES := kind(test) and (package(keyward-filter) or package(keyward-harness) or package(keyward-bench) or package(keyward-rate-limit-service))
 
 # `cargo nextest` where it is installed: a process for each test, and the limits of .config/nextest.toml.
 # Where no PostgreSQL can be had, the tests that need it are left out, counted as skipped, and told of at the end. No name
@@ -61,7 +61,7 @@ unit: cargo
 		(set -x; $$with cargo nextest run --workspace -E "not test(/^$$without/) and not ($(RUNS_PROCESSES))"); \
 	else \
 		echo "cargo nextest is not installed: using cargo test"; \
-		(set -x; $$with cargo test --workspace --exclude keyward-filter --exclude keyward-harness \
+		(set -x; $$with cargo test --workspace --exclude keyward-filter --exclude keyward-harness --exclude keyward-bench \
 			--exclude keyward-rate-limit-service -- --skip "$$without" && \
 			cargo test $(E2E) --lib && cargo test $(FLEET) --bins); \
 	fi && { [ -n "$$with" ] || echo "SKIPPED: the tests of several servers on PostgreSQL, for want of one (see above)"; }
@@ -103,6 +103,13 @@ e2e: build wasm-fault
 		(set -x; cargo test $(E2E) $$fleet --test '*' -- --test-threads=2); \
 	fi && { [ -n "$$fleet" ] || echo "SKIPPED: the tests of limits over a fleet, for want of a Redis (see above)"; }
 
+# What the filter costs beside what people would use instead: docs/benchmarks.md and its plot. Wants an idle machine of at least two
+# processors, for ten minutes; needs Python 3. BENCH has options of bench-filters, which say what they are with --help.
+bench: build
+	cargo build --release -p keyward-bench --bin bench-filters
+	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-filters $(BENCH)
+	tools/bench-report
+
 # How long a million keys take to be imported into SQLite.
 bench-import: cargo
 	cargo test --release -p keyward --test it a_million_rows -- --ignored --nocapture
@@ -133,6 +140,7 @@ help:
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
 	@echo 'make schema  the API against its own description, with schemathesis'
 	@echo 'make e2e     the tests against a real Envoy'
+	@echo 'make bench   what the filter costs on real Envoys, beside no filter, Envoy'"'"'s own and ext_authz: docs/benchmarks.md'
 	@echo 'make bench-import  imports a million keys, and says how long that took'
 	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/limits-*.svg'
 	@echo 'make fmt     formats the code'

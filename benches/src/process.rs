@@ -13,19 +13,28 @@ impl Observed {
         Self(id)
     }
 
-    /// The processor time of all its threads, user and system.
+    /// The processor time of all its running threads, user and system, in the scheduler's nanoseconds.
+    ///
+    /// The scheduler adds to a thread's account when the thread gives the processor up, and else at its tick, so this is exact
+    /// for a process that is idle and up to a tick (some milliseconds) behind for one that is busy.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process is gone, or the kernel keeps no such account.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = self.read("stat")?;
-        // The name of the process, in parentheses, may hold anything; field 3 follows it.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let ticks = |field: usize| fields.get(field - 3).and_then(|field| field.parse::<u64>().ok());
-        let (Some(user), Some(system)) = (ticks(14), ticks(15)) else {
-            return Err(Failure::new(format!("/proc/{}/stat cannot be read", self.0)));
-        };
-        Ok(Duration::from_secs_f64((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64))
+        let path = format!("/proc/{}/task", self.0);
+        let failed = |error: std::io::Error| Failure::new(format!("{path}: {error}"));
+        let mut nanoseconds = 0;
+        for thread in std::fs::read_dir(&path).map_err(failed)? {
+            let name = thread.map_err(failed)?.file_name();
+            // A thread may end between the two: what it used is lost with it.
+            let Ok(account) = self.read(&format!("task/{}/schedstat", name.to_string_lossy())) else { continue };
+            let on_processor = account.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+            nanoseconds += on_processor.ok_or_else(|| Failure::new(format!("{path}: no schedstat")))?;
+        }
+        if nanoseconds == 0 {
+            return Err(Failure::new(format!("{path}: no thread has used any time: the kernel keeps no schedstat")));
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// The memory that it has of its own, in bytes: `RssAnon`, which leaves out the pages of its executable.

@@ -28,6 +28,28 @@ impl Summary {
     }
 }
 
+/// The rounds of one measurement of which more is better, summed up: the mirror image of [`Summary`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rates {
+    /// The largest.
+    pub max: f64,
+    /// A quarter lies above it.
+    pub quartile: f64,
+    /// Half lies above it.
+    pub median: f64,
+    /// How many there were.
+    pub rounds: usize,
+}
+
+impl Rates {
+    /// Sums up; `None` where nothing was measured.
+    pub fn of(rounds: Vec<f64>) -> Option<Self> {
+        let mirrored = Summary::of(rounds.into_iter().map(|rate| -rate).collect())?;
+        let Summary { min, quartile, median, rounds } = mirrored;
+        Some(Self { max: -min, quartile: -quartile, median: -median, rounds })
+    }
+}
+
 /// The smallest value that at least this share of the sorted ones does not exceed.
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let rank = (share * sorted.len() as f64).ceil() as usize;
@@ -46,5 +68,12 @@ mod tests {
             [1.0, 25.0, 50.0, 99.0, 100.0].map(Some)
         );
         assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn the_best_rates_are_the_largest() {
+        let rates = Rates::of((1..=100).map(f64::from).collect()).unwrap();
+        assert_eq!((rates.max, rates.quartile, rates.median, rates.rounds), (100.0, 76.0, 51.0, 100));
+        assert!(Rates::of(Vec::new()).is_none());
     }
 }

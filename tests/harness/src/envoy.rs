@@ -39,11 +39,19 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// What is added to its command line.
     pub arguments: Vec<String>,
+    /// What its components log, as `--component-log-level` has it.
+    pub log_levels: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 2, environment: Vec::new(), arguments: Vec::new() }
+        Self {
+            workers: 2,
+            environment: Vec::new(),
+            arguments: Vec::new(),
+            // At info, `main` lists every extension on hundreds of lines.
+            log_levels: "wasm:debug,main:warning".to_owned(),
+        }
     }
 }
 
@@ -76,8 +84,7 @@ impl Envoy {
             .args(["--concurrency", &options.workers.to_string()])
             // Without it, two Envoys of one user take each other for an old and a new one.
             .arg("--use-dynamic-base-id")
-            // At info, `main` lists every extension on hundreds of lines.
-            .args(["--component-log-level", "wasm:debug,main:warning"])
+            .args(["--component-log-level", &options.log_levels])
             // Access logs are written at once rather than every ten seconds.
             .args(["--file-flush-interval-msec", "50"])
             .args(&options.arguments)

@@ -1,0 +1,254 @@
+//! What is compared: Envoys that differ in their HTTP filters and in nothing else.
+
+use keyward_harness::config::CONTROL_PLANE;
+use keyward_harness::{EnvoyConfig, Result};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// One thing that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Scenario {
+    /// No filter.
+    #[value(name = "a")]
+    None,
+    /// Envoy's own filters for API keys and local rate limits.
+    #[value(name = "b")]
+    Native,
+    /// Keyward, with a few keys that are used all the time.
+    #[value(name = "c")]
+    Keyward,
+    /// Keyward with many keys, all used alike, and the shipped size of the workers' caches.
+    #[value(name = "d")]
+    KeywardMany,
+    /// The same, with caches that hold all keys.
+    #[value(name = "d2")]
+    KeywardManyCached,
+    /// A service beside Envoy that is asked about each request over HTTP/1.1.
+    #[value(name = "e")]
+    ExtAuthz,
+    /// The same service, asked by gRPC.
+    #[value(name = "e2")]
+    ExtAuthzGrpc,
+    /// Keyward refusing keys that it does not know.
+    #[value(name = "f")]
+    KeywardUnknown,
+}
+
+/// The Envoys. Scenarios that differ only in their requests share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Filters {
+    None,
+    Native,
+    Keyward,
+    KeywardMany,
+    KeywardManyCached,
+    ExtAuthz,
+    ExtAuthzGrpc,
+}
+
+/// What the configurations of all Envoys have in them.
+pub(crate) struct Places {
+    pub(crate) upstream: SocketAddr,
+    pub(crate) authorizer: SocketAddr,
+}
+
+/// A key and its owner's name for Envoy's own filter.
+pub(crate) struct HotKey {
+    pub(crate) client: String,
+    pub(crate) key: String,
+}
+
+/// The cluster of the authorization service.
+const AUTHORIZER: &str = "authorizer";
+
+/// The same with HTTP/2.
+const AUTHORIZER_GRPC: &str = "authorizer_grpc";
+
+/// What a rule of Keyward wants, and each key has.
+pub(crate) const SCOPE: &str = "read";
+
+/// Two windows, so high that nothing is refused.
+pub(crate) const LIMITS: [&str; 2] = ["1000000000/s", "4000000000/min"];
+
+/// How many keys a cache holds that holds all.
+pub(crate) const LARGE_CACHE: u64 = 131_072;
+
+impl Scenario {
+    /// All of them.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::None,
+        Self::Native,
+        Self::Keyward,
+        Self::KeywardMany,
+        Self::KeywardManyCached,
+        Self::ExtAuthz,
+        Self::ExtAuthzGrpc,
+        Self::KeywardUnknown,
+    ];
+
+    /// Whose filters it runs on.
+    pub(crate) fn filters(self) -> Filters {
+        match self {
+            Self::None => Filters::None,
+            Self::Native => Filters::Native,
+            Self::Keyward | Self::KeywardUnknown => Filters::Keyward,
+            Self::KeywardMany => Filters::KeywardMany,
+            Self::KeywardManyCached => Filters::KeywardManyCached,
+            Self::ExtAuthz => Filters::ExtAuthz,
+            Self::ExtAuthzGrpc => Filters::ExtAuthzGrpc,
+        }
+    }
+
+    /// What answers say.
+    pub(crate) fn status(self) -> u16 {
+        if self == Self::KeywardUnknown { 401 } else { 200 }
+    }
+}
+
+impl Filters {
+    /// Whether these ask a control plane, and whether it is the one with many keys.
+    pub(crate) fn control_plane(self) -> Option<Keys> {
+        match self {
+            Self::None | Self::Native | Self::ExtAuthz | Self::ExtAuthzGrpc => None,
+            Self::Keyward => Some(Keys::Hot),
+            Self::KeywardMany | Self::KeywardManyCached => Some(Keys::Many),
+        }
+    }
+
+    /// The shipped configuration with these filters, all but the ports of the gateway and its admin interface.
+    ///
+    /// # Errors
+    /// If the shipped file cannot be read.
+    pub(crate) fn config(self, places: &Places, hot: &[HotKey], wasm: &Path, feed: SocketAddr) -> Result<EnvoyConfig> {
+        let mut config = common(places, feed)?;
+        config.set_wasm(wasm);
+        let snapshot = match self {
+            // About one bucket for 16 keys, as docs/limits.md has it.
+            Self::KeywardMany => json!({ "limit_buckets": 8192 }),
+            Self::KeywardManyCached => json!({ "limit_buckets": 8192, "cache_records": LARGE_CACHE }),
+            _ => json!({}),
+        };
+        let filter = config.filter();
+        for (name, value) in snapshot.as_object().into_iter().flatten() {
+            filter["snapshot"][name] = value.clone();
+        }
+        filter["rules"][1] = json!({ "path": { "prefix": "/" }, "access": "key", "scopes": [SCOPE] });
+        let instead = match self {
+            Self::Keyward | Self::KeywardMany | Self::KeywardManyCached => return Ok(config),
+            Self::None => Vec::new(),
+            Self::Native => native(hot),
+            Self::ExtAuthz => vec![ext_authz(&json!({
+                "http_service": {
+                    "server_uri": { "uri": "http://authorizer", "cluster": AUTHORIZER, "timeout": "1s" },
+                    "authorization_response": {
+                        "allowed_upstream_headers": { "patterns": [{ "exact": "x-client" }] },
+                    },
+                },
+            }))],
+            Self::ExtAuthzGrpc => vec![ext_authz(&json!({
+                "grpc_service": { "envoy_grpc": { "cluster_name": AUTHORIZER_GRPC }, "timeout": "1s" },
+            }))],
+        };
+        let filters = config.http_filters();
+        filters.retain(|filter| filter["name"] == "envoy.filters.http.router");
+        filters.splice(..0, instead);
+        Ok(config)
+    }
+}
+
+/// Which keys a control plane has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Keys {
+    Hot,
+    Many,
+}
+
+/// What all have: the shipped hardening, two routes, the same clusters, no access log.
+fn common(places: &Places, feed: SocketAddr) -> Result<EnvoyConfig> {
+    let mut config = EnvoyConfig::shipped()?;
+    config.set_cluster("upstream", places.upstream).set_cluster(CONTROL_PLANE, feed);
+    config.routes().insert(
+        0,
+        json!({
+            "match": { "path": "/direct" },
+            "direct_response": { "status": 200, "body": { "inline_string": "ok" } },
+        }),
+    );
+    let tree = config.tree_mut();
+    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    let manager = tree.pointer_mut(manager).and_then(Value::as_object_mut).expect("an HTTP connection manager");
+    manager.remove("access_log").expect("an access log");
+    let clusters = tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
+    let named = |name: &str| clusters.iter().find(|cluster| cluster["name"] == name).expect("a shipped cluster");
+    let mut authorizer = named("upstream").clone();
+    let mut authorizer_grpc = authorizer.clone();
+    // HTTP/2, as the feed has it.
+    let options = "typed_extension_protocol_options";
+    authorizer_grpc[options] = named(CONTROL_PLANE)[options].clone();
+    for (cluster, name) in [(&mut authorizer, AUTHORIZER), (&mut authorizer_grpc, AUTHORIZER_GRPC)] {
+        cluster["name"] = name.into();
+        cluster["load_assignment"]["cluster_name"] = name.into();
+    }
+    clusters.extend([authorizer, authorizer_grpc]);
+    config.set_cluster(AUTHORIZER, places.authorizer).set_cluster(AUTHORIZER_GRPC, places.authorizer);
+    Ok(config)
+}
+
+/// Envoy's own: keys as plaintext in the configuration, and two token buckets for each client.
+fn native(hot: &[HotKey]) -> Vec<Value> {
+    let credentials: Vec<Value> =
+        hot.iter().map(|HotKey { client, key }| json!({ "client": client, "key": key })).collect();
+    // A descriptor without a value stands for each value there is, with a bucket of its own.
+    let windows = [("client_second", "1s"), ("client_minute", "60s")];
+    let always = json!({ "default_value": { "numerator": 100, "denominator": "HUNDRED" } });
+    vec![
+        json!({
+            "name": "envoy.filters.http.api_key_auth",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+                "credentials": credentials,
+                "key_sources": [{ "header": "authorization" }],
+                "forwarding": { "header": "x-client", "hide_credentials": true },
+            },
+        }),
+        json!({
+            "name": "envoy.filters.http.local_ratelimit",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+                "stat_prefix": "limits",
+                "filter_enabled": always,
+                "filter_enforced": always,
+                "always_consume_default_token_bucket": false,
+                "token_bucket": bucket("1s"),
+                "rate_limits": windows.map(|(descriptor, _)| json!({
+                    "actions": [{
+                        "request_headers": { "header_name": "x-client", "descriptor_key": descriptor }
+                    }]
+                })),
+                "descriptors": windows.map(|(descriptor, window)| json!({
+                    "entries": [{ "key": descriptor }],
+                    "token_bucket": bucket(window),
+                })),
+            },
+        }),
+    ]
+}
+
+fn bucket(window: &str) -> Value {
+    json!({ "max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": window })
+}
+
+/// Another service decides; it is told the key and no other header field.
+fn ext_authz(service: &Value) -> Value {
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "allowed_headers": { "patterns": [{ "exact": "authorization" }] },
+    });
+    for (name, value) in service.as_object().into_iter().flatten() {
+        config[name] = value.clone();
+    }
+    json!({ "name": "envoy.filters.http.ext_authz", "typed_config": config })
+}

@@ -1,0 +1,83 @@
+//! As much of HTTP/1.1 as the load needs: one answer at a time, with a `content-length`.
+
+use crate::load::Get;
+use keyward_harness::{Failure, Result};
+
+/// The answers of one connection.
+#[derive(Default)]
+pub(super) struct Http1 {
+    /// The beginning of an answer of which the rest has not come.
+    rest: Vec<u8>,
+}
+
+impl Http1 {
+    /// The bytes of a request.
+    pub(super) fn request(request: &Get, authority: &str) -> Vec<u8> {
+        let Get { path, authorization } = request;
+        format!(
+            "GET {path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: bench\r\naccept: */*\r\n\
+             authorization: {authorization}\r\n\r\n"
+        )
+        .into_bytes()
+    }
+
+    /// Takes what has come; how many answers have ended.
+    pub(super) fn receive(&mut self, bytes: &[u8], expected: u16) -> Result<usize> {
+        if self.rest.is_empty() {
+            let (ended, used) = answers(bytes, expected)?;
+            self.rest.extend_from_slice(&bytes[used..]);
+            return Ok(ended);
+        }
+        self.rest.extend_from_slice(bytes);
+        let (ended, used) = answers(&self.rest, expected)?;
+        self.rest.drain(..used);
+        Ok(ended)
+    }
+}
+
+/// The whole answers at the beginning: how many, and how long.
+fn answers(bytes: &[u8], expected: u16) -> Result<(usize, usize)> {
+    let (mut count, mut used) = (0, 0);
+    while used < bytes.len() {
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut answer = httparse::Response::new(&mut fields);
+        let head = answer.parse(&bytes[used..]).map_err(|error| Failure::new(format!("an answer: {error}")))?;
+        let httparse::Status::Complete(head) = head else { break };
+        if answer.code != Some(expected) {
+            let shown = String::from_utf8_lossy(&bytes[used..]).chars().take(600).collect::<String>();
+            return Err(Failure::new(format!("an answer is not {expected}: {shown}")));
+        }
+        let length = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+        let length = length.and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
+        let body = length.ok_or_else(|| Failure::new("an answer without a content-length"))?;
+        if bytes.len() - used < head + body {
+            break;
+        }
+        used += head + body;
+        count += 1;
+    }
+    Ok((count, used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    #[test]
+    fn answers_are_counted_wherever_they_are_cut() {
+        let two = [ANSWER, ANSWER].concat();
+        for cut in 0..two.len() {
+            let mut http1 = Http1::default();
+            let ended = http1.receive(&two[..cut], 200).unwrap() + http1.receive(&two[cut..], 200).unwrap();
+            assert_eq!((ended, http1.rest.len()), (2, 0), "{cut}");
+        }
+    }
+
+    #[test]
+    fn another_status_is_an_error_that_shows_the_answer() {
+        let told = Http1::default().receive(ANSWER, 401).unwrap_err().to_string();
+        assert!(told.contains("not 401: HTTP/1.1 200 OK"), "{told}");
+    }
+}
