@@ -169,7 +169,7 @@ impl Server {
         let store =
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
         let listening = async {
-            let listener = TcpListener::bind(&config.listen).await?;
+            let listener = connections::listen(&config.listen).await?;
             let address = listener.local_addr()?;
             Ok((listener, address))
         };

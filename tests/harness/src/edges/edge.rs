@@ -6,7 +6,7 @@ use bytes::Bytes;
 use keyward_contract::FEED_PATH;
 use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::Frames;
+use keyward_contract::entry::{Body, Frames};
 use keyward_contract::page::{Extent, Page};
 use keyward_filter::engine::backoff::Backoff;
 use keyward_filter::engine::fetcher::BACKOFF_MS;
@@ -88,7 +88,13 @@ impl Place {
             let start = page.start();
             self.versions.retain(|subject, _| *subject < start || end.is_some_and(|end| *subject >= end));
         }
-        self.versions.extend(Frames::new(page.entries).flatten().map(|frame| (frame.subject, frame.version)));
+        for frame in Frames::new(page.entries).flatten() {
+            match frame.decode() {
+                Ok(Body::Removed) => drop(self.versions.remove(&frame.subject)),
+                // What it cannot read an edge refuses, and keeps as that.
+                Ok(_) | Err(_) => drop(self.versions.insert(frame.subject, frame.version)),
+            }
+        }
     }
 }
 
