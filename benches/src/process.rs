@@ -54,3 +54,23 @@ impl Observed {
         std::fs::read_to_string(&path).map_err(|error| Failure::new(format!("{path}: {error}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn the_processor_time_of_a_process_grows_with_its_work() {
+        let own = Observed::new(std::process::id());
+        let (before, deadline) = (own.cpu_time().unwrap(), Instant::now() + Duration::from_secs(30));
+        while own.cpu_time().unwrap() < before + Duration::from_millis(10) {
+            assert!(Instant::now() < deadline);
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_an_error() {
+        assert!(Observed::new(u32::MAX).cpu_time().is_err());
+    }
+}

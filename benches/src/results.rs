@@ -18,7 +18,7 @@ pub fn write(name: &str, found: &impl Serialize) -> Result<PathBuf> {
     let results = json!({ "machine": machine()?, "measured_at": now_s(), "results": found });
     std::fs::create_dir_all(&dir).map_err(failed)?;
     std::fs::write(&path, format!("{results:#}\n")).map_err(failed)?;
-    Ok(path)
+    Ok(path.canonicalize().unwrap_or(path))
 }
 
 /// What the figures depend on.

@@ -50,7 +50,8 @@ struct Arguments {
     /// The filter; otherwise KEYWARD_WASM, or the one built.
     #[arg(long)]
     wasm: Option<PathBuf>,
-    /// Where the results are written; otherwise `.keyward/bench/filters.json`, if nothing was left out.
+    /// The results are written to `.keyward/bench/NAME.json`; otherwise to `filters.json`, or to `filters-part.json` if
+    /// something was left out or the rounds are others.
     #[arg(long)]
     name: Option<String>,
 }
@@ -75,7 +76,8 @@ async fn main() -> Result<()> {
         Some(Part::Authorizer { listen, keys }) => return authorizer::serve(*listen, keys).await,
         None => {}
     }
-    let whole = arguments.only.is_empty() && arguments.protocol.is_none() && arguments.upstream.is_none();
+    let chosen_all = arguments.only.is_empty() && arguments.protocol.is_none() && arguments.upstream.is_none();
+    let as_usual = arguments.rounds.is_none() && arguments.round_ms.is_none() && !arguments.quick;
     let plan = Plan {
         scenarios: chosen(arguments.only, &Scenario::ALL),
         protocols: chosen(arguments.protocol.into_iter().collect(), &[Protocol::Http1, Protocol::Http2]),
@@ -86,8 +88,9 @@ async fn main() -> Result<()> {
     };
     let found = measure::run(&plan, arguments.wasm).await?;
     println!("{found}");
-    // What was measured in part does not replace what was measured whole.
-    let name = arguments.name.unwrap_or_else(|| if whole { "filters" } else { "filters-part" }.to_owned());
+    // What was measured in part, or briefly, does not replace what was measured whole.
+    let name =
+        arguments.name.unwrap_or_else(|| if chosen_all && as_usual { "filters" } else { "filters-part" }.to_owned());
     println!("written to {}", results::write(&name, &found)?.display());
     Ok(())
 }

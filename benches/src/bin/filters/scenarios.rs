@@ -221,6 +221,8 @@ fn native(hot: &[HotKey]) -> Vec<Value> {
                 "filter_enabled": always,
                 "filter_enforced": always,
                 "always_consume_default_token_bucket": false,
+                // How many clients have buckets at a time; 20 otherwise.
+                "max_dynamic_descriptors": 1024,
                 "token_bucket": bucket("1s"),
                 "rate_limits": windows.map(|(descriptor, _)| json!({
                     "actions": [{
