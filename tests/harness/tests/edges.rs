@@ -64,9 +64,8 @@ async fn a_revocation_reaches_five_hundred_edges_and_none_misses_a_change_in_a_b
 
     let subject = Digest::of_key(key.key.as_bytes());
     plane.revoke(&key.id).await.unwrap();
-    let told = until("an edge is told", LIMIT, async || {
-        edges.sequence_of(&subject).ok_or_else(|| Failure::new("no edge is"))
-    });
+    let told =
+        until("an edge is told", LIMIT, async || edges.sequence_of(&subject).ok_or_else(|| Failure::new("no edge is")));
     let sequence = told.await.unwrap();
     edges.until_all_have(sequence, LIMIT).await.unwrap();
     assert_eq!(edges.arrivals_of(sequence).len(), 500);

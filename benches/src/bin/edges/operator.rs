@@ -1,9 +1,9 @@
 //! Whoever makes keys and revokes them.
 
+use keyward_contract::FEED_PATH;
 use keyward_contract::cursor::Cursor;
 use keyward_contract::digest::Digest;
 use keyward_contract::page::Page;
-use keyward_contract::FEED_PATH;
 use keyward_harness::{ControlPlane, Failure, Request, Result, http};
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -158,13 +158,7 @@ mod tests {
     use keyward_contract::cursor::Cursor;
 
     fn shared() -> Shared {
-        let options = Options {
-            edges: 1,
-            protocol: Protocol::Http2,
-            memory: Memory::Position,
-            wait_s: 1,
-            threads: 1,
-        };
+        let options = Options { edges: 1, protocol: Protocol::Http2, memory: Memory::Position, wait_s: 1, threads: 1 };
         let address = crate::ports::loopback(0);
         let authorization = String::new();
         Shared { address, authorization, options, counters: Counters::default(), versions: Mutex::default() }

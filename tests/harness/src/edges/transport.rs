@@ -40,7 +40,8 @@ enum Sender {
 impl Connection {
     pub(super) async fn open(to: SocketAddr, protocol: Protocol) -> Result<Self> {
         let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
-        let stream = connecting.map_err(|_| Failure::new(format!("{to} does not accept")))?.context(|| to.to_string())?;
+        let stream =
+            connecting.map_err(|_| Failure::new(format!("{to} does not accept")))?.context(|| to.to_string())?;
         stream.set_nodelay(true).context(|| to.to_string())?;
         let io = TokioIo::new(stream);
         let sender = match protocol {
