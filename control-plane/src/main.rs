@@ -50,7 +50,11 @@ fn openapi(name_or_file: &str) -> Result<()> {
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     if let Some(open_files) = open_files::raise() {
-        tracing::info!(open_files, edges = open_files::edges(open_files), "the limit of open files, and of waiting edges");
+        tracing::info!(
+            open_files,
+            edges = open_files::edges(open_files),
+            "the limit of open files, and of waiting edges"
+        );
     }
     let dialect = dialect(&arguments.dialect)?;
     let ServeArguments {
