@@ -9,6 +9,7 @@ use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
 use crate::leaks::Leaks;
 use crate::pepper::{Pepper, PepperError};
+use crate::sending::Sending;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
@@ -209,6 +210,7 @@ impl Server {
         let app = router(App {
             store: store.clone(),
             feed,
+            sending: Sending::default(),
             dialect: Arc::new(config.dialect),
             tokens,
             pepper,
