@@ -31,7 +31,6 @@ use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
 use crate::leaks::Leaks;
 use crate::pepper::Pepper;
-use crate::sending::Sending;
 use crate::serve::SelfService;
 use crate::store::Store;
 use crate::tokens::Tokens;
@@ -56,8 +55,6 @@ pub struct App {
     pub store: Store,
     /// The feed of changes to it.
     pub feed: Feed,
-    /// Whose turn it is to be sent a large page of it.
-    pub sending: Sending,
     /// What keys look like.
     pub dialect: Arc<Dialect>,
     /// Who may call, by the files of the data directory.
@@ -91,7 +88,6 @@ impl App {
         let clock: Clock = Arc::new(|| crate::clock::Timestamp::EXAMPLE);
         Self {
             feed: Feed::new(store.clone(), tokio::sync::watch::channel(false).1),
-            sending: Sending::default(),
             dialect: Arc::new(Dialect::built_in(dialect).unwrap().unwrap()),
             tokens: Arc::new(Tokens::open(dir).unwrap()),
             pepper: Arc::new(Pepper::open(dir).unwrap()),

@@ -3,7 +3,6 @@
 //! An edge that vanishes without a word would otherwise keep its connection, and with it a file descriptor, for good.
 
 use crate::clients::Peer;
-use crate::sending::MAX_UNSENT;
 use axum::Router;
 use axum::serve::Listener;
 use hyper::service::{Service, service_fn};
@@ -73,7 +72,6 @@ pub(crate) async fn serve(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(patience.keepalive)
         .keep_alive_timeout(patience.keepalive_answer);
     let graceful = GracefulShutdown::new();

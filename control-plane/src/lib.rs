@@ -27,7 +27,6 @@ pub mod password;
 pub mod pepper;
 mod private_file;
 pub mod random;
-pub mod sending;
 pub mod serve;
 pub mod store;
 pub mod tokens;

@@ -9,7 +9,6 @@ use crate::feed::Feed;
 use crate::issued_tokens::IssuedTokens;
 use crate::leaks::Leaks;
 use crate::pepper::{Pepper, PepperError};
-use crate::sending::Sending;
 use crate::store::{self, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
@@ -210,7 +209,6 @@ impl Server {
         let app = router(App {
             store: store.clone(),
             feed,
-            sending: Sending::default(),
             dialect: Arc::new(config.dialect),
             tokens,
             pepper,

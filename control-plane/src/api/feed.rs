@@ -6,7 +6,6 @@ use super::extract::Parameters;
 use super::openapi::{number, schema, text};
 use super::problem::ApiError;
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
@@ -50,6 +49,5 @@ pub(super) async fn page(
     let left = token_end.map(|end| Duration::from_millis(end.as_ms().saturating_sub((app.clock)().as_ms())));
     let wait = left.map_or(wait, |left| left.min(wait));
     let page = app.feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
-    let body = Body::new(app.sending.body(page).await?);
-    Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], body))
+    Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], page))
 }
