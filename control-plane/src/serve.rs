@@ -1,6 +1,6 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
-use crate::api::{App, router};
+use crate::api::{Services, router};
 use crate::clients::TrustedProxies;
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
@@ -206,7 +206,7 @@ impl Server {
         });
         let retention =
             tokio::spawn(keep_retention(store.clone(), Arc::clone(&config.clock), config.retention_interval));
-        let app = router(App {
+        let services = Services {
             store: store.clone(),
             feed,
             dialect: Arc::new(config.dialect),
@@ -220,7 +220,8 @@ impl Server {
             clock: config.clock,
             verifier: Verifier::new(config.max_verifications),
             usage_interval: config.usage_interval,
-        });
+        };
+        let app = router(services.into());
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;

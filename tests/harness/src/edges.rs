@@ -16,6 +16,7 @@ use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,9 @@ pub struct Options {
     pub wait_s: u32,
     /// On how many threads they run.
     pub threads: usize,
+    /// How many open their first connection in a second; `None` if all do at once. After a failure each waits as the filter
+    /// does.
+    pub openings_per_s: Option<NonZeroU32>,
 }
 
 /// What an edge keeps of what it is told.

@@ -19,7 +19,7 @@ async fn running(dir: &TestDir) -> ControlPlane {
 }
 
 fn follow(plane: &ControlPlane, edges: usize, protocol: Protocol) -> Edges {
-    let options = Options { edges, protocol, memory: Memory::Versions, wait_s: 20, threads: 1 };
+    let options = Options { edges, protocol, memory: Memory::Versions, wait_s: 20, threads: 1, openings_per_s: None };
     Edges::start(plane.address(), &plane.edge_token().unwrap(), options).unwrap()
 }
 

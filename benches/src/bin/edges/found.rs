@@ -3,6 +3,7 @@
 use keyward_bench::stats::quantile;
 use serde::Serialize;
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// The whole of it.
 #[derive(Debug, Serialize)]
@@ -11,6 +12,7 @@ pub(crate) struct Found {
     pub(crate) keys: usize,
     pub(crate) protocol: &'static str,
     pub(crate) simulator_threads: usize,
+    pub(crate) openings_per_s: NonZeroU32,
     pub(crate) arrival: Arriving,
     pub(crate) idle: Idle,
     pub(crate) revocations: Changes,
@@ -18,7 +20,7 @@ pub(crate) struct Found {
     pub(crate) restart: Restart,
 }
 
-/// All edges connect at once and take their snapshot.
+/// All edges connect, so many in a second, and take their snapshot.
 #[derive(Debug, Serialize)]
 pub(crate) struct Arriving {
     pub(crate) took_s: f64,
@@ -88,11 +90,11 @@ const MIB: f64 = (1 << 20) as f64;
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { edges, keys, protocol, arrival, idle, restart, .. } = self;
+        let Self { edges, keys, protocol, openings_per_s, arrival, idle, restart, .. } = self;
         writeln!(f, "{edges} edges over {protocol}, {keys} keys")?;
         writeln!(
             f,
-            "all at once: connected with a snapshot after {:.1} s ({:.0} MiB of pages, {:.1} s of the server's processor; {} \
+            "start:       at {openings_per_s}/s, all have a snapshot after {:.1} s ({:.0} MiB of pages, {:.1} s of the server's processor; {} \
              connections again, {} polls refused)",
             arrival.took_s,
             arrival.page_bytes as f64 / MIB,

@@ -13,6 +13,7 @@ use keyward_bench::results;
 use keyward_harness::edges::Protocol;
 use keyward_harness::{Failure, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::num::NonZeroU32;
 
 /// Measures one control plane under thousands of edges.
 #[derive(Debug, Parser)]
@@ -20,8 +21,8 @@ struct Arguments {
     /// How many edges.
     #[arg(long, default_value_t = 10_000)]
     edges: usize,
-    /// How many keys the database has.
-    #[arg(long, default_value_t = 10_000)]
+    /// How many keys the database has; each edge is sent a snapshot of all, which is not what this measures.
+    #[arg(long, default_value_t = 1_000)]
     keys: usize,
     /// What the edges speak.
     #[arg(long, default_value = "http2")]
@@ -29,11 +30,15 @@ struct Arguments {
     /// On how many threads the edges are simulated.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// How many edges connect in a second; the edges of a fleet do not all start in one instant. After the restart they
+    /// come back as the filter does.
+    #[arg(long, default_value = "500")]
+    openings: NonZeroU32,
     /// How many keys are revoked one after the other.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 30)]
     revocations: usize,
     /// How many changes a second the burst has; it lasts ten seconds.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 20)]
     burst: usize,
     /// Where the results are written: `.keyward/bench/NAME.json`.
     #[arg(long, default_value = "edges")]
@@ -63,6 +68,7 @@ async fn main() -> Result<()> {
             Spoken::Http2 => Protocol::Http2,
         },
         threads: arguments.threads,
+        openings_per_s: arguments.openings,
         revocations: arguments.revocations,
         burst_per_s: arguments.burst,
     };

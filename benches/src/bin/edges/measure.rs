@@ -5,6 +5,7 @@ use crate::operator::{Change, Operator};
 use keyward_bench::process::Observed;
 use keyward_harness::edges::{Edges, Memory, Options, Protocol};
 use keyward_harness::{ControlPlane, Failure, Result, TestDir};
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use tokio::time::{interval, sleep};
@@ -16,6 +17,7 @@ pub(crate) struct Plan {
     pub(crate) keys: usize,
     pub(crate) protocol: Protocol,
     pub(crate) threads: usize,
+    pub(crate) openings_per_s: NonZeroU32,
     pub(crate) revocations: usize,
     pub(crate) burst_per_s: usize,
 }
@@ -49,6 +51,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Found> {
         memory: Memory::Position,
         wait_s: WAIT_S,
         threads: plan.threads,
+        openings_per_s: Some(plan.openings_per_s),
     };
     let head = operator.head().await?.sequence;
     let (server, began) = (observed(&mut plane)?, Instant::now());
@@ -96,8 +99,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<Found> {
         Protocol::Http1 => "HTTP/1.1",
         Protocol::Http2 => "HTTP/2",
     };
-    let Plan { edges, keys, threads: simulator_threads, .. } = *plan;
-    Ok(Found { edges, keys, protocol, simulator_threads, arrival, idle, revocations, burst, restart })
+    let Plan { edges, keys, threads: simulator_threads, openings_per_s, .. } = *plan;
+    Ok(Found { edges, keys, protocol, simulator_threads, openings_per_s, arrival, idle, revocations, burst, restart })
 }
 
 /// The whole of a wait, so that each edge has come and gone once.

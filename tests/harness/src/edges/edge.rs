@@ -99,9 +99,12 @@ impl Place {
 }
 
 /// Follows for as long as the runtime lives. The first edge tells of the versions that it sees.
-pub(super) async fn follow(edge: Arc<Edge>, shared: Arc<Shared>, number: u64) {
+pub(super) async fn follow(edge: Arc<Edge>, shared: Arc<Shared>, number: u32) {
+    if let Some(rate) = shared.options.openings_per_s {
+        sleep(Duration::from_secs(number.into()) / rate.get()).await;
+    }
     // Any seeds that differ will do; neighbouring ones draw alike, so they are spread (Fibonacci hashing).
-    let seed = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let seed = (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut backoff = Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed);
     let mut connection = None;
     let mut from_the_start = false;
@@ -158,7 +161,14 @@ mod tests {
     use keyward_contract::cursor::Cursor;
 
     fn shared() -> Shared {
-        let options = Options { edges: 1, protocol: Protocol::Http2, memory: Memory::Position, wait_s: 1, threads: 1 };
+        let options = Options {
+            edges: 1,
+            protocol: Protocol::Http2,
+            memory: Memory::Position,
+            wait_s: 1,
+            threads: 1,
+            openings_per_s: None,
+        };
         let address = crate::ports::loopback(0);
         let authorization = String::new();
         Shared { address, authorization, options, counters: Counters::default(), versions: Mutex::default() }

@@ -14,8 +14,12 @@ use tokio::time::timeout;
 /// The cluster's `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The cluster's `connection_keepalive`: how long until the other side is asked whether it lives, and until it has to answer.
+/// The `interval` of the cluster's `connection_keepalive`: how long until the other side is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// How long until it has to answer that: longer than the cluster's two seconds, since thousands of edges share a few threads
+/// here, and a thread that comes late to an answer that is there would hold it against the control plane.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 /// What an edge speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +59,7 @@ impl Connection {
                 builder
                     .timer(TokioTimer::new())
                     .keep_alive_interval(KEEPALIVE)
-                    .keep_alive_timeout(KEEPALIVE)
+                    .keep_alive_timeout(KEEPALIVE_ANSWER)
                     .keep_alive_while_idle(true);
                 let (sender, connection) = builder.handshake(io).await.context(|| to.to_string())?;
                 tokio::spawn(connection);
