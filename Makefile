@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench bench-million bench-import plot-limits clean help cargo
+.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -123,6 +123,13 @@ bench-million: build
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-million $(MILLION)
 	tools/bench-report
 
+# What ten thousand edges cost one control plane, and how soon each has a change: docs/benchmarks.md. Needs 20,000 open files at most and
+# Python 3. EDGES has options of bench-edges, which say what they are with --help.
+bench-edges: control-plane
+	cargo build --release -p keyward-bench --bin bench-edges
+	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-edges $(EDGES)
+	tools/bench-report
+
 # How long a million keys take to be imported into SQLite.
 bench-import: cargo
 	cargo test --release -p keyward --test it a_million_rows -- --ignored --nocapture
@@ -156,6 +163,7 @@ help:
 	@echo 'make budget  writes what a request costs now into tests/host_calls/budget.json: host calls, callbacks, instructions'
 	@echo 'make bench   what the filter costs on real Envoys, beside no filter, Envoy'"'"'s own and ext_authz: docs/benchmarks.md'
 	@echo 'make bench-million a million keys on real Envoys: time, memory, and what requests notice'
+	@echo 'make bench-edges   what ten thousand edges cost one control plane, and how soon each has a change: docs/benchmarks.md'
 	@echo 'make bench-import  imports a million keys, and says how long that took'
 	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/limits-*.svg'
 	@echo 'make fmt     formats the code'

@@ -46,14 +46,33 @@ use keyward_contract::dialect::Dialect;
 use openapi::{Caller, Description, called_by};
 use problem::ApiError;
 use serde_json::Value;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// What the handlers work with.
+/// What the handlers work with, in one piece: on its way through the layers a request takes several copies, and thousands of
+/// polls come at once.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Services>);
+
+impl From<Services> for App {
+    fn from(services: Services) -> Self {
+        Self(Arc::new(services))
+    }
+}
+
+impl Deref for App {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
+/// What the handlers work with.
+pub struct Services {
     /// The state.
     pub store: Store,
     /// The feed of changes to it.
@@ -96,6 +115,14 @@ impl FromRef<App> for Clock {
 
 #[cfg(test)]
 impl App {
+    /// An example of what handlers work with.
+    async fn example(dir: &std::path::Path, dialect: &str) -> Self {
+        Services::example(dir, dialect).await.into()
+    }
+}
+
+#[cfg(test)]
+impl Services {
     /// What handlers work with that keep their state in that directory, at an example's time.
     async fn example(dir: &std::path::Path, dialect: &str) -> Self {
         let location = crate::store::Location::Directory(dir.to_owned());

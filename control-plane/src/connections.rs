@@ -12,8 +12,9 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -33,6 +34,30 @@ impl Default for Patience {
         let [header, keepalive, keepalive_answer] = [30, 30, 20].map(Duration::from_secs);
         Self { header, keepalive, keepalive_answer }
     }
+}
+
+/// How many connections may wait to be accepted, as far as the system lets them (`net.core.somaxconn`): after an outage all
+/// edges come at once, and one that finds no room tries again a second later, by when Envoy has given it up.
+const BACKLOG: u32 = 65_535;
+
+/// Listens on the first address that `host:port` means and that can be had.
+pub(crate) async fn listen(on: &str) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
+    for address in lookup_host(on).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library does: connections of a server that has ended keep nobody from its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `ending` is true, then finishes what was begun.

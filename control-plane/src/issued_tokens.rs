@@ -11,7 +11,8 @@ use crate::store::{self, Store};
 use crate::tokens::{RANDOM_LENGTH, TokenDigest, digest};
 use keyward_contract::secret::Secret;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync;
 
@@ -21,6 +22,16 @@ pub struct IssuedTokens {
     clock: Clock,
     known: sync::Mutex<Known>,
     noted: Mutex<HashMap<String, Timestamp>>,
+    look_ups: Mutex<HashMap<TokenDigest, Arc<LookUps>>>,
+}
+
+/// The look-ups of one token. When a change is told, thousands of edges ask again at once, perhaps with the same token: they
+/// share the look-up that begins after they came, so that none is let in by what was so before.
+#[derive(Default)]
+struct LookUps {
+    begun: AtomicU64,
+    /// The number of the last one that is done, and what it found; `None` if the database could not be read.
+    done: sync::Mutex<(u64, Option<Option<Token>>)>,
 }
 
 /// The digests of all tokens, as of a moment.
@@ -28,6 +39,23 @@ pub struct IssuedTokens {
 struct Known {
     digests: HashSet<TokenDigest>,
     read_at: Option<Timestamp>,
+}
+
+/// Somebody who looks a token up or waits for one who does.
+struct Asking<'a> {
+    of: &'a IssuedTokens,
+    digest: &'a TokenDigest,
+    look_ups: Arc<LookUps>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut all = self.of.look_ups();
+        // This one and the map's: nobody else waits, and who comes from now on needs another look-up anyway.
+        if Arc::strong_count(&self.look_ups) <= 2 {
+            all.remove(self.digest);
+        }
+    }
 }
 
 /// How often the use of a token is noted at most.
@@ -58,7 +86,7 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(Secret, TokenDigest, Toke
 impl IssuedTokens {
     /// Those of that store.
     pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, known: sync::Mutex::default(), noted: Mutex::default() }
+        Self { store, clock, known: sync::Mutex::default(), noted: Mutex::default(), look_ups: Mutex::default() }
     }
 
     /// The token that was shown, if it is one that can be used. What cannot be a token costs no look-up, and of a suspect
@@ -75,8 +103,27 @@ impl IssuedTokens {
         if is_suspect && !self.is_known(&digest, now).await {
             return Ok(None);
         }
-        let token = self.store.token_by_digest(&digest).await?;
+        let token = self.look_up(&digest).await?;
         Ok(token.filter(|token| token.is_valid(now)))
+    }
+
+    /// What the database knows of the token at some time from now on.
+    async fn look_up(&self, digest: &TokenDigest) -> Result<Option<Token>, store::Error> {
+        let look_ups = Arc::clone(self.look_ups().entry(*digest).or_default());
+        let asking = Asking { of: self, digest, look_ups };
+        let came = asking.look_ups.begun.load(Ordering::SeqCst);
+        let mut done = asking.look_ups.done.lock().await;
+        if done.0 > came {
+            return done.1.clone().ok_or(store::Error::Slow);
+        }
+        let number = asking.look_ups.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let found = self.store.token_by_digest(digest).await;
+        *done = (number, found.as_ref().ok().cloned());
+        found
+    }
+
+    fn look_ups(&self) -> MutexGuard<'_, HashMap<TokenDigest, Arc<LookUps>>> {
+        self.look_ups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the use of the token noted, without waiting for it.
@@ -133,8 +180,6 @@ mod tests {
     use super::*;
     use crate::model::{Actor, TokenScope};
     use crate::store::Location;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -235,5 +280,22 @@ mod tests {
         for is_suspect in [false, true] {
             assert_eq!(fixture.find(&plaintext, is_suspect).await, None);
         }
+    }
+
+    #[tokio::test]
+    async fn who_come_together_share_a_look_up_and_who_comes_later_has_another() {
+        let fixture = fixture().await;
+        let (plaintext, token) = fixture.make(TokenScope::Edge).await;
+        let digest = digest(plaintext.expose().as_bytes());
+        let look_ups = Arc::clone(fixture.issued.look_ups().entry(digest).or_default());
+        let together = futures_util::future::join_all((0..100).map(|_| fixture.find(&plaintext, false))).await;
+        assert!(together.iter().all(|found| found.as_ref() == Some(&token)));
+        let begun = look_ups.begun.load(Ordering::SeqCst);
+        assert!(begun <= 2, "{begun}");
+        fixture.store.revoke_token(Actor::server(), token.id, Timestamp::EXAMPLE).await.unwrap();
+        assert_eq!(fixture.find(&plaintext, false).await, None);
+        drop(look_ups);
+        assert_eq!(fixture.find(&plaintext, false).await, None);
+        assert!(fixture.issued.look_ups().is_empty());
     }
 }

@@ -21,6 +21,7 @@ pub mod issued_tokens;
 pub mod leaks;
 pub mod logging;
 pub mod model;
+pub mod open_files;
 pub mod page;
 pub mod password;
 pub mod pepper;

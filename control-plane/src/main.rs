@@ -11,7 +11,7 @@ use keyward_control_plane::serve::{
     Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect,
 };
 use keyward_control_plane::tokens::Audience;
-use keyward_control_plane::{clock, logging};
+use keyward_control_plane::{clock, logging, open_files};
 use std::io::Write;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +51,13 @@ fn openapi(name_or_file: &str) -> Result<()> {
 #[tokio::main]
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
+    if let Some(open_files) = open_files::raise() {
+        tracing::info!(
+            open_files,
+            edges = open_files::edges(open_files),
+            "the limit of open files, and of waiting edges"
+        );
+    }
     let dialect = dialect(&arguments.dialect)?;
     let ServeArguments {
         listen,

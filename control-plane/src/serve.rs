@@ -1,6 +1,6 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
-use crate::api::{App, router};
+use crate::api::{Services, router};
 use crate::clients::TrustedProxies;
 use crate::clock::Clock;
 use crate::connections::{self, Patience};
@@ -175,7 +175,7 @@ impl Server {
         let store =
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
         let listening = async {
-            let listener = TcpListener::bind(&config.listen).await?;
+            let listener = connections::listen(&config.listen).await?;
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
@@ -216,7 +216,7 @@ impl Server {
             config.retention,
             config.retention_interval,
         ));
-        let app = router(App {
+        let services = Services {
             store: store.clone(),
             feed,
             dialect: Arc::new(config.dialect),
@@ -230,7 +230,8 @@ impl Server {
             clock: config.clock,
             verifier: Verifier::new(config.max_verifications),
             usage_interval: config.usage_interval,
-        });
+        };
+        let app = router(services.into());
         tracing::info!(%address, "listening");
         tokio::spawn(async move {
             end.await;

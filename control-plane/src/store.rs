@@ -26,6 +26,7 @@ mod sql;
 mod tail;
 mod tokens;
 mod usage;
+mod writing;
 
 pub use audit::{AuditPage, AuditQuery};
 pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
@@ -61,6 +62,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::time::timeout;
+use writing::Writing;
 
 /// The state and its history.
 #[derive(Clone, Debug)]
@@ -74,6 +76,7 @@ pub struct Store {
     edges_turn: Arc<Mutex<()>>,
     users_turn: Arc<Mutex<()>>,
     hub: Arc<Hub>,
+    writing: Writing,
     /// One for each export that may be under way.
     exports: Arc<Semaphore>,
 }
@@ -89,6 +92,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// There is no thread to be had.
+    #[error("no thread for changes: {0}")]
+    Thread(#[source] io::Error),
     /// Another server has the directory.
     #[error("another server uses this data directory")]
     InUse,
@@ -223,6 +229,7 @@ impl Store {
             edges_turn: Arc::default(),
             users_turn: Arc::default(),
             hub,
+            writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
         })
     }
@@ -282,7 +289,7 @@ impl Store {
             store.publish(committed).await?;
             Ok(outcome)
         };
-        let written = tokio::spawn(write).await;
+        let written = self.writing.spawn(write).await;
         drop(requester);
         written.map_err(|_| Error::Interrupted)?
     }

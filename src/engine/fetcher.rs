@@ -89,7 +89,7 @@ pub enum Event {
 const ANSWER_GRACE_MS: u64 = 5000;
 
 /// The shortest and the longest pause after a failure, in milliseconds.
-const BACKOFF_MS: (u64, u64) = (50, 1000);
+pub const BACKOFF_MS: (u64, u64) = (50, 1000);
 
 /// After what cost, as [`Metered`] counts it, a call leaves the rest of a page to the next one.
 ///

@@ -418,6 +418,7 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Services;
     use crate::clients::Peer;
     use crate::failures::Failures;
 
@@ -438,7 +439,8 @@ mod tests {
         const NOW: Timestamp = Timestamp::EXAMPLE;
         let dir = tempfile::tempdir().unwrap();
         let failures = Arc::new(Failures::with_places(1));
-        let app = App { failures: Arc::clone(&failures), ..App::example(dir.path(), "exograph").await };
+        let services = Services::example(dir.path(), "exograph").await;
+        let app = App::from(Services { failures: Arc::clone(&failures), ..services });
         let store = app.store.clone();
         let plaintext = format!("exo_key_live_{:032}", 1);
         let digest = Digest::of_key(plaintext.as_bytes());
