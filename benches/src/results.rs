@@ -35,7 +35,8 @@ fn machine() -> Result<Value> {
     let version = version.rsplit_once("version:").and_then(|(_, rest)| rest.split('/').nth(1));
     Ok(json!({
         "processor": field(&read("/proc/cpuinfo"), "model name"),
-        "processors": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        // Those of the machine: a measurement may have bound itself to some of them.
+        "processors": read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor\t")).count(),
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "envoy": version,
