@@ -115,7 +115,10 @@ impl Feed {
             }
             let (Position::Changes { seen, .. } | Position::Snapshot { seen, .. }) = position else { return Ok(()) };
             let head = self.store.hub().head();
-            let is_ahead = seen.epoch != head.epoch || seen.sequence > head.sequence;
+            // A restored database goes on with the numbers that it had: one that is not higher can be of a later history.
+            let is_ahead = seen.epoch != head.epoch
+                || seen.sequence > head.sequence
+                || (*seen != head && self.store.is_of_another_history(seen).await?);
             if !is_ahead || contact.current().is_later_than(asked) {
                 return Ok(());
             }

@@ -48,16 +48,18 @@ fn openapi(name_or_file: &str) -> Result<()> {
     Ok(cli::print(&format!("{description:#}\n"))?)
 }
 
+/// Each edge that waits is an open file.
+fn raise_open_files() {
+    if let Some(open_files) = open_files::raise() {
+        let edges = open_files::edges(open_files);
+        tracing::info!(open_files, edges, "the limit of open files, and of waiting edges");
+    }
+}
+
 #[tokio::main]
 async fn serve(arguments: ServeArguments) -> Result<()> {
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
-    if let Some(open_files) = open_files::raise() {
-        tracing::info!(
-            open_files,
-            edges = open_files::edges(open_files),
-            "the limit of open files, and of waiting edges"
-        );
-    }
+    raise_open_files();
     let dialect = dialect(&arguments.dialect)?;
     let ServeArguments {
         listen,
@@ -122,6 +124,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
 async fn relay(arguments: RelayArguments) -> Result<()> {
     let upstream = arguments.upstream()?;
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
+    raise_open_files();
     let RelayArguments { listen, data_dir, edge_token_file, upstream_token_file, poll_wait, .. } = arguments;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;

@@ -80,7 +80,7 @@ impl Relay {
         let standing = store.standing().await.map_err(failed)?;
         let contact = Arc::new(Contact::new(&standing, (config.clock)(), Instant::now()));
         let listening = async {
-            let listener = TcpListener::bind(&config.listen).await?;
+            let listener = connections::listen(&config.listen).await?;
             let address = listener.local_addr()?;
             Ok((listener, address))
         };

@@ -81,6 +81,13 @@ impl Status {
         Self::stripe_of(subject.leading_bits(bucket_bits))
     }
 
+    /// Counts one more change of each stripe whose bit is set.
+    pub fn bump(&mut self, touched: u64) {
+        for (n, stripe) in self.stripes.iter_mut().enumerate() {
+            *stripe = stripe.wrapping_add(u32::from(touched >> n & 1 == 1));
+        }
+    }
+
     /// The bytes of the status.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(28 + 4 * Self::STRIPES);

@@ -43,6 +43,7 @@ pub struct Application {
     touched: u64,
     gained: i64,
     in_range: u64,
+    heard_at_ms: Option<u64>,
     age_ms: u64,
     unreadable: u64,
 }
@@ -164,15 +165,35 @@ impl Application {
             touched: 0,
             gained: 0,
             in_range: 0,
+            heard_at_ms: None,
             age_ms: 0,
             unreadable: 0,
         })
     }
 
-    /// The same of a page that came from a relay, which last heard of the control plane so long ago.
+    /// The same of a page that came at a time of the monotonic clock, perhaps from a relay, which last heard of the control
+    /// plane so long before.
     #[must_use]
-    pub fn of_age(self, age_ms: u64) -> Self {
-        Self { age_ms, ..self }
+    pub fn heard(self, at_ms: u64, age_ms: u64) -> Self {
+        Self { heard_at_ms: Some(at_ms), age_ms, ..self }
+    }
+
+    /// Tells the workers which buckets were written so far, so that none has to wait for a revocation until all of a long
+    /// page is written.
+    pub fn announce(&mut self, store: &impl SharedStore, names: &Names) {
+        let touched = std::mem::take(&mut self.touched);
+        if touched != 0 {
+            update(store, &names.status, |current| {
+                let mut status = current.map_or(Status::START, Status::decode);
+                status.bump(touched);
+                (Some(status.encode()), ())
+            });
+        }
+    }
+
+    /// Whether it is a page of changes, and not of a snapshot.
+    pub fn is_of_changes(&self) -> bool {
+        matches!(self.kind, Kind::Changes)
     }
 
     /// How many of the entries that were written so far cannot be understood; their subjects are refused.
@@ -242,11 +263,13 @@ impl Application {
         }
         update(store, &names.status, |current| {
             let mut status = current.map_or(Status::START, Status::decode);
-            for (n, stripe) in status.stripes.iter_mut().enumerate() {
-                *stripe = stripe.wrapping_add(u32::from(self.touched >> n & 1 == 1));
+            status.bump(self.touched);
+            // A page that is followed by more says itself that there is something newer.
+            let is_current = matches!(self.next, Position::Changes { applied, seen } if applied >= seen.sequence);
+            if completes || is_current {
+                let heard_at_ms = i64::try_from(self.heard_at_ms.unwrap_or(now_ms)).unwrap_or(i64::MAX);
+                status.contact_ms = status.contact_ms.max(heard_at_ms.saturating_sub_unsigned(self.age_ms));
             }
-            let contact_ms = i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(self.age_ms);
-            status.contact_ms = status.contact_ms.max(contact_ms);
             let stamp = Stamp { generation: status.generation, sequence: status.sequence };
             if completes && self.stamp.generation > status.generation {
                 status.generation = self.stamp.generation;

@@ -57,7 +57,7 @@ impl HttpContext for Stream {
         #[cfg(feature = "fault-injection")]
         crate::host::fault::on_request(&headers);
         if worker.is_readiness(&headers) {
-            return worker.tell_readiness();
+            return worker.tell_readiness(&headers);
         }
         worker.handle(self.context_id, &headers, None)
     }
@@ -131,7 +131,10 @@ impl Worker {
         let mut decision = edge.decide_after(headers, now, client_address, ended);
         if let Decision::Verify(what) = &decision {
             let waits = self.verifier.borrow_mut().wait(&SharedData, what, client_address(), stream, now.monotonic_ms);
-            let Err(Busy { retry_after_s }) = waits else { return Action::Pause };
+            let Err(Busy { retry_after_s }) = waits else {
+                unnamed(headers);
+                return Action::Pause;
+            };
             // Refused where all else is, so that the answer has the shape of the route.
             let ended = Ended { digest: what.digest, outcome: Outcome::Unavailable { retry_after_s } };
             decision = edge.decide_after(headers, now, client_address, Some(&ended));
@@ -166,7 +169,7 @@ impl Worker {
             Decision::Public => (Strip::IdentityAndCredentials, &[][..]),
             Decision::Delegated => (Strip::Identity, &[][..]),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
-            Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource)),
+            Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource, headers)),
             Decision::Verify(_) => return None,
         };
         let changes = identity::changes(headers, &self.config.policy.dialect.sources, strip, identity);
@@ -189,7 +192,8 @@ impl Worker {
         answer(u32::from(rendered.status), fields, &rendered.body)
     }
 
-    fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource) -> Action {
+    fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource, headers: &[Header<'_>]) -> Action {
+        unnamed(headers);
         let _ = mark(decision);
         self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
@@ -201,13 +205,19 @@ impl Worker {
         path.split(|&c| c == b'?').next() == Some(readiness_path.as_bytes())
     }
 
-    fn tell_readiness(&self) -> Action {
+    fn tell_readiness(&self, headers: &[Header<'_>]) -> Action {
+        unnamed(headers);
         let now = self.clock.now();
         let mut snapshot = self.snapshot.borrow_mut();
         let max_staleness_ms = self.config.policy.max_staleness_ms;
         let readiness = Readiness::of(&mut snapshot, &SharedData, now.monotonic_ms, max_staleness_ms);
         answer(readiness.status_code(), vec![("content-type", "application/json")], &readiness.body())
     }
+}
+
+/// Takes away an id that the client made up, which the access log would show.
+fn unnamed(headers: &[Header<'_>]) {
+    let _ = headers::change(MapType::HttpRequestHeaders, &identity::of_refused(headers, None));
 }
 
 /// Writes the verdict where the guard and the access log find it.

@@ -111,7 +111,7 @@ impl Metrics {
         let status = snapshot.status();
         self.sequence.set(status.sequence);
         self.records.set(status.records);
-        if status.contact_ms > i64::MIN {
+        if status.generation > 0 || status.contact_ms > i64::MIN {
             self.age_ms.set(status.age_ms(now_ms));
         }
     }

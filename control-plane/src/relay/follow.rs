@@ -58,8 +58,8 @@ pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact
     let (mut last_failure, mut pause) = (None, BACKOFF.0);
     let (mut is_hurried, mut last_hurry) = (false, Instant::now());
     loop {
-        // While there is more, there is nothing to wait for.
-        let wait = if is_hurried || !follower.standing.is_level() { Duration::ZERO } else { poll_wait };
+        // Where there is more, it comes at once; a relay that has to ask first whether what it has is still so needs the time.
+        let wait = if is_hurried { Duration::ZERO } else { poll_wait };
         let asked = Instant::now();
         let answer = tokio::select! {
             answer = follower.ask(wait) => answer,

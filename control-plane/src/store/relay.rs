@@ -8,7 +8,7 @@
 //! known, except where every change before it was told.
 
 use super::database::Database;
-use super::feed::head;
+use super::feed::{cursor_at, head};
 use super::mutation::{Committed, KEPT_CHANGES, cut_log};
 use super::rows::{digest, sequence, stored_sequence};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
@@ -103,6 +103,25 @@ impl Store {
             is_complete: row.complete != 0,
             current_at: row.current_at.map(Timestamp::from_stored),
         })
+    }
+
+    /// Whether a reader's head is of another history than this one's: there is a change of that number here, and it is
+    /// another. A number of which nothing was told here says nothing.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn is_of_another_history(&self, seen: &Cursor) -> Result<bool, Error> {
+        within(PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
+            let head = head(&mut transaction).await?;
+            let here = if seen.sequence == head.sequence {
+                Some(head)
+            } else {
+                cursor_at(&mut transaction, &head, seen.sequence).await?
+            };
+            Ok(here.is_some_and(|here| here.chain != UNKNOWN_CHAIN && here != *seen))
+        })
+        .await
     }
 
     /// Takes the answer to what was asked, and publishes what it leads to; `current_at` is when the control plane had

@@ -4,7 +4,7 @@
 
 use super::mutation::Mutation;
 use super::sql::Sql;
-use super::{Error, Store};
+use super::{Error, PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Token, TokenScope};
 use crate::tokens::TokenDigest;
@@ -69,8 +69,12 @@ impl Store {
     pub async fn token_by_digest(&self, digest: &TokenDigest) -> Result<Option<Token>, Error> {
         let mut query = Sql::new("SELECT ");
         query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE digest = ").bind(digest.as_slice());
-        let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.readers).await?;
-        row.map(Token::try_from).transpose()
+        // All who ask with the same token at a time wait for this.
+        within(PATIENCE, async {
+            let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.readers).await?;
+            row.map(Token::try_from).transpose()
+        })
+        .await
     }
 
     /// The digests of all tokens that can be used at that time.
