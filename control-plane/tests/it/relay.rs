@@ -490,6 +490,21 @@ fn an_edge_that_knows_more_than_a_relay_is_not_taken_back_in_time() {
 }
 
 #[test]
+fn an_edge_of_a_later_history_is_not_taken_back_though_its_head_has_a_number_that_the_relay_has_too() {
+    let region = Region::start();
+    let (centre, relay) = region.clients();
+    centre.create(json!({"name": "a"}));
+    until_level(&relay, &centre);
+    let edge = all(&relay);
+    region.door.close();
+    let Position::Changes { applied, mut seen } = edge.position else { panic!("{:?}", edge.position) };
+    seen.chain[0] ^= 1;
+    let path = format!("{FEED_PATH}?after={}&wait=0", Position::Changes { applied, seen });
+    let answer = relay.send("GET", &path, Some(&relay.edge), None);
+    assert_eq!(answer.status, 503, "{answer:?}");
+}
+
+#[test]
 fn a_relay_led_to_another_control_plane_hands_its_edges_over_with_a_snapshot() {
     let region = Region::start();
     let (centre, relay) = region.clients();
