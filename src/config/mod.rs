@@ -315,7 +315,7 @@ mod tests {
                  {"path": {"prefix": "/"}, "access": "none", "scopes": ["a b"]},
                  {"path": {"prefix": "/p"}, "access": "public", "kinds": ["user"]},
                  {"path": {"prefix": "/a%2fb"}, "access": "key", "credential": "leave"},
-                 {"path": {"prefix": "/d"}, "access": "delegated", "credential": "keep"}], "extra": 1,
+                 {"path": {"prefix": "/d"}, "access": "delegated", "credential": "keep", "hosts": ["a", "a.example:80"]}], "extra": 1,
                  "rate_limit_headers": {"standard": true, "x": "sometimes", "y": 1}, "guessing": {"failures_per_minute": 0}}"#,
         )
         .unwrap_err()
@@ -336,6 +336,7 @@ mod tests {
             "rules[2]: \"kinds\" and \"scopes\" are asked of keys only",
             "rules[3].credential: expected one of \"strip\", \"keep\"",
             "rules[4].credential: it is removed on a public route and stays on a delegated one",
+            "rules[4].hosts[1]: expected a host without its port",
             "rate_limit_headers.standard: expected one of \"never\", \"refused\", \"always\"",
             "rate_limit_headers.x: expected one of \"never\", \"refused\", \"always\"",
             "rate_limit_headers.y: unknown field",

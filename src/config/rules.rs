@@ -135,13 +135,11 @@ fn read_method(node: &Node<'_>) -> Option<String> {
 }
 
 fn read_host(node: &Node<'_>) -> Option<HostMatch> {
-    let host = node.nonempty()?;
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || b".-[:]".contains(&c)) {
+    let host = HostMatch::new(node.nonempty()?);
+    if host.is_none() {
         node.problem("expected a host without its port, or *. and a domain");
-        return None;
     }
-    Some(HostMatch::new(host))
+    host
 }
 
 /// A list for all methods, or an object of lists by method in which `*` stands for all others.

@@ -196,6 +196,15 @@ impl Application {
         matches!(self.kind, Kind::Changes)
     }
 
+    /// Where the cursor will be once the page is applied, if the page says that more follows it.
+    pub fn followed_at(&self) -> Option<Position> {
+        match (&self.kind, self.next) {
+            (Kind::Range { end: Some(_), .. }, next) => Some(next),
+            (Kind::Changes, next @ Position::Changes { applied, seen }) if applied < seen.sequence => Some(next),
+            _ => None,
+        }
+    }
+
     /// How many of the entries that were written so far cannot be understood; their subjects are refused.
     pub fn unreadable(&self) -> u64 {
         self.unreadable

@@ -141,6 +141,8 @@ enum Op {
     Backup,
     Restore,
     Poll(usize),
+    /// Asks for the page that follows the one that is being applied.
+    PollAhead(usize),
     Replay(usize, usize),
     Step(usize, usize),
     Die(usize),
@@ -158,6 +160,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Backup),
         1 => Just(Op::Restore),
         8 => fetcher().prop_map(Op::Poll),
+        4 => fetcher().prop_map(Op::PollAhead),
         2 => (fetcher(), any::<prop::sample::Index>()).prop_map(|(f, n)| Op::Replay(f, n.index(64))),
         16 => (fetcher(), 1..4usize).prop_map(|(f, n)| Op::Step(f, n)),
         2 => fetcher().prop_map(Op::Die),
@@ -170,6 +173,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 struct Fetcher {
     from_the_start: bool,
     applying: Option<Application>,
+    /// When it was made, where the cursor is to be then, and the page.
+    ahead: Option<(usize, Position, Vec<u8>)>,
 }
 
 struct World {
@@ -237,6 +242,9 @@ impl World {
                     self.database.change(subject, State::Removed);
                     let revoked_at = self.revoked_at.get(&subject).copied().unwrap_or_default();
                     self.pages.retain(|(made_at, _)| *made_at > revoked_at);
+                    for fetcher in &mut self.fetchers {
+                        fetcher.ahead.take_if(|(made_at, ..)| *made_at <= revoked_at);
+                    }
                 }
             }
             Op::Backup => self.backup = self.database.clone(),
@@ -247,6 +255,10 @@ impl World {
                 let page = self.database.answer(asked.position);
                 self.begin(n, &asked, &page);
                 self.pages.push((self.time, page));
+            }
+            Op::PollAhead(n) => {
+                let position = self.fetchers[n].applying.as_ref().and_then(Application::followed_at);
+                self.fetchers[n].ahead = position.map(|position| (self.time, position, self.database.answer(position)));
             }
             Op::Replay(n, page) => {
                 if let Some((_, page)) = self.pages.get(page).cloned() {
@@ -266,16 +278,24 @@ impl World {
 
     fn begin(&mut self, n: usize, asked: &Asked, page: &[u8]) {
         match Application::begin(&self.store, &self.names, BUCKET_BITS, asked, page.to_vec()) {
-            Ok(application) => self.fetchers[n] = Fetcher { from_the_start: false, applying: Some(application) },
+            Ok(application) => self.fetchers[n] = Fetcher { applying: Some(application), ..Fetcher::default() },
             Err(_) => self.fetchers[n].from_the_start = true,
         }
     }
 
     fn step(&mut self, n: usize) {
-        if let Some(application) = &mut self.fetchers[n].applying
-            && application.step(&self.store, &self.names, NOW) != Ok(Progress::More)
-        {
-            self.fetchers[n].applying = None;
+        let fetcher = &mut self.fetchers[n];
+        if let Some(application) = &mut fetcher.applying {
+            match application.step(&self.store, &self.names, NOW) {
+                Ok(Progress::More) => {}
+                Ok(Progress::Done) => fetcher.applying = None,
+                Err(_) => *fetcher = Fetcher::default(),
+            }
+        } else if let Some((_, position, page)) = fetcher.ahead.take() {
+            let asked = Asked::read(&self.store, &self.names, false);
+            if asked.position == position {
+                self.begin(n, &asked, &page);
+            }
         }
     }
 

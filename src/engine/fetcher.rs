@@ -1,5 +1,8 @@
 //! The long poll: when to ask the feed, what to do with the answer, and when to give up on one.
 //!
+//! Where a page says that more follows, the next one is asked for while it is being applied, and waits until it is: so a
+//! long snapshot comes without pauses although each call does little of it.
+//!
 //! It refuses to trust that an answer ever comes: a poll has a deadline of its own, because Envoy drops callouts
 //! without a word when a listener is replaced.
 
@@ -8,6 +11,7 @@ use crate::engine::feed::{Application, Asked, NotApplied, Now, Progress};
 use crate::engine::lease::Lease;
 use crate::engine::store::{Metered, Names, SharedStore};
 use keyward_contract::FEED_PATH;
+use keyward_contract::cursor::Position;
 use keyward_contract::page::UnreadablePage;
 
 /// The part of a VM that keeps the snapshot current while it holds the lease.
@@ -21,17 +25,40 @@ pub struct Fetcher {
     took_it_while_serving: bool,
     /// Whether somebody else is to fetch once the poll that is out has ended: so no change falls in between.
     hands_over: bool,
-    phase: Phase,
+    /// The poll that is out; one at a time.
+    out: Option<Out>,
+    applying: Option<Box<Application>>,
+    /// The page that follows the one that is being applied.
+    ahead: Option<Ahead>,
+    not_before_ms: u64,
     backoff: Backoff,
     from_the_start: bool,
     polls: u64,
 }
 
 #[derive(Debug)]
-enum Phase {
-    Idle { not_before_ms: u64 },
-    Polling { poll: u64, asked: Asked, deadline_ms: u64 },
-    Applying(Box<Application>),
+struct Out {
+    poll: u64,
+    question: Question,
+    deadline_ms: u64,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    /// What follows the cursor.
+    Cursor(Asked),
+    /// What follows the page that is being applied: the cursor will be here then.
+    Ahead(Position),
+}
+
+/// A page before its turn.
+#[derive(Debug)]
+struct Ahead {
+    position: Position,
+    page: Vec<u8>,
+    heard_at_ms: u64,
+    age_ms: u64,
 }
 
 /// A request to be sent to the control plane.
@@ -48,13 +75,12 @@ pub struct Poll {
 /// How a poll ended.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Status 200 and this body.
-    Page(Vec<u8>),
-    /// The same from a relay.
-    Relayed {
+    /// Status 200.
+    Page {
         /// The body.
-        page: Vec<u8>,
-        /// How long ago the relay knew of the control plane that it had nothing newer.
+        bytes: Vec<u8>,
+        /// How long ago the relay that sent it knew of the control plane that it had nothing newer, in milliseconds; 0 from
+        /// the control plane itself.
         age_ms: u64,
     },
     /// Another status, or none.
@@ -111,7 +137,10 @@ impl Fetcher {
             lease: Lease::new(seed),
             took_it_while_serving: false,
             hands_over: false,
-            phase: Phase::Idle { not_before_ms: 0 },
+            out: None,
+            applying: None,
+            ahead: None,
+            not_before_ms: 0,
             backoff: Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed),
             from_the_start: false,
             polls: 0,
@@ -121,17 +150,20 @@ impl Fetcher {
     /// Goes on: holds the lease, applies what is left of a page, and returns the next poll when it is time for one.
     pub fn tick(&mut self, store: &impl SharedStore, now: Now, serves: bool, events: &mut Vec<Event>) -> Option<Poll> {
         if !self.hold_lease(store, now.monotonic_ms, serves) {
-            self.phase = Phase::Idle { not_before_ms: now.monotonic_ms };
+            self.forget();
+            self.not_before_ms = now.monotonic_ms;
             return None;
         }
-        match &self.phase {
-            Phase::Polling { deadline_ms, .. } if now.monotonic_ms >= *deadline_ms => {
-                events.push(Event::PollLost);
-                self.back_off(now.monotonic_ms);
-            }
-            Phase::Applying(_) => self.apply(store, now, events),
-            _ => {}
+        if self.out.take_if(|out| now.monotonic_ms >= out.deadline_ms).is_some() {
+            events.push(Event::PollLost);
+            self.back_off(now.monotonic_ms);
         }
+        if self.applying.is_none()
+            && let Some(ahead) = self.ahead.take()
+        {
+            self.begin_ahead(store, ahead, now.monotonic_ms, events);
+        }
+        self.apply(store, now, events);
         self.next_poll(store, now.monotonic_ms)
     }
 
@@ -144,45 +176,43 @@ impl Fetcher {
         answer: Answer,
         events: &mut Vec<Event>,
     ) -> Option<Poll> {
-        let Phase::Polling { poll, asked, .. } = self.phase else { return None };
-        if poll != id {
-            return None;
-        }
-        let age_ms = match answer {
-            Answer::Relayed { age_ms, .. } => age_ms,
-            Answer::Page(_) | Answer::Failed { .. } => 0,
-        };
-        match answer {
-            Answer::Failed { status } => {
+        let out = self.out.take_if(|out| out.poll == id)?;
+        let now_ms = now.monotonic_ms;
+        match (answer, out.question) {
+            (Answer::Failed { status }, _) => {
                 events.push(Event::PollFailed { status });
                 // A position that this control plane cannot read will not become readable.
                 self.from_the_start |= status == 400;
-                self.back_off(now.monotonic_ms);
+                self.back_off(now_ms);
             }
-            Answer::Page(page) | Answer::Relayed { page, .. } => {
-                match Application::begin(store, &self.names, self.bucket_bits, &asked, page) {
-                    Ok(application) => {
-                        events.push(Event::Page);
-                        self.phase = Phase::Applying(Box::new(application.heard(now.monotonic_ms, age_ms)));
-                        self.apply(store, now, events);
-                    }
-                    Err(refused) => self.refuse(refused, now.monotonic_ms, events),
+            (Answer::Page { bytes, age_ms }, Question::Cursor(asked)) => {
+                self.begin(store, &asked, bytes, (now_ms, age_ms), events);
+                self.apply(store, now, events);
+            }
+            (Answer::Page { bytes, age_ms }, Question::Ahead(position)) => {
+                let ahead = Ahead { position, page: bytes, heard_at_ms: now_ms, age_ms };
+                if self.applying.is_some() {
+                    self.ahead = Some(ahead);
+                } else {
+                    self.begin_ahead(store, ahead, now_ms, events);
+                    self.apply(store, now, events);
                 }
             }
         }
-        if !self.lease.is_held(now.monotonic_ms) {
+        if !self.lease.is_held(now_ms) {
             return None;
         }
-        self.next_poll(store, now.monotonic_ms)
+        self.next_poll(store, now_ms)
     }
 
-    /// Whether a page is being applied, so that the next call should come soon.
+    /// Whether there is something to be applied, so that the next call should come soon.
     pub fn is_applying(&self) -> bool {
-        matches!(self.phase, Phase::Applying(_))
+        self.applying.is_some() || self.ahead.is_some()
     }
 
     /// The poll could not even be sent.
     pub fn not_sent(&mut self, now_ms: u64) -> Event {
+        self.out = None;
         self.back_off(now_ms);
         Event::PollFailed { status: 0 }
     }
@@ -191,7 +221,8 @@ impl Fetcher {
     pub fn release(&mut self, store: &impl SharedStore) {
         self.lease.release(store, &self.names);
         self.hands_over = false;
-        self.phase = Phase::Idle { not_before_ms: 0 };
+        self.forget();
+        self.not_before_ms = 0;
     }
 
     fn hold_lease(&mut self, store: &impl SharedStore, now_ms: u64, serves: bool) -> bool {
@@ -206,31 +237,67 @@ impl Fetcher {
     }
 
     fn next_poll(&mut self, store: &impl SharedStore, now_ms: u64) -> Option<Poll> {
-        if self.hands_over && matches!(self.phase, Phase::Idle { .. }) {
-            self.release(store);
+        if self.hands_over {
+            if self.out.is_none() && !self.is_applying() {
+                self.release(store);
+            }
             return None;
         }
-        match self.phase {
-            Phase::Idle { not_before_ms } if now_ms >= not_before_ms => {}
-            _ => return None,
+        if self.out.is_some() || self.ahead.is_some() || now_ms < self.not_before_ms {
+            return None;
         }
-        let asked = Asked::read(store, &self.names, self.from_the_start);
+        let question = match &self.applying {
+            Some(application) => Question::Ahead(application.followed_at()?),
+            None => Question::Cursor(Asked::read(store, &self.names, self.from_the_start)),
+        };
+        let position = match question {
+            Question::Cursor(asked) => asked.position,
+            Question::Ahead(position) => position,
+        };
         let timeout_ms = u64::from(self.wait_s) * 1000 + ANSWER_GRACE_MS;
         self.polls += 1;
         // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
-        self.phase = Phase::Polling { poll: self.polls, asked, deadline_ms: now_ms + timeout_ms + 1000 };
-        let path = format!("{FEED_PATH}?after={}&wait={}", asked.position, self.wait_s);
+        self.out = Some(Out { poll: self.polls, question, deadline_ms: now_ms + timeout_ms + 1000 });
+        let path = format!("{FEED_PATH}?after={position}&wait={}", self.wait_s);
         Some(Poll { id: self.polls, path, timeout_ms })
+    }
+
+    /// Begins with a page that was asked for before its turn, if its turn came.
+    fn begin_ahead(&mut self, store: &impl SharedStore, ahead: Ahead, now_ms: u64, events: &mut Vec<Event>) {
+        let asked = Asked::read(store, &self.names, false);
+        if asked.position == ahead.position {
+            self.begin(store, &asked, ahead.page, (ahead.heard_at_ms, ahead.age_ms), events);
+        } else {
+            self.refuse(NotApplied::Superseded, now_ms, events);
+        }
+    }
+
+    /// Begins with a page that came at a time and was so old then, both in milliseconds.
+    fn begin(
+        &mut self,
+        store: &impl SharedStore,
+        asked: &Asked,
+        page: Vec<u8>,
+        (heard_at_ms, age_ms): (u64, u64),
+        events: &mut Vec<Event>,
+    ) {
+        match Application::begin(store, &self.names, self.bucket_bits, asked, page) {
+            Ok(application) => {
+                events.push(Event::Page);
+                self.applying = Some(Box::new(application.heard(heard_at_ms, age_ms)));
+            }
+            Err(refused) => self.refuse(refused, heard_at_ms, events),
+        }
     }
 
     fn apply(&mut self, store: &impl SharedStore, now: Now, events: &mut Vec<Event>) {
         let store = Metered::new(store);
-        let most = match &self.phase {
-            Phase::Applying(application) if application.is_of_changes() => COST_PER_CALL_OF_CHANGES,
-            _ => COST_PER_CALL,
-        };
-        while store.cost() < most {
-            let Phase::Applying(application) = &mut self.phase else { return };
+        while let Some(application) = &mut self.applying {
+            let most = if application.is_of_changes() { COST_PER_CALL_OF_CHANGES } else { COST_PER_CALL };
+            if store.cost() >= most {
+                application.announce(&store, &self.names);
+                return;
+            }
             match application.step(&store, &self.names, now) {
                 Ok(Progress::More) => {}
                 Ok(Progress::Done) => {
@@ -239,18 +306,16 @@ impl Fetcher {
                     }
                     self.backoff.reset();
                     self.from_the_start = false;
-                    self.phase = Phase::Idle { not_before_ms: now.monotonic_ms };
+                    self.applying = None;
                 }
                 Err(refused) => self.refuse(refused, now.monotonic_ms, events),
             }
-        }
-        if let Phase::Applying(application) = &mut self.phase {
-            application.announce(&store, &self.names);
         }
     }
 
     fn refuse(&mut self, refused: NotApplied, now_ms: u64, events: &mut Vec<Event>) {
         events.push(Event::PageRefused(refused));
+        self.forget();
         // What cannot be followed is begun anew; another version would be another version then, too.
         self.from_the_start = match refused {
             NotApplied::Superseded => false,
@@ -260,8 +325,15 @@ impl Fetcher {
         self.back_off(now_ms);
     }
 
+    /// Gives up what is being done; an answer that still comes is not listened to.
+    fn forget(&mut self) {
+        self.out = None;
+        self.applying = None;
+        self.ahead = None;
+    }
+
     fn back_off(&mut self, now_ms: u64) {
-        self.phase = Phase::Idle { not_before_ms: now_ms + self.backoff.after_failure() };
+        self.not_before_ms = now_ms + self.backoff.after_failure();
     }
 }
 
@@ -329,6 +401,10 @@ mod tests {
         Page { answers: Position::Nothing, head: HEAD, extent: Extent::Snapshot { end: None }, entries: &[] }.encode()
     }
 
+    fn page(bytes: Vec<u8>) -> Answer {
+        Answer::Page { bytes, age_ms: 0 }
+    }
+
     #[test]
     fn the_first_poll_asks_for_a_snapshot_and_the_next_for_what_follows_it() {
         let mut process = Process::new();
@@ -336,7 +412,7 @@ mod tests {
         let poll = process.tick(&mut fetcher, false).unwrap();
         assert_eq!(poll.path, "/v1/edge/feed?after=00&wait=20");
         assert_eq!(process.tick(&mut fetcher, false), None, "one poll at a time");
-        let next = process.answer(&mut fetcher, poll.id, Answer::Page(snapshot())).unwrap();
+        let next = process.answer(&mut fetcher, poll.id, page(snapshot())).unwrap();
         let position = Position::Changes { applied: 5, seen: HEAD };
         assert_eq!(next.path, format!("/v1/edge/feed?after={position}&wait=20"));
         assert_eq!((process.status().generation, process.status().contact_ms), (1, 1000));
@@ -347,16 +423,16 @@ mod tests {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
-        let first = Answer::Relayed { page: snapshot(), age_ms: 5000 };
+        let first = Answer::Page { bytes: snapshot(), age_ms: 5000 };
         let poll = process.answer(&mut fetcher, poll.id, first).unwrap();
         assert_eq!(process.status().contact_ms, -4000, "the relay lost the control plane before the clock began");
         assert_eq!(process.status().age_ms(process.now_ms), 5000);
         let answers = Position::Changes { applied: 5, seen: HEAD };
         let nothing = Page { answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
-        let mut poll = process.answer(&mut fetcher, poll.id, Answer::Page(nothing.clone())).unwrap();
+        let mut poll = process.answer(&mut fetcher, poll.id, page(nothing.clone())).unwrap();
         assert_eq!(process.status().age_ms(process.now_ms), 0);
         for age_ms in [3000, u64::MAX] {
-            let older = Answer::Relayed { page: nothing.clone(), age_ms };
+            let older = Answer::Page { bytes: nothing.clone(), age_ms };
             poll = process.answer(&mut fetcher, poll.id, older).unwrap();
             assert_eq!(process.status().age_ms(process.now_ms), 0, "{age_ms}");
         }
@@ -370,9 +446,9 @@ mod tests {
         assert_eq!(process.poll_within(&mut fetcher, 25_000), None);
         let poll = process.poll_within(&mut fetcher, 3_000).unwrap();
         assert!(process.events.contains(&Event::PollLost));
-        assert_eq!(process.answer(&mut fetcher, lost.id, Answer::Page(snapshot())), None, "the lost one comes late");
+        assert_eq!(process.answer(&mut fetcher, lost.id, page(snapshot())), None, "the lost one comes late");
         assert_eq!(process.status(), Status::START);
-        assert!(process.answer(&mut fetcher, poll.id, Answer::Page(snapshot())).is_some());
+        assert!(process.answer(&mut fetcher, poll.id, page(snapshot())).is_some());
     }
 
     #[test]
@@ -385,7 +461,7 @@ mod tests {
             poll = process.poll_within(&mut fetcher, 1_100).expect("a poll within the longest pause");
         }
         assert!(process.now_ms > 1000 + 40 * 500, "pauses of at least half the longest: {}", process.now_ms);
-        assert!(process.answer(&mut fetcher, poll.id, Answer::Page(snapshot())).is_some());
+        assert!(process.answer(&mut fetcher, poll.id, page(snapshot())).is_some());
     }
 
     #[test]
@@ -393,16 +469,16 @@ mod tests {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let first = process.tick(&mut fetcher, false).unwrap();
-        let poll = process.answer(&mut fetcher, first.id, Answer::Page(snapshot())).unwrap();
+        let poll = process.answer(&mut fetcher, first.id, page(snapshot())).unwrap();
         let mut other_version = snapshot();
         other_version[4] = 9;
-        process.answer(&mut fetcher, poll.id, Answer::Page(other_version));
+        process.answer(&mut fetcher, poll.id, page(other_version));
         let again = process.poll_within(&mut fetcher, 1_100).unwrap();
         assert_eq!(again.path, poll.path);
-        process.answer(&mut fetcher, again.id, Answer::Page(snapshot()[..20].to_vec()));
+        process.answer(&mut fetcher, again.id, page(snapshot()[..20].to_vec()));
         let anew = process.poll_within(&mut fetcher, 1_100).unwrap();
         assert_eq!(anew.path, first.path);
-        assert!(process.answer(&mut fetcher, anew.id, Answer::Page(snapshot())).is_some());
+        assert!(process.answer(&mut fetcher, anew.id, page(snapshot())).is_some());
         assert_eq!(process.status().generation, 2);
     }
 
@@ -411,18 +487,114 @@ mod tests {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
-        let poll = process.answer(&mut fetcher, poll.id, Answer::Page(snapshot())).unwrap();
+        let poll = process.answer(&mut fetcher, poll.id, page(snapshot())).unwrap();
         let contact_ms = process.status().contact_ms;
         process.now_ms += 1000;
         let head = Cursor { sequence: 7, ..HEAD };
         let page = |applied, seen, to| {
             let answers = Position::Changes { applied, seen };
-            Answer::Page(Page { answers, head, extent: Extent::Changes { to }, entries: &[] }.encode())
+            self::page(Page { answers, head, extent: Extent::Changes { to }, entries: &[] }.encode())
         };
         let poll = process.answer(&mut fetcher, poll.id, page(5, HEAD, 6)).unwrap();
         assert_eq!(process.status().contact_ms, contact_ms);
         process.answer(&mut fetcher, poll.id, page(6, head, 7)).unwrap();
         assert_eq!(process.status().contact_ms, contact_ms + 1000);
+    }
+
+    /// A page of changes up to `to`, of which it holds so many that they cannot be written in one call.
+    fn long_page(applied: u64, to: u64, head: u64) -> Answer {
+        let mut entries = Vec::new();
+        for n in 0..4000 {
+            let subject = Digest::of_key(format!("{to} {n}").as_bytes());
+            let record = KeyRecord { key_id: "key_a".into(), ..KeyRecord::default() };
+            Entry { subject, version: to, body: Body::Key(record) }.encode(&mut entries).unwrap();
+        }
+        let head = Cursor { sequence: head, ..HEAD };
+        let answers = Position::Changes { applied, seen: if applied == HEAD.sequence { HEAD } else { head } };
+        page(Page { answers, head, extent: Extent::Changes { to }, entries: &entries }.encode())
+    }
+
+    /// A fetcher that has a snapshot, has begun to apply a page that more follows, and has asked for what does.
+    fn asking_ahead(process: &mut Process) -> (Fetcher, Poll) {
+        let mut fetcher = Fetcher::new(process.names.clone(), 12, 20, 1);
+        let poll = process.tick(&mut fetcher, false).unwrap();
+        let poll = process.answer(&mut fetcher, poll.id, page(snapshot())).unwrap();
+        let poll =
+            process.answer(&mut fetcher, poll.id, long_page(5, 6, 7)).expect("what follows is asked for at once");
+        assert!(fetcher.is_applying());
+        (fetcher, poll)
+    }
+
+    /// Ticks until nothing is being applied, and returns the polls that were sent meanwhile.
+    fn finish(process: &mut Process, fetcher: &mut Fetcher) -> Vec<Poll> {
+        let mut polls = Vec::new();
+        while fetcher.is_applying() {
+            process.now_ms += 1;
+            polls.extend(process.tick(fetcher, false));
+        }
+        polls
+    }
+
+    #[test]
+    fn the_page_that_follows_is_asked_for_early_and_applied_in_its_turn() {
+        for answered_early in [true, false] {
+            let mut process = Process::new();
+            let (mut fetcher, poll) = asking_ahead(&mut process);
+            let position = Position::Changes { applied: 6, seen: Cursor { sequence: 7, ..HEAD } };
+            assert_eq!(poll.path, format!("/v1/edge/feed?after={position}&wait=20"));
+            if !answered_early {
+                assert_eq!(finish(&mut process, &mut fetcher), [], "one poll at a time");
+            }
+            process.now_ms += 1000;
+            let heard_at_ms = process.now_ms;
+            let mut polls = Vec::from_iter(process.answer(&mut fetcher, poll.id, long_page(6, 7, 7)));
+            assert_eq!((process.status().sequence, polls.len()), (if answered_early { 5 } else { 6 }, 0));
+            process.now_ms += 1000;
+            polls.extend(finish(&mut process, &mut fetcher));
+            assert_eq!((process.status().sequence, polls.len()), (7, 1), "the last page is followed by nothing");
+            assert_eq!(process.status().contact_ms, i64::try_from(heard_at_ms).unwrap(), "as old as when it came");
+            assert_eq!(process.events, vec![Event::Page; 3]);
+        }
+    }
+
+    #[test]
+    fn a_page_that_was_asked_for_early_is_left_where_another_fetcher_came_first() {
+        for answered_early in [true, false] {
+            let mut process = Process::new();
+            let (mut fetcher, poll) = asking_ahead(&mut process);
+            if answered_early {
+                process.answer(&mut fetcher, poll.id, long_page(6, 7, 7));
+            }
+            // Another one that takes the lease for its own is given a snapshot.
+            let mut other = Fetcher::new(process.names.clone(), 12, 20, 1);
+            let first = process.tick(&mut other, false).unwrap();
+            process.answer(&mut other, first.id, page(snapshot()));
+            finish(&mut process, &mut other);
+            finish(&mut process, &mut fetcher);
+            assert_eq!(process.events.last(), Some(&Event::PageRefused(NotApplied::Superseded)));
+            assert_eq!(process.answer(&mut fetcher, poll.id, long_page(6, 7, 7)), None, "it is not listened to");
+            assert_eq!((process.status().generation, process.status().sequence), (2, 5));
+            let again = process.poll_within(&mut fetcher, 1_100).unwrap();
+            let position = Position::Changes { applied: 5, seen: HEAD };
+            assert_eq!(again.path, format!("/v1/edge/feed?after={position}&wait=20"));
+        }
+    }
+
+    #[test]
+    fn an_early_question_without_an_answer_is_asked_again_and_what_is_being_applied_goes_on() {
+        for is_lost in [true, false] {
+            let mut process = Process::new();
+            let (mut fetcher, poll) = asking_ahead(&mut process);
+            if is_lost {
+                process.now_ms += 26_000;
+            } else {
+                assert_eq!(process.answer(&mut fetcher, poll.id, Answer::Failed { status: 503 }), None);
+            }
+            let again = process.poll_within(&mut fetcher, 1_100).unwrap();
+            assert!(again.path == poll.path && again.id != poll.id);
+            finish(&mut process, &mut fetcher);
+            assert_eq!(process.status().sequence, 6);
+        }
     }
 
     #[test]
@@ -452,7 +624,7 @@ mod tests {
         let poll = process.tick(&mut worker, false).unwrap();
         assert_eq!(process.tick(&mut worker, true), None, "its first request came");
         assert_eq!(process.tick(&mut main, false), None, "the poll that is out is not wasted");
-        assert_eq!(process.answer(&mut worker, poll.id, Answer::Page(snapshot())), None);
+        assert_eq!(process.answer(&mut worker, poll.id, page(snapshot())), None);
         assert_eq!(process.status().generation, 1, "and its page is applied");
         assert!(process.tick(&mut main, false).is_some());
         assert_eq!(process.tick(&mut worker, true), None, "it does not come back for the lease");
@@ -489,12 +661,12 @@ mod tests {
         let mut process = Process::new();
         let mut fetcher = Fetcher::new(process.names.clone(), 16, 20, 1);
         let first = process.tick(&mut fetcher, false).unwrap();
-        process.answer(&mut fetcher, first.id, Answer::Page(snapshot())).unwrap();
+        process.answer(&mut fetcher, first.id, page(snapshot())).unwrap();
         fetcher.from_the_start = true;
-        fetcher.phase = Phase::Idle { not_before_ms: 0 };
+        fetcher.out = None;
         let second = process.tick(&mut fetcher, false).unwrap();
         // Every bucket is looked at from the second snapshot on.
-        assert!(process.answer(&mut fetcher, second.id, Answer::Page(snapshot())).is_none());
+        assert!(process.answer(&mut fetcher, second.id, page(snapshot())).is_none());
         while fetcher.is_applying() {
             let (cost, _) = cost_of(&mut process, |process| process.tick(&mut fetcher, false));
             assert!(cost <= COST_PER_CALL + BESIDE, "{cost}");
@@ -537,7 +709,7 @@ mod tests {
             answers = Page::decode(&page).unwrap().next();
             let most = if version == 1 { COST_PER_CALL } else { COST_PER_CALL_OF_CHANGES };
             let told = process.status().stripes;
-            let (cost, next) = cost_of(&mut process, |p| p.answer(&mut fetcher, poll.id, Answer::Page(page)));
+            let (cost, next) = cost_of(&mut process, |p| p.answer(&mut fetcher, poll.id, self::page(page)));
             let bucket = |process: &Process| 2 * process.store.longest();
             assert!(cost <= most + BESIDE + bucket(&process), "{cost} for an answer");
             assert!(next.is_none() && process.status().stripes != told, "what is written is told before all of it is");
@@ -563,7 +735,7 @@ mod tests {
         let poll = process.tick(&mut fetcher, false).unwrap();
         let page = longest_page(Position::Nothing, 1);
         let entries = Page::decode(&page).unwrap().entries.len();
-        let mut next = process.answer(&mut fetcher, poll.id, Answer::Page(page));
+        let mut next = process.answer(&mut fetcher, poll.id, self::page(page));
         while next.is_none() {
             process.now_ms += 1;
             next = process.tick(&mut fetcher, false);

@@ -204,12 +204,15 @@ impl PathMatch {
 }
 
 impl HostMatch {
-    /// `api.example.com`, or `*.example.com` for every host below.
-    pub fn new(host: &str) -> Self {
-        let host = host.to_ascii_lowercase();
-        match host.strip_prefix('*') {
-            Some(domain) => Self::Below(domain.to_owned()),
-            None => Self::Exact(host),
+    /// `api.example.com`, or `*.example.com` for every host below; `None` where no request could ever match: for a host with
+    /// a port, or what is no host.
+    pub fn new(host: &str) -> Option<Self> {
+        // With a port, so that one that is there already is one too many.
+        let canonical = |name: &str| String::from_utf8(host_of(format!("{name}:0").as_bytes())?).ok();
+        let named = |name: &String| !name.is_empty();
+        match host.strip_prefix("*.") {
+            Some(domain) => Some(Self::Below(format!(".{}", canonical(domain).filter(named)?))),
+            None => canonical(host).filter(named).map(Self::Exact),
         }
     }
 
@@ -429,10 +432,25 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_no_request_can_name_is_none() {
+        for never in
+            ["", ".", "*.", "*", "a.example:80", "*.example.com:8080", "::1", "[::1]:80", "a/b", "a b", "*.*.a", "[a"]
+        {
+            assert_eq!(HostMatch::new(never), None, "{never}");
+        }
+        for (host, authority) in
+            [("A.example.", "a.EXAMPLE:80"), ("*.Example.com", "b.a.example.com."), ("[::1]", "[::1]:80")]
+        {
+            let authority = host_of(authority.as_bytes()).unwrap();
+            assert!(HostMatch::new(host).is_some_and(|host| host.matches(&authority)), "{host}");
+        }
+    }
+
+    #[test]
     fn methods_and_hosts_narrow_a_rule() {
         let mut rules = rules();
         rules.rules[5].methods = vec!["POST".into()];
-        rules.rules[5].hosts = vec![HostMatch::new("api.Example.com"), HostMatch::new("*.example.org")];
+        rules.rules[5].hosts = ["api.Example.com.", "*.example.org"].map(|host| HostMatch::new(host).unwrap()).into();
         let access = |method: &str, host: &str| {
             name(
                 rules

@@ -205,7 +205,7 @@ impl Running {
         let Some((_, poll)) = self.callout.take_if(|(sent, _)| *sent == callout) else { return };
         let body = read_answer(headers, body_size, MAX_PAGE_BYTES);
         let answer = match body {
-            Ok(body) => Answer::Relayed { page: body, age_ms: feed_age() },
+            Ok(bytes) => Answer::Page { bytes, age_ms: feed_age() },
             Err(status) => Answer::Failed { status },
         };
         let mut events = Vec::new();
