@@ -97,9 +97,9 @@ fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     let template = fields.optional("template");
     fields.finish();
     match (exact, prefix, template) {
-        (Some(n), None, None) => read_canonical(&n).map(PathMatch::Exact),
+        (Some(n), None, None) => read_canonical(&n).map(|path| PathMatch::exact(&path)),
         (None, Some(n), None) => read_canonical(&n).map(|path| PathMatch::prefix(&path)),
-        (None, None, Some(n)) => read_canonical(&n).map(|path| PathMatch::template(&path)),
+        (None, None, Some(n)) => read_template(&n),
         _ => {
             node.problem("expected exactly one of \"exact\", \"prefix\" and \"template\"");
             None
@@ -125,13 +125,25 @@ fn read_canonical(node: &Node<'_>) -> Option<String> {
     canonical
 }
 
+fn read_template(node: &Node<'_>) -> Option<PathMatch> {
+    let template = PathMatch::template(&read_canonical(node)?);
+    if template.is_none() {
+        node.problem("expected segments that are all in braces, such as {id}, or have none");
+    }
+    template
+}
+
 fn read_method(node: &Node<'_>) -> Option<String> {
     let method = node.nonempty()?;
-    if !method.bytes().all(|c| c.is_ascii_uppercase() || c == b'-') {
+    if !is_method(method) {
         node.problem("expected a method in capital letters");
         return None;
     }
     Some(method.to_owned())
+}
+
+fn is_method(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|c| c.is_ascii_uppercase() || c == b'-')
 }
 
 fn read_host(node: &Node<'_>) -> Option<HostMatch> {
@@ -150,10 +162,14 @@ fn read_scopes(node: &Node<'_>) -> Option<ScopesByMethod> {
     let mut scopes = ScopesByMethod::default();
     let mut otherwise = None;
     let mut complete = true;
-    for (method, list) in node.fields()?.all() {
-        match list.each(read_scope) {
+    for (method, list_of) in node.fields()?.all() {
+        match list_of.each(read_scope) {
             Some(list) if method == "*" => otherwise = Some(list),
-            Some(list) => scopes.by_method.push((method.to_owned(), list)),
+            Some(list) if is_method(method) => scopes.by_method.push((method.to_owned(), list)),
+            Some(_) => {
+                list_of.problem("expected a method in capital letters, or *");
+                complete = false;
+            }
             None => complete = false,
         }
     }
@@ -217,7 +233,7 @@ fn metadata_rule(rule: &Rule) -> Option<Rule> {
     let Access::Delegated(Some(resource)) = &rule.route.access else { return None };
     let path = resource.metadata_url.find(WELL_KNOWN).and_then(|at| resource.metadata_url.get(at..))?;
     Some(Rule {
-        path: PathMatch::Exact(path.to_owned()),
+        path: PathMatch::exact(path),
         methods: Vec::new(),
         hosts: rule.hosts.clone(),
         ambiguous_paths: false,

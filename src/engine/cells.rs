@@ -52,6 +52,8 @@ pub struct Status {
     /// When the control plane was last known to have nothing newer, in milliseconds of the process's monotonic clock. A
     /// relay can have lost it before that clock began.
     pub contact_ms: i64,
+    /// When an answer of the feed last led to its head, however old that was, by the same clock.
+    pub answered_ms: u64,
     /// How many records the snapshot holds.
     pub records: u64,
     /// Counts the changes of each stripe of buckets, so that one change does not empty every cache.
@@ -63,8 +65,14 @@ impl Status {
     pub const STRIPES: usize = 64;
 
     /// The status of a process that has nothing.
-    pub const START: Self =
-        Self { generation: 0, sequence: 0, contact_ms: i64::MIN, records: 0, stripes: [0; Self::STRIPES] };
+    pub const START: Self = Self {
+        generation: 0,
+        sequence: 0,
+        contact_ms: i64::MIN,
+        answered_ms: 0,
+        records: 0,
+        stripes: [0; Self::STRIPES],
+    };
 
     /// How long ago the control plane was last known to have nothing newer.
     pub fn age_ms(&self, now_ms: u64) -> u64 {
@@ -90,10 +98,11 @@ impl Status {
 
     /// The bytes of the status.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(28 + 4 * Self::STRIPES);
+        let mut out = Vec::with_capacity(36 + 4 * Self::STRIPES);
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&self.contact_ms.to_le_bytes());
+        out.extend_from_slice(&self.answered_ms.to_le_bytes());
         out.extend_from_slice(&self.records.to_le_bytes());
         for stripe in self.stripes {
             out.extend_from_slice(&stripe.to_le_bytes());
@@ -107,6 +116,7 @@ impl Status {
             let (generation, rest) = bytes.split_first_chunk::<4>()?;
             let (sequence, rest) = rest.split_first_chunk::<8>()?;
             let (contact_ms, rest) = rest.split_first_chunk::<8>()?;
+            let (answered_ms, rest) = rest.split_first_chunk::<8>()?;
             let (records, rest) = rest.split_first_chunk::<8>()?;
             let (stripes, rest) = rest.as_chunks::<4>();
             if !rest.is_empty() {
@@ -117,6 +127,7 @@ impl Status {
                 generation: u32::from_le_bytes(*generation),
                 sequence: u64::from_le_bytes(*sequence),
                 contact_ms: i64::from_le_bytes(*contact_ms),
+                answered_ms: u64::from_le_bytes(*answered_ms),
                 records: u64::from_le_bytes(*records),
                 stripes: stripes.try_into().ok()?,
             })
@@ -137,7 +148,8 @@ mod tests {
             let cell = CursorCell { generation: 5, counted: 6, position };
             assert_eq!(CursorCell::decode(&cell.encode()), cell);
         }
-        let mut status = Status { generation: 1, sequence: 2, contact_ms: -3, records: 4, ..Status::START };
+        let mut status =
+            Status { generation: 1, sequence: 2, contact_ms: -3, answered_ms: 6, records: 4, ..Status::START };
         status.stripes[63] = 5;
         assert_eq!(Status::decode(&status.encode()), status);
     }

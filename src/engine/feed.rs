@@ -275,8 +275,10 @@ impl Application {
             status.bump(self.touched);
             // A page that is followed by more says itself that there is something newer.
             let is_current = matches!(self.next, Position::Changes { applied, seen } if applied >= seen.sequence);
-            if completes || is_current {
-                let heard_at_ms = i64::try_from(self.heard_at_ms.unwrap_or(now_ms)).unwrap_or(i64::MAX);
+            if is_current {
+                let heard_at_ms = self.heard_at_ms.unwrap_or(now_ms);
+                status.answered_ms = status.answered_ms.max(heard_at_ms);
+                let heard_at_ms = i64::try_from(heard_at_ms).unwrap_or(i64::MAX);
                 status.contact_ms = status.contact_ms.max(heard_at_ms.saturating_sub_unsigned(self.age_ms));
             }
             let stamp = Stamp { generation: status.generation, sequence: status.sequence };

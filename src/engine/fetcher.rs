@@ -33,6 +33,8 @@ pub struct Fetcher {
     not_before_ms: u64,
     backoff: Backoff,
     from_the_start: bool,
+    /// Whether a page was applied; until then a poll does not wait for news, since what is here may be old.
+    has_heard: bool,
     polls: u64,
 }
 
@@ -143,6 +145,7 @@ impl Fetcher {
             not_before_ms: 0,
             backoff: Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed),
             from_the_start: false,
+            has_heard: false,
             polls: 0,
         }
     }
@@ -218,8 +221,8 @@ impl Fetcher {
     }
 
     /// Gives the lease up: this VM's context goes away.
-    pub fn release(&mut self, store: &impl SharedStore) {
-        self.lease.release(store, &self.names);
+    pub fn release(&mut self, store: &impl SharedStore, now_ms: u64) {
+        self.lease.release(store, &self.names, now_ms);
         self.hands_over = false;
         self.forget();
         self.not_before_ms = 0;
@@ -239,7 +242,7 @@ impl Fetcher {
     fn next_poll(&mut self, store: &impl SharedStore, now_ms: u64) -> Option<Poll> {
         if self.hands_over {
             if self.out.is_none() && !self.is_applying() {
-                self.release(store);
+                self.release(store, now_ms);
             }
             return None;
         }
@@ -254,11 +257,12 @@ impl Fetcher {
             Question::Cursor(asked) => asked.position,
             Question::Ahead(position) => position,
         };
-        let timeout_ms = u64::from(self.wait_s) * 1000 + ANSWER_GRACE_MS;
+        let wait_s = if self.has_heard { self.wait_s } else { 0 };
+        let timeout_ms = u64::from(wait_s) * 1000 + ANSWER_GRACE_MS;
         self.polls += 1;
         // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
         self.out = Some(Out { poll: self.polls, question, deadline_ms: now_ms + timeout_ms + 1000 });
-        let path = format!("{FEED_PATH}?after={position}&wait={}", self.wait_s);
+        let path = format!("{FEED_PATH}?after={position}&wait={wait_s}");
         Some(Poll { id: self.polls, path, timeout_ms })
     }
 
@@ -306,6 +310,7 @@ impl Fetcher {
                     }
                     self.backoff.reset();
                     self.from_the_start = false;
+                    self.has_heard = true;
                     self.applying = None;
                 }
                 Err(refused) => self.refuse(refused, now.monotonic_ms, events),
@@ -341,6 +346,7 @@ impl Fetcher {
 mod tests {
     use super::*;
     use crate::engine::cells::Status;
+    use crate::engine::snapshot::Snapshot;
     use crate::engine::store::memory::MemoryStore;
     use keyward_contract::MAX_PAGE_BYTES;
     use keyward_contract::cursor::{Cursor, Position};
@@ -410,7 +416,7 @@ mod tests {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
-        assert_eq!(poll.path, "/v1/edge/feed?after=00&wait=20");
+        assert_eq!(poll.path, "/v1/edge/feed?after=00&wait=0");
         assert_eq!(process.tick(&mut fetcher, false), None, "one poll at a time");
         let next = process.answer(&mut fetcher, poll.id, page(snapshot())).unwrap();
         let position = Position::Changes { applied: 5, seen: HEAD };
@@ -443,7 +449,7 @@ mod tests {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let lost = process.tick(&mut fetcher, false).unwrap();
-        assert_eq!(process.poll_within(&mut fetcher, 25_000), None);
+        assert_eq!(process.poll_within(&mut fetcher, 5_000), None);
         let poll = process.poll_within(&mut fetcher, 3_000).unwrap();
         assert!(process.events.contains(&Event::PollLost));
         assert_eq!(process.answer(&mut fetcher, lost.id, page(snapshot())), None, "the lost one comes late");
@@ -477,7 +483,7 @@ mod tests {
         assert_eq!(again.path, poll.path);
         process.answer(&mut fetcher, again.id, page(snapshot()[..20].to_vec()));
         let anew = process.poll_within(&mut fetcher, 1_100).unwrap();
-        assert_eq!(anew.path, first.path);
+        assert_eq!(anew.path, first.path.replace("wait=0", "wait=20"));
         assert!(process.answer(&mut fetcher, anew.id, page(snapshot())).is_some());
         assert_eq!(process.status().generation, 2);
     }
@@ -598,6 +604,75 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_changes_follow_does_not_look_current_when_it_is_complete() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let poll = process.tick(&mut fetcher, false).unwrap();
+        let middle = Digest([0x80; 32]);
+        let first = Page {
+            answers: Position::Nothing,
+            head: HEAD,
+            extent: Extent::Snapshot { end: Some(middle) },
+            entries: &[],
+        };
+        let poll = process.answer(&mut fetcher, poll.id, page(first.encode())).unwrap();
+        let head = Cursor { sequence: 6, ..HEAD };
+        let last = Page { answers: first.next(), head, extent: Extent::Snapshot { end: None }, entries: &[] };
+        let poll = process.answer(&mut fetcher, poll.id, page(last.encode())).unwrap();
+        let status = process.status();
+        assert_eq!((status.generation, status.contact_ms, status.answered_ms), (1, i64::MIN, 0));
+        let changes = Page { answers: last.next(), head, extent: Extent::Changes { to: 6 }, entries: &[] };
+        process.answer(&mut fetcher, poll.id, page(changes.encode())).unwrap();
+        assert_eq!((process.status().contact_ms, process.status().answered_ms), (1000, 1000));
+    }
+
+    /// Whether a worker that begins now would serve requests.
+    fn serves(process: &Process) -> bool {
+        let mut snapshot = Snapshot::new(process.names.clone(), BITS, 0);
+        snapshot.is_usable_now(&process.store, process.now_ms, None)
+    }
+
+    #[test]
+    fn a_snapshot_that_was_left_serves_nobody_until_the_feed_has_answered() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let first = process.tick(&mut fetcher, false).unwrap();
+        assert!(!serves(&process), "there is nothing yet");
+        process.answer(&mut fetcher, first.id, page(snapshot()));
+        assert!(serves(&process));
+
+        // Its configuration is replaced by one that names another control plane, and comes back after a while.
+        fetcher.release(&process.store, process.now_ms);
+        assert!(serves(&process), "as long as it may only be changing hands");
+        process.now_ms += 60_000;
+        assert!(!serves(&process), "somebody may have revoked a key meanwhile");
+        let mut early = Snapshot::new(process.names.clone(), BITS, 0);
+        early.poll(&process.store, process.now_ms);
+        let mut back = process.fetcher(2);
+        let poll = process.tick(&mut back, false).unwrap();
+        assert!(poll.path.ends_with("&wait=0"), "it does not wait for news: {}", poll.path);
+        assert!(!serves(&process));
+        let answers = Position::Changes { applied: 5, seen: HEAD };
+        let nothing = Page { answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
+        let old = Answer::Page { bytes: nothing, age_ms: 30_000 };
+        assert!(process.answer(&mut back, poll.id, old).unwrap().path.ends_with("&wait=20"));
+        assert!(serves(&process) && early.is_usable_now(&process.store, process.now_ms, None));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_looked_after_serves_though_the_control_plane_never_comes_back() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let mut poll = process.tick(&mut fetcher, false);
+        poll = process.answer(&mut fetcher, poll.unwrap().id, page(snapshot()));
+        for _ in 0..10 {
+            process.answer(&mut fetcher, poll.unwrap().id, Answer::Failed { status: 503 });
+            poll = process.poll_within(&mut fetcher, 1_100);
+            assert!(poll.is_some() && serves(&process));
+        }
+    }
+
+    #[test]
     fn a_fetcher_that_falls_silent_is_replaced_within_the_length_of_the_lease() {
         let mut process = Process::new();
         let (mut silent, mut other) = (process.fetcher(1), process.fetcher(2));
@@ -613,7 +688,7 @@ mod tests {
         let mut process = Process::new();
         let (mut old, mut new) = (process.fetcher(1), process.fetcher(2));
         assert!(process.tick(&mut old, false).is_some());
-        old.release(&process.store);
+        old.release(&process.store, process.now_ms);
         assert!(process.tick(&mut new, false).is_some());
     }
 

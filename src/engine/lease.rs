@@ -1,6 +1,9 @@
 //! Who fetches: the VM that holds a lease in shared data.
 //!
 //! The lease only saves work. Two fetchers at once do no harm, since every write of theirs is compared and swapped.
+//!
+//! It also tells whether a snapshot was looked after all the time: one that was left, because no configuration named it for a
+//! while, may not know what was revoked meanwhile.
 
 use crate::engine::store::{Names, SharedStore, Stored};
 
@@ -12,6 +15,9 @@ const RENEW_BELOW_MS: u64 = 1500;
 
 /// A VM that serves requests leaves a vacant lease to others for this long, in milliseconds.
 pub const DEFERENCE_MS: u64 = 1000;
+
+/// A lease that expired so long ago is one that nobody wants, in milliseconds: those who serve requests take it after less.
+pub const LEFT_AFTER_MS: u64 = 2 * DEFERENCE_MS;
 
 /// One VM's part in the lease.
 #[derive(Debug)]
@@ -25,6 +31,17 @@ pub struct Lease {
 struct Cell {
     holder: u64,
     expires_ms: u64,
+    /// Since when somebody has held it all the time, but for the moments in which it changes hands.
+    since_ms: u64,
+}
+
+/// Since when the snapshot has been looked after without a break, in milliseconds: what the feed answered before may
+/// have been followed by what nobody here has heard. Nobody does so now: from now on.
+pub fn looked_after_since_ms(store: &impl SharedStore, names: &Names, now_ms: u64) -> u64 {
+    match store.get(&names.lease).and_then(|stored| Cell::decode(&stored.bytes)) {
+        Some(cell) if !cell.was_left(now_ms) => cell.since_ms,
+        _ => now_ms,
+    }
 }
 
 impl Lease {
@@ -62,38 +79,51 @@ impl Lease {
             self.held_until_ms = None;
             return false;
         }
-        let taken = self.write(store, names, stored.as_ref(), now_ms + LEASE_MS);
+        let since_ms = cell.filter(|cell| mine || !cell.was_left(now_ms)).map_or(now_ms, |cell| cell.since_ms);
+        let taken = self.write(store, names, stored.as_ref(), now_ms + LEASE_MS, since_ms);
         self.held_until_ms = taken.then_some(now_ms + LEASE_MS);
         self.vacant_since_ms = None;
         taken
     }
 
     /// Gives the lease up, so that another VM can take it at once.
-    pub fn release(&mut self, store: &impl SharedStore, names: &Names) {
+    pub fn release(&mut self, store: &impl SharedStore, names: &Names, now_ms: u64) {
         if self.held_until_ms.take().is_some() {
             let stored = store.get(&names.lease);
             let cell = stored.as_ref().and_then(|stored| Cell::decode(&stored.bytes));
-            if cell.is_some_and(|cell| cell.holder == self.holder) {
-                self.write(store, names, stored.as_ref(), 0);
+            if let Some(cell) = cell.filter(|cell| cell.holder == self.holder) {
+                self.write(store, names, stored.as_ref(), now_ms, cell.since_ms);
             }
         }
     }
 
-    fn write(&self, store: &impl SharedStore, names: &Names, current: Option<&Stored>, expires_ms: u64) -> bool {
-        let cell = Cell { holder: self.holder, expires_ms };
+    fn write(
+        &self,
+        store: &impl SharedStore,
+        names: &Names,
+        current: Option<&Stored>,
+        expires_ms: u64,
+        since_ms: u64,
+    ) -> bool {
+        let cell = Cell { holder: self.holder, expires_ms, since_ms };
         store.put(&names.lease, &cell.encode(), current.map(|stored| stored.tag)).is_ok()
     }
 }
 
 impl Cell {
     fn encode(&self) -> Vec<u8> {
-        [self.holder.to_le_bytes(), self.expires_ms.to_le_bytes()].concat()
+        [self.holder, self.expires_ms, self.since_ms].map(u64::to_le_bytes).concat()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (holder, rest) = bytes.split_first_chunk::<8>()?;
-        let expires = rest.first_chunk::<8>()?;
-        Some(Self { holder: u64::from_le_bytes(*holder), expires_ms: u64::from_le_bytes(*expires) })
+        let (expires, rest) = rest.split_first_chunk::<8>()?;
+        let [holder, expires_ms, since_ms] = [*holder, *expires, *rest.first_chunk::<8>()?].map(u64::from_le_bytes);
+        Some(Self { holder, expires_ms, since_ms })
+    }
+
+    fn was_left(&self, now_ms: u64) -> bool {
+        self.expires_ms.saturating_add(LEFT_AFTER_MS) <= now_ms
     }
 }
 
@@ -142,12 +172,41 @@ mod tests {
     fn a_released_lease_is_free_at_once_and_nobody_elses_is_released() {
         let (store, names, mut one, mut two) = setup();
         assert!(one.hold(&store, &names, 0, false));
-        two.release(&store, &names);
+        two.release(&store, &names, 1);
         assert!(!two.hold(&store, &names, 1, false));
-        one.release(&store, &names);
+        one.release(&store, &names, 2);
         assert!(two.hold(&store, &names, 2, false));
-        one.release(&store, &names);
+        one.release(&store, &names, 3);
         assert!(two.is_held(3));
         assert!(!one.hold(&store, &names, 3, false));
+    }
+
+    #[test]
+    fn what_was_left_is_looked_after_from_the_day_on_which_somebody_comes_back() {
+        let (store, names, mut one, mut two) = setup();
+        let since = |now_ms| looked_after_since_ms(&store, &names, now_ms);
+        assert_eq!(since(500), 500, "nobody ever did");
+        assert!(one.hold(&store, &names, 1000, false));
+        for now in (1000..9000).step_by(500) {
+            assert!(one.hold(&store, &names, now, false));
+            assert_eq!(since(now), 1000);
+        }
+        one.release(&store, &names, 9000);
+        assert!(two.hold(&store, &names, 9000 + DEFERENCE_MS, false), "handed over");
+        assert_eq!(since(9000 + DEFERENCE_MS), 1000);
+        let expired = 9000 + DEFERENCE_MS + LEASE_MS;
+        assert_eq!(since(expired + DEFERENCE_MS), 1000, "the holder has died, and another one takes its time");
+        let left = expired + LEFT_AFTER_MS;
+        assert_eq!(since(left), left);
+        assert!(one.hold(&store, &names, left + 50, false));
+        assert_eq!(since(left + 100), left + 50);
+    }
+
+    #[test]
+    fn a_holder_that_was_stopped_for_long_has_left_nothing() {
+        let (store, names, mut one, _) = setup();
+        assert!(one.hold(&store, &names, 0, false));
+        assert!(one.hold(&store, &names, 60_000, false));
+        assert_eq!(looked_after_since_ms(&store, &names, 60_000), 0);
     }
 }

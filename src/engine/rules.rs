@@ -19,7 +19,7 @@ pub struct Rules {
 pub struct Rule {
     /// The paths.
     pub path: PathMatch,
-    /// The methods; empty for all.
+    /// The methods, GET for HEAD as well; empty for all.
     pub methods: Vec<String>,
     /// The hosts; empty for all.
     pub hosts: Vec<HostMatch>,
@@ -40,13 +40,13 @@ pub struct Route {
     pub cost: NonZeroU32,
 }
 
-/// A set of paths, compared with the path as Envoy has normalised it, without its query.
+/// A set of paths, compared with the path as Envoy has normalised it, without its query. A slash at the end makes no
+/// difference, neither here nor there: many upstreams answer both alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     /// This path.
     Exact(String),
     /// This path and everything below it, whole segments: `/api` covers `/api/x` and not `/apix`.
-    /// Stored without a final slash.
     Prefix(String),
     /// Segments, of which `None` stands for any one that is not empty.
     Template(Vec<Option<String>>),
@@ -163,28 +163,40 @@ impl Rules {
 
 impl Rule {
     fn matches(&self, method: &[u8], host: &[u8], path: &[u8], ignore_case: bool) -> bool {
-        (self.methods.is_empty() || self.methods.iter().any(|given| given.as_bytes() == method))
+        // HEAD asks for what GET does (RFC 9110, section 9.3.2).
+        let is_named = |given: &String| given.as_bytes() == method || (given == "GET" && method == b"HEAD");
+        (self.methods.is_empty() || self.methods.iter().any(is_named))
             && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)))
             && self.path.matches(path, ignore_case)
     }
 }
 
 impl PathMatch {
+    /// A path.
+    pub fn exact(path: &str) -> Self {
+        Self::Exact(path.strip_suffix('/').unwrap_or(path).to_owned())
+    }
+
     /// A path and everything below it.
     pub fn prefix(path: &str) -> Self {
         Self::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned())
     }
 
-    /// Segments, of which those in braces stand for any.
-    pub fn template(path: &str) -> Self {
-        let is_any = |segment: &str| segment.starts_with('{') && segment.ends_with('}');
-        Self::Template(path.split('/').map(|segment| (!is_any(segment)).then(|| segment.to_owned())).collect())
+    /// Segments, of which those in braces stand for any; `None` where a brace is in a segment that is not all in braces.
+    pub fn template(path: &str) -> Option<Self> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let read = |segment: &str| match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            Some(name) => (!name.contains(['{', '}'])).then_some(None),
+            None => (!segment.contains(['{', '}'])).then(|| Some(segment.to_owned())),
+        };
+        path.split('/').map(read).collect::<Option<_>>().map(Self::Template)
     }
 
     fn matches(&self, path: &[u8], ignore_case: bool) -> bool {
         let same = |a: &[u8], b: &str| {
             if ignore_case { a.eq_ignore_ascii_case(b.as_bytes()) } else { a == b.as_bytes() }
         };
+        let path = path.strip_suffix(b"/").unwrap_or(path);
         match self {
             Self::Exact(exact) => same(path, exact),
             Self::Prefix(prefix) => path
@@ -310,10 +322,10 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             rules: vec![
-                rule(PathMatch::Exact("/health".into()), Access::Public),
+                rule(PathMatch::exact("/health"), Access::Public),
                 rule(PathMatch::prefix("/public/"), Access::Public),
                 rule(PathMatch::prefix("/mcp"), Access::Delegated(None)),
-                rule(PathMatch::template("/keys/{id}/secrets/{secret}"), key("template")),
+                rule(PathMatch::template("/keys/{id}/secrets/{secret}").unwrap(), key("template")),
                 rule(PathMatch::prefix("/admin"), key("admin")),
                 rule(PathMatch::prefix("/v1"), key("v1")),
             ],
@@ -340,7 +352,8 @@ mod tests {
         for (path, expected) in [
             ("/health", "public"),
             ("/health?key=1", "public"),
-            ("/health/", "nobody"),
+            ("/health/", "public"),
+            ("/health/x", "nobody"),
             ("/healthz", "nobody"),
             ("/public", "public"),
             ("/public/a/b?c", "public"),
@@ -348,7 +361,9 @@ mod tests {
             ("/mcp/x", "delegated"),
             ("/keys/1/secrets/2", "template"),
             ("/keys//secrets/2", "nobody"),
+            ("/keys/1/secrets/2/", "template"),
             ("/keys/1/secrets/2/3", "nobody"),
+            ("/keys/1/secrets/", "nobody"),
             ("/keys/1/secrets", "nobody"),
             ("/admin/keys", "admin"),
             ("/v1/contacts", "v1"),
@@ -358,6 +373,25 @@ mod tests {
             ("*", "nobody"),
         ] {
             assert_eq!(access(&rules(), path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_a_rule_makes_no_difference_either() {
+        for written in ["/a/b", "/a/b/"] {
+            let template = PathMatch::template(&written.replace('a', "{x}")).unwrap();
+            for path in [PathMatch::exact(written), PathMatch::prefix(written), template] {
+                assert!(path.matches(b"/a/b", false) && path.matches(b"/a/b/", false), "{path:?}");
+                assert!(!path.matches(b"/a", false) && !path.matches(b"/a/bc", false), "{path:?}");
+            }
+        }
+        assert!(PathMatch::exact("/").matches(b"/", false) && !PathMatch::exact("/").matches(b"/a", false));
+    }
+
+    #[test]
+    fn a_template_has_whole_segments_in_braces_or_none() {
+        for never in ["/users/{id}:purge", "/{id}.json", "/a{id}", "/{a}{b}", "/{", "/}"] {
+            assert_eq!(PathMatch::template(never), None, "{never}");
         }
     }
 
@@ -467,7 +501,12 @@ mod tests {
             assert_eq!(access("POST", host), "nobody", "{host}");
         }
         assert_eq!(access("GET", "api.example.com"), "nobody");
+        assert_eq!(access("HEAD", "api.example.com"), "nobody");
         assert_eq!(access("post", "api.example.com"), "nobody");
+        rules.rules[5].methods = vec!["GET".into()];
+        rules.rules[5].hosts = Vec::new();
+        let head = Target { method: b"HEAD", host: b"t", path: b"/v1" };
+        assert_eq!(name(rules.route(&head).unwrap_or(&UNMATCHED)), "v1", "HEAD tells what GET would");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::engine::cache::Cache;
 use crate::engine::cells::Status;
 use crate::engine::decide::Policy;
 use crate::engine::identity::{self, IdentityField};
+use crate::engine::lease::looked_after_since_ms;
 use crate::engine::limiter::KeyHash;
 use crate::engine::store::{Names, SharedStore};
 use keyward_contract::digest::Digest;
@@ -21,6 +22,8 @@ pub struct Snapshot {
     status: Status,
     status_tag: Option<u32>,
     polled_at_ms: Option<u64>,
+    /// Since when the feed must have answered, in milliseconds; `None` before the first poll.
+    answered_since_ms: Option<u64>,
     cache: Cache<Cached>,
 }
 
@@ -101,6 +104,7 @@ impl Snapshot {
             status: Status::START,
             status_tag: None,
             polled_at_ms: None,
+            answered_since_ms: None,
             cache: Cache::new(cache_records),
         }
     }
@@ -108,6 +112,8 @@ impl Snapshot {
     /// Reads the status.
     pub fn poll(&mut self, store: &impl SharedStore, now_ms: u64) {
         self.polled_at_ms = Some(now_ms);
+        // Once: from then on this worker is one of those who look after it.
+        self.answered_since_ms.get_or_insert_with(|| looked_after_since_ms(store, &self.names, now_ms));
         if let Some(stored) = store.get(&self.names.status)
             && self.status_tag != Some(stored.tag)
         {
@@ -128,9 +134,12 @@ impl Snapshot {
         &self.status
     }
 
-    /// Whether there is a complete snapshot, and the feed answered within `max_staleness_ms` where that is bounded.
+    /// Whether there is a complete snapshot which the feed has brought up to date since somebody looks after it, and the
+    /// feed answered within `max_staleness_ms` where that is bounded.
     pub fn is_usable(&self, now_ms: u64, max_staleness_ms: Option<u64>) -> bool {
-        self.status.generation > 0 && max_staleness_ms.is_none_or(|bound| self.status.age_ms(now_ms) <= bound)
+        self.status.generation > 0
+            && self.answered_since_ms.is_some_and(|since| self.status.answered_ms >= since)
+            && max_staleness_ms.is_none_or(|bound| self.status.age_ms(now_ms) <= bound)
     }
 
     /// The same, from a status that can be relied on. One that says no is read again: another worker may have said yes.

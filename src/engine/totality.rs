@@ -343,7 +343,7 @@ impl World {
         };
         let mut stored: BTreeMap<_, _> =
             frames.iter().map(|(index, frames)| (names.bucket(*index), bucket(frames))).collect();
-        stored.insert(names.status.clone(), Status { generation: 1, ..Status::START }.encode());
+        stored.insert(names.status.clone(), Status { generation: 1, answered_ms: u64::MAX, ..Status::START }.encode());
         Self { policy, names, keys, stored }
     }
 

@@ -68,7 +68,7 @@ impl Process {
             now: START,
             streams: 0,
         };
-        process.status(|status| status.generation = 1);
+        process.status(|status| (status.generation, status.answered_ms) = (1, u64::MAX));
         process.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord::default()));
         process.key(|_| {});
         process

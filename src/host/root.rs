@@ -161,7 +161,7 @@ impl Drop for Running {
     /// The configuration is replaced: its callouts end without a word, so somebody else should fetch at once. (Not in
     /// `on_done`, which Envoy would call for every stream as well.)
     fn drop(&mut self) {
-        self.fetcher.release(&SharedData);
+        self.fetcher.release(&SharedData, clock::monotonic_ms());
         self.reports.release(&self.worker);
         self.worker.release();
         self.worker.metrics.borrow_mut().flush();

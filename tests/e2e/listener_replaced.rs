@@ -1,7 +1,14 @@
 //! The listener is replaced while a long poll is open. Envoy drops that callout without a word, and the feed goes on.
 
 use crate::common::SOON;
+use keyward_filter::engine::lease::{LEASE_MS, LEFT_AFTER_MS};
 use keyward_harness::{EnvoyConfig, Gateway, Request, TestDir, until};
+use std::time::{Duration, Instant};
+
+/// How long a configuration that was replaced goes on at most, in seconds.
+const DRAIN_S: &str = "1";
+/// After so long nobody looks after its snapshot any more.
+const LEFT_ALONE: Duration = Duration::from_millis(3000 + LEASE_MS + LEFT_AFTER_MS);
 
 /// Waits until the listener with that cache is the only one.
 pub(crate) async fn configured_with(gateway: &Gateway, cache_records: u32) {
@@ -51,4 +58,52 @@ async fn the_feed_goes_on_when_the_listener_is_replaced_while_a_long_poll_is_ope
         gateway.control_plane.revoke(&new.id).await.unwrap();
         workers.until_status(&request, 401, SOON).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_configuration_that_comes_back_does_not_bring_a_key_back_that_was_revoked_meanwhile() {
+    let dir = TestDir::new().unwrap();
+    let file = dir.path().join("listeners.json");
+    let mut gateway = Gateway::builder()
+        .configure(|config| {
+            config.set_listener_file(&file);
+            with_cache(config, 100);
+        })
+        .envoy_arguments(&["--drain-time-s", DRAIN_S])
+        .start()
+        .await
+        .unwrap();
+    let kept = gateway.control_plane.create_named("kept").await.unwrap();
+    let revoked = gateway.control_plane.create_named("revoked").await.unwrap();
+    let [kept, with_revoked] = [&kept.key, &revoked.key].map(|key| Request::get("/").bearer(key));
+    gateway.envoy.every_worker().await.unwrap().until_status(&with_revoked, 200, SOON).await.unwrap();
+
+    // Another number of buckets is another snapshot, and nobody looks after the first one any more.
+    let first = gateway.config.filter()["snapshot"]["buckets"].clone();
+    gateway.config.filter()["snapshot"]["buckets"] = 1024.into();
+    with_cache(&mut gateway.config, 101);
+    gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
+    configured_with(&gateway, 101).await;
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    workers.until_status(&with_revoked, 200, SOON).await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < LEFT_ALONE {
+        assert_eq!(workers.statuses(&with_revoked).await.unwrap(), [200, 200]);
+    }
+    gateway.control_plane.revoke(&revoked.id).await.unwrap();
+    workers.until_status(&with_revoked, 401, SOON).await.unwrap();
+    gateway.control_plane.kill();
+
+    gateway.config.filter()["snapshot"]["buckets"] = first;
+    with_cache(&mut gateway.config, 102);
+    gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
+    configured_with(&gateway, 102).await;
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    for request in [&with_revoked, &kept] {
+        assert_eq!(workers.statuses(request).await.unwrap(), [503, 503]);
+    }
+
+    gateway.control_plane.start().await.unwrap();
+    workers.until_status(&kept, 200, SOON).await.unwrap();
+    assert_eq!(workers.statuses(&with_revoked).await.unwrap(), [401, 401]);
 }

@@ -400,7 +400,7 @@ fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
     let poll = vm.sent().remove(0);
     let sent = |name: &str| poll.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
     assert_eq!(sent("authorization"), Some("Bearer kwe_secret"));
-    assert_eq!(sent(":path"), Some("/v1/edge/feed?after=00&wait=20"));
+    assert_eq!(sent(":path"), Some("/v1/edge/feed?after=00&wait=0"));
     vm.answer_callout(poll.number, "401", b"");
     assert!(vm.log().iter().any(|line| line.contains("refuses the edge token")), "{:?}", vm.log());
     assert!(!vm.log().iter().any(|line| line.contains("kwe_secret")), "{:?}", vm.log());

@@ -50,6 +50,7 @@ impl Fixture {
         };
         edge.status(|status| {
             status.generation = 1;
+            status.answered_ms = u64::MAX;
             status.contact_ms = NOW.monotonic_ms.cast_signed();
         });
         edge
