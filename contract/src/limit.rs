@@ -103,6 +103,11 @@ impl Limit {
         Self { requests, window_ms: NonZeroU64::MIN.saturating_add(60 * SECOND_MS - 1) }
     }
 
+    /// At most `requests` in ten seconds.
+    pub const fn per_ten_seconds(requests: u32) -> Self {
+        Self { requests, window_ms: NonZeroU64::MIN.saturating_add(10 * SECOND_MS - 1) }
+    }
+
     /// How many requests pass in any span as long as the window.
     pub fn requests(&self) -> u32 {
         self.requests
@@ -219,8 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_per_minute_is_what_it_says() {
+    fn a_limit_is_of_the_window_that_its_name_says() {
         assert_eq!(Limit::per_minute(5), "5/min".parse().unwrap());
+        assert_eq!(Limit::per_ten_seconds(5), "5/10s".parse().unwrap());
     }
 
     #[test]

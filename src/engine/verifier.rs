@@ -73,7 +73,8 @@ pub struct Busy {
 #[derive(Debug)]
 struct Question {
     what: Unverified,
-    asker: String,
+    /// The client, as far as it can be told apart.
+    client: String,
     /// When no answer is waited for any more; `None` as long as it was not sent.
     given_up_ms: Option<u64>,
     waiters: Vec<Waiter>,
@@ -102,6 +103,14 @@ pub const MAX_WAITERS: usize = 1000;
 pub const WRONG_OF_CLIENT: Limit = Limit::per_minute(5);
 /// See [`WRONG_OF_CLIENT`].
 pub const WRONG_OF_ALL: Limit = Limit::per_minute(60);
+/// How many wrong credentials with whatever public beginnings a client may have checked: who knows many of them must not
+/// keep the control plane busy for all others.
+pub const WRONG_OF_CLIENT_IN_ALL: Limit = Limit::per_minute(30);
+/// How often a client may have asked in vain, because the control plane was too busy or away.
+pub const IN_VAIN_OF_CLIENT: Limit = Limit::per_ten_seconds(20);
+
+/// How much of [`MAX_QUESTIONS`] one client may have, so that something is left for the others.
+const MAX_QUESTIONS_OF_CLIENT: usize = MAX_QUESTIONS / 2;
 
 /// After how many seconds to come back where nothing better is known.
 const RETRY_S: u64 = 1;
@@ -149,29 +158,33 @@ impl Verifier {
             if self.questions.len() >= MAX_QUESTIONS {
                 return busy;
             }
-            let asker = asker(&what.subject, client);
-            self.have_budget(store, what, &asker, now_ms)?;
+            let client = told_apart(client);
+            if self.questions.values().filter(|question| question.client == client).count() >= MAX_QUESTIONS_OF_CLIENT {
+                return busy;
+            }
+            self.have_budget(store, what, &client, now_ms)?;
             self.asked += 1;
-            let question = Question { what: what.clone(), asker, given_up_ms: None, waiters: vec![waiter] };
+            let question = Question { what: what.clone(), client, given_up_ms: None, waiters: vec![waiter] };
             self.questions.insert(self.asked, question);
         }
         self.waiting.insert(stream);
         Ok(())
     }
 
-    /// What this worker is asking counts as if it were wrong already, so that many at once get no further than one
-    /// after another.
-    fn have_budget(&self, store: &impl SharedStore, what: &Unverified, asker: &str, now_ms: u64) -> Result<(), Busy> {
+    /// What this worker is asking with one public beginning counts as if it were wrong already, so that many at once get no
+    /// further than one after another. (Not what a client asks with several: they may be the keys of many behind one address.)
+    fn have_budget(&self, store: &impl SharedStore, what: &Unverified, client: &str, now_ms: u64) -> Result<(), Busy> {
         let with_subject = self.questions.values().filter(|question| question.what.subject == what.subject);
         let of_all = with_subject.clone().count();
-        let of_client = with_subject.filter(|question| question.asker == asker).count();
-        let of_subject = hex::encode(what.subject.0);
-        for (of, limit, open) in [(asker, WRONG_OF_CLIENT, of_client), (&of_subject, WRONG_OF_ALL, of_all)] {
+        let of_client = with_subject.filter(|question| question.client == client).count();
+        let wrong = wrong_of(&what.subject, client).into_iter().zip([of_client, of_all, 0]);
+        let in_vain = ((in_vain_of(client), IN_VAIN_OF_CLIENT), 0);
+        for ((of, limit), open) in wrong.chain([in_vain]) {
             let cost = u32::try_from(open).unwrap_or(u32::MAX).saturating_add(1);
             if cost > limit.requests() {
                 return Err(Busy { retry_after_s: RETRY_S });
             }
-            let wait_ms = self.wrong.wait_ms(store, of, limit, cost, now_ms);
+            let wait_ms = self.wrong.wait_ms(store, &of, limit, cost, now_ms);
             if wait_ms > 0 {
                 return Err(Busy { retry_after_s: wait_ms.div_ceil(1000) });
             }
@@ -219,11 +232,14 @@ impl Verifier {
             }
             Outcome::Answered(Answer::Wrong) => {
                 verified.remember(store, credential, &what.secret_id, false, now_ms);
-                for (of, limit) in [(&question.asker, WRONG_OF_CLIENT), (&hex::encode(what.subject.0), WRONG_OF_ALL)] {
-                    self.wrong.admit(store, of, &[limit], NonZeroU32::MIN, now_ms);
+                for (of, limit) in wrong_of(&what.subject, &question.client) {
+                    self.wrong.admit(store, &of, &[limit], NonZeroU32::MIN, now_ms);
                 }
             }
-            Outcome::Unavailable { .. } => {}
+            Outcome::Unavailable { .. } => {
+                let of = in_vain_of(&question.client);
+                self.wrong.admit(store, &of, &[IN_VAIN_OF_CLIENT], NonZeroU32::MIN, now_ms);
+            }
         }
         let ended = Rc::new(Ended { digest: what.digest, outcome: outcome.bounded() });
         self.ready.extend(question.waiters.iter().map(|waiter| (waiter.stream, Rc::clone(&ended))));
@@ -271,13 +287,27 @@ impl Outcome {
     }
 }
 
-/// A client, as far as it can be told apart, at one public beginning. Whoever has an IPv6 address has 2^64 of them.
-fn asker(subject: &Digest, client: Option<IpAddr>) -> String {
+/// What a wrong credential counts for, and how many there may be.
+fn wrong_of(subject: &Digest, client: &str) -> [(String, Limit); 3] {
+    let subject = hex::encode(subject.0);
+    [
+        (format!("{subject} {client}"), WRONG_OF_CLIENT),
+        (subject, WRONG_OF_ALL),
+        (format!("all {client}"), WRONG_OF_CLIENT_IN_ALL),
+    ]
+}
+
+fn in_vain_of(client: &str) -> String {
+    format!("in vain {client}")
+}
+
+/// A client, as far as it can be told apart. Whoever has an IPv6 address has 2^64 of them.
+fn told_apart(client: Option<IpAddr>) -> String {
     let client = match client.map(|client| client.to_canonical()) {
         Some(IpAddr::V6(address)) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
         other => other,
     };
-    format!("{} {}", hex::encode(subject.0), client.map_or_else(String::new, |client| client.to_string()))
+    client.map_or_else(String::new, |client| client.to_string())
 }
 
 #[cfg(test)]
@@ -474,6 +504,42 @@ mod tests {
         let mut fixture = Fixture::new();
         let allowed = (0..100).filter(|n| fixture.guess(&format!("a{n}"), v6(n << 64), NOW).is_ok()).count();
         assert_eq!(allowed, 60);
+    }
+
+    #[test]
+    fn a_client_that_knows_many_public_beginnings_leaves_enough_for_others() {
+        let mut fixture = Fixture::new();
+        let beginnings = || ('A'..='Z').chain('a'..='z').chain('0'..='9');
+        let asked = beginnings().filter(|c| fixture.wait(&c.to_string()).is_ok()).count();
+        assert_eq!(asked, MAX_QUESTIONS_OF_CLIENT);
+        fixture.wait_from("A", v6(0), NOW).unwrap();
+        fixture.wait_from("z0", v6(0), NOW).unwrap();
+        while let Some((id, _)) = fixture.send() {
+            fixture.end(id, Outcome::Answered(Answer::Wrong), NOW);
+        }
+        fixture.ready();
+
+        let mut fixture = Fixture::new();
+        let checked = beginnings().filter(|c| fixture.guess(&c.to_string(), CLIENT, NOW).is_ok()).count();
+        assert_eq!(checked, 30);
+        fixture.guess("A1", v6(0), NOW).unwrap();
+        fixture.guess("A1", CLIENT, NOW + 60_001).unwrap();
+    }
+
+    #[test]
+    fn a_client_that_is_told_to_come_back_again_and_again_is_told_so_without_being_asked_about() {
+        let mut fixture = Fixture::new();
+        let mut ask = |n: u32, client, now_ms| {
+            fixture.wait_from(&format!("a{n}"), client, now_ms)?;
+            let (id, _) = fixture.verifier.to_send(now_ms).unwrap();
+            fixture.end(id, Outcome::Unavailable { retry_after_s: 1 }, now_ms);
+            fixture.ready();
+            Ok(())
+        };
+        assert_eq!((0..100).filter(|n| ask(*n, CLIENT, NOW).is_ok()).count(), 20);
+        assert_eq!(ask(0, CLIENT, NOW + 1), Err(Busy { retry_after_s: 10 }));
+        ask(0, v6(0), NOW).unwrap();
+        ask(0, CLIENT, NOW + 10_001).unwrap();
     }
 
     #[test]

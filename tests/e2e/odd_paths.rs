@@ -41,4 +41,11 @@ async fn no_spelling_of_a_path_or_a_method_gets_around_a_rule() {
         assert!(matches!(status, 400 | 403), "{method}: {status}");
     }
     assert_eq!(gateway.upstream().take_seen(), []);
+
+    // What an upstream might take for the method or the path instead.
+    let instead = ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+    let request = instead.iter().fold(with("GET", "/v1/models"), |request, name| request.header(name, "DELETE"));
+    assert_eq!(gateway.envoy.send(&request).await.unwrap().status, 200);
+    let seen = gateway.upstream().take_seen();
+    assert!(instead.iter().all(|name| seen[0].header(name).is_empty()), "{seen:?}");
 }
