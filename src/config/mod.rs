@@ -40,7 +40,7 @@ pub struct ControlPlane {
     pub cluster: String,
     /// The `:authority` of requests to it.
     pub authority: String,
-    /// The variable of Envoy's environment that holds the edge token; `None` where mutual TLS stands for it.
+    /// The variable of Envoy's environment that holds the edge token; `None` where a proxy on the way adds it.
     pub token_env: Option<String>,
     /// How long the feed may wait for a change, in seconds.
     pub poll_wait_s: u32,

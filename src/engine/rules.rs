@@ -40,13 +40,13 @@ pub struct Route {
     pub cost: NonZeroU32,
 }
 
-/// A set of paths, compared with the path as Envoy has normalised it, without its query. A slash at the end makes no
-/// difference, neither here nor there: many upstreams answer both alike.
+/// A set of paths, compared with the path as Envoy has normalised it, without its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     /// This path.
     Exact(String),
     /// This path and everything below it, whole segments: `/api` covers `/api/x` and not `/apix`.
+    /// Stored without a final slash.
     Prefix(String),
     /// Segments, of which `None` stands for any one that is not empty.
     Template(Vec<Option<String>>),
@@ -146,13 +146,14 @@ impl Rules {
     /// no rule; and neither does an authority that is no host.
     pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
         let path = target.path.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
-        let canonical = canonical_path(path);
+        let mut canonical = canonical_path(path);
+        let spellings = canonical.as_mut().map(Spellings::of);
         let host = host_of(target.host);
         let odd = target.method.iter().any(u8::is_ascii_lowercase) || host.is_none();
         let matches = |rule: &&Rule| {
-            let path = match &canonical {
-                Some(canonical) => canonical.as_slice(),
-                None if rule.ambiguous_paths => path,
+            let path = match spellings {
+                Some(spellings) => spellings,
+                None if rule.ambiguous_paths => Spellings { sent: path, respelled: path },
                 None => return false,
             };
             rule.matches(target.method, host.as_deref().unwrap_or_default(), path, self.ignore_case)
@@ -161,20 +162,41 @@ impl Rules {
     }
 }
 
+/// A path with and without a slash at its end, which many upstreams answer alike. What a rule asks of a key, it asks of both;
+/// what one opens without a key, it opens as it is written.
+#[derive(Clone, Copy)]
+struct Spellings<'a> {
+    sent: &'a [u8],
+    respelled: &'a [u8],
+}
+
+impl<'a> Spellings<'a> {
+    fn of(path: &'a mut Vec<u8>) -> Self {
+        if !path.ends_with(b"/") {
+            path.push(b'/');
+            let without = path.split_last().map_or(&[][..], |(_, without)| without);
+            return Self { sent: without, respelled: path };
+        }
+        Self { sent: path, respelled: path.split_last().map_or(&[][..], |(_, without)| without) }
+    }
+}
+
 impl Rule {
-    fn matches(&self, method: &[u8], host: &[u8], path: &[u8], ignore_case: bool) -> bool {
+    fn matches(&self, method: &[u8], host: &[u8], path: Spellings<'_>, ignore_case: bool) -> bool {
+        let is_wide = matches!(self.route.access, Access::Key(_));
         // HEAD asks for what GET does (RFC 9110, section 9.3.2).
         let is_named = |given: &String| given.as_bytes() == method || (given == "GET" && method == b"HEAD");
         (self.methods.is_empty() || self.methods.iter().any(is_named))
             && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)))
-            && self.path.matches(path, ignore_case)
+            && (self.path.matches(path.sent, ignore_case)
+                || (is_wide && self.path.matches(path.respelled, ignore_case)))
     }
 }
 
 impl PathMatch {
     /// A path.
     pub fn exact(path: &str) -> Self {
-        Self::Exact(path.strip_suffix('/').unwrap_or(path).to_owned())
+        Self::Exact(path.to_owned())
     }
 
     /// A path and everything below it.
@@ -184,7 +206,6 @@ impl PathMatch {
 
     /// Segments, of which those in braces stand for any; `None` where a brace is in a segment that is not all in braces.
     pub fn template(path: &str) -> Option<Self> {
-        let path = path.strip_suffix('/').unwrap_or(path);
         let read = |segment: &str| match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             Some(name) => (!name.contains(['{', '}'])).then_some(None),
             None => (!segment.contains(['{', '}'])).then(|| Some(segment.to_owned())),
@@ -196,7 +217,6 @@ impl PathMatch {
         let same = |a: &[u8], b: &str| {
             if ignore_case { a.eq_ignore_ascii_case(b.as_bytes()) } else { a == b.as_bytes() }
         };
-        let path = path.strip_suffix(b"/").unwrap_or(path);
         match self {
             Self::Exact(exact) => same(path, exact),
             Self::Prefix(prefix) => path
@@ -352,7 +372,7 @@ mod tests {
         for (path, expected) in [
             ("/health", "public"),
             ("/health?key=1", "public"),
-            ("/health/", "public"),
+            ("/health/", "nobody"),
             ("/health/x", "nobody"),
             ("/healthz", "nobody"),
             ("/public", "public"),
@@ -377,15 +397,22 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_at_the_end_of_a_rule_makes_no_difference_either() {
+    fn what_asks_for_a_key_does_so_with_and_without_a_slash_at_the_end_and_what_opens_is_as_written() {
         for written in ["/a/b", "/a/b/"] {
             let template = PathMatch::template(&written.replace('a', "{x}")).unwrap();
             for path in [PathMatch::exact(written), PathMatch::prefix(written), template] {
-                assert!(path.matches(b"/a/b", false) && path.matches(b"/a/b/", false), "{path:?}");
-                assert!(!path.matches(b"/a", false) && !path.matches(b"/a/bc", false), "{path:?}");
+                let rules = |access| Rules { rules: vec![rule(path.clone(), access)], ignore_case: false };
+                for sent in ["/a/b", "/a/b/"] {
+                    assert_eq!(access(&rules(key("guarded")), sent), "guarded", "{path:?}");
+                    let is_open = access(&rules(Access::Public), sent) == "public";
+                    assert_eq!(is_open, matches!(path, PathMatch::Prefix(_)) || sent == written, "{path:?}");
+                }
+                assert_eq!(access(&rules(key("guarded")), "/a/bc"), "nobody");
+                assert_eq!(access(&rules(key("guarded")), "/a"), "nobody");
             }
         }
-        assert!(PathMatch::exact("/").matches(b"/", false) && !PathMatch::exact("/").matches(b"/a", false));
+        let root = Rules { rules: vec![rule(PathMatch::exact("/"), key("root"))], ignore_case: false };
+        assert_eq!((access(&root, "/"), access(&root, "/a")), ("root".into(), "nobody".into()));
     }
 
     #[test]

@@ -526,6 +526,30 @@ mod tests {
     }
 
     #[test]
+    fn istios_filter_and_guard_are_the_shipped_ones_but_for_the_module_and_the_cluster() {
+        let text = fs::read_to_string(artifacts::root().join("envoy/mesh/istio.yaml")).unwrap();
+        let istio: Value = serde_saphyr::from_str(&text).unwrap();
+        let patches = istio["spec"]["configPatches"].as_array().unwrap();
+        let mut shipped = EnvoyConfig::shipped().unwrap();
+        for name in ["keyward", "keyward_guard"] {
+            let mut patched =
+                patches.iter().map(|patch| &patch["patch"]["value"]).filter(|value| value["name"] == name);
+            let mut filter = patched.next().unwrap().clone();
+            let expected = shipped.http_filters().iter().find(|filter| filter["name"] == name).unwrap().clone();
+            for field in [
+                "/typed_config/config/vm_config/code/local/filename",
+                "/typed_config/config/configuration/value/control_plane/cluster",
+            ] {
+                if let Some(value) = filter.pointer_mut(field) {
+                    *value = expected.pointer(field).unwrap().clone();
+                }
+            }
+            assert_eq!(filter, expected);
+            assert_eq!(patched.next(), None);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "no cluster \"nonsense\"")]
     fn a_change_that_finds_nothing_to_change_panics() {
         EnvoyConfig::shipped().unwrap().set_cluster("nonsense", loopback(1));
