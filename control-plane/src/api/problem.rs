@@ -251,9 +251,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable(error @ (store::Error::NoSnapshot | store::Error::Behind)) = &self {
-            // Why that is so is logged once, where the upstream is followed; here every edge would tell it again and again.
-            tracing::debug!(%error, "a relay cannot serve a page at the moment");
+        use store::Error::{Behind, NoSnapshot, OutOfSight};
+        if let Self::Unavailable(error @ (NoSnapshot | Behind | OutOfSight)) = &self {
+            // Why that is so is logged once, where the feed is followed; here every edge would tell it again and again.
+            tracing::debug!(%error, "no page of the feed can be served at the moment");
         } else if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
         }

@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// A relay inside the test, with a directory of its own.
-struct TestRelay {
+pub(crate) struct TestRelay {
     address: String,
     dir: PathBuf,
     now_ms: Arc<AtomicU64>,
@@ -40,7 +40,7 @@ struct TestRelay {
 
 impl TestRelay {
     /// One that shows that token to its upstream.
-    fn start(dir: &Path, upstream: &str, token: &str) -> Self {
+    pub(crate) fn start(dir: &Path, upstream: &str, token: &str) -> Self {
         write_token(dir, token);
         Self::start_at(dir, upstream, NOW_MS)
     }
@@ -71,7 +71,7 @@ impl TestRelay {
     }
 
     /// Whoever talks to it, made from whoever talks to the control plane.
-    fn client(&self, of: &Client) -> Client {
+    pub(crate) fn client(&self, of: &Client) -> Client {
         of.at(&self.address, &self.edge_token())
     }
 
