@@ -3,6 +3,7 @@
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
 use super::extract::problem;
+use crate::connections::LastAnswer;
 use crate::issue::IssueError;
 use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
@@ -304,6 +305,10 @@ impl IntoResponse for ApiError {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
+        }
+        if let Self::Unavailable(store::Error::OutOfSight) = self {
+            // Whoever balances connections between servers has no other chance to lead the edge elsewhere.
+            response.extensions_mut().insert(LastAnswer);
         }
         response
     }
