@@ -79,6 +79,8 @@ pub(super) enum ApiError {
          such keys has changed since. Rotate the key to get a new one"
     )]
     CannotRepeat,
+    #[error("the bodies of other requests take all the memory that there is for them; try again")]
+    TooManyBodies,
     #[error("the request is not signed by whom it should be")]
     NotSigned,
     #[error("the body is not an alert of secret scanning")]
@@ -231,7 +233,7 @@ impl ApiError {
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
-            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
+            Self::Busy(_) | Self::TooManyBodies => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -301,7 +303,11 @@ impl IntoResponse for ApiError {
                 let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
-            Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Busy(_) | Self::UpstreamAway => {
+            Self::Unavailable(_)
+            | Self::OutcomeUnknown(_)
+            | Self::Busy(_)
+            | Self::TooManyBodies
+            | Self::UpstreamAway => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
