@@ -1,6 +1,6 @@
 //! A server that cannot see its database any more, though nothing was said: its connections are there, and silent.
 
-use crate::database::Postgres;
+use crate::database::{self, Postgres};
 use crate::harness::{Answer, Client, DEADLINE, Reader, TestServer, path_of, until};
 use crate::relay::TestRelay;
 use keyward_contract::FEED_PATH;
@@ -12,7 +12,7 @@ use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// The way to PostgreSQL. What goes over it vanishes once it is cut; after it was mended, new connections come through.
@@ -151,6 +151,45 @@ fn a_server_that_does_not_see_the_database_says_so_and_then_refuses_until_it_see
     reader.catch_up();
     assert!(reader.record(&key["key"]).unwrap().revoked_at_ms.is_some());
     assert!(age(&poll(&here, reader.position, 0)) < OUT_OF_SIGHT_AFTER);
+}
+
+#[test]
+fn connections_that_broke_in_the_middle_of_a_question_are_replaced() {
+    let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
+    let url = postgres.database();
+    let wire = Wire::to(&url);
+    let server = TestServer::start_on(dir.path(), &wire.url);
+    let client = server.client();
+    let (locked, is_locked) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            database::with(&url, async move |connection| {
+                sqlx::raw_sql("BEGIN; LOCK TABLE head IN ACCESS EXCLUSIVE MODE").execute(&mut *connection).await?;
+                locked.send(()).unwrap();
+                let _ = released.recv();
+                sqlx::raw_sql("ROLLBACK").execute(connection).await
+            });
+        });
+        is_locked.recv().unwrap();
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(client.get("/readyz").status, 503));
+        }
+        // All that operators have, and the one with which the feed is followed.
+        database::until_found(
+            &url,
+            "SELECT CASE WHEN count(*) >= 5 THEN 1::bigint ELSE 0 END FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'keyward' AND wait_event_type = 'Lock'",
+        );
+        wire.cut();
+        drop(release);
+        wire.mend();
+    });
+    let mended = Instant::now();
+    while client.get("/readyz").status != 200 || poll(&client, Position::Nothing, 0).status != 200 {
+        assert!(mended.elapsed() < 2 * DEADLINE, "it has no connections any more");
+    }
+    until(|| client.ask("POST", "/v1/keys", Some(json!({"name": "a"}))).status == 201);
 }
 
 struct OnDrop<F: Fn()>(F);
