@@ -1,8 +1,9 @@
-//! How old what a relay of the feed says is, so that an edge's bound on staleness holds through relays.
+//! How old what somebody says of the feed is, so that an edge's bound on staleness holds whoever answers it.
 //!
 //! A relay goes on answering while the control plane is away. It therefore says with each page how long ago the control
-//! plane itself is known to have had nothing beyond it; a relay of a relay adds its own. A control plane says nothing,
-//! which is an age of 0.
+//! plane itself is known to have had nothing beyond it; a relay of a relay adds its own. So does one of several servers on a
+//! database, of when it last looked there: it may be cut off from what the others change. A control plane of one server says
+//! nothing, which is an age of 0.
 
 /// The header field of a page that has its age in milliseconds.
 pub const FEED_AGE_HEADER: &str = "x-keyward-feed-age-ms";

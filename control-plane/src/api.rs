@@ -2,6 +2,7 @@
 //!
 //! Every error is a problem document, and [`problem`] is the only room that writes one.
 
+mod allowance;
 mod answer;
 mod audit;
 mod auth;
@@ -38,6 +39,7 @@ use crate::serve::SelfService;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use crate::verifier::Verifier;
+use allowance::Allowance;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
@@ -149,6 +151,10 @@ impl Services {
 /// The longest body of a request, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
+/// What users may hold of bodies altogether, and alerts of GitHub: nobody who sends them has shown a token.
+const USERS_BODY_BYTES: usize = 16 << 20;
+const ALERTS_BYTES: usize = 32 << 20;
+
 /// Every route there is.
 pub fn router(app: App) -> Router {
     let Routes { for_all, for_operators, for_edges, for_users, for_webhooks } = Routes::new();
@@ -156,10 +162,12 @@ pub fn router(app: App) -> Router {
     let for_edges = for_edges.route_layer(from_fn_with_state(app.clone(), auth::require_edge));
     let mut routes = for_all.merge(for_operators).merge(for_edges);
     if app.self_service.is_some() {
-        routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)));
+        let share = from_fn_with_state(Allowance::new(USERS_BODY_BYTES), allowance::share);
+        routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)).route_layer(share));
     }
     if app.leaks.github_keys.is_some() {
-        routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)));
+        let share = from_fn_with_state(Allowance::new(ALERTS_BYTES), allowance::share);
+        routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(share));
     }
     let described = Description(description(&app.dialect).to_string().into());
     Router::from(routes)

@@ -1,8 +1,10 @@
 //! Answers a reader of the feed: from memory where its cursor is a recent one, else from the database; and where there
 //! is nothing new, as soon as there is.
+//!
+//! Nobody is told that there is nothing new by a server that cannot know: see [`OUT_OF_SIGHT_AFTER`].
 
 use crate::hub::Recent;
-use crate::relay::Contact;
+use crate::relay::{Contact, Current};
 use crate::store::{Error, Found, Store};
 use bytes::Bytes;
 use keyward_contract::cursor::Position;
@@ -26,9 +28,26 @@ pub struct Feed {
 pub struct Answered {
     /// The page, encoded.
     pub page: Bytes,
-    /// A relay's: how long ago the control plane was known to have nothing beyond it.
+    /// How long ago the control plane was known to have nothing beyond it; `None` where nobody else could have changed
+    /// anything.
     pub age: Option<Duration>,
 }
+
+/// As of when what is found is all there is.
+#[derive(Clone, Copy, Debug)]
+enum AsOf {
+    /// Whenever it is found.
+    Now,
+    /// When this server last saw the database that it shares with others.
+    Seen(Instant),
+    /// When a relay heard of the control plane.
+    Heard(Current),
+}
+
+/// After how long without a look at its database a server says no more that there is nothing new, and serves no snapshot: an edge
+/// does better to ask another one. Changes that it has are told all the same, with their age. A relay is there to go on
+/// without the control plane, and is held to nothing of this.
+pub const OUT_OF_SIGHT_AFTER: Duration = Duration::from_secs(10);
 
 impl Feed {
     /// A feed of that store; once `shutdown` is true, nobody waits any longer.
@@ -46,7 +65,8 @@ impl Feed {
     /// of no changes; and sooner once `end` rings.
     ///
     /// # Errors
-    /// If the database cannot be read; or if a relay has nothing to serve yet, or less than the reader knows.
+    /// If the database cannot be read, or was out of sight for too long; or if a relay has nothing to serve yet, or less
+    /// than the reader knows.
     pub async fn page_after(
         &self,
         position: Position,
@@ -64,9 +84,9 @@ impl Feed {
             // Whatever is published from here on rings, so nothing falls between looking and waiting.
             published.mark_unchanged();
             // Before looking: what is found is as new as that, or newer.
-            let current = self.contact.as_ref().map(|contact| contact.current());
-            let answered = |page| Answered { page, age: current.map(|current| current.age(Instant::now())) };
-            if let Some(page) = self.look(&position).await? {
+            let as_of = self.as_of();
+            let answered = |page| Answered { page, age: as_of.age(Instant::now()) };
+            if let Some(page) = self.look(&position, as_of).await? {
                 return Ok(answered(page));
             }
             // What follows nothing or continues a snapshot is always a page.
@@ -76,6 +96,7 @@ impl Feed {
                 answered(Bytes::from(Page { answers: position, head: seen, extent, entries: &[] }.encode()))
             };
             if is_over {
+                as_of.check()?;
                 return Ok(nothing());
             }
             tracing::trace!(sequence = applied, ?wait, "waiting for a change");
@@ -85,9 +106,9 @@ impl Feed {
                 _ = end.changed() => return Ok(nothing()),
                 _ = published.changed() => {}
                 _ = shutdown.wait_for(|shutdown| *shutdown) => return Ok(nothing()),
-                // A relay has heard of the control plane since, and says so once it has looked again.
+                // More is known by now of what there is, and is told once it was looked again.
                 () = sleep_until(deadline) => {
-                    if self.contact.is_none() {
+                    if let AsOf::Now = as_of {
                         return Ok(nothing());
                     }
                     is_over = true;
@@ -133,7 +154,15 @@ impl Feed {
         }
     }
 
-    async fn look(&self, position: &Position) -> Result<Option<Bytes>, Error> {
+    fn as_of(&self) -> AsOf {
+        match (&self.contact, self.store.seen_at()) {
+            (Some(contact), _) => AsOf::Heard(contact.current()),
+            (None, Some(seen_at)) => AsOf::Seen(seen_at),
+            (None, None) => AsOf::Now,
+        }
+    }
+
+    async fn look(&self, position: &Position, as_of: AsOf) -> Result<Option<Bytes>, Error> {
         if let Position::Changes { applied, seen } = position {
             match self.store.hub().changes_after(*applied, seen) {
                 Recent::Page(page) => return Ok(Some(page)),
@@ -141,9 +170,30 @@ impl Feed {
                 Recent::Unknown => {}
             }
         }
+        // The store has pages from before.
+        as_of.check()?;
         Ok(match self.store.feed_after(position).await? {
             Found::Page(page) => Some(page),
             Found::UpToDate => None,
         })
+    }
+}
+
+impl AsOf {
+    /// How long before `now` that was.
+    fn age(self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Now => None,
+            Self::Seen(seen_at) => Some(now.saturating_duration_since(seen_at)),
+            Self::Heard(current) => Some(current.age(now)),
+        }
+    }
+
+    /// Whether it was too long ago for a control plane.
+    fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Seen(seen_at) if seen_at.elapsed() > OUT_OF_SIGHT_AFTER => Err(Error::OutOfSight),
+            Self::Now | Self::Seen(_) | Self::Heard(_) => Ok(()),
+        }
     }
 }

@@ -86,17 +86,26 @@ impl GithubKeys {
         Ok(())
     }
 
-    /// Whether that key has made the signature (base64 of DER) under the body.
-    pub fn verify(&self, key_id: &[u8], signature: &[u8], body: &[u8]) -> bool {
-        let key = std::str::from_utf8(key_id).ok().and_then(|id| {
-            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-            keys.get(id).copied()
-        });
-        let signature = STANDARD.decode(signature).ok().and_then(|der| Signature::from_der(&der).ok());
-        match (key, signature) {
-            (Some(key), Some(signature)) => key.verify(body, &signature).is_ok(),
-            _ => false,
-        }
+    /// What is to be a signature (base64 of DER) by that key; `None` if it is none by any of these.
+    pub fn claim(&self, key_id: &[u8], signature: &[u8]) -> Option<Claim> {
+        let id = std::str::from_utf8(key_id).ok()?;
+        let key = *self.keys.read().unwrap_or_else(PoisonError::into_inner).get(id)?;
+        let signature = Signature::from_der(&STANDARD.decode(signature).ok()?).ok()?;
+        Some(Claim { key, signature })
+    }
+}
+
+/// A signature, before the body is known that it is to be under.
+#[derive(Debug)]
+pub struct Claim {
+    key: VerifyingKey,
+    signature: Signature,
+}
+
+impl Claim {
+    /// Whether the key has made the signature under that body.
+    pub fn is_true_of(&self, body: &[u8]) -> bool {
+        self.key.verify(body, &self.signature).is_ok()
     }
 }
 
@@ -129,6 +138,10 @@ mod tests {
                        kCmRCBnYERxZanmcpzQSXs1X/AljlKkbJ8qpVIW4clayyef9gWhFbNHWAA==\n\
                        -----END PUBLIC KEY-----\n";
 
+    fn verify(keys: &GithubKeys, id: &[u8], signature: &[u8], body: &[u8]) -> bool {
+        keys.claim(id, signature).is_some_and(|claim| claim.is_true_of(body))
+    }
+
     fn file(document: &serde_json::Value) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys.json");
@@ -144,7 +157,7 @@ mod tests {
     fn the_documented_example_is_genuine_and_nothing_like_it_is() {
         let (_dir, path) = file(&served(ID, PEM));
         let keys = GithubKeys::load(&path).unwrap();
-        assert!(keys.verify(ID, SIGNATURE, BODY));
+        assert!(verify(&keys, ID, SIGNATURE, BODY));
         let mut other_body = BODY.to_vec();
         other_body[4] ^= 1;
         let mut other_signature = SIGNATURE.to_vec();
@@ -158,7 +171,7 @@ mod tests {
             (b"another key", SIGNATURE, BODY),
             (b"\xff", SIGNATURE, BODY),
         ] {
-            assert!(!keys.verify(id, signature, body));
+            assert!(!verify(&keys, id, signature, body));
         }
     }
 
@@ -166,13 +179,13 @@ mod tests {
     fn a_file_that_is_read_again_takes_the_place_of_the_last_one_if_it_can_be_used() {
         let (_dir, path) = file(&served(b"old", PEM));
         let keys = GithubKeys::load(&path).unwrap();
-        assert!(!keys.verify(ID, SIGNATURE, BODY));
+        assert!(!verify(&keys, ID, SIGNATURE, BODY));
         std::fs::write(&path, served(ID, PEM).to_string()).unwrap();
         keys.reload().unwrap();
-        assert!(keys.verify(ID, SIGNATURE, BODY));
+        assert!(verify(&keys, ID, SIGNATURE, BODY));
         std::fs::write(&path, "{}").unwrap();
         assert!(keys.reload().is_err());
-        assert!(keys.verify(ID, SIGNATURE, BODY));
+        assert!(verify(&keys, ID, SIGNATURE, BODY));
     }
 
     #[test]

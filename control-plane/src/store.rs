@@ -22,6 +22,7 @@ mod retention;
 mod rows;
 mod secrets;
 mod self_service;
+mod sight;
 mod sql;
 mod tail;
 mod tokens;
@@ -54,6 +55,7 @@ use database::Database;
 use keyward_contract::entry::EntryTooLarge;
 use mutation::Mutation;
 use pages::Pages;
+use sight::Sight;
 use sqlx::AnyPool;
 use std::io;
 use std::path::PathBuf;
@@ -61,7 +63,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use writing::Writing;
 
 /// The state and its history.
@@ -76,6 +78,7 @@ pub struct Store {
     edges_turn: Arc<Mutex<()>>,
     users_turn: Arc<Mutex<()>>,
     hub: Arc<Hub>,
+    sight: Sight,
     writing: Writing,
     /// One for each export that may be under way.
     exports: Arc<Semaphore>,
@@ -145,6 +148,9 @@ pub enum Error {
     /// A reader knows more than a relay, and the relay's upstream cannot be asked.
     #[error("the reader knows more than this relay, which waits for its upstream")]
     Behind,
+    /// Other servers may have committed what is not known here, as the database could not be looked at for too long.
+    #[error("the database was out of sight for too long to tell what is new in it")]
+    OutOfSight,
     /// As many exports are under way as there may be.
     #[error("{} exports are under way already", export::AT_ONCE)]
     Exporting,
@@ -167,6 +173,7 @@ impl Error {
             | Self::Changed
             | Self::NoSnapshot
             | Self::Behind
+            | Self::OutOfSight
             | Self::Exporting
             | Self::Slow
             | Self::OutcomeUnknown(_)
@@ -205,6 +212,8 @@ const POSTGRES_TEMPORARY: [&str; 9] = ["08", "53", "40", "57P", "57014", "55P03"
 
 /// How long a question to the database may take altogether. A connection that broke without a word answers never.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same of what an operator asks, which can be many questions, or one about a million keys.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a write may wait for the turn of this process.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a transaction that writes may take altogether.
@@ -221,7 +230,9 @@ impl Store {
         if matches!(location, Location::Relay(_)) {
             relay::begin(&database).await?;
         }
+        let looked = Instant::now();
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
+        let sight = Sight::new(database.engine, looked);
         Ok(Self {
             database,
             pages: Arc::new(Pages::new(pages::PLACES)),
@@ -229,6 +240,7 @@ impl Store {
             edges_turn: Arc::default(),
             users_turn: Arc::default(),
             hub,
+            sight,
             writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
         })
@@ -237,6 +249,11 @@ impl Store {
     /// Where each commit is published.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// As of when the hub has all that was committed; `None` where nobody else can commit anything.
+    pub fn seen_at(&self) -> Option<Instant> {
+        self.sight.seen_at()
     }
 
     /// Waits for the turn of a user's change; whatever it takes is done while this is held.

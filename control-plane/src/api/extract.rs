@@ -1,15 +1,19 @@
 //! The parts of a request as the handlers want them, with refusals that are problem documents.
 
+use super::allowance::Share;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::is_id;
-use axum::body::Bytes;
+use axum::RequestExt;
+use axum::body::{Body as RequestBody, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
+use futures_util::StreamExt;
+use http_body_util::LengthLimitError;
 use keyward_contract::document::{Problem, Problems};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -32,6 +36,8 @@ pub(super) struct Document(pub(super) serde_json::Value);
 pub(super) struct Body(pub(super) Bytes);
 /// How long a body may take.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// The same where it is held on an allowance.
+const SHARED_BODY_PATIENCE: Duration = Duration::from_secs(10);
 const DEFAULT_LIMIT: u32 = 100;
 pub(super) const MAX_LIMIT: u32 = 1000;
 /// More than the longest name has, in characters.
@@ -99,7 +105,13 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        received(request, state, BODY_PATIENCE).await.map(Self)
+        match request.extensions().get::<Share>().cloned() {
+            None => received(request, state, BODY_PATIENCE).await.map(Self),
+            Some(share) => {
+                let body = collected(request.into_limited_body(), &share);
+                timeout(SHARED_BODY_PATIENCE, body).await.unwrap_or(Err(ApiError::BodyLost)).map(Self)
+            }
+        }
     }
 }
 
@@ -107,6 +119,20 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 async fn received<S: Send + Sync>(request: Request, state: &S, patience: Duration) -> Result<Bytes, ApiError> {
     let received = timeout(patience, Bytes::from_request(request, state)).await;
     received.map_err(|_| ApiError::BodyLost)?.map_err(body_error)
+}
+
+/// The body, as far as the share goes.
+async fn collected(body: RequestBody, share: &Share) -> Result<Bytes, ApiError> {
+    let (mut body, mut collected) = (body.into_data_stream(), Vec::new());
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| match error.into_inner().is::<LengthLimitError>() {
+            true => ApiError::BodyTooLarge,
+            false => ApiError::BodyLost,
+        })?;
+        share.take(chunk.len())?;
+        collected.extend_from_slice(&chunk);
+    }
+    Ok(collected.into())
 }
 
 fn body_error(rejection: BytesRejection) -> ApiError {

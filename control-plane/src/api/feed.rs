@@ -25,7 +25,8 @@ schema!(Wait, "How long to wait", number(0, u32::MAX.into()));
 /// A page of the feed
 ///
 /// What has changed since a position, or a part of a snapshot, in Keyward's binary form. A page waits while there is
-/// nothing to tell.
+/// nothing to tell. A server that has not seen the database it shares with others for ten seconds answers 503 instead of
+/// beginning a snapshot or of saying that there is nothing new.
 #[utoipa::path(
     get,
     path = FEED_PATH,
@@ -35,7 +36,7 @@ schema!(Wait, "How long to wait", number(0, u32::MAX.into()));
         ("after" = inline(Option<FeedPosition>), Query, description = "Where the last page ended; absent: tell all there is"),
         ("wait" = inline(Option<Wait>), Query, description = "The seconds to wait for news; more than 60 count as 60"),
     ),
-    responses((status = OK, description = "The page", body = inline(FeedPage), content_type = FEED_MEDIA_TYPE))
+    responses((status = OK, description = "The page", body = inline(FeedPage), content_type = FEED_MEDIA_TYPE, headers(("x-keyward-feed-age-ms" = u64, description = "How long ago it was known that there is nothing beyond it, in milliseconds; absent: now"))))
 )]
 pub(super) async fn page(
     State(feed): State<Feed>,

@@ -6,11 +6,13 @@ use super::extract::{Body, Document};
 use super::openapi::Refused;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
+use crate::github::Claim;
 use crate::model::{Actor, LeakReport, MAX_REPORTED_KEYS};
 use crate::store::{Leak, LeakOutcome};
 use axum::Extension;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{FromRequestParts, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 use keyward_contract::digest::Digest;
 use keyward_contract::secret::Secret as Plaintext;
@@ -114,12 +116,12 @@ pub(super) async fn report(
     request_body(content = inline(Vec<Match>), content_type = "application/json"),
     responses((status = OK, description = "What is said of each match", body = inline(Vec<Feedback>)), Refused<400>, Refused<404>, Refused<413>)
 )]
-pub(super) async fn github(State(app): State<App>, headers: HeaderMap, Body(body): Body) -> Result<Response, ApiError> {
-    let keys = app.leaks.github_keys.as_ref();
-    let keys = keys.ok_or_else(|| ApiError::NoSuchPath { path: GITHUB_PATH.to_owned() })?;
-    let header = |name| headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
-    // What is not signed is not even read.
-    if !keys.verify(header("github-public-key-identifier"), header("github-public-key-signature"), &body) {
+pub(super) async fn github(
+    State(app): State<App>,
+    Signed(claim): Signed,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    if !claim.is_true_of(&body) {
         return Err(ApiError::NotSigned);
     }
     let matches: Vec<Match> = serde_json::from_slice(&body).map_err(|_| ApiError::NotAnAlert)?;
@@ -142,6 +144,21 @@ pub(super) async fn github(State(app): State<App>, headers: HeaderMap, Body(body
 }
 
 pub(super) const GITHUB_PATH: &str = "/v1/webhooks/github/secret-scanning";
+
+/// What the header says of the signature. Where that can be none, nothing of the body is received.
+pub(super) struct Signed(Claim);
+
+impl FromRequestParts<App> for Signed {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let keys = app.leaks.github_keys.as_ref();
+        let keys = keys.ok_or_else(|| ApiError::NoSuchPath { path: GITHUB_PATH.to_owned() })?;
+        let field = |name| parts.headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
+        let claim = keys.claim(field("github-public-key-identifier"), field("github-public-key-signature"));
+        claim.map(Self).ok_or(ApiError::NotSigned)
+    }
+}
 
 /// Marks and revokes what was found.
 async fn take_care(

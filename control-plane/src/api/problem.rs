@@ -3,6 +3,7 @@
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
 use super::extract::problem;
+use crate::connections::LastAnswer;
 use crate::issue::IssueError;
 use crate::model::{State, TokenScope};
 use crate::random::NoRandomness;
@@ -78,6 +79,8 @@ pub(super) enum ApiError {
          such keys has changed since. Rotate the key to get a new one"
     )]
     CannotRepeat,
+    #[error("the bodies of other requests take all the memory that there is for them; try again")]
+    TooManyBodies,
     #[error("the request is not signed by whom it should be")]
     NotSigned,
     #[error("the body is not an alert of secret scanning")]
@@ -230,7 +233,7 @@ impl ApiError {
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
-            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
+            Self::Busy(_) | Self::TooManyBodies => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -251,9 +254,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Unavailable(error @ (store::Error::NoSnapshot | store::Error::Behind)) = &self {
-            // Why that is so is logged once, where the upstream is followed; here every edge would tell it again and again.
-            tracing::debug!(%error, "a relay cannot serve a page at the moment");
+        use store::Error::{Behind, NoSnapshot, OutOfSight};
+        if let Self::Unavailable(error @ (NoSnapshot | Behind | OutOfSight)) = &self {
+            // Why that is so is logged once, where the feed is followed; here every edge would tell it again and again.
+            tracing::debug!(%error, "no page of the feed can be served at the moment");
         } else if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
             tracing::warn!(%error, "a request could not be carried out at the moment");
         }
@@ -299,10 +303,18 @@ impl IntoResponse for ApiError {
                 let challenge = HeaderValue::from_static("Github-Public-Key-Signature");
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
-            Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Busy(_) | Self::UpstreamAway => {
+            Self::Unavailable(_)
+            | Self::OutcomeUnknown(_)
+            | Self::Busy(_)
+            | Self::TooManyBodies
+            | Self::UpstreamAway => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
+        }
+        if let Self::Unavailable(store::Error::OutOfSight) = self {
+            // Whoever balances connections between servers has no other chance to lead the edge elsewhere.
+            response.extensions_mut().insert(LastAnswer);
         }
         response
     }

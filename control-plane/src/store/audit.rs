@@ -2,7 +2,7 @@
 
 use super::rows::{from_json, sequence, stored_sequence};
 use super::sql::Sql;
-use super::{Error, Store};
+use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, AuditEntry};
 use serde_json::{Map, Value, json};
@@ -44,20 +44,24 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn audit(&self, wanted: &AuditQuery) -> Result<AuditPage, Error> {
-        let mut query = Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
-        query.bind(stored_sequence(wanted.before.unwrap_or(u64::MAX)));
-        if let Some(subject) = &wanted.subject {
-            query.push(" AND subject = ").bind(subject.as_str());
-        }
-        // One more than wanted tells whether there are more.
-        query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-        let mut rows: Vec<AuditRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
-        let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let entries: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
-        let next = entries.last().filter(|_| more).map(|entry| entry.sequence);
-        Ok(AuditPage { entries, next })
+        within(READ_PATIENCE, async {
+            let mut query =
+                Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
+            query.bind(stored_sequence(wanted.before.unwrap_or(u64::MAX)));
+            if let Some(subject) = &wanted.subject {
+                query.push(" AND subject = ").bind(subject.as_str());
+            }
+            // One more than wanted tells whether there are more.
+            query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+            let mut rows: Vec<AuditRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let entries: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
+            let next = entries.last().filter(|_| more).map(|entry| entry.sequence);
+            Ok(AuditPage { entries, next })
+        })
+        .await
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Database {
     pub(super) engine: Engine,
     pub(super) writer: AnyPool,
     pub(super) readers: AnyPool,
-    /// The feed's own, so that operators do not wait behind a thousand edges.
+    /// The feed's own, so that operators do not wait behind a thousand edges, nor edges behind operators.
     pub(super) feed_readers: AnyPool,
     /// How PostgreSQL is reached for its notifications, which the `Any` driver does not have.
     notifications: Option<PgConnectOptions>,
@@ -58,8 +58,9 @@ pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
 const LOCK_FILE: &str = "lock";
 const READERS: u32 = 4;
-/// One has the turn; the other may still have to roll back what a reader left that went away.
-const FEED_READERS: u32 = 2;
+/// One has the turn, and one follows what is committed; the other may still have to roll back what a reader left that went
+/// away.
+const FEED_READERS: u32 = 3;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SQLITE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that is away is tried again for that long; whoever asked is then told so.
@@ -256,9 +257,12 @@ fn sqlite_pool(connections: u32) -> AnyPoolOptions {
 }
 
 fn postgres_pool(connections: u32) -> AnyPoolOptions {
-    pool(connections).acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT).after_connect(|connection, _| {
-        Box::pin(async move { sqlx::raw_sql(POSTGRES_SETTINGS).execute(connection).await.map(drop) })
-    })
+    pool(connections)
+        .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| {
+            Box::pin(async move { sqlx::raw_sql(POSTGRES_SETTINGS).execute(connection).await.map(drop) })
+        })
+        .after_release(|connection, _| Box::pin(answers(connection)))
 }
 
 async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
@@ -278,6 +282,13 @@ async fn configure_sqlite_writer(connection: &mut AnyConnection) -> Result<(), s
         sqlx::query(pragma).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// Whether the connection can be used again. The pool itself asks that too, but waits for the answer, and so for the whole time
+/// that the system takes to give up a connection which broke without a word: nobody else gets its place meanwhile.
+async fn answers(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    timeout(POSTGRES_ACQUIRE_TIMEOUT, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    Ok(true)
 }
 
 /// Whether the connection can be used again. SQLite ends some transactions itself, such as those that fill the disk; sqlx

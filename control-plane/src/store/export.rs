@@ -4,7 +4,7 @@
 use super::keys::with_secrets;
 use super::rows::{KEY_COLUMNS, KeyRow};
 use super::sql::Sql;
-use super::{Error, Store};
+use super::{Error, READ_PATIENCE, Store, within};
 use crate::model::Key;
 use sqlx::{Any, Transaction};
 use std::sync::Arc;
@@ -30,9 +30,12 @@ impl Store {
     /// If the database cannot be read, or too many are under way.
     pub async fn export(&self) -> Result<Export, Error> {
         let place = Arc::clone(&self.exports).try_acquire_owned().map_err(|_| Error::Exporting)?;
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        self.database.engine.let_idle(&mut transaction).await?;
-        Ok(Export { transaction, after: None, _place: place })
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            self.database.engine.let_idle(&mut transaction).await?;
+            Ok(Export { transaction, after: None, _place: place })
+        })
+        .await
     }
 }
 

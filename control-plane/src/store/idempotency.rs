@@ -5,7 +5,7 @@
 //! finds what the first has made.
 
 use super::mutation::Mutation;
-use super::{Error, Store, keys};
+use super::{Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::Key;
 use sqlx::AnyConnection;
@@ -51,8 +51,11 @@ impl Store {
     /// # Errors
     /// If the database cannot be read, or the Idempotency-Key came with another request.
     pub async fn made_before(&self, once: &Once, now: Timestamp) -> Result<Option<Before>, Error> {
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        find(&mut transaction, once, now).await
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            find(&mut transaction, once, now).await
+        })
+        .await
     }
 }
 

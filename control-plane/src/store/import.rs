@@ -4,7 +4,7 @@ use super::database::Engine;
 use super::mutation::Mutation;
 use super::rows::{amount, digest};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql};
-use super::{Error, RETENTION, Store, keys, owners};
+use super::{Error, READ_PATIENCE, RETENTION, Store, keys, owners, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, ImportedKey};
 use keyward_contract::digest::Digest;
@@ -71,8 +71,11 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn try_import(&self, batch: Batch) -> Result<Imported, Error> {
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        Ok(choose(self.database.engine, &mut transaction, batch.keys, batch.skip_known).await?.1)
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            Ok(choose(self.database.engine, &mut transaction, batch.keys, batch.skip_known).await?.1)
+        })
+        .await
     }
 }
 

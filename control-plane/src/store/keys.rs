@@ -5,7 +5,7 @@ use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::{Error, Store, owners, plans};
+use super::{Error, READ_PATIENCE, Store, owners, plans, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_contract::digest::Digest;
@@ -92,7 +92,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
-        find(&mut *self.database.readers.acquire().await?, id).await
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
     /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment.
@@ -100,19 +100,24 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn key_by_digest(&self, digest: &Digest) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        let id: Option<String> = sqlx::query_scalar("SELECT key_id FROM secrets WHERE digest = $1")
-            .bind(digest.0.as_slice())
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let Some(id) = id else { return Ok(None) };
-        let Some(key) = find(&mut transaction, &id).await? else { return Ok(None) };
-        let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else { return Ok(None) };
-        let owner = match &key.owner {
-            Some(owner) => owners::find(&mut transaction, owner).await?,
-            None => None,
-        };
-        Ok(Some((key, secret, owner)))
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            let id: Option<String> = sqlx::query_scalar("SELECT key_id FROM secrets WHERE digest = $1")
+                .bind(digest.0.as_slice())
+                .fetch_optional(&mut *transaction)
+                .await?;
+            let Some(id) = id else { return Ok(None) };
+            let Some(key) = find(&mut transaction, &id).await? else { return Ok(None) };
+            let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else {
+                return Ok(None);
+            };
+            let owner = match &key.owner {
+                Some(owner) => owners::find(&mut transaction, owner).await?,
+                None => None,
+            };
+            Ok(Some((key, secret, owner)))
+        })
+        .await
     }
 
     /// The keys that are asked for; `None` if there is no key to go on after.
@@ -120,8 +125,11 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        list(&mut transaction, query, now).await
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            list(&mut transaction, query, now).await
+        })
+        .await
     }
 
     /// Ends the key, unless it was ended before; `None` if there is none.

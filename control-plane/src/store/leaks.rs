@@ -4,7 +4,7 @@
 use super::mutation::Mutation;
 use super::rows::digest;
 use super::sql::{ROWS_OF_A_STATEMENT, Sql};
-use super::{Error, Store, keys};
+use super::{Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, LeakAction, OnLeak, PasswordHash};
 use keyward_contract::digest::Digest;
@@ -45,21 +45,24 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<Found>, Error> {
-        let mut found = Vec::new();
-        for some in digests.chunks(ROWS_OF_A_STATEMENT) {
-            let mut query = Sql::of_many_values(
-                self.database.engine,
-                "SELECT digest, key_id, id, hash FROM secrets WHERE digest IN (",
-            );
-            query.bind_all(some.iter().map(|digest| digest.0.as_slice())).push(")");
-            let rows: Vec<(Vec<u8>, String, String, Option<String>)> =
-                query.build_as()?.fetch_all(&self.database.readers).await?;
-            for (stored, key_id, secret_id, hash) in rows {
-                let leak = Leak { key_id, secret_id };
-                found.push(Found { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });
+        within(READ_PATIENCE, async {
+            let mut found = Vec::new();
+            for some in digests.chunks(ROWS_OF_A_STATEMENT) {
+                let mut query = Sql::of_many_values(
+                    self.database.engine,
+                    "SELECT digest, key_id, id, hash FROM secrets WHERE digest IN (",
+                );
+                query.bind_all(some.iter().map(|digest| digest.0.as_slice())).push(")");
+                let rows: Vec<(Vec<u8>, String, String, Option<String>)> =
+                    query.build_as()?.fetch_all(&self.database.readers).await?;
+                for (stored, key_id, secret_id, hash) in rows {
+                    let leak = Leak { key_id, secret_id };
+                    found.push(Found { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });
+                }
             }
-        }
-        Ok(found)
+            Ok(found)
+        })
+        .await
     }
 
     /// Marks the secrets as leaked, and revokes the keys of those that are still good for something if that is wanted. One

@@ -189,6 +189,7 @@ mod tests {
     use keyward_contract::entry::{Frames, KeyRecord};
     use keyward_contract::page::{Extent, Page};
     use sqlx::Connection;
+    use sqlx::pool::PoolConnection;
     use std::sync::Arc;
 
     const KEPT: u64 = 3;
@@ -339,6 +340,13 @@ mod tests {
         assert!(!nonsense.await.unwrap_err().is_temporary());
     }
 
+    /// Takes every connection with which the feed is read and followed.
+    async fn hold_readers(store: &Store) -> Vec<PoolConnection<Any>> {
+        let pool = &store.database.feed_readers;
+        let all = (0..pool.options().get_max_connections()).map(|_| pool.acquire());
+        futures_util::future::try_join_all(all).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_commit_whose_answer_is_lost_is_published_all_the_same_and_those_after_it_too() {
         let dir = tempfile::tempdir().unwrap();
@@ -348,7 +356,7 @@ mod tests {
             let store = store.clone();
             async move {
                 let held = match readers_are_away {
-                    true => futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await,
+                    true => hold_readers(&store).await,
                     false => Vec::new(),
                 };
                 let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, move |mutation| {
@@ -402,7 +410,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let mut bell = store.hub().subscribe();
-        let held = futures_util::future::join_all((0..4).map(|_| store.database.readers.acquire())).await;
+        let held = hold_readers(&store).await;
         let write = store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
             mutation.lose_answer();
             Box::pin(mutation.append(Digest([1; 32]), Body::Removed))

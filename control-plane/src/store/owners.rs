@@ -4,7 +4,7 @@ use super::audit::{details, differences};
 use super::mutation::Mutation;
 use super::rows::{OWNER_COLUMNS, OwnerRow, stored_amount, to_json};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::{Error, Store};
+use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
 use keyward_contract::digest::Digest;
@@ -41,7 +41,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn owner(&self, id: &str) -> Result<Option<Owner>, Error> {
-        find(&mut *self.database.readers.acquire().await?, id).await
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
     /// The owners that are asked for.
@@ -49,24 +49,30 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn owners(&self, wanted: &OwnerQuery) -> Result<OwnerPage, Error> {
-        let mut query = Sql::new("SELECT ");
-        // Every id has at least one character.
-        query.push(OWNER_COLUMNS).push(" FROM owners WHERE id > ").bind(wanted.after.as_deref().unwrap_or_default());
-        if let Some(kind) = wanted.kind {
-            query.push(" AND kind = ").bind(kind.name());
-        }
-        if let Some(disabled) = wanted.disabled {
-            query.push(" AND disabled = ").bind(disabled);
-        }
-        // One more than wanted tells whether there are more.
-        query.push(" ORDER BY id LIMIT ").bind(i64::from(wanted.limit) + 1);
-        let rows: Vec<OwnerRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
-        let mut owners: Vec<Owner> = rows.into_iter().map(Owner::try_from).collect::<Result<_, _>>()?;
-        let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-        let more = owners.len() > limit;
-        owners.truncate(limit);
-        let next = owners.last().filter(|_| more).map(|owner| owner.id.clone());
-        Ok(OwnerPage { owners, next })
+        within(READ_PATIENCE, async {
+            let mut query = Sql::new("SELECT ");
+            // Every id has at least one character.
+            query
+                .push(OWNER_COLUMNS)
+                .push(" FROM owners WHERE id > ")
+                .bind(wanted.after.as_deref().unwrap_or_default());
+            if let Some(kind) = wanted.kind {
+                query.push(" AND kind = ").bind(kind.name());
+            }
+            if let Some(disabled) = wanted.disabled {
+                query.push(" AND disabled = ").bind(disabled);
+            }
+            // One more than wanted tells whether there are more.
+            query.push(" ORDER BY id LIMIT ").bind(i64::from(wanted.limit) + 1);
+            let rows: Vec<OwnerRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let mut owners: Vec<Owner> = rows.into_iter().map(Owner::try_from).collect::<Result<_, _>>()?;
+            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+            let more = owners.len() > limit;
+            owners.truncate(limit);
+            let next = owners.last().filter(|_| more).map(|owner| owner.id.clone());
+            Ok(OwnerPage { owners, next })
+        })
+        .await
     }
 
     /// Changes the owner; `None` if there is none. What changes nothing writes nothing.

@@ -4,7 +4,7 @@ use super::audit::{details, differences};
 use super::mutation::Mutation;
 use super::rows::{PLAN_COLUMNS, PlanRow, stored_amount, to_json};
 use super::sql::Sql;
-use super::{Error, Store};
+use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Plan, PlanSettings, Target};
 use keyward_contract::digest::Digest;
@@ -38,7 +38,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn plan(&self, id: &str) -> Result<Option<Plan>, Error> {
-        find(&mut *self.database.readers.acquire().await?, id).await
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
     /// Some plans, after the one of that id.
@@ -46,18 +46,21 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn plans(&self, after: Option<&str>, limit: u32) -> Result<PlanPage, Error> {
-        let mut query = Sql::new("SELECT ");
-        // Every id has at least one character.
-        query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
-        // One more than wanted tells whether there are more.
-        query.push(" ORDER BY id LIMIT ").bind(i64::from(limit) + 1);
-        let rows: Vec<PlanRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
-        let mut plans: Vec<Plan> = rows.into_iter().map(Plan::try_from).collect::<Result<_, _>>()?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = plans.len() > limit;
-        plans.truncate(limit);
-        let next = plans.last().filter(|_| more).map(|plan| plan.id.clone());
-        Ok(PlanPage { plans, next })
+        within(READ_PATIENCE, async {
+            let mut query = Sql::new("SELECT ");
+            // Every id has at least one character.
+            query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
+            // One more than wanted tells whether there are more.
+            query.push(" ORDER BY id LIMIT ").bind(i64::from(limit) + 1);
+            let rows: Vec<PlanRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let mut plans: Vec<Plan> = rows.into_iter().map(Plan::try_from).collect::<Result<_, _>>()?;
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let more = plans.len() > limit;
+            plans.truncate(limit);
+            let next = plans.last().filter(|_| more).map(|plan| plan.id.clone());
+            Ok(PlanPage { plans, next })
+        })
+        .await
     }
 
     /// Makes the plan what it is to be, and tells whether there was none before. What changes nothing writes nothing.

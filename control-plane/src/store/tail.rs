@@ -14,10 +14,13 @@ use keyward_contract::cursor::Cursor;
 use sqlx::postgres::PgListener;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How often the database is asked for what nobody told of.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the question may take whether there is anything new. A connection that broke without a word has to be noticed
+/// while what is known is still good enough for readers of the feed.
+const GLANCE_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a write waits for the hub to hear of it, where it cannot be told at once.
 pub(super) const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 /// The most changes that the hub is told of at once. They cannot be told in parts: each shows the current state of its
@@ -60,13 +63,20 @@ impl Store {
     pub(super) async fn catch_up(&self) -> Result<bool, Error> {
         let mut news = false;
         loop {
-            let known = self.hub.head();
-            // Where somebody else has published meanwhile, it is asked again from there.
-            news |= match within(PATIENCE, self.following(&known)).await? {
-                Following::Nothing => return Ok(news),
+            let (known, asked) = (self.hub.head(), Instant::now());
+            let taken = match within(PATIENCE, self.following(&known)).await? {
+                Following::Nothing => {
+                    self.sight.note(asked);
+                    return Ok(news);
+                }
                 Following::Changes(changes) => self.hub.publish_after(&known, changes),
                 Following::Anew(head) => self.hub.begin_anew(&known, head),
             };
+            // Where somebody else has published meanwhile, it is asked again from there.
+            if taken {
+                self.sight.note(asked);
+            }
+            news |= taken;
         }
     }
 
@@ -102,10 +112,11 @@ impl Store {
 
     async fn following(&self, known: &Cursor) -> Result<Following, Error> {
         // The whole state is looked at only where something is new.
-        if head(&mut *self.database.readers.acquire().await?).await? == *known {
+        let glance = async { head(&mut *self.database.feed_readers.acquire().await?).await };
+        if within(GLANCE_PATIENCE, glance).await? == *known {
             return Ok(Following::Nothing);
         }
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
+        let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
         let head = head(&mut transaction).await?;
         let of_this_history =
             known.epoch == head.epoch && cursor_at(&mut transaction, &head, known.sequence).await? == Some(*known);

@@ -4,7 +4,7 @@
 
 use super::mutation::Mutation;
 use super::sql::Sql;
-use super::{Error, PATIENCE, Store, within};
+use super::{Error, PATIENCE, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Token, TokenScope};
 use crate::tokens::TokenDigest;
@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn token(&self, id: &str) -> Result<Option<Token>, Error> {
-        find(&mut *self.database.readers.acquire().await?, id).await
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
     /// The token with that digest, in whatever state it is.
@@ -82,13 +82,16 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn token_digests(&self, now: Timestamp) -> Result<HashSet<TokenDigest>, Error> {
-        let digests: Vec<Vec<u8>> = sqlx::query_scalar(
-            "SELECT digest FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
-        )
-        .bind(now.as_stored())
-        .fetch_all(&self.database.readers)
-        .await?;
-        digests.into_iter().map(|stored| stored.try_into().map_err(|_| Error::Corrupt("token's digest"))).collect()
+        within(READ_PATIENCE, async {
+            let digests: Vec<Vec<u8>> = sqlx::query_scalar(
+                "SELECT digest FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
+            )
+            .bind(now.as_stored())
+            .fetch_all(&self.database.readers)
+            .await?;
+            digests.into_iter().map(|stored| stored.try_into().map_err(|_| Error::Corrupt("token's digest"))).collect()
+        })
+        .await
     }
 
     /// The tokens that are asked for; `None` if there is none to go on after.
@@ -96,8 +99,11 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn tokens(&self, wanted: &TokenQuery) -> Result<Option<TokenPage>, Error> {
-        let mut transaction = self.database.begin_read(&self.database.readers).await?;
-        list(&mut transaction, wanted).await
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            list(&mut transaction, wanted).await
+        })
+        .await
     }
 
     /// Ends the token, unless it was ended before; `None` if there is none.

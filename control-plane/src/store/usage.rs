@@ -6,7 +6,7 @@
 use super::mutation::Mutation;
 use super::rows::{amount, stored_amount};
 use super::sql::Sql;
-use super::{Error, Store, keys, turn};
+use super::{Error, READ_PATIENCE, Store, keys, turn, within};
 use crate::clock::Timestamp;
 use crate::model::Actor;
 use keyward_contract::entry::Environment;
@@ -81,20 +81,23 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn usage(&self, whose: &Whose, hours: Range<u64>) -> Result<Vec<Hourly>, Error> {
-        let mut query =
-            Sql::new("SELECT hour, verdict, CAST(SUM(requests) AS BIGINT) AS requests FROM usage WHERE hour >= ");
-        query.bind(stored_amount(hours.start)).push(" AND hour < ").bind(stored_amount(hours.end));
-        match whose {
-            Whose::Key(id) => query.push(" AND key_id = ").bind(id.as_str()),
-            Whose::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
-            Whose::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
-        };
-        query.push(" GROUP BY hour, verdict ORDER BY hour, verdict");
-        let rows: Vec<(i64, String, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
-        let hourly = |(hour, verdict, requests)| {
-            Ok(Hourly { hour: amount(hour, "hour")?, verdict, requests: amount(requests, "number of requests")? })
-        };
-        rows.into_iter().map(hourly).collect()
+        within(READ_PATIENCE, async {
+            let mut query =
+                Sql::new("SELECT hour, verdict, CAST(SUM(requests) AS BIGINT) AS requests FROM usage WHERE hour >= ");
+            query.bind(stored_amount(hours.start)).push(" AND hour < ").bind(stored_amount(hours.end));
+            match whose {
+                Whose::Key(id) => query.push(" AND key_id = ").bind(id.as_str()),
+                Whose::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
+                Whose::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
+            };
+            query.push(" GROUP BY hour, verdict ORDER BY hour, verdict");
+            let rows: Vec<(i64, String, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let hourly = |(hour, verdict, requests)| {
+                Ok(Hourly { hour: amount(hour, "hour")?, verdict, requests: amount(requests, "number of requests")? })
+            };
+            rows.into_iter().map(hourly).collect()
+        })
+        .await
     }
 
     /// Removes what is older than 400 days, and the ids of batches that no edge sends again; returns how much.

@@ -2,8 +2,8 @@
 
 use crate::database::stored;
 use crate::harness::{
-    Answer, Client, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, path_of, program, stderr,
-    stdout,
+    Answer, Client, DEADLINE, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, path_of, program,
+    stderr, stdout, until,
 };
 use hmac::{Hmac, Mac};
 use keyward_contract::dialect::Dialect;
@@ -15,6 +15,8 @@ use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::{EncodePublicKey, LineEnding};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
 const WEBHOOK: &str = "/v1/webhooks/github/secret-scanning";
@@ -251,6 +253,61 @@ fn what_github_has_not_signed_is_refused_alike_and_changes_nothing() {
     assert_eq!(refused["type"], "urn:keyward:problem:too_large");
     let long = format!("[{}]", " ".repeat(1 << 19));
     assert_eq!(github.alert(&client, &long).expect(200), json!([]));
+}
+
+/// Begins to send an alert of that length, with these fields.
+fn begin_alert(client: &Client, fields: &str, length: usize) -> TcpStream {
+    let address = client.url.strip_prefix("http://").unwrap();
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("POST {WEBHOOK} HTTP/1.1\r\nhost: {address}\r\n{fields}content-length: {length}\r\n\r\n");
+    connection.write_all(head.as_bytes()).unwrap();
+    connection
+}
+
+#[test]
+fn what_cannot_be_signed_by_github_is_refused_before_its_body_comes() {
+    let (_dir, server, github) = started_with_github();
+    let signature = github.signature(b"[]");
+    let of_github = format!("github-public-key-identifier: {}\r\n", Github::KEY_ID);
+    for fields in [
+        String::new(),
+        of_github.clone(),
+        format!("{of_github}github-public-key-signature: none\r\n"),
+        format!("github-public-key-identifier: other\r\ngithub-public-key-signature: {signature}\r\n"),
+    ] {
+        let mut connection = begin_alert(&server.client(), &fields, 1 << 20);
+        let mut status = [0; 12];
+        connection.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 401", "{fields}");
+    }
+}
+
+#[test]
+fn alerts_that_never_end_take_no_more_memory_than_is_meant_for_alerts_and_only_for_a_while() {
+    const MOST: usize = 32 << 20;
+    let (_dir, server, github) = started_with_github();
+    let client = server.client();
+    let signature = github.signature(b"[]");
+    let fields =
+        format!("github-public-key-identifier: {}\r\ngithub-public-key-signature: {signature}\r\n", Github::KEY_ID);
+    let almost_all = vec![b' '; (1 << 20) - 1];
+    let begun: Vec<_> = (0..MOST >> 20)
+        .map(|_| {
+            let mut connection = begin_alert(&client, &fields, 1 << 20);
+            connection.write_all(&almost_all).unwrap();
+            connection
+        })
+        .collect();
+    let alert = format!("[{}]", " ".repeat(100));
+    until(|| {
+        let answer = github.alert(&client, &alert);
+        let is_full = answer.status == 503;
+        assert!(!is_full || answer.header("retry-after") == "1");
+        is_full
+    });
+    drop(begun);
+    until(|| github.alert(&client, &alert).status == 200);
 }
 
 #[test]

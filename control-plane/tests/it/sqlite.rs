@@ -3,9 +3,11 @@
 
 use crate::database;
 use crate::feed::leads_to_a_snapshot;
-use crate::harness::{Client, Process, Reader, TestServer, program, serve, stderr, until};
+use crate::harness::{Client, NOW_MS, Process, Reader, TestServer, program, serve, stderr, until};
 use crate::history::History;
 use crate::load::{self, Load};
+use keyward_contract::FEED_PATH;
+use keyward_contract::age::FEED_AGE_HEADER;
 use keyward_contract::cursor::Position;
 use serde_json::json;
 use std::path::Path;
@@ -21,6 +23,22 @@ fn a_second_server_on_the_same_directory_is_a_refused_start() {
     let output = program().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("another server uses this data directory"), "{}", stderr(&output));
+}
+
+#[test]
+fn pages_of_a_server_that_shares_its_database_with_nobody_have_no_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start_as(dir.path(), NOW_MS, |config| config.database_url = None);
+    let mut reader = Reader::new(server.client());
+    reader.catch_up();
+    let behind = reader.position;
+    reader.client.create(json!({"name": "a"}));
+    reader.catch_up();
+    for position in [Position::Nothing, behind, reader.position] {
+        let path = format!("{FEED_PATH}?after={position}");
+        let answer = reader.client.send("GET", &path, Some(&reader.client.edge), None);
+        assert_eq!((answer.status, answer.headers.get(FEED_AGE_HEADER)), (200, None), "{position:?}");
+    }
 }
 
 #[test]
