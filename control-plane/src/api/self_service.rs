@@ -22,6 +22,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::credential::{self, Credential, Header};
+use keyward_contract::dialect::Source;
 use keyward_contract::document::Problems;
 use keyward_contract::entry::Environment;
 use keyward_contract::error_shape::Facts;
@@ -107,6 +108,8 @@ enum NotHeard {
 }
 
 /// Lists the keys of the owner, the newest first
+///
+/// As with all of self-service: those of the kind of the key that asks, and of the kinds that it looks after.
 #[utoipa::path(
     get,
     path = "/api-keys",
@@ -120,12 +123,19 @@ pub(super) async fn list(
     State(app): State<App>,
     mut parameters: Parameters,
 ) -> Result<Response, ApiError> {
+    // The caller has read them.
+    for source in &app.dialect.sources {
+        if let Source::Query(name) = source {
+            parameters.leave_out(name);
+        }
+    }
     let query = KeyQuery {
         limit: parameters.limit(),
         after: parameters.text("after", "the id of a key"),
         owner: Some(caller.asking.owner().to_owned()),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
         environment: caller.asking.environment(),
+        kinds: caller.asking.kinds().to_vec(),
         ..KeyQuery::default()
     };
     parameters.finish()?;
@@ -314,7 +324,7 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
         let refused = refused(Refusal::InsufficientScope, verified.key);
         return Err(NotHeard::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
-    let asking = Asking::new(&verified).ok_or(NotHeard::Other(ApiError::NoOwner))?;
+    let asking = Asking::new(&verified, &app.dialect).ok_or(NotHeard::Other(ApiError::NoOwner))?;
     Ok(Caller { verified, asking })
 }
 

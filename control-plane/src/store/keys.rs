@@ -28,8 +28,8 @@ pub struct KeyQuery {
     pub member: Option<String>,
     /// Only those of this plan.
     pub plan: Option<String>,
-    /// Only those of this kind.
-    pub kind: Option<String>,
+    /// Only those of these kinds; none means any.
+    pub kinds: Vec<String>,
     /// Only those of this environment.
     pub environment: Option<Environment>,
     /// Only those in this state.
@@ -401,12 +401,14 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
         ("owner", wanted.owner.as_deref()),
         ("member", wanted.member.as_deref()),
         ("plan", wanted.plan.as_deref()),
-        ("kind", wanted.kind.as_deref()),
         ("environment", wanted.environment.map(Environment::name)),
     ] {
         if let Some(value) = value {
             query.push(" AND ").push(column).push(" = ").bind(value);
         }
+    }
+    if !wanted.kinds.is_empty() {
+        query.push(" AND kind IN (").bind_all(wanted.kinds.iter().map(String::as_str)).push(")");
     }
     if let Some(part) = &wanted.name {
         // Both sides by the same function, as PostgreSQL's knows more letters than SQLite's.

@@ -9,6 +9,7 @@ use super::{Error, Store, owners};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, Secret};
 use crate::verify::Verified;
+use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::Environment;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub struct Asking {
     key: String,
     key_version: u64,
     environment: Option<Environment>,
+    kinds: Vec<String>,
     owner: String,
     owner_version: u64,
 }
@@ -38,12 +40,13 @@ pub const MAX_KEYS_BY_SELF_SERVICE: i64 = 100;
 
 impl Asking {
     /// The key that was shown; `None` if it belongs to nobody.
-    pub fn new(verified: &Verified) -> Option<Self> {
+    pub fn new(verified: &Verified, dialect: &Dialect) -> Option<Self> {
         let owner = verified.owner.as_ref()?;
         Some(Self {
             key: verified.key.id.clone(),
             key_version: verified.key.version,
             environment: verified.key.environment,
+            kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
             owner: owner.id.clone(),
             owner_version: owner.version,
         })
@@ -59,9 +62,16 @@ impl Asking {
         self.environment.filter(|environment| *environment == Environment::Test)
     }
 
-    /// Whether it may know of the key: one of the same owner, and no live one if it is for tests itself.
+    /// The kinds whose keys it has to do with, its own among them.
+    pub fn kinds(&self) -> &[String] {
+        &self.kinds
+    }
+
+    /// Whether it may know of the key: one of the same owner and of a kind that it has to do with, and no live one if it is
+    /// for tests itself.
     pub fn may_see(&self, key: &Key) -> bool {
         key.owner.as_deref() == Some(&self.owner)
+            && self.kinds.contains(&key.kind)
             && self.environment().is_none_or(|environment| key.environment == Some(environment))
     }
 
@@ -195,7 +205,8 @@ mod tests {
 
     async fn asking(store: &Store, n: u8) -> Asking {
         let (key, secret, owner) = store.key_by_digest(&Digest([n; 32])).await.unwrap().unwrap();
-        Asking::new(&Verified { key, secret, owner }).unwrap()
+        let dialect = Dialect::built_in("keyward").unwrap().unwrap();
+        Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
     }
 
     #[tokio::test]
