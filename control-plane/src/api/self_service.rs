@@ -14,7 +14,7 @@ use crate::failures;
 use crate::issue::issue;
 use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
 use crate::random;
-use crate::store::{Asking, CreatedBy, KeyQuery, Rotated};
+use crate::store::{Asking, CreatedBy, KeyQuery, Rotated, RotatedBy};
 use crate::verify::{Refused, Verified, verify_key};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
@@ -29,6 +29,7 @@ use keyward_contract::error_shape::Facts;
 use keyward_contract::secret::Secret as Plaintext;
 use keyward_contract::verdict::Refusal;
 use serde::Serialize;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// After how many seconds to come back when nothing could be decided.
@@ -195,6 +196,7 @@ pub(super) async fn create(
         }
         CreatedBy::HasCredits => Err(ApiError::HasCredits),
         CreatedBy::TooManyKeys => Err(ApiError::TooManyKeys),
+        CreatedBy::TooSoon { retry_after } => Err(too_soon(retry_after)),
     }
 }
 
@@ -246,7 +248,11 @@ pub(super) async fn rotate(
     let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
     let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
-    match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {
+    let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {
+        RotatedBy::Decided(rotated) => rotated,
+        RotatedBy::TooSoon { retry_after } => return Err(too_soon(retry_after)),
+    };
+    match rotated {
         Rotated::Done(key) => {
             let by = &caller.verified.key.id;
             tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
@@ -254,8 +260,13 @@ pub(super) async fn rotate(
         }
         Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
         Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
+        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
         Rotated::NotFound => Err(NO_KEY),
     }
+}
+
+fn too_soon(retry_after: Duration) -> ApiError {
+    ApiError::TooManyMade { retry_after_s: u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX) }
 }
 
 /// Keeps answers out of caches: one may not know that a field beside `authorization` says whose they are.

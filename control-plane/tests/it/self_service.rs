@@ -1,5 +1,6 @@
 //! What users do with their keys, and what they cannot.
 
+use crate::database::of_directory;
 use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, audited, change_database, program, seconds};
 use keyward_contract::dialect::{Dialect, Source};
 use keyward_control_plane::leaks::Leaks;
@@ -338,6 +339,51 @@ fn a_key_in_the_query_is_no_parameter_of_the_list() {
     assert_eq!(fields(&problem), ["owner"]);
     assert!(!problem.to_string().contains(key));
     assert_eq!(get(format!("api_key={key}&api_key={key}")).status, 401);
+}
+
+#[test]
+fn who_makes_and_rotates_without_end_is_told_when_to_go_on() {
+    let fixture = exograph();
+    let (key, other) = (fixture.make(json!({})), fixture.make(json!({"owner": "globex"})));
+    // As if 998 had been made: one comes back every 2592 seconds.
+    let full_at = NOW_MS + 998 * seconds(2592);
+    change_database(fixture.dir.path(), &format!("UPDATE owners SET share_full_at = {full_at} WHERE id = 'acme'"));
+    let make = |key: &Value| fixture.ask(key, "POST", "/api-keys", Some(json!({"name": "n"})));
+    let made = make(&key).expect(201);
+    fixture.ask(&key, "DELETE", &path(&made), None).expect(200);
+    let made = fixture.ask(&key, "POST", &(path(&key) + "/rotate"), None).expect(201);
+    let rotate = || fixture.ask(&made, "POST", &(path(&key) + "/rotate"), None);
+    fixture.server.advance(1);
+    for refused in [make(&made), rotate()] {
+        assert_eq!((refused.status, refused.header("retry-after")), (429, "2592"));
+        assert_eq!(refused.json()["type"], "urn:keyward:problem:too_many_made");
+    }
+    make(&other).expect(201);
+    fixture.client.ask("POST", &format!("/v1/keys/{}/rotate", key["id"].as_str().unwrap()), None).expect(201);
+    fixture.server.advance(seconds(2592));
+    make(&made).expect(403);
+}
+
+#[test]
+fn rotations_without_a_grace_come_to_an_end() {
+    let fixture = exograph();
+    let (key, other) = (fixture.make(json!({})), fixture.make(json!({})));
+    let id = key["id"].as_str().unwrap();
+    let all = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 99)";
+    let ended = format!(
+        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten)
+         {all} SELECT 'sec_ended_' || n, '{id}', CAST('a digest of thirty-two bytes ' || (100 + n) AS {}), '', 1, 1, false
+         FROM numbers",
+        if of_directory(fixture.dir.path()).is_some() { "BYTEA" } else { "BLOB" }
+    );
+    change_database(fixture.dir.path(), &ended);
+    let rotate =
+        |grace_s: u64| fixture.ask(&other, "POST", &(path(&key) + "/rotate"), Some(json!({"grace_s": grace_s})));
+    let problem = rotate(0).expect(409);
+    assert_eq!(problem["type"], "urn:keyward:problem:too_many_known_secrets");
+    assert!(problem["detail"].as_str().unwrap().contains("edges know 100 secrets"), "{problem}");
+    change_database(fixture.dir.path(), "UPDATE secrets SET forgotten = true WHERE id LIKE 'sec_ended_%'");
+    assert_eq!(rotate(0).expect(201)["secrets"].as_array().unwrap().len(), 2);
 }
 
 #[test]
