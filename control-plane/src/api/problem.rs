@@ -96,11 +96,13 @@ pub(super) enum ApiError {
     )]
     TooManySecrets,
     #[error(
-        "edges know {most} secrets of the key, most of them so that they go on being refused, and it can have no more: wait          for the retention of one to end, or make another key"
+        "edges know {most} secrets of the key, ended ones among them, and it can have no more: wait until one is forgotten, or \
+         make another key"
     )]
     TooManyKnownSecrets { most: usize },
     #[error(
-        "the keys of this owner have made {} secrets, and all edges keep each of them for weeks: the next one can be made in          {retry_after_s} s; operators can make them at any time",
+        "the keys of this owner have made {} secrets, and all edges keep each of them for weeks: the next one can be made in \
+         {retry_after_s} s; operators can make them at any time",
         store::SHARE
     )]
     TooManyMade { retry_after_s: u64 },

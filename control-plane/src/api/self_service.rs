@@ -322,8 +322,9 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
         Ok(verified) => verified,
         Err(refused) => {
             let client = app.proxies.counted(&parts.extensions, &parts.headers);
-            let is_bad = (Refusal::Jwt..=Refusal::Expired).contains(&refused.refusal);
-            let wait = client.filter(|_| is_bad).and_then(|client| app.failures.failed(client, (app.clock)()));
+            let wait = client
+                .filter(|_| is_bad(refused.refusal))
+                .and_then(|client| app.failures.failed(client, (app.clock)()));
             return Err(wait.map_or_else(|| refused.into(), held_back));
         }
     };
@@ -339,18 +340,33 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
     Ok(Caller { verified, asking })
 }
 
-/// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all.
+/// Whether it counts as a guess.
+fn is_bad(refusal: Refusal) -> bool {
+    (Refusal::Jwt..=Refusal::Expired).contains(&refusal)
+}
+
+/// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all and was not one when it
+/// was last shown; one that was bad a moment ago is not looked up for them.
 async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Verified, Refused>, NotHeard> {
     let now = (app.clock)();
     let client = app.proxies.counted(&parts.extensions, &parts.headers);
-    let is_suspect = client.is_some_and(|client| app.failures.is_suspect(client, now));
-    let _turn = if is_suspect && app.dialect.format_of(credential).is_some() {
-        Some(app.failures.turn().await.ok_or_else(|| held_back(UNAVAILABLE_RETRY_S))?)
-    } else {
-        None
+    let can_be_a_key = app.dialect.format_of(credential).is_some();
+    let suspect = client.filter(|client| can_be_a_key && app.failures.is_suspect(*client, now));
+    let _turn = match suspect {
+        Some(_) if app.failures.was_bad(credential, now) => return Ok(Err(Refusal::Unknown.into())),
+        Some(client) if !app.failures.was_good(credential) => {
+            Some(app.failures.turn(client).await.ok_or_else(|| held_back(UNAVAILABLE_RETRY_S))?)
+        }
+        _ => None,
     };
     let hmac_pepper = app.leaks.hmac_pepper.as_ref();
-    Ok(verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await)
+    let verified = verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await;
+    match &verified {
+        Ok(_) => app.failures.note(credential, true, now),
+        Err(refused) if can_be_a_key && is_bad(refused.refusal) => app.failures.note(credential, false, now),
+        Err(_) => {}
+    }
+    Ok(verified)
 }
 
 /// The header as an edge sees it.
@@ -456,7 +472,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn a_suspect_with_a_good_key_is_heard_in_its_turn_and_nobody_else_waits_for_it() {
+    async fn a_suspect_with_a_good_key_is_heard_in_its_turn_or_at_once_if_it_was_before_and_nobody_else_waits() {
         const NOW: Timestamp = Timestamp::EXAMPLE;
         let dir = tempfile::tempdir().unwrap();
         let failures = Arc::new(Failures::with_places(1));
@@ -468,7 +484,7 @@ mod tests {
         let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
         key.owner = Some("acme".into());
         key.secrets = vec![Secret::new("sec_1".into(), digest, String::new(), NOW)];
-        store.create_key(Actor::server(), key).await.unwrap();
+        store.create_key(Actor::server(), key.clone()).await.unwrap();
         let app = TowerToHyperService::new(crate::api::router(app));
         let [suspect, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
         let ask = async |from: IpAddr, key: &str| {
@@ -478,7 +494,7 @@ mod tests {
         for _ in 0..failures::THRESHOLD {
             assert_eq!(ask(suspect, "nonsense").await.status(), 401);
         }
-        let turn = failures.turn().await.unwrap();
+        let turn = failures.turn(suspect).await.unwrap();
         let held_back = ask(suspect, &plaintext).await;
         assert_eq!(
             (held_back.status().as_u16(), &held_back.headers()[RETRY_AFTER]),
@@ -486,8 +502,19 @@ mod tests {
         );
         assert_eq!(ask(other, &plaintext).await.status(), 200);
         assert_eq!(&ask(suspect, "nonsense").await.headers()[RETRY_AFTER], "60", "it needs no turn");
+        let wrong = format!("exo_key_live_{:032}", 2);
+        assert_eq!(&ask(suspect, &wrong).await.headers()[RETRY_AFTER], "1", "it could be one");
+        assert_eq!(ask(other, &wrong).await.status(), 401);
+        assert_eq!(&ask(suspect, &wrong).await.headers()[RETRY_AFTER], "60", "it was none a moment ago");
+        assert_eq!(ask(suspect, &plaintext).await.status(), 200, "it was good a moment ago");
+        store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
+        assert_eq!(ask(suspect, &plaintext).await.status(), 429, "it is looked up all the same");
         drop(turn);
-        assert_eq!(ask(suspect, &plaintext).await.status(), 200);
+        let plaintext = format!("exo_key_live_{:032}", 3);
+        let digest = Digest::of_key(plaintext.as_bytes());
+        let secrets = vec![Secret::new("sec_2".into(), digest, String::new(), NOW)];
+        store.create_key(Actor::server(), Key { id: "key_2".into(), secrets, ..key }).await.unwrap();
+        assert_eq!(ask(suspect, &plaintext).await.status(), 200, "it is its turn");
     }
 
     #[tokio::test]
