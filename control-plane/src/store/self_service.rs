@@ -63,7 +63,7 @@ pub const MAX_KNOWN_SECRETS_BY_SELF_SERVICE: usize = 100;
 pub const SHARE: u32 = 1000;
 
 /// After how long an owner can make one more: so many as [`SHARE`] in thirty days.
-pub const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
+const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
 
 impl Asking {
     /// The key that was shown; `None` if it belongs to nobody.
