@@ -95,7 +95,7 @@ impl Dialect {
         let name = fields.required("name").and_then(|n| n.nonempty());
         let _ = fields.optional("summary").and_then(|n| n.string());
         let sources = fields.required("sources").and_then(|n| some_of(&n, Source::read));
-        let formats = fields.required("keys").and_then(|n| some_of(&n, KeyFormat::read));
+        let formats = fields.required("keys").and_then(|n| read_formats(&n));
         let owner_required = fields.optional("owner_required").map_or(Some(false), |n| n.boolean());
         let superscope = fields.maybe("superscope", |n| n.nonempty().map(str::to_owned));
         let limits = fields.optional("limits").map_or(Some(Limits::default()), |n| read_limits(&n));
@@ -117,6 +117,12 @@ impl Dialect {
     /// The format that a credential has.
     pub fn format_of(&self, credential: &[u8]) -> Option<&KeyFormat> {
         self.formats.iter().find(|format| format.matches(credential))
+    }
+
+    /// The kinds whose keys one of that kind may look after by self-service: its own, and those that the dialect names.
+    pub fn managed_by<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
+        let formats = self.formats.iter().filter(move |format| format.kind == kind);
+        std::iter::once(kind).chain(formats.flat_map(|format| format.manages.iter().map(String::as_str)))
     }
 
     /// Whether keys of that kind have the permissions of their owner instead of their own.
@@ -195,6 +201,18 @@ pub fn read_limits(node: &Node<'_>) -> Option<Limits> {
             None
         }
     }
+}
+
+/// The formats; what each manages is a kind of one of them.
+fn read_formats(node: &Node<'_>) -> Option<Vec<KeyFormat>> {
+    let formats = some_of(node, KeyFormat::read)?;
+    let kinds: Vec<&str> = formats.iter().map(|format| format.kind.as_str()).collect();
+    let mut are_known = true;
+    for kind in formats.iter().flat_map(|format| &format.manages).filter(|kind| !kinds.contains(&kind.as_str())) {
+        node.problem(format!("no key is of the kind {kind:?} that another one manages"));
+        are_known = false;
+    }
+    are_known.then_some(formats)
 }
 
 /// `{"min": 1, "max": 365}`.
@@ -279,6 +297,22 @@ mod tests {
             let problems = Dialect::parse(format!(r#"{{"expiry_days": {bounds}}}"#).as_bytes()).unwrap_err();
             assert!(problems.to_string().contains(expected), "{problems}");
         }
+    }
+
+    #[test]
+    fn a_key_manages_its_own_kind_and_those_that_the_dialect_names() {
+        let managed = |dialect: &str, kind| {
+            let dialect = Dialect::built_in(dialect).unwrap().unwrap();
+            dialect.managed_by(kind).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(managed("graph8", "write"), ["write"]);
+        assert_eq!(managed("graph8", "api"), ["api"]);
+        assert_eq!(managed("auxot", "user"), ["user", "team"]);
+        assert_eq!(managed("auxot", "team"), ["team"]);
+        let format = r#"{"kind": "a", "manages": ["b"], "prefix": "a_", "alphabet": "hex", "length": 64}"#;
+        let problems = Dialect::parse(format!(r#"{{"keys": [{format}]}}"#).as_bytes()).unwrap_err();
+        let expected = "keys: no key is of the kind \"b\" that another one manages";
+        assert!(problems.to_string().contains(expected), "{problems}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct KeyFormat {
     pub environment: Option<Environment>,
     /// Whether such a key has the permissions of its owner instead of its own.
     pub has_owners_scopes: bool,
+    /// The kinds whose keys, beside those of its own, such a key may look after by self-service.
+    pub manages: Vec<String>,
     /// What every such key begins with.
     pub prefix: String,
     alphabet: Alphabet,
@@ -162,6 +164,9 @@ impl KeyFormat {
             Some(n) => n.one_of(&[("own", false), ("owner", true)]),
             None => Some(false),
         };
+        let manages = fields
+            .optional("manages")
+            .map_or_else(|| Some(Vec::new()), |n| n.each(|kind| kind.nonempty().map(str::to_owned)));
         let prefix = fields.required("prefix").and_then(|n| read_prefix(&n));
         let alphabet = fields.required("alphabet").and_then(|n| {
             n.one_of(&[
@@ -204,6 +209,7 @@ impl KeyFormat {
             kind: kind?.to_owned(),
             environment: environment?,
             has_owners_scopes: has_owners_scopes?,
+            manages: manages?,
             prefix: prefix?.to_owned(),
             alphabet,
             min_length,

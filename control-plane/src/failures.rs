@@ -1,10 +1,17 @@
 //! Who has shown too many bad tokens or keys: failures by client address, in a table of a fixed size.
 //!
-//! It decides what is worth a look-up, never who is let in: a good token works from any address. So a full table, or an
-//! address that many clients share, costs nobody more than a wait for the answer to a bad one.
+//! It decides what is worth a look-up, never who is let in. A good token works from any address, as those that there are
+//! are known. A key may have to be looked up to be known as good, and its hash computed, so suspects have one look-up at a
+//! time. A key that was good when it was last shown waits for nobody, and one that was bad a moment ago is not looked up
+//! again. Any other good key of a suspect waits for its turn, and is told to come again where too many of its address, or of
+//! all, wait already: somebody there who makes up new keys all the time can keep it out for as long as that goes on.
+
+mod seen;
 
 use crate::clock::Timestamp;
 use ipnet::{IpNet, Ipv6Net};
+use seen::Seen;
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
@@ -19,14 +26,25 @@ pub struct Failures {
     /// Which slots an address may have is not for clients to choose.
     hasher: RandomState,
     turn: Semaphore,
-    places: Semaphore,
+    places: usize,
+    /// How many wait of each suspect, where there are any.
+    waiting: Mutex<HashMap<IpNet, usize>>,
+    good: Seen,
+    bad: Seen,
 }
 
 /// The right of a suspect to one look-up.
 #[derive(Debug)]
 pub struct Turn<'a> {
     _turn: SemaphorePermit<'a>,
-    _place: SemaphorePermit<'a>,
+    _place: Place<'a>,
+}
+
+/// Of one that has the turn or waits for it.
+#[derive(Debug)]
+struct Place<'a> {
+    failures: &'a Failures,
+    client: IpNet,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +65,11 @@ const SLOTS: usize = 4096;
 /// In how many places an address may stand.
 const PROBES: usize = 8;
 
-/// The most suspects that wait for a look-up.
+/// The most that wait for the look-ups of suspects.
 const PLACES: usize = 64;
+
+/// The most of them that come from one address.
+const PLACES_OF_ONE: usize = 8;
 
 impl Default for Failures {
     fn default() -> Self {
@@ -56,7 +77,10 @@ impl Default for Failures {
             slots: Mutex::new(vec![None; SLOTS]),
             hasher: RandomState::new(),
             turn: Semaphore::new(1),
-            places: Semaphore::new(PLACES),
+            places: PLACES,
+            waiting: Mutex::default(),
+            good: Seen::default(),
+            bad: Seen::default(),
         }
     }
 }
@@ -102,17 +126,45 @@ impl Failures {
     }
 
     /// Waits for the turn of a suspect: where a look-up cannot be spared, all suspects together have one at a time. `None`
-    /// if too many wait already.
-    pub async fn turn(&self) -> Option<Turn<'_>> {
-        let place = self.places.try_acquire().ok()?;
+    /// if too many wait already, of that address or of all.
+    pub async fn turn(&self, client: IpAddr) -> Option<Turn<'_>> {
+        let place = self.place(counted(client))?;
         let turn = self.turn.acquire().await.ok()?;
         Some(Turn { _turn: turn, _place: place })
+    }
+
+    fn place(&self, client: IpNet) -> Option<Place<'_>> {
+        let mut waiting = self.waiting();
+        let of_all: usize = waiting.values().sum();
+        let of_one = waiting.get(&client).copied().unwrap_or_default();
+        if of_all >= self.places || of_one >= PLACES_OF_ONE {
+            return None;
+        }
+        waiting.insert(client, of_one + 1);
+        Some(Place { failures: self, client })
+    }
+
+    /// Notes what a key was found to be.
+    pub fn note(&self, key: &[u8], is_good: bool, now: Timestamp) {
+        let (right, wrong) = if is_good { (&self.good, &self.bad) } else { (&self.bad, &self.good) };
+        right.add(key, now);
+        wrong.remove(key);
+    }
+
+    /// Whether the key was good when it was last looked up, as far as that is known.
+    pub fn was_good(&self, key: &[u8]) -> bool {
+        self.good.has(key)
+    }
+
+    /// Whether the key was bad a moment ago, as far as that is known.
+    pub fn was_bad(&self, key: &[u8], now: Timestamp) -> bool {
+        self.bad.has_lately(key, now)
     }
 
     /// Where at most so many suspects wait.
     #[cfg(test)]
     pub(crate) fn with_places(places: usize) -> Self {
-        Self { places: Semaphore::new(places), ..Self::default() }
+        Self { places, ..Self::default() }
     }
 
     /// The client as it is counted, and where it may stand.
@@ -123,8 +175,22 @@ impl Failures {
         (client, (first..first + PROBES).map(|place| place % SLOTS))
     }
 
+    fn waiting(&self) -> MutexGuard<'_, HashMap<IpNet, usize>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn slots(&self) -> MutexGuard<'_, Vec<Option<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.failures.waiting();
+        let left = waiting.remove(&self.client).unwrap_or_default().saturating_sub(1);
+        if left > 0 {
+            waiting.insert(self.client, left);
+        }
     }
 }
 
@@ -146,6 +212,7 @@ fn counted(client: IpAddr) -> IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use std::net::Ipv4Addr;
 
     const NOW: Timestamp = Timestamp::EXAMPLE;
@@ -210,9 +277,43 @@ mod tests {
     #[tokio::test]
     async fn of_the_suspects_one_has_the_turn_and_few_may_wait() {
         let failures = Failures::with_places(1);
-        let turn = failures.turn().await.unwrap();
-        assert!(failures.turn().await.is_none());
+        let [one, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        let turn = failures.turn(one).await.unwrap();
+        assert!(failures.turn(other).await.is_none());
         drop(turn);
-        assert!(failures.turn().await.is_some());
+        assert!(failures.turn(other).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn those_of_one_address_leave_places_to_others_and_whoever_goes_away_its_own() {
+        let failures = Failures::default();
+        let [one, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        let turn = failures.turn(one).await.unwrap();
+        let mut waiting: Vec<_> = (1..PLACES_OF_ONE).map(|_| Box::pin(failures.turn(one))).collect();
+        for waits in &mut waiting {
+            assert!(waits.as_mut().now_or_never().is_none());
+        }
+        assert!(failures.turn(one).now_or_never().unwrap().is_none());
+        let mut others = Box::pin(failures.turn(other));
+        assert!(others.as_mut().now_or_never().is_none());
+        drop(waiting);
+        assert_eq!(failures.waiting().values().sum::<usize>(), 2);
+        drop(turn);
+        assert!(others.await.is_some());
+        assert!(failures.waiting().is_empty());
+    }
+
+    #[test]
+    fn what_was_good_is_so_until_it_is_not_and_what_was_bad_for_a_window() {
+        let failures = Failures::default();
+        let seen = |at| (failures.was_good(b"key"), failures.was_bad(b"key", at));
+        assert_eq!(seen(NOW), (false, false));
+        failures.note(b"key", true, NOW);
+        assert_eq!(seen(ms(3_600_000)), (true, false));
+        failures.note(b"key", false, NOW);
+        assert_eq!((seen(ms(59_999)), seen(ms(60_000))), ((false, true), (false, false)));
+        assert_eq!(seen(NOW.minus(Duration::from_millis(1))), (false, false), "a clock that was set back");
+        failures.note(b"key", true, NOW);
+        assert_eq!(seen(NOW), (true, false));
     }
 }

@@ -36,13 +36,15 @@ pub use feed::Found;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
 pub use import::{Batch, Conflict, Imported};
 pub use key_changes::{Changed, REVOKED_AT_ONCE, SecretEnded};
-pub use keys::{KeyPage, KeyQuery, MAX_VALID_SECRETS, Rotated};
+pub use keys::{KeyPage, KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS, Rotated};
 pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
 pub use owners::{OwnerPage, OwnerQuery};
 pub use plans::{PlanDeleted, PlanPage};
 pub use relay::{NotTaken, Standing, WrongPage};
 pub use retention::{RETENTION, Swept};
-pub use self_service::{Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE};
+pub use self_service::{
+    Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy, SHARE,
+};
 pub use tokens::{TokenPage, TokenQuery};
 pub(crate) use usage::HOUR_MS;
 pub use usage::{Hourly, Taken, Whose};

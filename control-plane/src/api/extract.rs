@@ -171,6 +171,11 @@ impl Parameters {
         read
     }
 
+    /// Leaves out what somebody else reads.
+    pub(super) fn leave_out(&mut self, name: &str) {
+        self.given.remove(name);
+    }
+
     /// How many are wanted on a page.
     pub(super) fn limit(&mut self) -> u32 {
         self.number("limit", 1..=MAX_LIMIT).unwrap_or(DEFAULT_LIMIT)

@@ -44,7 +44,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
         owner: parameters.id("owner", "the id of an owner"),
         member: parameters.id("member", "the id of a member"),
         plan: parameters.id("plan", "the id of a plan"),
-        kind: parameters.text("kind", "a kind of key"),
+        kinds: parameters.text("kind", "a kind of key").into_iter().collect(),
         environment: parameters.take("environment", "live or test", Environment::from_name),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
         name: parameters.text("name", "a part of a name"),

@@ -339,7 +339,7 @@ fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: b
 
 /// With which statuses a key is refused, or what somebody wants to do with it.
 fn statuses_for_users(dialect: &Dialect) -> BTreeSet<u16> {
-    Refusal::ALL.into_iter().map(|refusal| dialect.errors.status(refusal)).chain([403]).collect()
+    Refusal::ALL.into_iter().map(|refusal| dialect.errors.status(refusal)).chain([403, 429]).collect()
 }
 
 fn name_for_users(status: u16) -> String {

@@ -98,6 +98,17 @@ pub(super) enum ApiError {
         store::MAX_VALID_SECRETS
     )]
     TooManySecrets,
+    #[error(
+        "edges know {most} secrets of the key, ended ones among them, and it can have no more: wait until one is forgotten, or \
+         make another key"
+    )]
+    TooManyKnownSecrets { most: usize },
+    #[error(
+        "the keys of this owner have made {} secrets, and all edges keep each of them for weeks: the next one can be made in \
+         {retry_after_s} s; operators can make them at any time",
+        store::SHARE
+    )]
+    TooManyMade { retry_after_s: u64 },
     #[error("the dialect of this server has no keys of kind {kind:?} any more, so none can be made")]
     KindIsGone { kind: String },
     #[error("the body is no batch of usage: {0}")]
@@ -231,6 +242,10 @@ impl ApiError {
             }
             Self::ImportStopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "import_stopped", "Import stopped"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
+            Self::TooManyKnownSecrets { .. } => {
+                (StatusCode::CONFLICT, "too_many_known_secrets", "Too many secrets known to edges")
+            }
+            Self::TooManyMade { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_made", "Too many secrets made"),
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
             Self::Busy(_) | Self::TooManyBodies => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
@@ -295,7 +310,7 @@ impl IntoResponse for ApiError {
                     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 }
             }
-            Self::TooManyFailures { retry_after_s } => {
+            Self::TooManyFailures { retry_after_s } | Self::TooManyMade { retry_after_s } => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
             }
             // RFC 9110, section 15.5.2: a challenge there has to be, though it helps nobody who cannot sign.

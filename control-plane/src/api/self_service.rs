@@ -14,7 +14,7 @@ use crate::failures;
 use crate::issue::issue;
 use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
 use crate::random;
-use crate::store::{Asking, CreatedBy, KeyQuery, Rotated};
+use crate::store::{Asking, CreatedBy, KeyQuery, Rotated, RotatedBy};
 use crate::verify::{Refused, Verified, verify_key};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
@@ -22,12 +22,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::credential::{self, Credential, Header};
+use keyward_contract::dialect::Source;
 use keyward_contract::document::Problems;
 use keyward_contract::entry::Environment;
 use keyward_contract::error_shape::Facts;
 use keyward_contract::secret::Secret as Plaintext;
 use keyward_contract::verdict::Refusal;
 use serde::Serialize;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// After how many seconds to come back when nothing could be decided.
@@ -107,6 +109,8 @@ enum NotHeard {
 }
 
 /// Lists the keys of the owner, the newest first
+///
+/// As with all of self-service: those of the kind of the key that asks, and of the kinds that it looks after.
 #[utoipa::path(
     get,
     path = "/api-keys",
@@ -120,12 +124,19 @@ pub(super) async fn list(
     State(app): State<App>,
     mut parameters: Parameters,
 ) -> Result<Response, ApiError> {
+    // The caller has read them.
+    for source in &app.dialect.sources {
+        if let Source::Query(name) = source {
+            parameters.leave_out(name);
+        }
+    }
     let query = KeyQuery {
         limit: parameters.limit(),
         after: parameters.text("after", "the id of a key"),
         owner: Some(caller.asking.owner().to_owned()),
         state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
         environment: caller.asking.environment(),
+        kinds: caller.asking.kinds().to_vec(),
         ..KeyQuery::default()
     };
     parameters.finish()?;
@@ -185,6 +196,7 @@ pub(super) async fn create(
         }
         CreatedBy::HasCredits => Err(ApiError::HasCredits),
         CreatedBy::TooManyKeys => Err(ApiError::TooManyKeys),
+        CreatedBy::TooSoon { retry_after } => Err(too_soon(retry_after)),
     }
 }
 
@@ -236,7 +248,11 @@ pub(super) async fn rotate(
     let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
     let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
-    match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {
+    let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {
+        RotatedBy::Decided(rotated) => rotated,
+        RotatedBy::TooSoon { retry_after } => return Err(too_soon(retry_after)),
+    };
+    match rotated {
         Rotated::Done(key) => {
             let by = &caller.verified.key.id;
             tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
@@ -244,8 +260,13 @@ pub(super) async fn rotate(
         }
         Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
         Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
+        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
         Rotated::NotFound => Err(NO_KEY),
     }
+}
+
+fn too_soon(retry_after: Duration) -> ApiError {
+    ApiError::TooManyMade { retry_after_s: u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX) }
 }
 
 /// Keeps answers out of caches: one may not know that a field beside `authorization` says whose they are.
@@ -301,8 +322,9 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
         Ok(verified) => verified,
         Err(refused) => {
             let client = app.proxies.counted(&parts.extensions, &parts.headers);
-            let is_bad = (Refusal::Jwt..=Refusal::Expired).contains(&refused.refusal);
-            let wait = client.filter(|_| is_bad).and_then(|client| app.failures.failed(client, (app.clock)()));
+            let wait = client
+                .filter(|_| is_bad(refused.refusal))
+                .and_then(|client| app.failures.failed(client, (app.clock)()));
             return Err(wait.map_or_else(|| refused.into(), held_back));
         }
     };
@@ -314,22 +336,37 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
         let refused = refused(Refusal::InsufficientScope, verified.key);
         return Err(NotHeard::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
-    let asking = Asking::new(&verified).ok_or(NotHeard::Other(ApiError::NoOwner))?;
+    let asking = Asking::new(&verified, &app.dialect).ok_or(NotHeard::Other(ApiError::NoOwner))?;
     Ok(Caller { verified, asking })
 }
 
-/// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all.
+/// Whether it counts as a guess.
+fn is_bad(refusal: Refusal) -> bool {
+    (Refusal::Jwt..=Refusal::Expired).contains(&refusal)
+}
+
+/// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all and was not one when it
+/// was last shown; one that was bad a moment ago is not looked up for them.
 async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Verified, Refused>, NotHeard> {
     let now = (app.clock)();
     let client = app.proxies.counted(&parts.extensions, &parts.headers);
-    let is_suspect = client.is_some_and(|client| app.failures.is_suspect(client, now));
-    let _turn = if is_suspect && app.dialect.format_of(credential).is_some() {
-        Some(app.failures.turn().await.ok_or_else(|| held_back(UNAVAILABLE_RETRY_S))?)
-    } else {
-        None
+    let can_be_a_key = app.dialect.format_of(credential).is_some();
+    let suspect = client.filter(|client| can_be_a_key && app.failures.is_suspect(*client, now));
+    let _turn = match suspect {
+        Some(_) if app.failures.was_bad(credential, now) => return Ok(Err(Refusal::Unknown.into())),
+        Some(client) if !app.failures.was_good(credential) => {
+            Some(app.failures.turn(client).await.ok_or_else(|| held_back(UNAVAILABLE_RETRY_S))?)
+        }
+        _ => None,
     };
     let hmac_pepper = app.leaks.hmac_pepper.as_ref();
-    Ok(verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await)
+    let verified = verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await;
+    match &verified {
+        Ok(_) => app.failures.note(credential, true, now),
+        Err(refused) if can_be_a_key && is_bad(refused.refusal) => app.failures.note(credential, false, now),
+        Err(_) => {}
+    }
+    Ok(verified)
 }
 
 /// The header as an edge sees it.
@@ -435,7 +472,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn a_suspect_with_a_good_key_is_heard_in_its_turn_and_nobody_else_waits_for_it() {
+    async fn a_suspect_with_a_good_key_is_heard_in_its_turn_or_at_once_if_it_was_before_and_nobody_else_waits() {
         const NOW: Timestamp = Timestamp::EXAMPLE;
         let dir = tempfile::tempdir().unwrap();
         let failures = Arc::new(Failures::with_places(1));
@@ -447,7 +484,7 @@ mod tests {
         let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
         key.owner = Some("acme".into());
         key.secrets = vec![Secret::new("sec_1".into(), digest, String::new(), NOW)];
-        store.create_key(Actor::server(), key).await.unwrap();
+        store.create_key(Actor::server(), key.clone()).await.unwrap();
         let app = TowerToHyperService::new(crate::api::router(app));
         let [suspect, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
         let ask = async |from: IpAddr, key: &str| {
@@ -457,7 +494,7 @@ mod tests {
         for _ in 0..failures::THRESHOLD {
             assert_eq!(ask(suspect, "nonsense").await.status(), 401);
         }
-        let turn = failures.turn().await.unwrap();
+        let turn = failures.turn(suspect).await.unwrap();
         let held_back = ask(suspect, &plaintext).await;
         assert_eq!(
             (held_back.status().as_u16(), &held_back.headers()[RETRY_AFTER]),
@@ -465,8 +502,19 @@ mod tests {
         );
         assert_eq!(ask(other, &plaintext).await.status(), 200);
         assert_eq!(&ask(suspect, "nonsense").await.headers()[RETRY_AFTER], "60", "it needs no turn");
+        let wrong = format!("exo_key_live_{:032}", 2);
+        assert_eq!(&ask(suspect, &wrong).await.headers()[RETRY_AFTER], "1", "it could be one");
+        assert_eq!(ask(other, &wrong).await.status(), 401);
+        assert_eq!(&ask(suspect, &wrong).await.headers()[RETRY_AFTER], "60", "it was none a moment ago");
+        assert_eq!(ask(suspect, &plaintext).await.status(), 200, "it was good a moment ago");
+        store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
+        assert_eq!(ask(suspect, &plaintext).await.status(), 429, "it is looked up all the same");
         drop(turn);
-        assert_eq!(ask(suspect, &plaintext).await.status(), 200);
+        let plaintext = format!("exo_key_live_{:032}", 3);
+        let digest = Digest::of_key(plaintext.as_bytes());
+        let secrets = vec![Secret::new("sec_2".into(), digest, String::new(), NOW)];
+        store.create_key(Actor::server(), Key { id: "key_2".into(), secrets, ..key }).await.unwrap();
+        assert_eq!(ask(suspect, &plaintext).await.status(), 200, "it is its turn");
     }
 
     #[tokio::test]

@@ -87,7 +87,9 @@ pub fn beyond(asking: &Verified, key: &Key, dialect: &Dialect) -> Vec<Problem> {
     if asks.environment == Some(Environment::Test) && key.environment != asks.environment {
         found.push(problem("environment", "a test key has to do with test keys only"));
     }
-    if dialect.has_owners_scopes(&key.kind) && !dialect.has_owners_scopes(&asks.kind) {
+    if !dialect.managed_by(&asks.kind).any(|kind| kind == key.kind) {
+        found.push(problem("kind", "the key that asks has nothing to do with keys of this kind"));
+    } else if dialect.has_owners_scopes(&key.kind) && !dialect.has_owners_scopes(&asks.kind) {
         found.push(problem("kind", "keys of this kind have all permissions of their owner"));
     }
     for (n, _) in key.scopes.iter().enumerate().filter(|(_, scope)| !asking.may(scope, dialect)) {
@@ -221,11 +223,27 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_has_its_owners_permissions_is_made_by_its_like_only() {
-        let auxot = dialect("auxot");
-        for (asks, other, expected) in [("team", "user", &["kind"][..]), ("user", "team", &[]), ("user", "user", &[])] {
+    fn a_key_has_to_do_with_keys_of_its_own_kind_and_with_those_that_the_dialect_says() {
+        for (name, asks, other, expected) in [
+            ("auxot", "team", "user", &["kind"][..]),
+            ("auxot", "user", "team", &[]),
+            ("auxot", "user", "user", &[]),
+            ("graph8", "write", "api", &["kind"]),
+            ("graph8", "api", "write", &["kind"]),
+            ("graph8", "write", "write", &[]),
+            ("graph8", "gone", "gone", &[]),
+        ] {
             let of_kind = |kind: &str| key(|key| (key.kind, key.environment) = (kind.to_owned(), None));
-            assert_eq!(paths(&beyond(&asking(of_kind(asks)), &of_kind(other), &auxot)), expected, "{asks} {other}");
+            let found = beyond(&asking(of_kind(asks)), &of_kind(other), &dialect(name));
+            assert_eq!(paths(&found), expected, "{name} {asks} {other}");
         }
+    }
+
+    #[test]
+    fn a_kind_that_has_its_owners_permissions_is_made_by_its_like_only_whatever_the_dialect_says() {
+        let mut auxot = dialect("auxot");
+        auxot.formats[1].manages = vec!["user".to_owned()];
+        let of_kind = |kind: &str| key(|key| (key.kind, key.environment) = (kind.to_owned(), None));
+        assert_eq!(paths(&beyond(&asking(of_kind("team")), &of_kind("user"), &auxot)), ["kind"]);
     }
 }

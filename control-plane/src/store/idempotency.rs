@@ -4,6 +4,7 @@
 //! Idempotency-Key can have the plaintext drawn again. Whoever writes is alone, so of two at the same time the second
 //! finds what the first has made.
 
+use super::keys::Forgotten;
 use super::mutation::Mutation;
 use super::{Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
@@ -116,7 +117,7 @@ async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Re
         return Err(Error::OtherRequest);
     }
     let corrupt = || Error::Corrupt("repeatable request");
-    let key = keys::find(connection, &key_id).await?.ok_or_else(corrupt)?;
+    let key = keys::find_with(connection, &key_id, Forgotten::Secret(&secret_id)).await?.ok_or_else(corrupt)?;
     let salt = salt.try_into().map_err(|_| corrupt())?;
     Ok(Some(Before { key, secret_id, salt }))
 }

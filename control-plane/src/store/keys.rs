@@ -5,7 +5,7 @@ use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::{Error, READ_PATIENCE, Store, owners, plans, within};
+use super::{Error, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_contract::digest::Digest;
@@ -28,8 +28,8 @@ pub struct KeyQuery {
     pub member: Option<String>,
     /// Only those of this plan.
     pub plan: Option<String>,
-    /// Only those of this kind.
-    pub kind: Option<String>,
+    /// Only those of these kinds; none means any.
+    pub kinds: Vec<String>,
     /// Only those of this environment.
     pub environment: Option<Environment>,
     /// Only those in this state.
@@ -62,12 +62,21 @@ pub enum Rotated {
     NotActive(State),
     /// The key has as many secrets that are still valid as it can have.
     TooManySecrets,
+    /// The edges know as many secrets of the key as they may.
+    TooManyKnownSecrets {
+        /// How many.
+        most: usize,
+    },
     /// There is no such key.
     NotFound,
 }
 
 /// The most secrets of a key that are valid at a time.
 pub const MAX_VALID_SECRETS: usize = 5;
+
+/// The most secrets of a key that are told to edges, those among them that have ended since the retention began. All are
+/// read and told of whenever something becomes of the key.
+pub const MAX_KNOWN_SECRETS: usize = 1000;
 
 impl Store {
     /// Stores a new key with its secrets, and its owner where nobody has named it before. A key that names no credits
@@ -102,12 +111,8 @@ impl Store {
     pub async fn key_by_digest(&self, digest: &Digest) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
-            let id: Option<String> = sqlx::query_scalar("SELECT key_id FROM secrets WHERE digest = $1")
-                .bind(digest.0.as_slice())
-                .fetch_optional(&mut *transaction)
-                .await?;
-            let Some(id) = id else { return Ok(None) };
-            let Some(key) = find(&mut transaction, &id).await? else { return Ok(None) };
+            let Some((id, secret)) = secrets::at(&mut transaction, digest).await? else { return Ok(None) };
+            let Some(key) = find_with(&mut transaction, &id, Forgotten::Secret(&secret)).await? else { return Ok(None) };
             let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else {
                 return Ok(None);
             };
@@ -159,7 +164,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Rotated, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace))).await
+        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS)))
+            .await
     }
 
     /// The same for a request that may come again, which then makes nothing, whatever version is expected.
@@ -201,7 +207,7 @@ async fn rotate_once(
         return Ok(Made::Before(Box::new(before)));
     }
     let secret_id = secret.id.clone();
-    let rotated = rotate(mutation, target, secret, grace).await?;
+    let rotated = rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
     if let Rotated::Done(key) = &rotated {
         idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
     }
@@ -254,6 +260,7 @@ pub(super) async fn rotate(
     target: Target,
     new: Secret,
     grace: Duration,
+    most_known: usize,
 ) -> Result<Rotated, Error> {
     let now = mutation.now();
     let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
@@ -273,6 +280,9 @@ pub(super) async fn rotate(
     }
     if still_valid >= MAX_VALID_SECRETS {
         return Ok(Rotated::TooManySecrets);
+    }
+    if key.secrets.iter().filter(|secret| !secret.forgotten).count() >= most_known {
+        return Ok(Rotated::TooManyKnownSecrets { most: most_known });
     }
     for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
         store_end(mutation.connection(), secret).await?;
@@ -378,16 +388,36 @@ async fn insert_secrets(mutation: &mut Mutation, secrets: &[(&str, &Secret)]) ->
     Ok(())
 }
 
+/// Which secrets of a key are read beside those that the edges know and those that ended with their key. What has ended by
+/// itself and is forgotten is nothing to anybody, and a key may have any number of them.
+#[derive(Clone, Copy)]
+pub(super) enum Forgotten<'a> {
+    None,
+    /// What was forgotten while the clock was wrong, and is valid.
+    ValidAt(Timestamp),
+    /// The one of that id.
+    Secret(&'a str),
+}
+
 pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Key>, Error> {
+    find_with(connection, id, Forgotten::None).await
+}
+
+pub(super) async fn find_with(
+    connection: &mut AnyConnection,
+    id: &str,
+    forgotten: Forgotten<'_>,
+) -> Result<Option<Key>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
     let row = query.build_as()?.fetch_optional(&mut *connection).await?;
-    Ok(with_secrets(connection, row.into_iter().collect()).await?.pop())
+    Ok(with_secrets(connection, row.into_iter().collect(), forgotten).await?.pop())
 }
 
 /// The key, if there is one, in a version that is expected.
 pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> Result<Option<Key>, Error> {
-    let key = find(mutation.connection(), &target.id).await?;
+    let now = mutation.now();
+    let key = find_with(mutation.connection(), &target.id, Forgotten::ValidAt(now)).await?;
     match &key {
         Some(key) if !target.expected.fits(Some(key.version)) => Err(Error::OtherVersion),
         _ => Ok(key),
@@ -409,12 +439,14 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
         ("owner", wanted.owner.as_deref()),
         ("member", wanted.member.as_deref()),
         ("plan", wanted.plan.as_deref()),
-        ("kind", wanted.kind.as_deref()),
         ("environment", wanted.environment.map(Environment::name)),
     ] {
         if let Some(value) = value {
             query.push(" AND ").push(column).push(" = ").bind(value);
         }
+    }
+    if !wanted.kinds.is_empty() {
+        query.push(" AND kind IN (").bind_all(wanted.kinds.iter().map(String::as_str)).push(")");
     }
     if let Some(part) = &wanted.name {
         // Both sides by the same function, as PostgreSQL's knows more letters than SQLite's.
@@ -449,7 +481,7 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
-    Ok(Some(KeyPage { keys: with_secrets(connection, rows).await?, next }))
+    Ok(Some(KeyPage { keys: with_secrets(connection, rows, Forgotten::None).await?, next }))
 }
 
 /// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.
@@ -464,13 +496,23 @@ fn pattern(text: &str) -> String {
     pattern + "%"
 }
 
-pub(super) async fn with_secrets(connection: &mut AnyConnection, rows: Vec<KeyRow>) -> Result<Vec<Key>, Error> {
+pub(super) async fn with_secrets(
+    connection: &mut AnyConnection,
+    rows: Vec<KeyRow>,
+    forgotten: Forgotten<'_>,
+) -> Result<Vec<Key>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
     let mut query = Sql::new("SELECT ");
     query.push(SECRET_COLUMNS).push(" FROM secrets WHERE key_id IN (");
-    query.bind_all(rows.iter().map(KeyRow::id)).push(") ORDER BY created_at, id");
+    query.bind_all(rows.iter().map(KeyRow::id)).push(") AND (NOT forgotten OR not_after IS NULL");
+    match forgotten {
+        Forgotten::None => &mut query,
+        Forgotten::ValidAt(now) => query.push(" OR not_after > ").bind(now.as_stored()),
+        Forgotten::Secret(id) => query.push(" OR id = ").bind(id),
+    };
+    query.push(") ORDER BY created_at, id");
     let mut secrets: HashMap<String, Vec<Secret>> = HashMap::new();
     for row in query.build_as::<SecretRow>()?.fetch_all(connection).await? {
         secrets.entry(row.key_id.clone()).or_default().push(row.try_into()?);

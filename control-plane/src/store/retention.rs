@@ -208,4 +208,38 @@ mod tests {
                 .unwrap();
         assert_eq!(known, [[1; 32], [2; 32]]);
     }
+
+    #[tokio::test]
+    async fn what_was_forgotten_is_read_no_more_with_its_key_but_found_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
+        let rotate = |n: u8, grace, now| store.rotate_key(Actor::server(), "key_1".to_owned(), secret(n), grace, now);
+        store.create_key(Actor::server(), key(1, |_| {})).await.unwrap();
+        rotate(2, Duration::ZERO, NOW).await.unwrap();
+        let later = NOW.plus(31 * DAY);
+        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap().forgotten, 1);
+        let ids = |key: &Key| key.secrets.iter().map(|secret| secret.id.clone()).collect::<Vec<_>>();
+        let read = store.key("key_1").await.unwrap().unwrap();
+        assert_eq!(ids(&read), ["sec_2"]);
+        let (_, found, _) = store.key_by_digest(&Digest([1; 32])).await.unwrap().unwrap();
+        assert_eq!((found.id.as_str(), found.is_valid(later)), ("sec_1", false), "it is known to have been one");
+        // What has ended with its key is shown for good.
+        store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap();
+        assert_eq!(store.keep_retention(later.plus(31 * DAY), RETENTION).await.unwrap().forgotten, 1);
+        assert_eq!(ids(&store.key("key_1").await.unwrap().unwrap()), ["sec_2"]);
+    }
+
+    #[tokio::test]
+    async fn a_rotation_ends_what_was_forgotten_while_the_clock_was_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        store.create_key(Actor::server(), key(1, |key| key.secrets[0].not_after = Some(NOW.plus(DAY)))).await.unwrap();
+        assert_eq!(store.keep_retention(NOW.plus(365 * DAY), RETENTION).await.unwrap().forgotten, 1);
+        let new = Secret::new("sec_2".into(), Digest([2; 32]), String::new(), NOW);
+        store.rotate_key(Actor::server(), "key_1".to_owned(), new, Duration::ZERO, NOW).await.unwrap();
+        assert_eq!(store.keep_retention(NOW, RETENTION).await.unwrap().told_again, 1);
+        let key = store.key("key_1").await.unwrap().unwrap();
+        assert_eq!(key.secrets.iter().map(|secret| secret.is_valid(NOW)).collect::<Vec<_>>(), [false, true]);
+    }
 }

@@ -9,6 +9,7 @@ use super::{Error, Store, owners};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, Secret};
 use crate::verify::Verified;
+use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::Environment;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub struct Asking {
     key: String,
     key_version: u64,
     environment: Option<Environment>,
+    kinds: Vec<String>,
     owner: String,
     owner_version: u64,
 }
@@ -31,19 +33,47 @@ pub enum CreatedBy {
     HasCredits,
     /// The owner has as many keys as it can make by itself.
     TooManyKeys,
+    /// The owner has made as many secrets as it can at once; it can make the next one after that time.
+    TooSoon {
+        /// How long it is.
+        retry_after: Duration,
+    },
+}
+
+/// What became of a rotation that a key has asked for.
+#[derive(Clone, Debug)]
+pub enum RotatedBy {
+    /// Nothing but the key itself speaks for or against it.
+    Decided(Rotated),
+    /// The owner has made as many secrets as it can at once; it can make the next one after that time.
+    TooSoon {
+        /// How long it is.
+        retry_after: Duration,
+    },
 }
 
 /// The most keys that can be used of an owner who goes on making them by self-service.
 pub const MAX_KEYS_BY_SELF_SERVICE: i64 = 100;
 
+/// The most secrets of a key that edges know and that goes on being rotated by self-service. Operators can rotate it still.
+pub const MAX_KNOWN_SECRETS_BY_SELF_SERVICE: usize = 100;
+
+/// How many secrets, those of new keys and of rotations, an owner makes by self-service at once; each comes back after
+/// [`SHARE_STEP`]. All edges keep every one of them for the retention, whatever becomes of its key.
+pub const SHARE: u32 = 1000;
+
+/// After how long an owner can make one more: so many as [`SHARE`] in thirty days.
+const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
+
 impl Asking {
     /// The key that was shown; `None` if it belongs to nobody.
-    pub fn new(verified: &Verified) -> Option<Self> {
+    pub fn new(verified: &Verified, dialect: &Dialect) -> Option<Self> {
         let owner = verified.owner.as_ref()?;
         Some(Self {
             key: verified.key.id.clone(),
             key_version: verified.key.version,
             environment: verified.key.environment,
+            kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
             owner: owner.id.clone(),
             owner_version: owner.version,
         })
@@ -59,9 +89,16 @@ impl Asking {
         self.environment.filter(|environment| *environment == Environment::Test)
     }
 
-    /// Whether it may know of the key: one of the same owner, and no live one if it is for tests itself.
+    /// The kinds whose keys it has to do with, its own among them.
+    pub fn kinds(&self) -> &[String] {
+        &self.kinds
+    }
+
+    /// Whether it may know of the key: one of the same owner and of a kind that it has to do with, and no live one if it is
+    /// for tests itself.
     pub fn may_see(&self, key: &Key) -> bool {
         key.owner.as_deref() == Some(&self.owner)
+            && self.kinds.contains(&key.kind)
             && self.environment().is_none_or(|environment| key.environment == Some(environment))
     }
 
@@ -98,7 +135,7 @@ impl Store {
         secret: Secret,
         grace: Duration,
         now: Timestamp,
-    ) -> Result<Rotated, Error> {
+    ) -> Result<RotatedBy, Error> {
         self.mutate(asking.actor(), now, move |mutation| Box::pin(rotate(mutation, asking, key, secret, grace))).await
     }
 }
@@ -117,17 +154,24 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
     if asks.credits.is_some() || of_plan.is_some() {
         return Ok(CreatedBy::HasCredits);
     }
+    let share = match share(mutation, &asking.owner).await? {
+        Share::Left(share) => share,
+        Share::UsedUp { retry_after } => return Ok(CreatedBy::TooSoon { retry_after }),
+    };
     let now = mutation.now();
     let usable: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM keys WHERE owner = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+        "SELECT COUNT(*) FROM (SELECT id FROM keys
+         WHERE owner = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) LIMIT $3) AS usable",
     )
     .bind(&asking.owner)
     .bind(now.as_stored())
+    .bind(MAX_KEYS_BY_SELF_SERVICE)
     .fetch_one(mutation.connection())
     .await?;
     if usable >= MAX_KEYS_BY_SELF_SERVICE {
         return Ok(CreatedBy::TooManyKeys);
     }
+    use_up(mutation, &asking.owner, share).await?;
     keys::create(mutation, key).await.map(|key| CreatedBy::Done(Box::new(key)))
 }
 
@@ -145,12 +189,60 @@ async fn rotate(
     key: Key,
     secret: Secret,
     grace: Duration,
-) -> Result<Rotated, Error> {
+) -> Result<RotatedBy, Error> {
     still(mutation, &asking).await?;
     match keys::find(mutation.connection(), &key.id).await? {
-        Some(current) if current.version == key.version => keys::rotate(mutation, key.id.into(), secret, grace).await,
-        _ => Err(Error::Changed),
+        Some(current) if current.version == key.version => {}
+        _ => return Err(Error::Changed),
     }
+    let share = match share(mutation, &asking.owner).await? {
+        Share::Left(share) => share,
+        Share::UsedUp { retry_after } => return Ok(RotatedBy::TooSoon { retry_after }),
+    };
+    let rotated = keys::rotate(mutation, key.id.into(), secret, grace, MAX_KNOWN_SECRETS_BY_SELF_SERVICE).await?;
+    if let Rotated::Done(_) = &rotated {
+        use_up(mutation, &asking.owner, share).await?;
+    }
+    Ok(RotatedBy::Decided(rotated))
+}
+
+/// What is left of an owner's share.
+enum Share {
+    /// Something; if one is made of it, all will have come back then.
+    Left(Timestamp),
+    /// Nothing; one will have come back after that time.
+    UsedUp { retry_after: Duration },
+}
+
+/// What is left of the owner's share. All that has to be known is when the whole of it is there again.
+async fn share(mutation: &mut Mutation, owner: &str) -> Result<Share, Error> {
+    let now = mutation.now();
+    let stored: Option<i64> = sqlx::query_scalar("SELECT share_full_at FROM owners WHERE id = $1")
+        .bind(owner)
+        .fetch_one(mutation.connection())
+        .await?;
+    let full_at = stored.map_or(now, Timestamp::from_stored).max(now);
+    let latest = now.plus(SHARE_STEP * SHARE);
+    if full_at > latest {
+        // The clock was set back. Nobody is to wait until it is there again.
+        use_up(mutation, owner, latest).await?;
+    }
+    let full_again = full_at.min(latest).plus(SHARE_STEP);
+    let over_ms = full_again.as_ms().saturating_sub(latest.as_ms());
+    Ok(match over_ms {
+        0 => Share::Left(full_again),
+        _ => Share::UsedUp { retry_after: Duration::from_millis(over_ms) },
+    })
+}
+
+/// Stores when the whole of an owner's share is there again.
+async fn use_up(mutation: &mut Mutation, owner: &str, full_again: Timestamp) -> Result<(), Error> {
+    sqlx::query("UPDATE owners SET share_full_at = $1 WHERE id = $2")
+        .bind(full_again.as_stored())
+        .bind(owner)
+        .execute(mutation.connection())
+        .await?;
+    Ok(())
 }
 
 /// The key that asks, if it and its owner are what they were.
@@ -195,7 +287,8 @@ mod tests {
 
     async fn asking(store: &Store, n: u8) -> Asking {
         let (key, secret, owner) = store.key_by_digest(&Digest([n; 32])).await.unwrap().unwrap();
-        Asking::new(&Verified { key, secret, owner }).unwrap()
+        let dialect = Dialect::built_in("keyward").unwrap().unwrap();
+        Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
     }
 
     #[tokio::test]
@@ -254,5 +347,99 @@ mod tests {
         assert!(matches!(store.create_key_by(asking.clone(), key(101)).await, Ok(CreatedBy::TooManyKeys)));
         store.revoke_key_by(asking.clone(), "key_50".into(), NOW).await.unwrap().unwrap();
         assert!(matches!(store.create_key_by(asking, key(101)).await, Ok(CreatedBy::Done(_))));
+    }
+
+    /// What the owner's share is said to be.
+    async fn set_share(store: &Store, full_at: Timestamp) {
+        let set = format!("UPDATE owners SET share_full_at = {}", full_at.as_stored());
+        sqlx::query(sqlx::AssertSqlSafe(set)).execute(&store.database.writer).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_owner_makes_a_thousand_secrets_at_once_and_one_more_after_each_step() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        let at = |n: u8, now| Key { created_at: now, ..key(n) };
+        let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
+        set_share(&store, NOW.plus(SHARE_STEP * (SHARE - 2))).await;
+        // Whatever is ended has been made all the same.
+        assert!(matches!(store.create_key_by(asking.clone(), key(3)).await, Ok(CreatedBy::Done(_))));
+        store.revoke_key_by(asking.clone(), "key_3".into(), NOW).await.unwrap().unwrap();
+        let other = store.key("key_2").await.unwrap().unwrap();
+        let rotate = |key: Key, n, now| store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, now);
+        let rotated = rotate(other, 4, NOW).await.unwrap();
+        let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
+        let second = Duration::from_secs(1);
+        for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
+            let made = store.create_key_by(asking.clone(), at(5, now)).await;
+            assert!(matches!(made, Ok(CreatedBy::TooSoon { retry_after }) if retry_after == left), "{made:?}");
+            let rotated = rotate(*other.clone(), 5, now).await;
+            assert!(matches!(rotated, Ok(RotatedBy::TooSoon { retry_after }) if retry_after == left), "{rotated:?}");
+        }
+        let later = NOW.plus(SHARE_STEP);
+        assert!(matches!(store.create_key_by(asking.clone(), at(5, later)).await, Ok(CreatedBy::Done(_))));
+        assert!(matches!(store.create_key_by(asking, at(6, later)).await, Ok(CreatedBy::TooSoon { .. })));
+        store.create_key(Actor::server(), key(7)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_is_refused_takes_nothing_of_the_share() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        let revoked = store.revoke_key(Actor::server(), "key_2".to_owned(), NOW).await.unwrap().unwrap();
+        let secret = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
+        let rotated = store.rotate_key_by(asking, revoked, secret, Duration::ZERO, NOW).await.unwrap();
+        assert!(matches!(rotated, RotatedBy::Decided(Rotated::NotActive(_))), "{rotated:?}");
+        let shares: Option<i64> = sqlx::query_scalar("SELECT MAX(share_full_at) FROM owners")
+            .fetch_one(&store.database.readers)
+            .await
+            .unwrap();
+        assert_eq!(shares, None);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_lets_an_owner_wait_for_no_longer_than_one_step() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        set_share(&store, NOW.plus(SHARE_STEP * SHARE * 12)).await;
+        let made = store.create_key_by(asking.clone(), key(3)).await.unwrap();
+        assert!(matches!(made, CreatedBy::TooSoon { retry_after } if retry_after == SHARE_STEP), "{made:?}");
+        let key = Key { created_at: NOW.plus(SHARE_STEP), ..key(3) };
+        assert!(matches!(store.create_key_by(asking, key).await, Ok(CreatedBy::Done(_))));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_users_rotate_no_more_is_rotated_by_operators() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        let secrets: Vec<_> = (0..MAX_KNOWN_SECRETS_BY_SELF_SERVICE)
+            .map(|n| format!("('sec_{n}', 'key_3', {}, '', 0, 1, false)", digest_literal(n)))
+            .collect();
+        store.create_key(Actor::server(), Key { secrets: Vec::new(), ..key(3) }).await.unwrap();
+        let insert = format!(
+            "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten) VALUES {}",
+            secrets.join(", ").replace("sec_", "sec_of_3_")
+        );
+        sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&store.database.writer).await.unwrap();
+        let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
+        let rotate = async |n: u8| {
+            let key = store.key("key_3").await.unwrap().unwrap();
+            store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, NOW).await.unwrap()
+        };
+        let refused = rotate(8).await;
+        let RotatedBy::Decided(Rotated::TooManyKnownSecrets { most }) = refused else { panic!("{refused:?}") };
+        assert_eq!(most, MAX_KNOWN_SECRETS_BY_SELF_SERVICE);
+        let rotated = store.rotate_key(Actor::server(), "key_3".to_owned(), secret(9), Duration::ZERO, NOW).await;
+        assert!(matches!(rotated, Ok(Rotated::Done(_))));
+        // Once the edges have forgotten them there is room again.
+        let forget = "UPDATE secrets SET forgotten = true WHERE id LIKE 'sec_of_3_%'";
+        sqlx::query(forget).execute(&store.database.writer).await.unwrap();
+        assert_eq!(store.key("key_3").await.unwrap().unwrap().secrets.len(), 1);
+        assert!(matches!(rotate(10).await, RotatedBy::Decided(Rotated::Done(_))));
+    }
+
+    /// A digest of its own, as SQL writes it.
+    fn digest_literal(n: usize) -> String {
+        format!("x'{:064x}'", n + 1_000_000)
     }
 }

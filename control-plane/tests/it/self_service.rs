@@ -1,7 +1,8 @@
 //! What users do with their keys, and what they cannot.
 
+use crate::database::of_directory;
 use crate::harness::{Answer, Client, NOW_MS, Process, Reader, TestServer, audited, change_database, program, seconds};
-use keyward_contract::dialect::Dialect;
+use keyward_contract::dialect::{Dialect, Source};
 use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::model::OnLeak;
 use keyward_control_plane::serve::{Config, SelfService};
@@ -289,10 +290,100 @@ fn a_kind_with_its_owners_permissions_is_made_by_its_like_only_and_gives_them() 
     fixture.client.ask("PATCH", "/v1/owners/acme", Some(json!({"permissions": ["read", "write"]}))).expect(200);
     let post = |key: &Value, document| fixture.ask(key, "POST", "/api-keys", Some(document));
     assert_eq!(fields(&post(&team, json!({"name": "n", "kind": "user"})).expect(403)), ["kind"]);
-    fixture.ask(&team, "POST", &(path(&user) + "/rotate"), None).expect(403);
+    assert_eq!(fixture.ask(&user, "GET", "/api-keys", None).expect(200)["keys"].as_array().unwrap().len(), 2);
+    fixture.ask(&team, "POST", &(path(&user) + "/rotate"), None).expect(404);
+    fixture.ask(&user, "POST", &(path(&team) + "/rotate"), Some(json!({"grace_s": 3600}))).expect(201);
     post(&user, json!({"name": "n", "kind": "team", "scopes": ["write"]})).expect(201);
     let beyond = post(&user, json!({"name": "n", "kind": "team", "scopes": ["admin"]})).expect(403);
     assert_eq!(fields(&beyond), ["scopes[0]"]);
+}
+
+#[test]
+fn a_key_that_stands_in_a_browser_neither_sees_nor_becomes_the_organizations() {
+    let fixture = started("graph8", |_| {});
+    let [write, other, api] =
+        ["write", "write", "api"].map(|kind| fixture.make(json!({"name": format!("{kind} key"), "kind": kind})));
+    let post = |key: &Value, kind| {
+        let problem = fixture.ask(key, "POST", "/api-keys", Some(json!({"name": "n", "kind": kind}))).expect(403);
+        assert_eq!(problem["type"], "urn:keyward:problem:beyond_the_key");
+        assert_eq!(fields(&problem), ["kind"]);
+    };
+    for (asks, kind, target) in [(&write, "api", &api), (&api, "write", &write)] {
+        post(asks, kind);
+        let refused = fixture.ask(asks, "POST", &(path(target) + "/rotate"), None).expect(404);
+        assert_eq!(refused["type"], "urn:keyward:problem:not_found");
+        fixture.ask(asks, "DELETE", &path(target), None).expect(404);
+        let after = format!("/api-keys?after={}", target["id"].as_str().unwrap());
+        assert_eq!(fields(&fixture.ask(asks, "GET", &after, None).expect(400)), ["after"]);
+    }
+    assert_eq!(fixture.names(&write), ["write key"; 2]);
+    assert_eq!(fixture.names(&api), ["api key"]);
+    let made = fixture.ask(&write, "POST", "/api-keys", Some(json!({"name": "n"}))).expect(201);
+    assert_eq!(made["kind"], "write");
+    fixture.ask(&write, "POST", &(path(&other) + "/rotate"), None).expect(201);
+    fixture.ask(&write, "DELETE", &path(&other), None).expect(200);
+}
+
+#[test]
+fn a_key_in_the_query_is_no_parameter_of_the_list() {
+    let fixture = started("keyward", |config| {
+        config.dialect.sources = vec![Source::Query("api_key".into()), Source::Query("state".into())];
+    });
+    let key = fixture.make(json!({}));
+    let key = key["key"].as_str().unwrap();
+    let get = |query: String| fixture.client.send("GET", &format!("/api-keys?{query}"), None, None);
+    for query in [format!("api_key={key}"), format!("limit=1&api%5Fkey={key}"), format!("state={key}&api_key={key}")] {
+        assert_eq!(get(query.clone()).expect(200)["keys"].as_array().unwrap().len(), 1, "{query}");
+    }
+    let problem = get(format!("api_key={key}&owner=acme")).expect(400);
+    assert_eq!(fields(&problem), ["owner"]);
+    assert!(!problem.to_string().contains(key));
+    assert_eq!(get(format!("api_key={key}&api_key={key}")).status, 401);
+}
+
+#[test]
+fn who_makes_and_rotates_without_end_is_told_when_to_go_on() {
+    let fixture = exograph();
+    let (key, other) = (fixture.make(json!({})), fixture.make(json!({"owner": "globex"})));
+    // As if 998 had been made: one comes back every 2592 seconds.
+    let full_at = NOW_MS + 998 * seconds(2592);
+    change_database(fixture.dir.path(), &format!("UPDATE owners SET share_full_at = {full_at} WHERE id = 'acme'"));
+    let make = |key: &Value| fixture.ask(key, "POST", "/api-keys", Some(json!({"name": "n"})));
+    let made = make(&key).expect(201);
+    fixture.ask(&key, "DELETE", &path(&made), None).expect(200);
+    let made = fixture.ask(&key, "POST", &(path(&key) + "/rotate"), None).expect(201);
+    let rotate = || fixture.ask(&made, "POST", &(path(&key) + "/rotate"), None);
+    fixture.server.advance(1);
+    for refused in [make(&made), rotate()] {
+        assert_eq!((refused.status, refused.header("retry-after")), (429, "2592"));
+        assert_eq!(refused.json()["type"], "urn:keyward:problem:too_many_made");
+    }
+    make(&other).expect(201);
+    fixture.client.ask("POST", &format!("/v1/keys/{}/rotate", key["id"].as_str().unwrap()), None).expect(201);
+    fixture.server.advance(seconds(2592));
+    make(&made).expect(403);
+}
+
+#[test]
+fn rotations_without_a_grace_come_to_an_end() {
+    let fixture = exograph();
+    let (key, other) = (fixture.make(json!({})), fixture.make(json!({})));
+    let id = key["id"].as_str().unwrap();
+    let all = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 99)";
+    let ended = format!(
+        "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten)
+         {all} SELECT 'sec_ended_' || n, '{id}', CAST('a digest of thirty-two bytes ' || (100 + n) AS {}), '', 1, 1, false
+         FROM numbers",
+        if of_directory(fixture.dir.path()).is_some() { "BYTEA" } else { "BLOB" }
+    );
+    change_database(fixture.dir.path(), &ended);
+    let rotate =
+        |grace_s: u64| fixture.ask(&other, "POST", &(path(&key) + "/rotate"), Some(json!({"grace_s": grace_s})));
+    let problem = rotate(0).expect(409);
+    assert_eq!(problem["type"], "urn:keyward:problem:too_many_known_secrets");
+    assert!(problem["detail"].as_str().unwrap().contains("edges know 100 secrets"), "{problem}");
+    change_database(fixture.dir.path(), "UPDATE secrets SET forgotten = true WHERE id LIKE 'sec_ended_%'");
+    assert_eq!(rotate(0).expect(201)["secrets"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -126,6 +126,7 @@ pub(crate) async fn rotate(
         }
         Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
         Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
+        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
         Rotated::NotFound => Err(NO_KEY),
     }
 }

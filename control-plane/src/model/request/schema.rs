@@ -88,7 +88,7 @@ fn key_change() -> Value {
 }
 
 fn new_own_key(dialect: &Dialect) -> Value {
-    let [kind, environment] = sort(dialect, "that of the key that asks unless it is said");
+    let [kind, environment] = sort(dialect, "that of the key that asks unless another is said that this looks after");
     let [expires_at, expires_in_s] = expiry();
     let fields = [
         ("name", described("What its users call it.", name())),
