@@ -11,10 +11,12 @@ pub mod owners;
 pub mod plans;
 pub mod tokens;
 mod transfer;
+mod typed_secrets;
 mod usage;
 
 pub use arguments::{Arguments, Command, RelayArguments, ServeArguments, database_url, hmac_pepper};
 pub use measure::{MeasureArguments, measure};
+pub use typed_secrets::{TypedSecret, refuse as refuse_typed_secrets};
 pub use usage::{UsageArguments, usage};
 
 use crate::password::HashError;
@@ -35,6 +37,9 @@ pub enum CliError {
     /// What was typed cannot be meant. The message does not repeat it.
     #[error("{0}")]
     Usage(&'static str),
+    /// A secret was typed where none belongs. The message does not repeat it.
+    #[error(transparent)]
+    TypedSecret(#[from] TypedSecret),
     /// A key was made that nobody will see.
     #[error("{what}{id} was made and could not be shown ({source}); {remedy}")]
     NotShown {

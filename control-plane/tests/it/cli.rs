@@ -1,6 +1,7 @@
 //! The command line, as its users type it.
 
 use crate::harness::{Reader, TestServer, program, stderr, stdout};
+use keyward_contract::cursor::Position;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -192,12 +193,56 @@ fn an_unreachable_server_ends_with_one_and_wrong_usage_with_two() {
 fn a_key_that_is_taken_for_its_id_is_not_sent_and_not_repeated() {
     let (dir, server) = started();
     let created = document(&run(&server, dir.path(), &["keys", "create", "--name", "a", "--json"]));
+    // One that lacks its end cannot be told from other words.
     let key = created["key"].as_str().unwrap();
-    for command in ["show", "revoke", "rotate"] {
-        let refused = run(&server, dir.path(), &["keys", command, key]);
-        assert_eq!(refused.status.code(), Some(2), "{command}");
-        assert!(stderr(&refused).contains("key_") && !stderr(&refused).contains(&key[..12]), "{refused:?}");
+    for key in [key, &key[..key.len() - 1]] {
+        for command in ["show", "revoke", "rotate"] {
+            let refused = run(&server, dir.path(), &["keys", command, key]);
+            assert_eq!(refused.status.code(), Some(2), "{command}");
+            assert!(!stderr(&refused).contains(&key[..12]), "{refused:?}");
+        }
     }
+}
+
+#[test]
+fn a_key_or_a_token_among_the_arguments_or_their_variables_goes_nowhere_and_is_not_repeated() {
+    let (dir, server) = started();
+    let client = server.client();
+    let key = client.create(json!({"name": "a"}))["key"].as_str().unwrap().to_owned();
+    let head = client.feed(Position::Nothing, 0);
+    let listen = format!("--listen={key}");
+    let found_at = format!("https://paste.example/?key={key}");
+    for (arguments, at) in [
+        (&["relay", "--upstream", "http://127.0.0.1:1", "--upstream-token-file", &client.edge][..], 5),
+        (&["keys", "report-leak", &key], 3),
+        (&["keys", "report-leak", "-", "--found-at", &found_at], 5),
+        (&["keys", "import", &key], 3),
+        (&["serve", "--github-keys", &client.admin], 3),
+        (&["serve", "--dialect", &key], 3),
+        (&["serve", &listen], 2),
+        (&["keys", "create", "--name", "a", "--owner", &key], 6),
+        (&["keys", "create", "--name", &key], 4),
+        (&["keys", "create", "--name", "a", "--expires-in", &key], 6),
+        (&["plans", "set", &key], 3),
+        (&[&key], 1),
+    ] {
+        let refused = run(&server, dir.path(), arguments);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let said = format!("{}{}", stdout(&refused), stderr(&refused));
+        assert!(said.contains(&format!("argument {at} holds")), "{said}");
+        assert!([&key, &client.edge, &client.admin].iter().all(|secret| !said.contains(&secret[..12])), "{said}");
+    }
+    for (variable, arguments) in [
+        ("KEYWARD_UPSTREAM_TOKEN_FILE", &["relay", "--upstream", "http://127.0.0.1:1"][..]),
+        ("KEYWARD_LISTEN", &["serve"]),
+        ("KEYWARD_CONTROL_PORT", &["keys", "list"]),
+    ] {
+        let refused = program().args(arguments).current_dir(dir.path()).env(variable, &client.edge).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let said = format!("{}{}", stdout(&refused), stderr(&refused));
+        assert!(said.contains(variable) && !said.contains(&client.edge[..12]), "{said}");
+    }
+    assert_eq!(client.feed(Position::Nothing, 0), head, "the server was asked for nothing");
 }
 
 #[test]
