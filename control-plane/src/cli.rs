@@ -1,5 +1,6 @@
 //! The command line over the API. It prints what a person reads, or what the server said.
 
+mod again;
 mod arguments;
 pub mod audit;
 mod client;
@@ -51,6 +52,16 @@ pub enum CliError {
         source: io::Error,
         /// What is to be done.
         remedy: &'static str,
+    },
+    /// What was asked for may have been done, and nobody will see what it made.
+    #[error(
+        "{source}\nwhether it was done is not known, though it was asked for again: an answer was lost before. {remedy}"
+    )]
+    MayBeDone {
+        /// What came in the end.
+        source: ClientError,
+        /// How to go on.
+        remedy: String,
     },
     /// There is no memory to measure with.
     #[error(transparent)]
