@@ -130,6 +130,12 @@ impl IdSeries {
     }
 }
 
+/// The series to which the id of a key belongs, if it is one that was drawn: how all ids of the series begin.
+pub fn series_of(id: &str) -> Option<String> {
+    let drawn = id.strip_prefix("key_").filter(|drawn| drawn.len() == ID_LENGTH)?;
+    Some(format!("key_{}…", drawn.get(..SERIES_LENGTH)?))
+}
+
 impl Ids {
     /// Ids that a test can foresee.
     #[cfg(test)]
@@ -534,8 +540,12 @@ mod tests {
         for ids in &ids {
             assert_eq!((ids.key.len(), ids.secret.len()), (4 + ID_LENGTH, 4 + ID_LENGTH));
             assert_eq!(ids.key[4..12], ids.secret[4..12]);
+            assert_eq!(series_of(&ids.key), Some(format!("key_{}…", series.beginning)));
         }
         assert_ne!(IdSeries::begin().unwrap().beginning, series.beginning);
+        for other in ["acme", "key_short", &format!("key_ä{}", "a".repeat(ID_LENGTH))] {
+            assert_eq!(series_of(other), None, "{other}");
+        }
     }
 
     #[test]
