@@ -64,6 +64,7 @@ fn raise_open_files() {
 
 #[tokio::main]
 async fn serve(arguments: ServeArguments) -> Result<()> {
+    let database_url = cli::database_url()?;
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     raise_open_files();
     let dialect = dialect(&arguments.dialect)?;
@@ -87,7 +88,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
     let server = Server::start(Config {
         listen,
         data_dir,
-        database_url: cli::database_url(),
+        database_url,
         dialect,
         leaks: Leaks { on_leak, github_keys, hmac_pepper: cli::hmac_pepper() },
         clock: clock::system(),

@@ -174,6 +174,7 @@ impl Server {
         };
         let store =
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
+        tracing::info!("the state is in {}", location.described());
         let listening = async {
             let listener = connections::listen(&config.listen).await?;
             let address = listener.local_addr()?;

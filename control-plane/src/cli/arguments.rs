@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnet::IpNet;
 use keyward_contract::secret::Secret;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -203,9 +204,24 @@ pub struct ControlPlane {
     url: Option<String>,
 }
 
-/// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.
-pub fn database_url() -> Option<Secret> {
-    std::env::var("KEYWARD_DATABASE_URL").ok().filter(|url| !url.is_empty()).map(Secret::new)
+/// The URL of the PostgreSQL database that the environment names. One that is set to nothing was meant to name one, and a
+/// server that took SQLite instead would look as if it had lost everything.
+///
+/// # Errors
+/// If it is set and names none.
+pub fn database_url() -> Result<Option<Secret>, CliError> {
+    read_database_url(std::env::var_os("KEYWARD_DATABASE_URL"))
+}
+
+fn read_database_url(url: Option<OsString>) -> Result<Option<Secret>, CliError> {
+    let Some(url) = url else { return Ok(None) };
+    match url.into_string() {
+        Ok(url) if !url.trim().is_empty() => Ok(Some(Secret::new(url))),
+        Ok(_) => Err(CliError::Usage(
+            "KEYWARD_DATABASE_URL is set and empty: unset it for SQLite in the data directory, or let it name a PostgreSQL database",
+        )),
+        Err(_) => Err(CliError::Usage("KEYWARD_DATABASE_URL is no UTF-8")),
+    }
 }
 
 /// The pepper of keys that were imported as HMAC-SHA-256, so that leaked ones are found.
@@ -307,6 +323,18 @@ mod tests {
         found.retain(|id| words.iter().any(|word| id.contains(word)));
         // GitHub's public keys, files with tokens, the id of a key, and the id of a secret, which is checked to be one.
         assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key"]);
+    }
+
+    #[test]
+    fn a_database_url_that_is_set_to_nothing_is_a_mistake() {
+        let read = |url: &str| read_database_url(Some(url.into()));
+        assert!(read_database_url(None).unwrap().is_none());
+        assert_eq!(read("postgres://h/d").unwrap().unwrap().expose(), "postgres://h/d");
+        for bad in ["", " ", "\n"] {
+            assert!(read(bad).unwrap_err().to_string().contains("set and empty"), "{bad:?}");
+        }
+        let bytes = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+        assert!(read_database_url(Some(bytes)).is_err());
     }
 
     #[test]
