@@ -82,8 +82,8 @@ pub(super) enum ApiError {
     NotSigned,
     #[error("the body is not an alert of secret scanning")]
     NotAnAlert,
-    #[error("the body is to be {0}, as content-type says")]
-    UnsupportedMediaType(&'static str),
+    #[error("the body is to be {expected}, and content-type to say so: {}", given.as_deref().map_or_else(|| "it says nothing".to_owned(), |given| format!("it says {given}")))]
+    UnsupportedMediaType { expected: &'static str, given: Option<String> },
     #[error(
         "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
          on_conflict=skip",
@@ -220,7 +220,7 @@ impl ApiError {
             Self::NotActive { .. } => (StatusCode::CONFLICT, "not_active", "Key not active"),
             Self::NotSigned => (StatusCode::UNAUTHORIZED, "not_signed", "Signature required"),
             Self::NotAnAlert => (StatusCode::BAD_REQUEST, "not_an_alert", "Not an alert"),
-            Self::UnsupportedMediaType(_) => {
+            Self::UnsupportedMediaType { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
             }
             Self::ImportStopped { source, .. } if source.is_temporary() => {

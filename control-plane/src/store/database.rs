@@ -104,8 +104,8 @@ const POSTGRES_SETTINGS: &str = "SELECT set_config('synchronous_commit', 'on', f
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
 /// What the URL may say beside the server, the user and the database.
-const URL_PARAMETERS: [&str; 9] =
-    ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
+const URL_PARAMETERS: [&str; 10] =
+    ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert", "user"];
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static RELAY_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/relay");
@@ -250,8 +250,8 @@ fn postgres_options(url: &str) -> Result<AnyConnectOptions, Error> {
     let named = |name: &str| options.database_url.query_pairs().any(|(key, _)| key == name);
     if options.database_url.query_pairs().any(|(key, _)| !URL_PARAMETERS.contains(&&*key)) {
         return Err(Error::Url(
-            "has a parameter that is none of application_name, dbname, host, password, port, sslcert, sslkey, sslmode \
-             and sslrootcert",
+            "has a parameter that is none of application_name, dbname, host, password, port, sslcert, sslkey, sslmode, \
+             sslrootcert and user",
         ));
     }
     if !named("application_name") {
