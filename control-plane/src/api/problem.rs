@@ -22,6 +22,8 @@ use utoipa::ToSchema;
 pub(super) enum ApiError {
     #[error("{}", if *shown { "the token is not valid here" } else { "a token is needed: Authorization: Bearer <token>" })]
     Unauthorized { shown: bool },
+    #[error("this is {0}, which is not valid here")]
+    OfAnotherKind(&'static str),
     #[error("the token may only read; this asks for one of scope {}", .0.name())]
     InsufficientScope(TokenScope),
     #[error("too many bad tokens have come from this address; this one was not accepted either")]
@@ -67,7 +69,7 @@ pub(super) enum ApiError {
     LastSecret,
     #[error("it has another version than If-Match names; look at it again")]
     PreconditionFailed,
-    #[error("there are {keys} keys on this plan that the edges know: give them another one first")]
+    #[error("this plan has keys that the edges know ({keys} of them): give them another one first")]
     PlanInUse { keys: u64 },
     #[error("an Idempotency-Key is one field of 16 to 255 visible ASCII characters, bare or in quotes")]
     BadIdempotencyKey,
@@ -187,7 +189,9 @@ impl ApiError {
     /// The status, and the problem's name and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized", "Token required"),
+            Self::Unauthorized { .. } | Self::OfAnotherKind(_) => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "Token required")
+            }
             Self::InsufficientScope(_) => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "Token of another scope required")
             }
@@ -275,9 +279,9 @@ impl IntoResponse for ApiError {
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();
         match self {
-            Self::Unauthorized { shown } => {
+            Self::Unauthorized { .. } | Self::OfAnotherKind(_) => {
                 // RFC 6750, section 3.1: no error code where no credential was sent.
-                let challenge = if shown {
+                let challenge = if !matches!(self, Self::Unauthorized { shown: false }) {
                     "Bearer realm=\"keyward\", error=\"invalid_token\""
                 } else {
                     "Bearer realm=\"keyward\""
