@@ -59,7 +59,7 @@ pub enum CliError {
     )]
     MayBeDone {
         /// What came in the end.
-        source: ClientError,
+        source: Box<ClientError>,
         /// How to go on.
         remedy: String,
     },

@@ -115,7 +115,7 @@ pub enum Command {
 )]
 pub struct ServeArguments {
     /// Where to listen; port 0 is any that is free
-    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_name = "HOST:PORT")]
+    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_parser = listen, value_name = "HOST:PORT")]
     pub listen: String,
     /// Where the database and the tokens are
     #[arg(long, env = "KEYWARD_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
@@ -166,7 +166,7 @@ pub struct RelayArguments {
     #[arg(long, env = "KEYWARD_UPSTREAM_TOKEN_FILE", value_name = "FILE")]
     pub upstream_token_file: PathBuf,
     /// Where to listen; port 0 is any that is free
-    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_name = "HOST:PORT")]
+    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_parser = listen, value_name = "HOST:PORT")]
     pub listen: String,
     /// Where the relay's database is
     #[arg(long, env = "KEYWARD_DATA_DIR", default_value = ".keyward-relay", value_name = "DIR")]
@@ -266,6 +266,13 @@ fn url(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// A host and a port; whether there is such a host is asked when it listens.
+fn listen(text: &str) -> Result<String, &'static str> {
+    let is_meant = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+    let told = text.rsplit_once(':').filter(|parts| is_meant(*parts));
+    told.map(|_| text.to_owned()).ok_or("expected HOST:PORT, such as 127.0.0.1:8081 or [::1]:8081")
+}
+
 fn network(text: &str) -> Result<IpNet, &'static str> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| address()).map_err(|_| "expected an IP address or a network in CIDR notation")
@@ -323,6 +330,17 @@ mod tests {
         found.retain(|id| words.iter().any(|word| id.contains(word)));
         // GitHub's public keys, files with tokens, the id of a key, and the id of a secret, which is checked to be one.
         assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key"]);
+    }
+
+    #[test]
+    fn where_to_listen_is_a_host_and_a_port() {
+        let parse = |listen: &str| Arguments::try_parse_from(["keyward", "serve", "--listen", listen]);
+        for good in ["127.0.0.1:0", "[::1]:8081", "localhost:8081"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in ["8081", ":8081", "localhost", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", ""] {
+            assert!(parse(bad).unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+        }
     }
 
     #[test]

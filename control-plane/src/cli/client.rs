@@ -132,7 +132,7 @@ impl Client {
         let answer = again::ask(time, || self.ask(Method::POST, path, Some(document), Some(&idempotency_key)));
         answer.map_err(
             |GivenUp { error, may_be_done }| {
-                if may_be_done { CliError::MayBeDone { source: error, remedy } } else { error.into() }
+                if may_be_done { CliError::MayBeDone { source: error.into(), remedy } } else { error.into() }
             },
         )
     }
@@ -319,11 +319,12 @@ mod tests {
         now: Instant,
     }
 
+    /// What becomes of an attempt.
     #[derive(Clone, Copy)]
     enum Next {
-        IsLost,
-        IsRefused,
-        IsAnswered,
+        Lost,
+        Refused,
+        Answered,
     }
 
     impl Network {
@@ -344,7 +345,7 @@ mod tests {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
             socket.bind(&self.address.into()).unwrap();
-            if matches!(next, Next::IsRefused) {
+            if matches!(next, Next::Refused) {
                 // Nobody else gets the port, and nobody listens.
                 self.listener = Some(socket);
                 return;
@@ -358,7 +359,7 @@ mod tests {
                 let key = head.filter_map(|line| line.strip_prefix("idempotency-key: ").map(str::to_owned)).last();
                 // Where a part of the request is left, the answer is lost as the connection ends.
                 reader.read_exact(&mut [0; 2]).unwrap();
-                if matches!(next, Next::IsAnswered) {
+                if matches!(next, Next::Answered) {
                     (&stream)
                         .write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 15\r\n\r\n{\"key\": \"made\"}")
                         .unwrap();
@@ -388,7 +389,7 @@ mod tests {
 
     #[test]
     fn answers_that_were_lost_and_a_server_that_was_away_meanwhile_are_outlasted_under_one_idempotency_key() {
-        let mut network = Network::new(&[Next::IsLost, Next::IsRefused, Next::IsLost, Next::IsAnswered]);
+        let mut network = Network::new(&[Next::Lost, Next::Refused, Next::Lost, Next::Answered]);
         assert_eq!(post_once(&mut network).unwrap(), json!({"key": "made"}));
         network.turn();
         assert_eq!(network.asked_under.len(), 3);
@@ -397,10 +398,10 @@ mod tests {
 
     #[test]
     fn who_gives_up_says_what_came_last_and_that_it_may_be_done_and_how_to_go_on() {
-        let nobody: Vec<_> = [Next::IsLost].into_iter().chain([Next::IsRefused; 20]).collect();
+        let nobody: Vec<_> = [Next::Lost].into_iter().chain([Next::Refused; 20]).collect();
         let told = post_once(&mut Network::new(&nobody)).unwrap_err().to_string();
         assert!(told.contains("refused") && told.contains("is not known") && told.ends_with("Look at it"), "{told}");
-        let told = post_once(&mut Network::new(&[Next::IsRefused])).unwrap_err().to_string();
+        let told = post_once(&mut Network::new(&[Next::Refused])).unwrap_err().to_string();
         assert!(told.contains("refused") && !told.contains("is not known"), "{told}");
     }
 

@@ -4,7 +4,7 @@
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
 use super::key::{Key, PasswordHash, Secret};
-use super::request::{credits, fits, id as public_id, metadata, name, network, optional, scope};
+use super::request::{credits, fits, id as public_id, kinds, metadata, name, network, optional, scope};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, NoRandomness};
 use base64::Engine;
@@ -282,9 +282,8 @@ fn past(node: &Node<'_>, now: Timestamp) -> Option<Timestamp> {
 }
 
 fn sort<'a>(fields: &mut Fields<'a>, dialect: &Dialect) -> Option<Sort<'a>> {
-    let kinds: Vec<_> = dialect.formats.iter().map(|format| (format.kind.as_str(), ())).collect();
     let kind = optional(fields, "kind", |n| {
-        n.one_of(&kinds)?;
+        n.one_of(&kinds(dialect))?;
         n.string()
     });
     let environment = optional(fields, "environment", |n| {

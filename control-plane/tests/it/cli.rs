@@ -62,6 +62,7 @@ fn a_key_is_made_shown_rotated_listed_and_revoked() {
     let text = run(&["keys", "show", id]);
     assert!(stdout(&text).contains("acme") && stdout(&text).contains("secret"), "{text:?}");
 
+    server.advance(1000);
     let rotated = document(&run(&["keys", "rotate", id, "--grace", "0s", "--json"]));
     assert_ne!(rotated["key"], created["key"]);
     assert_eq!(rotated["secrets"].as_array().unwrap().len(), 2);
