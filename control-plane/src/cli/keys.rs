@@ -356,8 +356,8 @@ const ROTATED: Made =
     Made { what_happened: "rotated", what: "a new secret of ", remedy: "rotate it again, or revoke it" };
 
 /// How to go on where a key may have been made that nobody will see.
-const UNSEEN_KEY: &str = "Look with `keyward keys list` whether there is a new key: nobody has seen its secret, and `keyward keys \
-                          rotate --grace 0s` gives it another one";
+const UNSEEN_KEY: &str = "Look with `keyward keys list` whether there is a new key: nobody has seen its secret, and \
+                          `keyward keys rotate ID --grace 0s` gives it another one";
 
 /// The same for a secret of that key.
 fn unseen_secret(id: &str) -> String {
