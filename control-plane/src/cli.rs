@@ -1,5 +1,6 @@
 //! The command line over the API. It prints what a person reads, or what the server said.
 
+mod again;
 mod arguments;
 pub mod audit;
 mod client;
@@ -11,10 +12,12 @@ pub mod owners;
 pub mod plans;
 pub mod tokens;
 mod transfer;
+mod typed_secrets;
 mod usage;
 
 pub use arguments::{Arguments, Command, RelayArguments, ServeArguments, database_url, hmac_pepper};
 pub use measure::{MeasureArguments, measure};
+pub use typed_secrets::{TypedSecret, refuse as refuse_typed_secrets};
 pub use usage::{UsageArguments, usage};
 
 use crate::password::HashError;
@@ -35,6 +38,9 @@ pub enum CliError {
     /// What was typed cannot be meant. The message does not repeat it.
     #[error("{0}")]
     Usage(&'static str),
+    /// A secret was typed where none belongs. The message does not repeat it.
+    #[error(transparent)]
+    TypedSecret(#[from] TypedSecret),
     /// A key was made that nobody will see.
     #[error("{what}{id} was made and could not be shown ({source}); {remedy}")]
     NotShown {
@@ -46,6 +52,16 @@ pub enum CliError {
         source: io::Error,
         /// What is to be done.
         remedy: &'static str,
+    },
+    /// What was asked for may have been done, and nobody will see what it made.
+    #[error(
+        "{source}\nwhether it was done is not known, though it was asked for again: an answer was lost before. {remedy}"
+    )]
+    MayBeDone {
+        /// What came in the end.
+        source: Box<ClientError>,
+        /// How to go on.
+        remedy: String,
     },
     /// There is no memory to measure with.
     #[error(transparent)]

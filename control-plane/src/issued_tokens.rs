@@ -170,7 +170,8 @@ impl IssuedTokens {
     }
 }
 
-fn is_well_formed(shown: &[u8]) -> bool {
+/// Whether it has the form of a token, be it one of the files or one that was made over the API.
+pub(crate) fn is_well_formed(shown: &[u8]) -> bool {
     let body = shown.strip_prefix(b"kwa_").or_else(|| shown.strip_prefix(b"kwe_"));
     body.is_some_and(|body| body.len() == RANDOM_LENGTH && body.iter().all(u8::is_ascii_alphanumeric))
 }

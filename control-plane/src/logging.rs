@@ -1,7 +1,8 @@
 //! Logs to standard error, at the level of `RUST_LOG` (info unless it says otherwise).
 //!
 //! Whatever `RUST_LOG` asks for, the HTTP and database libraries stay at info: below it they may show headers and
-//! bodies, and those hold tokens and new keys.
+//! bodies, and those hold tokens and new keys. Of PostgreSQL's notices only warnings are shown: that what a start would make
+//! is there already is no news.
 
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
@@ -20,5 +21,10 @@ pub fn start() -> Result<(), TryInitError> {
 }
 
 fn may_be_shown(event: &Metadata<'_>) -> bool {
-    event.target().starts_with("keyward") || *event.level() <= tracing::Level::INFO
+    let lowest = match event.target() {
+        target if target.starts_with("keyward") => tracing::Level::TRACE,
+        "sqlx::postgres::notice" => tracing::Level::WARN,
+        _ => tracing::Level::INFO,
+    };
+    *event.level() <= lowest
 }

@@ -17,7 +17,24 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nowhere is left to tell that this cannot be told.
+            let _ = writeln!(std::io::stderr(), "keyward: {error}");
+            match error.downcast_ref() {
+                Some(CliError::Usage(_) | CliError::TypedSecret(_)) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    // Before clap, which repeats what it refuses.
+    let typed = cli::refuse_typed_secrets(std::env::args_os().skip(1), |name| std::env::var_os(name));
+    typed.map_err(CliError::from)?;
+    match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
         Command::Relay(arguments) => relay(arguments),
         Command::Keys { server, command } => cli::keys::run(&server, command).map_err(Into::into),
@@ -29,17 +46,6 @@ fn main() -> ExitCode {
         Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
         Command::Openapi { dialect } => openapi(&dialect),
         Command::Completions { shell } => cli::completions(shell).map_err(Into::into),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nowhere is left to tell that this cannot be told.
-            let _ = writeln!(std::io::stderr(), "keyward: {error}");
-            match error.downcast_ref() {
-                Some(CliError::Usage(_)) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
-        }
     }
 }
 
@@ -58,6 +64,7 @@ fn raise_open_files() {
 
 #[tokio::main]
 async fn serve(arguments: ServeArguments) -> Result<()> {
+    let database_url = cli::database_url()?;
     logging::start().map_err(|error| anyhow!("cannot log: {error}"))?;
     raise_open_files();
     let dialect = dialect(&arguments.dialect)?;
@@ -81,7 +88,7 @@ async fn serve(arguments: ServeArguments) -> Result<()> {
     let server = Server::start(Config {
         listen,
         data_dir,
-        database_url: cli::database_url(),
+        database_url,
         dialect,
         leaks: Leaks { on_leak, github_keys, hmac_pepper: cli::hmac_pepper() },
         clock: clock::system(),

@@ -13,7 +13,7 @@ mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
-pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey};
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, series_of};
 pub use inheritance::{beyond, read_inheriting};
 pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
 pub use leak::{LeakAction, LeakReport, MAX_REPORTED_KEYS, OnLeak};

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::connections::{self, Patience};
 use crate::feed::Feed;
 use crate::serve::{CLOSING, StartError, overdue};
-use crate::store::{Location, Store};
+use crate::store::{DATABASE_FILE, Location, Store};
 use crate::tokens::{TokenError, Tokens};
 use keyward_contract::MAX_WAIT_SECONDS;
 use std::fs::DirBuilder;
@@ -69,6 +69,9 @@ impl Relay {
     /// If anything is missing.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let upstream = Arc::new(Upstream::new(&config.upstream, &config.upstream_token_file)?);
+        if config.data_dir.join(DATABASE_FILE).exists() {
+            return Err(StartError::NotARelays { data_dir: config.data_dir.display().to_string() });
+        }
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir);
         made.map_err(|source| TokenError::Io { path: config.data_dir.clone(), source })?;
         let tokens = Arc::new(match &config.edge_token_file {

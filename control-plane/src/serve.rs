@@ -10,7 +10,7 @@ use crate::issued_tokens::IssuedTokens;
 use crate::leaks::Leaks;
 use crate::pepper::{Pepper, PepperError};
 use crate::relay::UpstreamError;
-use crate::store::{self, Location, Store, Swept};
+use crate::store::{self, DATABASE_FILE, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
 use ipnet::IpNet;
@@ -93,6 +93,14 @@ pub enum StartError {
         /// Why.
         source: store::Error,
     },
+    /// The directory for a relay is that of a control plane, whose edge tokens are not for the relay's edges.
+    #[error(
+        "{data_dir} is the data directory of a control plane ({DATABASE_FILE} is there); a relay needs one of its own"
+    )]
+    NotARelays {
+        /// The directory.
+        data_dir: String,
+    },
     /// The address cannot be had.
     #[error("cannot listen on {listen}: {source}")]
     Listen {
@@ -174,6 +182,7 @@ impl Server {
         };
         let store =
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
+        tracing::info!("the state is in {}", location.described());
         let listening = async {
             let listener = connections::listen(&config.listen).await?;
             let address = listener.local_addr()?;

@@ -104,7 +104,7 @@ pub enum Error {
     #[error("another server uses this data directory")]
     InUse,
     /// The database refused.
-    #[error("database: {0}")]
+    #[error("{}", told(.0))]
     Database(#[from] sqlx::Error),
     /// The URL cannot be used. Nothing of it is told, since it can hold a password.
     #[error("KEYWARD_DATABASE_URL {0}")]
@@ -165,6 +165,14 @@ pub enum Error {
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
+}
+
+/// What a database says that refuses, in its own words and without the line of its source; of other errors, what sqlx says.
+fn told(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(refusal) => refusal.message().to_owned(),
+        other => other.to_string(),
+    }
 }
 
 impl Error {

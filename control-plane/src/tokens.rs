@@ -99,7 +99,8 @@ impl Audience {
         }
     }
 
-    fn prefix(self) -> &'static str {
+    /// What its tokens begin with that are made here.
+    pub fn prefix(self) -> &'static str {
         match self {
             Self::Admin => "kwa_",
             Self::Edge => "kwe_",

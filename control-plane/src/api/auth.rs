@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use keyward_contract::dialect::Dialect;
 use tokio::sync::watch;
 
 /// Rings when the token with which the request was let in may have ended.
@@ -53,28 +54,42 @@ async fn pass(app: &App, audience: Audience, request: &Parts) -> Result<Pass, Ap
     if app.tokens.accept(audience, token) {
         return Ok(Pass { actor: Actor::token_file(), ends_at: None });
     }
+    // By how it begins, which says nothing that whoever shows it does not know.
+    let refused = || match of_another_kind(audience, token, &app.dialect) {
+        Some(kind) => ApiError::OfAnotherKind(kind),
+        None => ApiError::Unauthorized { shown },
+    };
     // A token of the other file is no guess.
     if Audience::ALL.into_iter().any(|other| app.tokens.accept(other, token)) {
-        return Err(ApiError::Unauthorized { shown });
+        return Err(refused());
     }
     let client = app.proxies.counted(&request.extensions, &request.headers);
     let is_suspect = client.is_some_and(|client| app.failures.is_suspect(client, (app.clock)()));
     let Some(token) = app.issued_tokens.find(token, is_suspect).await? else {
         let wait = client.and_then(|client| app.failures.failed(client, (app.clock)()));
-        return Err(
-            wait.map_or(ApiError::Unauthorized { shown }, |retry_after_s| ApiError::TooManyFailures { retry_after_s })
-        );
+        return Err(wait.map_or_else(refused, |retry_after_s| ApiError::TooManyFailures { retry_after_s }));
     };
     match (audience, token.scope) {
         (Audience::Admin, TokenScope::Write) | (Audience::Edge, TokenScope::Edge) => {}
         (Audience::Admin, TokenScope::Read) if matches!(request.method, Method::GET | Method::HEAD) => {}
         (Audience::Admin, TokenScope::Read) => return Err(ApiError::InsufficientScope(TokenScope::Write)),
         (Audience::Admin, TokenScope::Edge) | (Audience::Edge, TokenScope::Read | TokenScope::Write) => {
-            return Err(ApiError::Unauthorized { shown });
+            return Err(refused());
         }
     }
     app.issued_tokens.note_use(&token);
     Ok(Pass { actor: Actor::token(&token.id), ends_at: token.expires_at })
+}
+
+/// What it is that was shown for a token of that audience, where it looks like something else.
+fn of_another_kind(audience: Audience, shown: &[u8], dialect: &Dialect) -> Option<&'static str> {
+    match audience {
+        Audience::Admin if shown.starts_with(Audience::Edge.prefix().as_bytes()) => Some("an edge token"),
+        Audience::Edge if shown.starts_with(Audience::Admin.prefix().as_bytes()) => Some("an operator's token"),
+        // One without a prefix looks like any other text.
+        _ if dialect.format_of(shown).is_some_and(|format| !format.prefix.is_empty()) => Some("an API key"),
+        _ => None,
+    }
 }
 
 /// The token of the only `Authorization` field (RFC 6750, section 2.1); of several none is taken.
@@ -101,6 +116,23 @@ mod tests {
             assert_eq!(bearer(&headers(&[other])), None, "{other:?}");
         }
         assert_eq!(bearer(&headers(&[])), None);
+    }
+
+    #[test]
+    fn what_was_shown_for_a_token_is_told_by_how_it_begins() {
+        let keyward = Dialect::built_in("keyward").unwrap().unwrap();
+        let graph8 = Dialect::built_in("graph8").unwrap().unwrap();
+        let key = keyward.formats[0].issue(crate::random::fill).unwrap();
+        let told = |audience, shown: &str, dialect| of_another_kind(audience, shown.as_bytes(), dialect);
+        assert_eq!(told(Audience::Admin, "kwe_abc", &keyward), Some("an edge token"));
+        assert_eq!(told(Audience::Edge, "kwa_abc", &keyward), Some("an operator's token"));
+        for audience in Audience::ALL {
+            assert_eq!(told(audience, key.expose(), &keyward), Some("an API key"));
+            assert_eq!(told(audience, key.expose(), &graph8), None);
+            assert_eq!(told(audience, "nonsense", &keyward), None);
+        }
+        assert_eq!(told(Audience::Admin, "kwa_abc", &keyward), None);
+        assert_eq!(told(Audience::Edge, "kwe_abc", &keyward), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::IntoResponse;
 use futures_util::StreamExt;
 use http_body_util::LengthLimitError;
@@ -40,6 +40,10 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const SHARED_BODY_PATIENCE: Duration = Duration::from_secs(10);
 const DEFAULT_LIMIT: u32 = 100;
 pub(super) const MAX_LIMIT: u32 = 1000;
+/// The media type of a merge patch.
+pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
+/// How much of a media type is shown; the names of both its parts have 127 characters at most (RFC 6838, section 4.2).
+const MAX_MEDIA_TYPE_LENGTH: usize = 255;
 /// More than the longest name has, in characters.
 pub(super) const MAX_TEXT_LENGTH: usize = 1000;
 
@@ -85,10 +89,14 @@ impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let is_json = request.headers().get(CONTENT_TYPE).is_none_or(is_json);
+        let is_patch = request.method() == Method::PATCH;
+        let media_type = request.headers().get(CONTENT_TYPE).cloned();
         let Body(body) = Body::from_request(request, state).await?;
-        if !is_json && !body.is_empty() {
-            return Err(ApiError::UnsupportedMediaType("application/json"));
+        let is_read = media_type.as_ref().is_none_or(|given| is_json(given) || is_patch && is_merge_patch(given));
+        if !is_read && !body.is_empty() {
+            let expected =
+                if is_patch { "application/merge-patch+json or application/json" } else { "application/json" };
+            return Err(unsupported(expected, media_type.as_ref()));
         }
         crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
     }
@@ -97,8 +105,26 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 /// Whether the media type is that of JSON (RFC 8259, section 11), with or without parameters. One that is not told can
 /// only be guessed (RFC 9110, section 8.3), and here nothing else is taken.
 fn is_json(media_type: &HeaderValue) -> bool {
-    let essence = media_type.as_bytes().split(|c| *c == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    essence(media_type).eq_ignore_ascii_case(b"application/json")
+}
+
+/// Whether the media type is that of a merge patch (RFC 7396, section 4), as every change is one.
+fn is_merge_patch(media_type: &HeaderValue) -> bool {
+    essence(media_type).eq_ignore_ascii_case(MERGE_PATCH.as_bytes())
+}
+
+/// The media type without parameters.
+fn essence(media_type: &HeaderValue) -> &[u8] {
+    media_type.as_bytes().split(|c| *c == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// The refusal of a body by another name than was expected.
+pub(super) fn unsupported(expected: &'static str, given: Option<&HeaderValue>) -> ApiError {
+    let shown = given.map(|given| {
+        let visible = essence(given).iter().take(MAX_MEDIA_TYPE_LENGTH);
+        visible.map(|c| if c.is_ascii_graphic() { char::from(*c) } else { '?' }).collect()
+    });
+    ApiError::UnsupportedMediaType { expected, given: shown }
 }
 
 impl<S: Send + Sync> FromRequest<S> for Body {
@@ -225,6 +251,15 @@ pub(super) fn problem(field: &str, message: &str) -> Problem {
 mod tests {
     use super::*;
     use futures_util::{StreamExt, stream};
+
+    #[test]
+    fn of_a_media_type_that_is_refused_no_more_is_shown_than_it_can_have_and_nothing_that_is_not_visible() {
+        let said = |given: &[u8]| unsupported("text/csv", Some(&HeaderValue::from_bytes(given).unwrap())).to_string();
+        assert!(said(b" text/x ; a=secret").ends_with("it says text/x"));
+        assert!(said(b"a\tb\xff").ends_with("it says a?b?"));
+        assert!(said(&[b'a'; 5000]).len() < 400);
+        assert!(unsupported("text/csv", None).to_string().ends_with("it says nothing"));
+    }
 
     #[tokio::test]
     async fn a_body_that_never_ends_is_given_up() {

@@ -4,7 +4,7 @@
 
 use super::App;
 use super::answer;
-use super::extract::Parameters;
+use super::extract::{Parameters, unsupported};
 use super::openapi::{Refused, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
@@ -116,7 +116,8 @@ pub(super) async fn import(
     parameters.finish()?;
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let format = media_type.and_then(Format::from_media_type);
-    let format = format.ok_or(ApiError::UnsupportedMediaType("application/x-ndjson or text/csv"))?;
+    let refused = || unsupported("application/x-ndjson or text/csv", headers.get(CONTENT_TYPE));
+    let format = format.ok_or_else(refused)?;
     let import = Import {
         now: (app.clock)(),
         app,

@@ -5,6 +5,7 @@
 //! [`schema`]: crate::model::schema
 
 use super::conditional::{IfMatch, Known};
+use super::extract::MERGE_PATCH;
 use super::idempotency::IdempotencyKey;
 use super::problem::Problem;
 use axum::Extension;
@@ -118,6 +119,7 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     api.components = Some(components(dialect));
     api.merge(described);
     let requests = crate::model::schema::all(dialect);
+    add_merge_patches(&mut api);
     for (is_safe, operation) in operations(&mut api) {
         let is_document = |body: &RequestBody| requests.iter().any(|(name, _)| carries(body, name));
         let has_document = matches!(&operation.request_body, Some(RefOr::T(body)) if is_document(body));
@@ -136,6 +138,17 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
         schemas.extend(requests.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
     }
     document
+}
+
+/// Every change is a merge patch, and can be sent by that name.
+fn add_merge_patches(api: &mut OpenApi) {
+    let patches = api.paths.paths.values_mut().filter_map(|item| item.patch.as_mut());
+    for body in patches.filter_map(|operation| operation.request_body.as_mut()) {
+        let RefOr::T(body) = body else { continue };
+        if let Some(content) = body.content.get("application/json").cloned() {
+            body.content.insert(MERGE_PATCH.to_owned(), content);
+        }
+    }
 }
 
 /// Whether the body is a document of that name.

@@ -23,6 +23,8 @@ use utoipa::ToSchema;
 pub(super) enum ApiError {
     #[error("{}", if *shown { "the token is not valid here" } else { "a token is needed: Authorization: Bearer <token>" })]
     Unauthorized { shown: bool },
+    #[error("this is {0}, which is not valid here")]
+    OfAnotherKind(&'static str),
     #[error("the token may only read; this asks for one of scope {}", .0.name())]
     InsufficientScope(TokenScope),
     #[error("too many bad tokens have come from this address; this one was not accepted either")]
@@ -68,7 +70,7 @@ pub(super) enum ApiError {
     LastSecret,
     #[error("it has another version than If-Match names; look at it again")]
     PreconditionFailed,
-    #[error("there are {keys} keys on this plan that the edges know: give them another one first")]
+    #[error("this plan has keys that the edges know ({keys} of them): give them another one first")]
     PlanInUse { keys: u64 },
     #[error("an Idempotency-Key is one field of 16 to 255 visible ASCII characters, bare or in quotes")]
     BadIdempotencyKey,
@@ -85,8 +87,8 @@ pub(super) enum ApiError {
     NotSigned,
     #[error("the body is not an alert of secret scanning")]
     NotAnAlert,
-    #[error("the body is to be {0}, as content-type says")]
-    UnsupportedMediaType(&'static str),
+    #[error("the body is to be {expected}, and content-type to say so: {}", given.as_deref().map_or_else(|| "it says nothing".to_owned(), |given| format!("it says {given}")))]
+    UnsupportedMediaType { expected: &'static str, given: Option<String> },
     #[error(
         "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
          on_conflict=skip",
@@ -201,7 +203,9 @@ impl ApiError {
     /// The status, and the problem's name and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized", "Token required"),
+            Self::Unauthorized { .. } | Self::OfAnotherKind(_) => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "Token required")
+            }
             Self::InsufficientScope(_) => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "Token of another scope required")
             }
@@ -234,7 +238,7 @@ impl ApiError {
             Self::NotActive { .. } => (StatusCode::CONFLICT, "not_active", "Key not active"),
             Self::NotSigned => (StatusCode::UNAUTHORIZED, "not_signed", "Signature required"),
             Self::NotAnAlert => (StatusCode::BAD_REQUEST, "not_an_alert", "Not an alert"),
-            Self::UnsupportedMediaType(_) => {
+            Self::UnsupportedMediaType { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
             }
             Self::ImportStopped { source, .. } if source.is_temporary() => {
@@ -294,9 +298,9 @@ impl IntoResponse for ApiError {
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();
         match self {
-            Self::Unauthorized { shown } => {
+            Self::Unauthorized { .. } | Self::OfAnotherKind(_) => {
                 // RFC 6750, section 3.1: no error code where no credential was sent.
-                let challenge = if shown {
+                let challenge = if !matches!(self, Self::Unauthorized { shown: false }) {
                     "Bearer realm=\"keyward\", error=\"invalid_token\""
                 } else {
                     "Bearer realm=\"keyward\""

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnet::IpNet;
 use keyward_contract::secret::Secret;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -114,7 +115,7 @@ pub enum Command {
 )]
 pub struct ServeArguments {
     /// Where to listen; port 0 is any that is free
-    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_name = "HOST:PORT")]
+    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_parser = listen, value_name = "HOST:PORT")]
     pub listen: String,
     /// Where the database and the tokens are
     #[arg(long, env = "KEYWARD_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
@@ -165,7 +166,7 @@ pub struct RelayArguments {
     #[arg(long, env = "KEYWARD_UPSTREAM_TOKEN_FILE", value_name = "FILE")]
     pub upstream_token_file: PathBuf,
     /// Where to listen; port 0 is any that is free
-    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_name = "HOST:PORT")]
+    #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_parser = listen, value_name = "HOST:PORT")]
     pub listen: String,
     /// Where the relay's database is
     #[arg(long, env = "KEYWARD_DATA_DIR", default_value = ".keyward-relay", value_name = "DIR")]
@@ -203,9 +204,24 @@ pub struct ControlPlane {
     url: Option<String>,
 }
 
-/// The URL of the PostgreSQL database that the environment names; set to nothing is as good as not set.
-pub fn database_url() -> Option<Secret> {
-    std::env::var("KEYWARD_DATABASE_URL").ok().filter(|url| !url.is_empty()).map(Secret::new)
+/// The URL of the PostgreSQL database that the environment names. One that is set to nothing was meant to name one, and a
+/// server that took SQLite instead would look as if it had lost everything.
+///
+/// # Errors
+/// If it is set and names none.
+pub fn database_url() -> Result<Option<Secret>, CliError> {
+    read_database_url(std::env::var_os("KEYWARD_DATABASE_URL"))
+}
+
+fn read_database_url(url: Option<OsString>) -> Result<Option<Secret>, CliError> {
+    let Some(url) = url else { return Ok(None) };
+    match url.into_string() {
+        Ok(url) if !url.trim().is_empty() => Ok(Some(Secret::new(url))),
+        Ok(_) => Err(CliError::Usage(
+            "KEYWARD_DATABASE_URL is set and empty: unset it for SQLite in the data directory, or let it name a PostgreSQL database",
+        )),
+        Err(_) => Err(CliError::Usage("KEYWARD_DATABASE_URL is no UTF-8")),
+    }
 }
 
 /// The pepper of keys that were imported as HMAC-SHA-256, so that leaked ones are found.
@@ -248,6 +264,13 @@ fn url(text: &str) -> Result<String, &'static str> {
         }
         _ => Err("the URL of the control plane is to be http://HOST:PORT or https://HOST:PORT"),
     }
+}
+
+/// A host and a port; whether there is such a host is asked when it listens.
+fn listen(text: &str) -> Result<String, &'static str> {
+    let is_meant = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+    let told = text.rsplit_once(':').filter(|parts| is_meant(*parts));
+    told.map(|_| text.to_owned()).ok_or("expected HOST:PORT, such as 127.0.0.1:8081 or [::1]:8081")
 }
 
 fn network(text: &str) -> Result<IpNet, &'static str> {
@@ -307,6 +330,29 @@ mod tests {
         found.retain(|id| words.iter().any(|word| id.contains(word)));
         // GitHub's public keys, files with tokens, the id of a key, and the id of a secret, which is checked to be one.
         assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key"]);
+    }
+
+    #[test]
+    fn where_to_listen_is_a_host_and_a_port() {
+        let parse = |listen: &str| Arguments::try_parse_from(["keyward", "serve", "--listen", listen]);
+        for good in ["127.0.0.1:0", "[::1]:8081", "localhost:8081"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in ["8081", ":8081", "localhost", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", ""] {
+            assert!(parse(bad).unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_database_url_that_is_set_to_nothing_is_a_mistake() {
+        let read = |url: &str| read_database_url(Some(url.into()));
+        assert!(read_database_url(None).unwrap().is_none());
+        assert_eq!(read("postgres://h/d").unwrap().unwrap().expose(), "postgres://h/d");
+        for bad in ["", " ", "\n"] {
+            assert!(read(bad).unwrap_err().to_string().contains("set and empty"), "{bad:?}");
+        }
+        let bytes = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+        assert!(read_database_url(Some(bytes)).is_err());
     }
 
     #[test]

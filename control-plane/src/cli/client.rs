@@ -1,5 +1,6 @@
 //! Asks the control plane, and says what it said when it refuses.
 
+use super::again::{self, GivenUp, SystemTime, Time};
 use super::arguments::ControlPlane;
 use super::{CliError, output};
 use crate::random;
@@ -66,10 +67,13 @@ pub enum ClientError {
 /// A problem document (RFC 9457), as far as it is shown.
 #[derive(Debug)]
 pub struct Refusal {
+    kind: String,
     detail: String,
     errors: Vec<(String, String)>,
 }
 
+/// What the types of problems begin with.
+const PROBLEMS: &str = "urn:keyward:problem:";
 /// 190 bits.
 const IDEMPOTENCY_KEY_LENGTH: usize = 32;
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,15 +115,26 @@ impl Client {
         self.ask(Method::POST, path, Some(document), None)
     }
 
-    /// Posts what must happen once, under an Idempotency-Key, so that it can be asked for again where the connection broke.
-    pub(super) fn post_once(&self, path: &str, document: &Value) -> Result<Value, CliError> {
+    /// Posts what must happen once, under an Idempotency-Key, so that it can be asked for again where the answer was lost.
+    /// The remedy is for whoever does not get to know whether it was done.
+    pub(super) fn post_once(&self, path: &str, document: &Value, remedy: String) -> Result<Value, CliError> {
+        self.post_once_in(&mut SystemTime, path, document, remedy)
+    }
+
+    fn post_once_in(
+        &self,
+        time: &mut impl Time,
+        path: &str,
+        document: &Value,
+        remedy: String,
+    ) -> Result<Value, CliError> {
         let idempotency_key = Secret::new(random::base62(IDEMPOTENCY_KEY_LENGTH)?);
-        let ask = || self.ask(Method::POST, path, Some(document), Some(&idempotency_key));
-        let answer = match ask() {
-            Err(error) if error.is_a_broken_connection() => ask(),
-            answer => answer,
-        };
-        Ok(answer?)
+        let answer = again::ask(time, || self.ask(Method::POST, path, Some(document), Some(&idempotency_key)));
+        answer.map_err(
+            |GivenUp { error, may_be_done }| {
+                if may_be_done { CliError::MayBeDone { source: error.into(), remedy } } else { error.into() }
+            },
+        )
     }
 
     pub(super) fn put(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
@@ -216,11 +231,16 @@ impl Client {
     }
 }
 
+#[cfg(test)]
 impl ClientError {
-    /// Whether the request may have arrived, and its answer was lost.
-    fn is_a_broken_connection(&self) -> bool {
-        let Self::Unreachable { source, .. } = self else { return false };
-        matches!(**source, ureq::Error::Io(_) | ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed)
+    /// A refusal with that problem.
+    pub(super) fn refused_for_test(status: u16, problem: &str) -> Self {
+        let kind = format!("{PROBLEMS}{problem}");
+        Self::Refused {
+            url: String::new(),
+            status,
+            refusal: Refusal { kind, detail: String::new(), errors: Vec::new() },
+        }
     }
 }
 
@@ -234,10 +254,16 @@ pub(super) enum DownloadError {
 }
 
 impl Refusal {
+    /// Whether what was refused may have been done.
+    pub(super) fn leaves_open(&self) -> bool {
+        self.kind.strip_prefix(PROBLEMS) == Some("outcome_unknown")
+    }
+
     fn read(document: &Value) -> Option<Self> {
         let text = |value: &Value, field| value.get(field).and_then(Value::as_str).map(output::printable);
         let errors = document.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         Some(Self {
+            kind: text(document, "type").unwrap_or_default(),
             detail: text(document, "detail").or_else(|| text(document, "title"))?,
             errors: errors.iter().filter_map(|error| Some((text(error, "field")?, text(error, "message")?))).collect(),
         })
@@ -276,6 +302,108 @@ fn first_line(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use socket2::{Domain, Socket, Type};
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{SocketAddr, TcpListener};
+    use std::thread::JoinHandle;
+    use std::time::Instant;
+
+    /// A network whose state changes in the pauses between two attempts.
+    struct Network {
+        address: SocketAddr,
+        listener: Option<Socket>,
+        serving: Option<JoinHandle<String>>,
+        asked_under: Vec<String>,
+        /// What happens to the attempts that are still to come, the last one first.
+        to_come: Vec<Next>,
+        now: Instant,
+    }
+
+    /// What becomes of an attempt.
+    #[derive(Clone, Copy)]
+    enum Next {
+        Lost,
+        Refused,
+        Answered,
+    }
+
+    impl Network {
+        fn new(next: &[Next]) -> Self {
+            let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let to_come = next.iter().rev().copied().collect();
+            let (serving, asked_under, now) = (None, Vec::new(), Instant::now());
+            let mut network = Self { address, listener: None, serving, asked_under, to_come, now };
+            network.turn();
+            network
+        }
+
+        /// Makes the next attempt meet what it is to meet.
+        fn turn(&mut self) {
+            self.asked_under.extend(self.serving.take().map(|serving| serving.join().unwrap()));
+            self.listener = None;
+            let Some(next) = self.to_come.pop() else { return };
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&self.address.into()).unwrap();
+            if matches!(next, Next::Refused) {
+                // Nobody else gets the port, and nobody listens.
+                self.listener = Some(socket);
+                return;
+            }
+            socket.listen(1).unwrap();
+            let listener = TcpListener::from(socket);
+            self.serving = Some(std::thread::spawn(move || {
+                let (stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(&stream);
+                let head = reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty());
+                let key = head.filter_map(|line| line.strip_prefix("idempotency-key: ").map(str::to_owned)).last();
+                // Where a part of the request is left, the answer is lost as the connection ends.
+                reader.read_exact(&mut [0; 2]).unwrap();
+                if matches!(next, Next::Answered) {
+                    (&stream)
+                        .write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 15\r\n\r\n{\"key\": \"made\"}")
+                        .unwrap();
+                }
+                key.unwrap()
+            }));
+        }
+    }
+
+    impl Time for Network {
+        fn now(&self) -> Instant {
+            self.now
+        }
+
+        fn pass(&mut self, pause: Duration) {
+            self.now += pause;
+            self.turn();
+        }
+    }
+
+    fn post_once(network: &mut Network) -> Result<Value, CliError> {
+        let url = format!("http://{}", network.address);
+        let agent = ureq::Agent::config_builder().max_idle_connections(0).proxy(None).build().new_agent();
+        let client = Client { agent, url, token: Secret::new("kwa_".to_owned()) };
+        client.post_once_in(network, "/v1/keys", &json!({}), "Look at it".to_owned())
+    }
+
+    #[test]
+    fn answers_that_were_lost_and_a_server_that_was_away_meanwhile_are_outlasted_under_one_idempotency_key() {
+        let mut network = Network::new(&[Next::Lost, Next::Refused, Next::Lost, Next::Answered]);
+        assert_eq!(post_once(&mut network).unwrap(), json!({"key": "made"}));
+        network.turn();
+        assert_eq!(network.asked_under.len(), 3);
+        assert!(network.asked_under.iter().all(|key| *key == network.asked_under[0] && key.len() > 30));
+    }
+
+    #[test]
+    fn who_gives_up_says_what_came_last_and_that_it_may_be_done_and_how_to_go_on() {
+        let nobody: Vec<_> = [Next::Lost].into_iter().chain([Next::Refused; 20]).collect();
+        let told = post_once(&mut Network::new(&nobody)).unwrap_err().to_string();
+        assert!(told.contains("refused") && told.contains("is not known") && told.ends_with("Look at it"), "{told}");
+        let told = post_once(&mut Network::new(&[Next::Refused])).unwrap_err().to_string();
+        assert!(told.contains("refused") && !told.contains("is not known"), "{told}");
+    }
 
     #[test]
     fn a_refusal_is_shown_with_every_field_that_is_wrong() {

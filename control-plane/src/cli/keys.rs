@@ -219,7 +219,7 @@ pub fn run(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError> 
     match command {
         KeysCommand::Create(arguments) => {
             let (json, key) = (arguments.json, arguments.document());
-            shown_once(&client.post_once("/v1/keys", &key)?, json, &CREATED)
+            shown_once(&client.post_once("/v1/keys", &key, UNSEEN_KEY.to_owned())?, json, &CREATED)
         }
         KeysCommand::List(arguments) => {
             let json = arguments.json;
@@ -241,7 +241,7 @@ pub fn run(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError> 
         }
         KeysCommand::Rotate { id, grace, json } => {
             let request = document([("grace_s", grace.map(|grace| json!(grace.as_secs())))]);
-            let key = client.post_once(&format!("{}/rotate", path(&id)), &request)?;
+            let key = client.post_once(&format!("{}/rotate", path(&id)), &request, unseen_secret(&id))?;
             shown_once(&key, json, &ROTATED)
         }
         KeysCommand::EndSecret { id, secret, json } => {
@@ -354,6 +354,19 @@ struct Made {
 const CREATED: Made = Made { what_happened: "created", what: "", remedy: "revoke it" };
 const ROTATED: Made =
     Made { what_happened: "rotated", what: "a new secret of ", remedy: "rotate it again, or revoke it" };
+
+/// How to go on where a key may have been made that nobody will see.
+const UNSEEN_KEY: &str = "Look with `keyward keys list` whether there is a new key: nobody has seen its secret, and \
+                          `keyward keys rotate ID --grace 0s` gives it another one";
+
+/// The same for a secret of that key.
+fn unseen_secret(id: &str) -> String {
+    let id = output::printable(id);
+    format!(
+        "Look with `keyward keys show {id}` whether there is a new secret: if so, those before it will end and nobody has seen \
+         it, and `keyward keys rotate {id}` gives the key another one"
+    )
+}
 
 /// The key goes to the standard output alone, so that it can be taken from there; words about it to the other one.
 fn shown_once(key: &Value, json: bool, made: &Made) -> Result<(), CliError> {

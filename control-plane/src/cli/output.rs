@@ -28,14 +28,31 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Keys as a table.
 pub(super) fn keys(keys: &[Value]) -> String {
-    table(&["id", "name", "owner", "environment", "state", "created_at", "expires_at"], keys)
+    const COLUMNS: [&str; 9] =
+        ["id", "name", "owner", "environment", HINT, "state", "created_at", "expires_at", "last_used_at"];
+    table_of(&COLUMNS, keys, |key, column| match column {
+        // What the newest secret may be recognised by; those before it are shown with the key.
+        HINT => secrets(key).last().map(|secret| text(secret, HINT)).unwrap_or_default(),
+        column => text(key, column),
+    })
 }
 
 /// Documents as a table of these fields.
 pub(super) fn table(columns: &[&str], documents: &[Value]) -> String {
+    table_of(columns, documents, text)
+}
+
+fn table_of(columns: &[&str], documents: &[Value], cell: impl Fn(&Value, &str) -> String) -> String {
     let mut cells = vec![columns.iter().copied().map(head).collect()];
-    cells.extend(documents.iter().map(|document| columns.iter().map(|column| text(document, column)).collect()));
+    cells.extend(documents.iter().map(|document| columns.iter().map(|column| cell(document, column)).collect()));
     rows(&cells)
+}
+
+const HINT: &str = "hint";
+
+/// The secrets of a key, the oldest first.
+fn secrets(key: &Value) -> &[Value] {
+    key.get("secrets").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Tokens as a table.
@@ -97,13 +114,21 @@ pub(super) fn key(key: &Value) -> String {
     };
     let told: Vec<_> = FIELDS.into_iter().filter(|field| !says_nothing(field)).collect();
     let mut out = fields(key, &told);
-    for secret in key.get("secrets").and_then(Value::as_array).into_iter().flatten() {
+    for secret in secrets(key) {
         let said = |words: &str, field| match text(secret, field) {
             text if text.is_empty() => text,
-            text => format!(" {words} {text}"),
+            text => format!("{words} {text}"),
         };
-        let (until, used) = (said("until", "not_after"), said("last used", "last_used_at"));
-        out += &format!("{:<14}{}  {}{until}{used}\n", "secret", text(secret, "id"), text(secret, "hint"));
+        let ends = if text(secret, "state") == "ended" { "since" } else { "until" };
+        let told = [
+            text(secret, "id"),
+            text(secret, HINT),
+            text(secret, "state") + &said(&format!(" {ends}"), "not_after"),
+            said("last used", "last_used_at"),
+            said("found in public", "leaked_at"),
+        ];
+        let told: Vec<_> = told.into_iter().filter(|part| !part.is_empty()).collect();
+        out += &format!("{:<14}{}\n", "secret", told.join("  "));
     }
     out
 }
@@ -132,22 +157,32 @@ mod tests {
     #[test]
     fn a_table_is_aligned_under_its_head() {
         let keys = [
-            json!({"id": "key_1", "name": "a long name", "state": "active", "created_at": "2030"}),
+            json!({"id": "key_1", "name": "a long name", "state": "active", "created_at": "2030", "last_used_at": "2031",
+                   "secrets": [{"hint": "kw_live_abcd…"}, {"hint": "kw_live_efgh…"}]}),
             json!({"id": "key_2", "name": "é", "owner": "acme", "state": "revoked", "created_at": "2029"}),
         ];
         assert_eq!(
             super::keys(&keys),
-            "ID     NAME         OWNER  ENVIRONMENT  STATE    CREATED AT  EXPIRES AT\n\
-             key_1  a long name                      active   2030\n\
-             key_2  é            acme                revoked  2029\n"
+            "ID     NAME         OWNER  ENVIRONMENT  HINT           STATE    CREATED AT  EXPIRES AT  LAST USED AT\n\
+             key_1  a long name                      kw_live_efgh…  active   2030                    2031\n\
+             key_2  é            acme                               revoked  2029\n"
         );
     }
 
     #[test]
     fn a_key_is_shown_with_what_it_has() {
         let shown = key(&json!({"id": "key_1", "owner": null, "scopes": ["a", "b"], "secrets": [
-            {"id": "sec_1", "hint": "kw_live_abcd…", "not_after": "2030"}]}));
-        assert_eq!(shown, "id            key_1\nscopes        a b\nsecret        sec_1  kw_live_abcd… until 2030\n");
+            {"id": "sec_1", "hint": "kw_live_abcd…", "state": "ended", "not_after": "2030", "leaked_at": "2028"},
+            {"id": "sec_2", "hint": "", "state": "valid", "not_after": "2032", "last_used_at": "2031"},
+            {"id": "sec_3", "hint": "kw_live_efgh…", "state": "valid"}]}));
+        assert_eq!(
+            shown,
+            "id            key_1\n\
+             scopes        a b\n\
+             secret        sec_1  kw_live_abcd…  ended since 2030  found in public 2028\n\
+             secret        sec_2  valid until 2032  last used 2031\n\
+             secret        sec_3  kw_live_efgh…  valid\n"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
 use super::key::{Key, PasswordHash, Secret};
-use super::request::{credits, fits, id as public_id, metadata, name, network, optional, scope};
+use super::request::{credits, fits, id as public_id, kinds, metadata, name, network, optional, scope};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, NoRandomness};
 use base64::Engine;
@@ -128,6 +128,12 @@ impl IdSeries {
         let (key, secret) = random.split_at_checked(ID_LENGTH - SERIES_LENGTH).unwrap_or_default();
         Ok(Ids { key: format!("key_{}{key}", self.beginning), secret: format!("sec_{}{secret}", self.beginning) })
     }
+}
+
+/// The series to which the id of a key belongs, if it is one that was drawn: how all ids of the series begin.
+pub fn series_of(id: &str) -> Option<String> {
+    let drawn = id.strip_prefix("key_").filter(|drawn| drawn.len() == ID_LENGTH)?;
+    Some(format!("key_{}…", drawn.get(..SERIES_LENGTH)?))
 }
 
 impl Ids {
@@ -276,9 +282,8 @@ fn past(node: &Node<'_>, now: Timestamp) -> Option<Timestamp> {
 }
 
 fn sort<'a>(fields: &mut Fields<'a>, dialect: &Dialect) -> Option<Sort<'a>> {
-    let kinds: Vec<_> = dialect.formats.iter().map(|format| (format.kind.as_str(), ())).collect();
     let kind = optional(fields, "kind", |n| {
-        n.one_of(&kinds)?;
+        n.one_of(&kinds(dialect))?;
         n.string()
     });
     let environment = optional(fields, "environment", |n| {
@@ -534,8 +539,12 @@ mod tests {
         for ids in &ids {
             assert_eq!((ids.key.len(), ids.secret.len()), (4 + ID_LENGTH, 4 + ID_LENGTH));
             assert_eq!(ids.key[4..12], ids.secret[4..12]);
+            assert_eq!(series_of(&ids.key), Some(format!("key_{}…", series.beginning)));
         }
         assert_ne!(IdSeries::begin().unwrap().beginning, series.beginning);
+        for other in ["acme", "key_short", &format!("key_ä{}", "a".repeat(ID_LENGTH))] {
+            assert_eq!(series_of(other), None, "{other}");
+        }
     }
 
     #[test]

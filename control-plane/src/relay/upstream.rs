@@ -2,6 +2,7 @@
 //! file that others may not read.
 
 use crate::private_file;
+use crate::tokens::Audience;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
@@ -48,6 +49,17 @@ pub enum UpstreamError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The file holds a token of operators.
+    #[error(
+        "{} holds an operator's token ({}…); a relay shows an edge token ({}…): `keyward tokens create --scope edge`",
+        path.display(),
+        Audience::Admin.prefix(),
+        Audience::Edge.prefix()
+    )]
+    OperatorsToken {
+        /// The file.
+        path: PathBuf,
     },
     /// The file holds no token.
     #[error("{} holds no token: its first line is to be one, in visible ASCII characters", path.display())]
@@ -194,6 +206,9 @@ fn read_token(path: &Path) -> Result<HeaderValue, UpstreamError> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(no_token());
     }
+    if token.starts_with(Audience::Admin.prefix()) {
+        return Err(UpstreamError::OperatorsToken { path: path.to_owned() });
+    }
     let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| no_token())?;
     value.set_sensitive(true);
     Ok(value)
@@ -232,6 +247,9 @@ mod tests {
         for bad in ["keyward.example", "ftp://keyward.example", "", "http://x?y"] {
             assert!(matches!(upstream(bad).unwrap_err(), UpstreamError::Url(_)), "{bad}");
         }
+        fs::write(&path, "kwa_very_secret\n").unwrap();
+        let error = found.reload().unwrap_err();
+        assert!(matches!(error, UpstreamError::OperatorsToken { .. }) && !error.to_string().contains("secret"));
         for bad in ["", "\n\n", "kwe secret\n", "kwe_s\u{e9}cret\n"] {
             fs::write(&path, bad).unwrap();
             let error = found.reload().unwrap_err();

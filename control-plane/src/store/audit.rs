@@ -1,12 +1,14 @@
 //! The audit log: appended to in the transaction of what it tells of, and never changed.
 
+use super::database::Engine;
 use super::rows::{from_json, sequence, stored_sequence};
-use super::sql::Sql;
+use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, AuditEntry};
+use crate::model::{Actor, AuditEntry, series_of};
 use serde_json::{Map, Value, json};
 use sqlx::AnyConnection;
+use std::iter;
 
 /// Which entries of the audit log are wanted.
 #[derive(Clone, Debug)]
@@ -15,7 +17,7 @@ pub struct AuditQuery {
     pub limit: u32,
     /// Only those before this one.
     pub before: Option<u64>,
-    /// Only those about what has this id.
+    /// Only those about what has this id, or, of a key, about the series of an import to which its id belongs.
     pub subject: Option<String>,
 }
 
@@ -49,7 +51,10 @@ impl Store {
                 Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
             query.bind(stored_sequence(wanted.before.unwrap_or(u64::MAX)));
             if let Some(subject) = &wanted.subject {
-                query.push(" AND subject = ").bind(subject.as_str());
+                query
+                    .push(" AND subject IN (")
+                    .bind_all(iter::once(subject.clone()).chain(series_of(subject)))
+                    .push(")");
             }
             // One more than wanted tells whether there are more.
             query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
@@ -112,5 +117,35 @@ pub(super) async fn append(
     .bind(Value::Object(details).to_string())
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Appends an entry for each of the subjects, to which the same was done.
+pub(super) async fn append_all(
+    engine: Engine,
+    connection: &mut AnyConnection,
+    at: Timestamp,
+    actor: &Actor,
+    action: &'static str,
+    subjects: &[&str],
+    details: Map<String, Value>,
+) -> Result<(), Error> {
+    if subjects.is_empty() {
+        return Ok(());
+    }
+    let (actor, details) = (actor.to_string(), Value::Object(details).to_string());
+    let last = "SELECT CAST(COALESCE(MAX(sequence), 0) AS BIGINT) FROM audit";
+    let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await?;
+    let mut sequence = last;
+    for some in subjects.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert =
+            Sql::of_many_values(engine, "INSERT INTO audit (sequence, at, actor, action, subject, details) VALUES ");
+        insert.bind_rows((sequence + 1..).zip(some), |columns, (sequence, subject)| {
+            columns.bind(sequence).bind(at.as_stored()).bind(actor.clone()).bind(action);
+            columns.bind((*subject).to_owned()).bind(details.clone());
+        });
+        insert.execute(connection, keep(some.len())).await?;
+        sequence += some.len() as i64;
+    }
     Ok(())
 }

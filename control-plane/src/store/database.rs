@@ -30,6 +30,32 @@ pub enum Location {
     Postgres(Secret),
 }
 
+impl Location {
+    /// Where that is, for the log: without a user, a password and parameters. Of a URL that was mistyped a part of the
+    /// password can stand where the database does.
+    pub(crate) fn described(&self) -> String {
+        match self {
+            Self::Directory(directory) | Self::Relay(directory) => format!("SQLite in {}", directory.display()),
+            Self::Postgres(url) => {
+                let options = postgres_options(url.expose());
+                let options = options.ok().and_then(|options| PgConnectOptions::from_url(&options.database_url).ok());
+                options.map_or_else(|| "PostgreSQL".to_owned(), |options| described(&options))
+            }
+        }
+    }
+}
+
+fn described(options: &PgConnectOptions) -> String {
+    let is_name = |name: &&str| name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-.".contains(&c));
+    let server = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => options.get_host().to_owned(),
+    };
+    // Unless it is named, it is the user's.
+    let database = options.get_database().filter(is_name).map(|name| format!("/{name}"));
+    format!("PostgreSQL at {server}{}", database.unwrap_or_default())
+}
+
 /// The kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
@@ -79,8 +105,8 @@ const POSTGRES_SETTINGS: &str = "SELECT set_config('synchronous_commit', 'on', f
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
 /// What the URL may say beside the server, the user and the database.
-const URL_PARAMETERS: [&str; 9] =
-    ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert"];
+const URL_PARAMETERS: [&str; 10] =
+    ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert", "user"];
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static RELAY_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/relay");
@@ -225,8 +251,8 @@ fn postgres_options(url: &str) -> Result<AnyConnectOptions, Error> {
     let named = |name: &str| options.database_url.query_pairs().any(|(key, _)| key == name);
     if options.database_url.query_pairs().any(|(key, _)| !URL_PARAMETERS.contains(&&*key)) {
         return Err(Error::Url(
-            "has a parameter that is none of application_name, dbname, host, password, port, sslcert, sslkey, sslmode \
-             and sslrootcert",
+            "has a parameter that is none of application_name, dbname, host, password, port, sslcert, sslkey, sslmode, \
+             sslrootcert and user",
         ));
     }
     if !named("application_name") {
@@ -322,6 +348,23 @@ mod tests {
     use crate::model::{Actor, OwnerKind};
     use crate::store::Store;
     use std::borrow::Cow;
+
+    #[test]
+    fn a_database_is_described_without_user_password_and_parameters() {
+        let described = |url: &str| Location::Postgres(Secret::new(url.to_owned())).described();
+        for (url, expected) in [
+            ("postgres://user:password@db.example:5433/state?sslmode=require", "PostgreSQL at db.example/state"),
+            ("postgres://user:password@db.example", "PostgreSQL at db.example"),
+            ("postgres:///state?host=/run/postgresql", "PostgreSQL at /run/postgresql/state"),
+            ("postgres://user@db.example/other?dbname=state", "PostgreSQL at db.example/state"),
+            // A slash of a password that was not escaped.
+            ("postgres://user:12/password@db.example/state", "PostgreSQL at user"),
+            ("password", "PostgreSQL"),
+        ] {
+            assert_eq!(described(url), expected, "{url}");
+        }
+        assert_eq!(Location::Directory("/var/lib/keyward".into()).described(), "SQLite in /var/lib/keyward");
+    }
 
     #[tokio::test]
     async fn what_the_first_version_has_stored_is_there_after_an_update_and_can_be_changed() {

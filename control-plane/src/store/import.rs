@@ -1,15 +1,17 @@
-//! Keys of another system, stored many at a time: a batch is one transaction with one entry of the audit log.
+//! Keys of another system, stored many at a time: a batch is one transaction with one entry of the audit log for its
+//! import, one for the series of ids that its keys were given, and one for each key that keeps an id that it had.
 
+use super::audit;
 use super::database::Engine;
 use super::mutation::Mutation;
 use super::rows::{amount, digest};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql};
 use super::{Error, READ_PATIENCE, RETENTION, Store, keys, owners, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, ImportedKey};
+use crate::model::{Actor, ImportedKey, Key, series_of};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
-use serde_json::{Map, json};
+use serde_json::json;
 use sqlx::AnyConnection;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -49,6 +51,14 @@ pub enum Conflict {
     NoPlan,
 }
 
+/// The keys of a batch that can be stored.
+#[derive(Default)]
+struct Chosen {
+    keys: Vec<Key>,
+    /// The ids that keys had before.
+    own_ids: HashSet<String>,
+}
+
 /// What the database knows of what a batch names.
 struct Known {
     digests: HashSet<Digest>,
@@ -81,7 +91,8 @@ impl Store {
 
 async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error> {
     let lines = batch.keys.first().map(|(line, _)| *line).zip(batch.keys.last().map(|(line, _)| *line));
-    let (mut chosen, outcome) = choose(mutation.engine(), mutation.connection(), batch.keys, batch.skip_known).await?;
+    let chosen = choose(mutation.engine(), mutation.connection(), batch.keys, batch.skip_known).await?;
+    let (Chosen { keys: mut chosen, own_ids }, outcome) = chosen;
     let Some((first, last)) = lines.filter(|_| !chosen.is_empty()) else { return Ok(outcome) };
     let ended_until = mutation.now().minus(RETENTION);
     for key in &mut chosen {
@@ -100,8 +111,13 @@ async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error
         ("first_line", json!(first)),
         ("last_line", json!(last)),
     ];
-    let details = Map::from_iter(details.map(|(name, value)| (name.to_owned(), value)));
-    mutation.audit("keys.imported", &batch.import, details).await?;
+    let series: BTreeSet<_> =
+        chosen.iter().filter(|key| !own_ids.contains(&key.id)).filter_map(|key| series_of(&key.id)).collect();
+    let own_ids: Vec<_> = chosen.iter().map(|key| key.id.as_str()).filter(|id| own_ids.contains(*id)).collect();
+    let of_import = || audit::details([("import", json!(batch.import))]);
+    mutation.audit_all("key.imported", &own_ids, of_import()).await?;
+    mutation.audit_all("keys.imported", &series.iter().map(String::as_str).collect::<Vec<_>>(), of_import()).await?;
+    mutation.audit("keys.imported", &batch.import, audit::details(details)).await?;
     let now = mutation.now();
     let told = chosen.iter().flat_map(|key| {
         let secrets = key.secrets.iter().filter(|secret| !secret.forgotten);
@@ -117,10 +133,10 @@ async fn choose(
     connection: &mut AnyConnection,
     keys: Vec<(u64, ImportedKey)>,
     skip_known: bool,
-) -> Result<(Vec<crate::model::Key>, Imported), Error> {
+) -> Result<(Chosen, Imported), Error> {
     let Known { mut digests, mut ids, plans } = Known::of(engine, connection, &keys).await?;
     let mut outcome = Imported::default();
-    let mut chosen = Vec::with_capacity(keys.len());
+    let mut chosen = Chosen { keys: Vec::with_capacity(keys.len()), ..Chosen::default() };
     for (line, ImportedKey { mut key, has_own_id, secret_field }) in keys {
         let plan_credits = key.plan.as_ref().map(|plan| plans.get(plan));
         if key.secrets.iter().any(|secret| digests.contains(&secret.digest)) {
@@ -138,9 +154,10 @@ async fn choose(
             digests.extend(key.secrets.iter().map(|secret| secret.digest));
             if has_own_id {
                 ids.insert(key.id.clone());
+                chosen.own_ids.insert(key.id.clone());
             }
             outcome.imported += 1;
-            chosen.push(key);
+            chosen.keys.push(key);
         }
     }
     Ok((chosen, outcome))
@@ -189,7 +206,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AuditEntry, Key, Secret};
+    use crate::model::{AuditEntry, Secret};
     use crate::store::Location;
     use crate::store::audit::AuditQuery;
     use std::time::Duration;
@@ -214,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_one_entry_of_the_audit_log_and_one_with_nothing_new_is_none() {
+    async fn a_batch_without_owners_is_an_entry_of_the_audit_log_for_its_import_and_one_with_nothing_new_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let batch = || (1..=9).map(|n| imported(n, |_| {})).collect();

@@ -112,7 +112,9 @@ impl Store {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
             let Some((id, secret)) = secrets::at(&mut transaction, digest).await? else { return Ok(None) };
-            let Some(key) = find_with(&mut transaction, &id, Forgotten::Secret(&secret)).await? else { return Ok(None) };
+            let Some(key) = find_with(&mut transaction, &id, Forgotten::Secret(&secret)).await? else {
+                return Ok(None);
+            };
             let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else {
                 return Ok(None);
             };

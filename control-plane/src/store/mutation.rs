@@ -79,6 +79,17 @@ impl Mutation {
         audit::append(&mut self.transaction, self.now, &self.actor, action, subject, details).await
     }
 
+    /// Writes into the audit log that this was done to each of the subjects.
+    pub(super) async fn audit_all(
+        &mut self,
+        action: &'static str,
+        subjects: &[&str],
+        details: Map<String, Value>,
+    ) -> Result<(), Error> {
+        let (engine, now) = (self.engine, self.now);
+        audit::append_all(engine, &mut self.transaction, now, &self.actor, action, subjects, details).await
+    }
+
     /// The connection, for what is not the feed's.
     pub(super) fn connection(&mut self) -> &mut AnyConnection {
         &mut self.transaction

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::model::{Actor, Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use sqlx::AnyConnection;
 use std::collections::HashSet;
 
@@ -115,7 +115,7 @@ pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Erro
     Ok(())
 }
 
-/// Makes those owners of an import known whom nobody has named before; each is named once. The audit log has the import.
+/// Makes those owners of an import known whom nobody has named before; each is named once.
 pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Result<(), Error> {
     for some in ids.chunks(ROWS_OF_A_STATEMENT) {
         let mut query = Sql::of_many_values(mutation.engine(), "SELECT id FROM owners WHERE id IN (");
@@ -136,6 +136,11 @@ pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Resul
             columns.bind(owner.id.as_str()).bind(owner.disabled).bind(None::<&str>).bind(owner.created_at.as_stored());
         });
         insert.execute(mutation.connection(), keep(new.len())).await?;
+        let created: Vec<_> = new.iter().map(|owner| owner.id.as_str()).collect();
+        // All of them are as new owners are.
+        if let Some(owner) = new.first() {
+            mutation.audit_all("owner.created", &created, facts(owner)).await?;
+        }
         let told = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
         mutation.append_all(told.collect()).await?;
     }
@@ -184,13 +189,17 @@ async fn create(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
     .bind(stored_amount(owner.version))
     .execute(mutation.connection())
     .await?;
-    let facts = details([
+    mutation.audit("owner.created", &owner.id, facts(owner)).await?;
+    tell(mutation, owner).await
+}
+
+/// What the audit log says of a new owner.
+fn facts(owner: &Owner) -> Map<String, Value> {
+    details([
         ("kind", json!(owner.kind.map(OwnerKind::name))),
         ("disabled", json!(owner.disabled)),
         ("permissions", json!(owner.permissions)),
-    ]);
-    mutation.audit("owner.created", &owner.id, facts).await?;
-    tell(mutation, owner).await
+    ])
 }
 
 /// Stores what the owner has become.

@@ -101,12 +101,20 @@ fn a_body_by_another_name_than_json_is_refused_wherever_it_is_said_to_be() {
             (Some("application/jsonp"), true),
             (Some("application/json"), false),
             (Some("Application/JSON ; charset=utf-8"), false),
+            (Some("application/merge-patch+json; charset=utf-8"), method != "PATCH"),
             (None, false),
         ] {
             let mut fields = vec![("authorization", authorization.as_str())];
             fields.extend(media_type.map(|media_type| ("content-type", media_type)));
             let answer = client.send_with(&method, &path, &fields, Some(b"{}".to_vec()));
             assert_eq!(answer.status == 415, refused, "{method} {path} {media_type:?}");
+            if let Some(media_type) = media_type.filter(|_| refused) {
+                let name = media_type.split(';').next().unwrap();
+                let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+                assert!(detail.ends_with(&format!("it says {name}")), "{detail}");
+            }
         }
+        let says_merge_patch = !said["requestBody"]["content"]["application/merge-patch+json"].is_null();
+        assert_eq!(says_merge_patch, method == "PATCH", "{method} {path}");
     }
 }

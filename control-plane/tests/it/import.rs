@@ -444,3 +444,48 @@ fn a_million_rows() {
     );
     println!("{}", process.resources());
 }
+
+#[test]
+fn the_audit_log_leads_from_every_owner_and_key_to_the_import() {
+    let (_dir, server) = started();
+    let client = server.client();
+    client.create(json!({"name": "before", "owner": "known"}));
+    let row = |n: usize, owner: &str| json!({"name": "n", "sha256": sha256_of(n), "owner": owner});
+    let mut own = row(0, "acme");
+    own["id"] = "key_of_the_other_system".into();
+    let rows = [own, row(1, "acme"), row(2, "known"), row(3, "globex"), row(1, "refused")];
+    assert_eq!(counts(&import(&client, "", &rows)), [4, 0, 1]);
+
+    let about = |subject: &str| {
+        let log = client.get(&format!("/v1/audit?subject={subject}")).expect(200);
+        let entries = log["entries"].as_array().unwrap().clone();
+        entries.into_iter().map(|entry| (entry["action"].as_str().unwrap().to_owned(), entry["details"].clone()))
+    };
+    for owner in ["acme", "globex", "known"] {
+        let entries: Vec<_> = about(owner).collect();
+        assert_eq!(entries, [("owner.created".to_owned(), json!({"disabled": false}))], "{owner}");
+    }
+    assert_eq!(about("refused").count(), 0);
+    let keys = client.get("/v1/keys").expect(200);
+    let imported = keys["keys"].as_array().unwrap().iter().filter(|key| key["name"] == "n");
+    let of: Vec<_> = imported
+        .map(|key| {
+            let id = key["id"].as_str().unwrap();
+            let entries: Vec<_> = about(id).collect();
+            let [(action, details)] = entries.as_slice() else { panic!("{id}: {entries:?}") };
+            assert_eq!(action, if id == "key_of_the_other_system" { "key.imported" } else { "keys.imported" });
+            details["import"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(of.len(), 4);
+    assert!(of.iter().all(|import| *import == of[0]));
+    let import: Vec<_> = about(&of[0]).collect();
+    assert_eq!(
+        import,
+        [("keys.imported".to_owned(), json!({"imported": 4, "skipped": 0, "first_line": 1, "last_line": 5}))]
+    );
+    let log = client.get("/v1/audit").expect(200);
+    let sequences: Vec<_> =
+        log["entries"].as_array().unwrap().iter().map(|entry| entry["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(sequences, (1..=sequences.len() as u64).rev().collect::<Vec<_>>());
+}

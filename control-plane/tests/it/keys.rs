@@ -44,6 +44,7 @@ fn all_mistakes_of_a_request_are_told_at_once() {
     assert_eq!(answer.header("content-type"), "application/problem+json");
     let problem = answer.expect(422);
     assert_eq!(fields(&problem), ["name", "owner", "kind", "scopes[0]", "allow_ip[0]", "limit"]);
+    assert_eq!(problem["errors"][2]["message"], "expected one of \"key\"");
     assert_eq!(problem["type"], "urn:keyward:problem:invalid");
     assert_eq!(problem["status"], 422);
 }

@@ -1,7 +1,7 @@
 //! The process: its start, its files, its signals, its end.
 
 use crate::database::stored;
-use crate::harness::{Client, Process, Reader, contains, program, stderr, until};
+use crate::harness::{Client, Process, Reader, contains, program, serve, stderr, until};
 use keyward_contract::cursor::Position;
 use keyward_contract::page::Page;
 use serde_json::json;
@@ -49,6 +49,20 @@ fn a_server_that_is_told_to_end_answers_who_waits_and_ends_well_within_two_secon
         let page = waiting.join().unwrap();
         assert_eq!(Page::decode(&page).unwrap().next(), position);
     }
+}
+
+#[test]
+fn a_database_url_that_is_set_to_nothing_starts_nothing_and_a_start_says_where_the_state_is() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let refused = serve(&mut program(), &dir).env("KEYWARD_DATABASE_URL", "").output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("KEYWARD_DATABASE_URL is set and empty"), "{refused:?}");
+    assert!(!dir.exists());
+    let mut server = Process::start_command(serve(&mut program(), &dir));
+    server.kill();
+    let expected = format!("the state is in SQLite in {}", dir.display());
+    assert!(server.log().contains(&expected), "{}", server.log());
 }
 
 #[test]

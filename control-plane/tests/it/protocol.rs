@@ -53,6 +53,33 @@ fn no_route_with_keys_answers_without_the_right_token() {
 }
 
 #[test]
+fn whoever_shows_another_secret_than_a_token_of_that_kind_is_told_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let key = client.create(serde_json::json!({"name": "a"}))["key"].as_str().unwrap().to_owned();
+    let token = |scope: &str| {
+        let token = serde_json::json!({"name": "a", "scope": scope});
+        client.ask("POST", "/v1/tokens", Some(token)).expect(201)["token"].as_str().unwrap().to_owned()
+    };
+    for (path, shown, what) in [
+        ("/v1/keys", client.edge.clone(), "this is an edge token"),
+        ("/v1/keys", token("edge"), "this is an edge token"),
+        ("/v1/keys", key.clone(), "this is an API key"),
+        ("/v1/keys", "something-else".to_owned(), "the token is not valid"),
+        (FEED_PATH, client.admin.clone(), "this is an operator's token"),
+        (FEED_PATH, token("read"), "this is an operator's token"),
+        (FEED_PATH, key, "this is an API key"),
+    ] {
+        let answer = client.send("GET", path, Some(&shown), None);
+        assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"keyward\", error=\"invalid_token\"");
+        let problem = answer.expect(401);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(problem["type"] == "urn:keyward:problem:unauthorized" && detail.starts_with(what), "{detail}");
+    }
+}
+
+#[test]
 fn whoever_asks_is_told_that_the_process_lives_and_is_ready() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());

@@ -825,4 +825,22 @@ fn a_relay_that_cannot_start_says_why_and_shows_no_token() {
     let output = run("http://127.0.0.1:1", &token_file(dir.path()));
     assert!(output.status.code() == Some(1) && stderr(&output).contains("644"), "{}", stderr(&output));
     assert!(!stderr(&output).contains("kwe_secret"));
+
+    fs::remove_file(token_file(dir.path())).unwrap();
+    write_token(dir.path(), "kwa_secret");
+    let output = run("http://127.0.0.1:1", &token_file(dir.path()));
+    assert!(
+        output.status.code() == Some(1) && stderr(&output).contains("an edge token (kwe_…)"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!stderr(&output).contains("kwa_secret"));
+    fs::remove_file(token_file(dir.path())).unwrap();
+    write_token(dir.path(), "kwe_secret");
+    fs::write(dir.path().join("keyward.db"), "").unwrap();
+    let before = fs::read_dir(dir.path()).unwrap().count();
+    let output = run("http://127.0.0.1:1", &token_file(dir.path()));
+    assert!(output.status.code() == Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is the data directory of a control plane"), "{}", stderr(&output));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before, "nothing is made there");
 }

@@ -101,9 +101,20 @@ impl NewKey {
     }
 }
 
+/// The kinds of keys, each once: there can be several formats of one.
+pub(in crate::model) fn kinds(dialect: &Dialect) -> Vec<(&str, &str)> {
+    let mut kinds: Vec<(&str, &str)> = Vec::new();
+    for format in &dialect.formats {
+        let kind = (format.kind.as_str(), format.kind.as_str());
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
 fn format(fields: &mut Fields<'_>, dialect: &Dialect) -> Option<KeyFormat> {
-    let kinds: Vec<_> = dialect.formats.iter().map(|format| (format.kind.as_str(), format.kind.as_str())).collect();
-    let kind = optional(fields, "kind", |n| n.one_of(&kinds));
+    let kind = optional(fields, "kind", |n| n.one_of(&kinds(dialect)));
     let environment = optional(fields, "environment", |n| {
         let environment = n.one_of(&[("live", Environment::Live), ("test", Environment::Test)])?;
         Some((environment, n.clone()))

@@ -41,6 +41,7 @@ fn a_start_that_is_refused_says_why_and_nothing_of_the_url() {
     ] {
         let said = refusal(dir.path(), &url);
         assert!(said.contains(why), "{why}: {said}");
+        assert!(!said.contains("at line") && !said.contains("returned from database"), "{said}");
         assert!(!said.contains(password) && !said.contains(&url) && !said.contains("postgres://keyward"), "{said}");
     }
 }
@@ -50,6 +51,10 @@ fn a_schema_of_a_newer_program_is_a_refused_start() {
     let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
     let url = postgres.database();
     Process::start_on(dir.path(), &url).kill();
+    let mut again = Process::start_on(dir.path(), &url);
+    again.kill();
+    assert!(!again.log().contains("already exists"), "{}", again.log());
+    assert!(again.log().contains("the state is in PostgreSQL at "), "{}", again.log());
     database::run(&url, &[NEWER_MIGRATION]);
     let said = refusal(dir.path(), &url);
     assert!(said.contains("made by a newer Keyward (9999; this one knows up to"), "{said}");
