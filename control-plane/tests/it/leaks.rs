@@ -291,16 +291,18 @@ fn alerts_that_never_end_take_no_more_memory_than_is_meant_for_alerts_and_only_f
     let signature = github.signature(b"[]");
     let fields =
         format!("github-public-key-identifier: {}\r\ngithub-public-key-signature: {signature}\r\n", Github::KEY_ID);
-    let almost_all = vec![b' '; (1 << 20) - 1];
-    let begun: Vec<_> = (0..MOST >> 20)
-        .map(|_| {
-            let mut connection = begin_alert(&client, &fields, 1 << 20);
-            connection.write_all(&almost_all).unwrap();
-            connection
-        })
-        .collect();
+    // Of those that come at once some are refused at the end, and what they held is free again: so ever smaller ones follow.
+    let mut begun = Vec::new();
+    let mut fill = |bytes: usize| {
+        let mut connection = begin_alert(&client, &fields, 1 << 20);
+        if connection.write_all(&vec![b' '; bytes]).is_ok() {
+            begun.push(connection);
+        }
+    };
+    (0..MOST >> 20).for_each(|_| fill((1 << 20) - 1));
     let alert = format!("[{}]", " ".repeat(100));
     until(|| {
+        (6..20).rev().for_each(|bits| fill(1 << bits));
         let answer = github.alert(&client, &alert);
         let is_full = answer.status == 503;
         assert!(!is_full || answer.header("retry-after") == "1");
