@@ -151,7 +151,9 @@ async fn serve_one(
             () = timer.as_mut() => {
                 let now = Instant::now();
                 let next = match requests.activity() {
-                    Activity::None if begun + patience.header > now => begun + patience.header,
+                    Activity::None if begun + patience.header > now => {
+                        (begun + patience.header).min(now + patience.idle)
+                    }
                     Activity::None => return,
                     Activity::Open(_) => now + patience.idle,
                     Activity::IdleSince(since) if since + patience.idle > now => since + patience.idle,

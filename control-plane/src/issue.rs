@@ -51,7 +51,7 @@ where
         let Some(digest) = address(format, &plaintext) else { break };
         let hash = match format.at_rest() {
             AtRest::Sha256 => None,
-            AtRest::Argon2id if store.secret_at(&digest).await?.is_some() => continue,
+            AtRest::Argon2id if store.is_taken(&digest).await? => continue,
             AtRest::Argon2id => Some(verifier.hash(&plaintext).await?),
         };
         let secret = Secret::new(id, digest, format.display_hint(&plaintext), now);

@@ -22,6 +22,7 @@ use keyward_contract::secret::Secret;
 use keyward_contract::verdict::Refusal;
 use keyward_contract::verify::Answer;
 use std::borrow::Cow;
+use std::iter;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -185,6 +186,8 @@ pub struct Edge<'a, S> {
 /// What the route asks of a key.
 struct Asked<'a> {
     requirement: &'a Requirement,
+    /// What the path asks for as it is written, where it was another spelling of it that the requirement is of.
+    also: Option<&'a Requirement>,
     method: &'a [u8],
     cost: NonZeroU32,
 }
@@ -212,7 +215,7 @@ impl<S: SharedStore> Edge<'_, S> {
         let field = |name| header(headers, name).unwrap_or_default();
         let target = Target { method: field(":method"), host: field(":authority"), path: field(":path") };
         let (policy, unmatched) = (self.policy, UNMATCHED);
-        let route = policy.rules.route(&target).unwrap_or(&unmatched);
+        let (route, also) = policy.rules.find(&target).unwrap_or((&unmatched, None));
         let refuse = |refused: Refused| Decision::Refuse(Refused { errors: route.errors.clone(), ..refused });
         let (requirement, optional) = match &route.access {
             Access::Public => return Decision::Public,
@@ -228,7 +231,7 @@ impl<S: SharedStore> Edge<'_, S> {
         if optional && credential == Credential::Missing {
             return Decision::Public;
         }
-        let asked = Asked { requirement, method: target.method, cost: route.cost };
+        let asked = Asked { requirement, also, method: target.method, cost: route.cost };
         let looks_like_a_key = self.guessing.is_some() && looks_like_a_key(policy, &credential);
         let mut client = Some(client);
         let mut client = || client.take().and_then(|ask| ask());
@@ -339,7 +342,9 @@ impl<S: SharedStore> Edge<'_, S> {
         match ended.filter(|ended| ended.digest == digest).map(|ended| &ended.outcome) {
             Some(Outcome::Answered(Answer::Right { secret_id: right })) if right == secret_id => Ok(holder),
             Some(Outcome::Answered(Answer::Wrong)) => Err(Refusal::Unknown.into()),
-            Some(Outcome::Unavailable { retry_after_s }) => Err(Refused::unavailable(*retry_after_s).into()),
+            Some(Outcome::Unavailable { retry_after_s } | Outcome::Busy { retry_after_s }) => {
+                Err(Refused::unavailable(*retry_after_s).into())
+            }
             // The control plane and this snapshot do not mean the same secret; one of them is behind.
             Some(Outcome::Answered(Answer::Right { .. })) => Err(Refusal::Unavailable.into()),
             None if ended.is_some() => Err(Refusal::Unavailable.into()),
@@ -445,7 +450,8 @@ fn refusal_of<'a>(
     if !associated {
         return Some((Refusal::Unassociated, ""));
     }
-    if asked.requirement.kinds.as_ref().is_some_and(|kinds| !kinds.contains(&key.kind)) {
+    let requirements = || iter::once(asked.requirement).chain(asked.also);
+    if requirements().filter_map(|asked| asked.kinds.as_ref()).any(|kinds| !kinds.contains(&key.kind)) {
         return Some((Refusal::WrongKind, ""));
     }
     if !key.allowlist.is_empty() {
@@ -454,8 +460,8 @@ fn refusal_of<'a>(
             return Some((Refusal::ForbiddenIp, ""));
         }
     }
-    let scopes = asked.requirement.scopes.of(asked.method);
-    let lacking = scopes.iter().find(|scope| !holder.may(scope, &policy.dialect))?;
+    let mut scopes = requirements().flat_map(|requirement| requirement.scopes.of(asked.method));
+    let lacking = scopes.find(|scope| !holder.may(scope, &policy.dialect))?;
     Some((Refusal::InsufficientScope, lacking))
 }
 

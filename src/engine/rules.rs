@@ -145,20 +145,38 @@ impl Rules {
     /// Methods are compared as they stand, so one in small letters, which an upstream may read as in capitals, matches
     /// no rule; and neither does an authority that is no host.
     pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
+        self.find(target).map(|(route, _)| route)
+    }
+
+    /// The same, and what a key needs beside: where a rule decides only because of a slash at the path's end, what the first
+    /// one asks that matches the path as it was sent. So neither spelling asks for less than the rules say of it.
+    pub fn find(&self, target: &Target<'_>) -> Option<(&Route, Option<&Requirement>)> {
         let path = target.path.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
         let mut canonical = canonical_path(path);
         let spellings = canonical.as_mut().map(Spellings::of);
         let host = host_of(target.host);
         let odd = target.method.iter().any(u8::is_ascii_lowercase) || host.is_none();
-        let matches = |rule: &&Rule| {
+        if odd {
+            return None;
+        }
+        let as_sent = |rule: &Rule| {
             let path = match spellings {
                 Some(spellings) => spellings,
                 None if rule.ambiguous_paths => Spellings { sent: path, respelled: path },
-                None => return false,
+                None => return None,
             };
             rule.matches(target.method, host.as_deref().unwrap_or_default(), path, self.ignore_case)
         };
-        self.rules.iter().find(|rule| !odd && matches(rule)).map(|rule| &rule.route)
+        let mut matching = self.rules.iter().filter_map(|rule| Some((&rule.route, as_sent(rule)?)));
+        let (route, is_as_sent) = matching.next()?;
+        if is_as_sent {
+            return Some((route, None));
+        }
+        let also = match matching.find(|(_, is_as_sent)| *is_as_sent) {
+            Some((Route { access: Access::Key(requirement), .. }, _)) => Some(requirement),
+            _ => None,
+        };
+        Some((route, also))
     }
 }
 
@@ -182,14 +200,17 @@ impl<'a> Spellings<'a> {
 }
 
 impl Rule {
-    fn matches(&self, method: &[u8], host: &[u8], path: Spellings<'_>, ignore_case: bool) -> bool {
-        let is_wide = matches!(self.route.access, Access::Key(_));
+    /// Whether it is for such requests, and if so, for the path as it was sent.
+    fn matches(&self, method: &[u8], host: &[u8], path: Spellings<'_>, ignore_case: bool) -> Option<bool> {
         // HEAD asks for what GET does (RFC 9110, section 9.3.2).
         let is_named = |given: &String| given.as_bytes() == method || (given == "GET" && method == b"HEAD");
-        (self.methods.is_empty() || self.methods.iter().any(is_named))
-            && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)))
-            && (self.path.matches(path.sent, ignore_case)
-                || (is_wide && self.path.matches(path.respelled, ignore_case)))
+        let is_meant = (self.methods.is_empty() || self.methods.iter().any(is_named))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)));
+        if is_meant && self.path.matches(path.sent, ignore_case) {
+            return Some(true);
+        }
+        let is_wide = matches!(self.route.access, Access::Key(_));
+        (is_meant && is_wide && self.path.matches(path.respelled, ignore_case)).then_some(false)
     }
 }
 
@@ -413,6 +434,30 @@ mod tests {
         }
         let root = Rules { rules: vec![rule(PathMatch::exact("/"), key("root"))], ignore_case: false };
         assert_eq!((access(&root, "/"), access(&root, "/a")), ("root".into(), "nobody".into()));
+    }
+
+    #[test]
+    fn neither_spelling_asks_for_less_than_the_rules_say_of_it() {
+        let rules = |paths: [PathMatch; 2]| {
+            let [first, second] = paths;
+            Rules { rules: vec![rule(first, key("list")), rule(second, key("admin"))], ignore_case: false }
+        };
+        let asked = |rules: &Rules, path: &str| {
+            let found = rules.find(&Target { method: b"GET", host: b"h", path: path.as_bytes() });
+            let (route, also) = found.unwrap();
+            let of = |requirement: &Requirement| requirement.scopes.otherwise.join("");
+            let Access::Key(requirement) = &route.access else { panic!("{route:?}") };
+            [Some(requirement), also].into_iter().flatten().map(of).collect::<Vec<_>>().join(" and ")
+        };
+        let below = rules([PathMatch::exact("/reports"), PathMatch::prefix("/reports")]);
+        for (path, expected) in [("/reports", "list"), ("/reports/", "list and admin"), ("/reports/x", "admin")] {
+            assert_eq!(asked(&below, path), expected, "{path}");
+        }
+        let both = rules([PathMatch::exact("/a/"), PathMatch::exact("/a")]);
+        assert_eq!((asked(&both, "/a/").as_str(), asked(&both, "/a").as_str()), ("list", "list and admin"));
+        let mut opened = both;
+        opened.rules[1].route.access = Access::Public;
+        assert_eq!(asked(&opened, "/a"), "list", "what one rule asks, another does not waive");
     }
 
     #[test]

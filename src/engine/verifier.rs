@@ -60,6 +60,11 @@ pub enum Outcome {
         /// After how many seconds to try again.
         retry_after_s: u64,
     },
+    /// Nothing, since the control plane has too much to verify.
+    Busy {
+        /// After how many seconds to try again.
+        retry_after_s: u64,
+    },
 }
 
 /// Nothing more is asked now.
@@ -106,7 +111,7 @@ pub const WRONG_OF_ALL: Limit = Limit::per_minute(60);
 /// How many wrong credentials with whatever public beginnings a client may have checked: who knows many of them must not
 /// keep the control plane busy for all others.
 pub const WRONG_OF_CLIENT_IN_ALL: Limit = Limit::per_minute(30);
-/// How often a client may have asked in vain, because the control plane was too busy or away.
+/// How often a client may have asked a control plane that was too busy.
 pub const IN_VAIN_OF_CLIENT: Limit = Limit::per_ten_seconds(20);
 
 /// How much of [`MAX_QUESTIONS`] one client may have, so that something is left for the others.
@@ -159,7 +164,8 @@ impl Verifier {
                 return busy;
             }
             let client = told_apart(client);
-            if self.questions.values().filter(|question| question.client == client).count() >= MAX_QUESTIONS_OF_CLIENT {
+            let of_client = self.questions.values().filter(|question| question.client == client).count();
+            if client != UNKNOWN && of_client >= MAX_QUESTIONS_OF_CLIENT {
                 return busy;
             }
             self.have_budget(store, what, &client, now_ms)?;
@@ -177,9 +183,9 @@ impl Verifier {
         let with_subject = self.questions.values().filter(|question| question.what.subject == what.subject);
         let of_all = with_subject.clone().count();
         let of_client = with_subject.filter(|question| question.client == client).count();
-        let wrong = wrong_of(&what.subject, client).into_iter().zip([of_client, of_all, 0]);
-        let in_vain = ((in_vain_of(client), IN_VAIN_OF_CLIENT), 0);
-        for ((of, limit), open) in wrong.chain([in_vain]) {
+        let wrong = wrong_of(&what.subject, client).zip([of_client, of_all, 0]);
+        let in_vain = in_vain_of(client).map(|of| ((of, IN_VAIN_OF_CLIENT), 0));
+        for ((of, limit), open) in wrong.chain(in_vain) {
             let cost = u32::try_from(open).unwrap_or(u32::MAX).saturating_add(1);
             if cost > limit.requests() {
                 return Err(Busy { retry_after_s: RETRY_S });
@@ -236,10 +242,12 @@ impl Verifier {
                     self.wrong.admit(store, &of, &[limit], NonZeroU32::MIN, now_ms);
                 }
             }
-            Outcome::Unavailable { .. } => {
-                let of = in_vain_of(&question.client);
-                self.wrong.admit(store, &of, &[IN_VAIN_OF_CLIENT], NonZeroU32::MIN, now_ms);
+            Outcome::Busy { .. } => {
+                if let Some(of) = in_vain_of(&question.client) {
+                    self.wrong.admit(store, &of, &[IN_VAIN_OF_CLIENT], NonZeroU32::MIN, now_ms);
+                }
             }
+            Outcome::Unavailable { .. } => {}
         }
         let ended = Rc::new(Ended { digest: what.digest, outcome: outcome.bounded() });
         self.ready.extend(question.waiters.iter().map(|waiter| (waiter.stream, Rc::clone(&ended))));
@@ -282,24 +290,26 @@ impl Outcome {
             Self::Unavailable { retry_after_s } => {
                 Self::Unavailable { retry_after_s: retry_after_s.clamp(RETRY_S, MAX_RETRY_S) }
             }
+            Self::Busy { retry_after_s } => Self::Busy { retry_after_s: retry_after_s.clamp(RETRY_S, MAX_RETRY_S) },
             answered @ Self::Answered(_) => answered,
         }
     }
 }
 
 /// What a wrong credential counts for, and how many there may be.
-fn wrong_of(subject: &Digest, client: &str) -> [(String, Limit); 3] {
+fn wrong_of(subject: &Digest, client: &str) -> impl Iterator<Item = (String, Limit)> {
     let subject = hex::encode(subject.0);
-    [
-        (format!("{subject} {client}"), WRONG_OF_CLIENT),
-        (subject, WRONG_OF_ALL),
-        (format!("all {client}"), WRONG_OF_CLIENT_IN_ALL),
-    ]
+    let of_client = (format!("{subject} {client}"), WRONG_OF_CLIENT);
+    let in_all = (client != UNKNOWN).then(|| (format!("all {client}"), WRONG_OF_CLIENT_IN_ALL));
+    [of_client, (subject, WRONG_OF_ALL)].into_iter().chain(in_all)
 }
 
-fn in_vain_of(client: &str) -> String {
-    format!("in vain {client}")
+fn in_vain_of(client: &str) -> Option<String> {
+    (client != UNKNOWN).then(|| format!("in vain {client}"))
 }
+
+/// Clients without an address, who may be all there are.
+const UNKNOWN: &str = "";
 
 /// A client, as far as it can be told apart. Whoever has an IPv6 address has 2^64 of them.
 fn told_apart(client: Option<IpAddr>) -> String {
@@ -307,7 +317,7 @@ fn told_apart(client: Option<IpAddr>) -> String {
         Some(IpAddr::V6(address)) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
         other => other,
     };
-    client.map_or_else(String::new, |client| client.to_string())
+    client.map_or_else(|| UNKNOWN.to_owned(), |client| client.to_string())
 }
 
 #[cfg(test)]
@@ -529,17 +539,20 @@ mod tests {
     #[test]
     fn a_client_that_is_told_to_come_back_again_and_again_is_told_so_without_being_asked_about() {
         let mut fixture = Fixture::new();
-        let mut ask = |n: u32, client, now_ms| {
+        let mut ask = |n: u32, client, outcome: &Outcome, now_ms| {
             fixture.wait_from(&format!("a{n}"), client, now_ms)?;
             let (id, _) = fixture.verifier.to_send(now_ms).unwrap();
-            fixture.end(id, Outcome::Unavailable { retry_after_s: 1 }, now_ms);
+            fixture.end(id, outcome.clone(), now_ms);
             fixture.ready();
             Ok(())
         };
-        assert_eq!((0..100).filter(|n| ask(*n, CLIENT, NOW).is_ok()).count(), 20);
-        assert_eq!(ask(0, CLIENT, NOW + 1), Err(Busy { retry_after_s: 10 }));
-        ask(0, v6(0), NOW).unwrap();
-        ask(0, CLIENT, NOW + 10_001).unwrap();
+        let [busy, away] = [Outcome::Busy { retry_after_s: 1 }, Outcome::Unavailable { retry_after_s: 1 }];
+        assert!((0..100).all(|n| ask(n, CLIENT, &away, NOW).is_ok()), "it is nobody's fault");
+        assert!((0..100).all(|n| ask(n, None, &busy, NOW).is_ok()), "that may be anybody");
+        assert_eq!((0..100).filter(|n| ask(*n, CLIENT, &busy, NOW).is_ok()).count(), 20);
+        assert_eq!(ask(0, CLIENT, &busy, NOW + 1), Err(Busy { retry_after_s: 10 }));
+        ask(0, v6(0), &busy, NOW).unwrap();
+        ask(0, CLIENT, &busy, NOW + 10_001).unwrap();
     }
 
     #[test]

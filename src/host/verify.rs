@@ -98,7 +98,7 @@ fn outcome_of(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
             Err(error) => nothing(error.to_string()),
         },
         Err(0) => nothing("no answer".to_owned()),
-        Err(503) if let Some(retry_after_s) = retry_after_s() => (Outcome::Unavailable { retry_after_s }, None),
+        Err(503) if let Some(retry_after_s) = retry_after_s() => (Outcome::Busy { retry_after_s }, None),
         Err(status) => nothing(format!("the control plane answers {status}")),
     }
 }

@@ -174,6 +174,9 @@ pub(super) async fn create(
     if asks.credits.is_some() {
         return Err(ApiError::HasCredits);
     }
+    if let Some(retry_after) = app.store.share_used_up(&caller.asking, now).await? {
+        return Err(too_soon(retry_after));
+    }
     let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key {
@@ -246,6 +249,9 @@ pub(super) async fn rotate(
     let format =
         app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
+    if let Some(retry_after) = app.store.share_used_up(&caller.asking, now).await? {
+        return Err(too_soon(retry_after));
+    }
     let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
     let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {

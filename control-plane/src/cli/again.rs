@@ -71,8 +71,9 @@ fn leaves_open(error: &ClientError) -> bool {
             _ => false,
         },
         ClientError::Refused { refusal, .. } => refusal.leaves_open(),
-        // What stands between has lost the server after it had the request (RFC 9110, sections 15.6.3 and 15.6.5).
-        ClientError::NotTheApi { status, .. } => matches!(status, 502 | 504),
+        // What stands between has lost the server after it had the request (RFC 9110, sections 15.6.3 and 15.6.5), which
+        // Envoy answers 503.
+        ClientError::NotTheApi { status, .. } => matches!(status, 502..=504),
         ClientError::Url(_) | ClientError::NoToken { .. } => false,
     }
 }
@@ -167,6 +168,7 @@ mod tests {
             unreachable(ureq::Error::Timeout(Timeout::Global)),
             unreachable(ureq::Error::Timeout(Timeout::RecvResponse)),
             refused(503, "outcome_unknown"),
+            ClientError::NotTheApi { url: "http://h".into(), status: 503 },
             ClientError::NotTheApi { url: "http://h".into(), status: 504 },
         ] {
             let mut time = time();

@@ -84,6 +84,9 @@ pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
 const LOCK_FILE: &str = "lock";
 const READERS: u32 = 4;
+/// Of PostgreSQL, where one write follows the other all the same. A connection that breaks without a word can keep its place for
+/// as long as the system takes to give it up.
+const WRITERS: u32 = 2;
 /// One has the turn, and one follows what is committed; the other may still have to roll back what a reader left that went
 /// away.
 const FEED_READERS: u32 = 3;
@@ -153,7 +156,7 @@ impl Database {
         connection.close().await?;
         Ok(Self {
             engine: Engine::Postgres,
-            writer: postgres_pool(1).connect_with(options.clone()).await?,
+            writer: postgres_pool(WRITERS).connect_with(options.clone()).await?,
             readers: postgres_pool(READERS).connect_with(options.clone()).await?,
             feed_readers: postgres_pool(FEED_READERS).connect_with(options).await?,
             notifications: Some(notifications),
@@ -174,7 +177,7 @@ impl Database {
             Ok::<_, sqlx::Error>(listener)
         };
         // Where it fails, polling does, and that is where it is logged.
-        timeout(CONNECT_TIMEOUT, listening).await.ok()?.ok()
+        timeout(POSTGRES_ACQUIRE_TIMEOUT, listening).await.ok()?.ok()
     }
 
     /// A transaction that sees one state from its first query to its last.

@@ -222,6 +222,7 @@ mod tests {
         let ids = |key: &Key| key.secrets.iter().map(|secret| secret.id.clone()).collect::<Vec<_>>();
         let read = store.key("key_1").await.unwrap().unwrap();
         assert_eq!(ids(&read), ["sec_2"]);
+        assert!(store.is_taken(&Digest([1; 32])).await.unwrap() && !store.is_taken(&Digest([9; 32])).await.unwrap());
         let (_, found, _) = store.key_by_digest(&Digest([1; 32])).await.unwrap().unwrap();
         assert_eq!((found.id.as_str(), found.is_valid(later)), ("sec_1", false), "it is known to have been one");
         // What has ended with its key is shown for good.

@@ -20,6 +20,18 @@ impl Store {
         })
         .await
     }
+
+    /// Whether a secret has that digest or address, or ever had.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn is_taken(&self, address: &Digest) -> Result<bool, Error> {
+        within(READ_PATIENCE, async {
+            let mut connection = self.database.readers.acquire().await?;
+            Ok(at(&mut connection, address).await?.is_some())
+        })
+        .await
+    }
 }
 
 /// The ids of the key and of the secret that the digest or address leads to.

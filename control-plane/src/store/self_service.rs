@@ -5,12 +5,13 @@
 
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
-use super::{Error, Store, owners};
+use super::{Error, READ_PATIENCE, Store, owners, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, Key, Secret};
 use crate::verify::Verified;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::Environment;
+use sqlx::AnyConnection;
 use std::time::Duration;
 
 /// A key that asks for a change, as it was when it was verified.
@@ -108,6 +109,23 @@ impl Asking {
 }
 
 impl Store {
+    /// After how long the owner of who asks can make the next secret, if not now: to be asked before one is made and hashed, and decided
+    /// again in the transaction that stores it.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn share_used_up(&self, asking: &Asking, now: Timestamp) -> Result<Option<Duration>, Error> {
+        within(READ_PATIENCE, async {
+            let mut connection = self.database.readers.acquire().await?;
+            let full_at = share_full_at(&mut connection, &asking.owner).await?;
+            Ok(match Share::at(full_at, now) {
+                Share::Left(_) => None,
+                Share::UsedUp { retry_after } => Some(retry_after),
+            })
+        })
+        .await
+    }
+
     /// Stores a new key that the other one has asked for.
     ///
     /// # Errors
@@ -217,22 +235,32 @@ enum Share {
 /// What is left of the owner's share. All that has to be known is when the whole of it is there again.
 async fn share(mutation: &mut Mutation, owner: &str) -> Result<Share, Error> {
     let now = mutation.now();
-    let stored: Option<i64> = sqlx::query_scalar("SELECT share_full_at FROM owners WHERE id = $1")
-        .bind(owner)
-        .fetch_one(mutation.connection())
-        .await?;
-    let full_at = stored.map_or(now, Timestamp::from_stored).max(now);
+    let full_at = share_full_at(mutation.connection(), owner).await?;
     let latest = now.plus(SHARE_STEP * SHARE);
-    if full_at > latest {
+    if full_at > Some(latest) {
         // The clock was set back. Nobody is to wait until it is there again.
         use_up(mutation, owner, latest).await?;
     }
-    let full_again = full_at.min(latest).plus(SHARE_STEP);
-    let over_ms = full_again.as_ms().saturating_sub(latest.as_ms());
-    Ok(match over_ms {
-        0 => Share::Left(full_again),
-        _ => Share::UsedUp { retry_after: Duration::from_millis(over_ms) },
-    })
+    Ok(Share::at(full_at, now))
+}
+
+impl Share {
+    fn at(full_at: Option<Timestamp>, now: Timestamp) -> Self {
+        let latest = now.plus(SHARE_STEP * SHARE);
+        let full_again = full_at.unwrap_or(now).max(now).min(latest).plus(SHARE_STEP);
+        match full_again.as_ms().saturating_sub(latest.as_ms()) {
+            0 => Self::Left(full_again),
+            over_ms => Self::UsedUp { retry_after: Duration::from_millis(over_ms) },
+        }
+    }
+}
+
+async fn share_full_at(connection: &mut AnyConnection, owner: &str) -> Result<Option<Timestamp>, Error> {
+    let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT share_full_at FROM owners WHERE id = $1")
+        .bind(owner)
+        .fetch_optional(connection)
+        .await?;
+    Ok(stored.flatten().map(Timestamp::from_stored))
 }
 
 /// Stores when the whole of an owner's share is there again.
@@ -370,6 +398,8 @@ mod tests {
         let rotated = rotate(other, 4, NOW).await.unwrap();
         let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
         let second = Duration::from_secs(1);
+        assert_eq!(store.share_used_up(&asking, NOW).await.unwrap(), Some(SHARE_STEP));
+        assert_eq!(store.share_used_up(&asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
         for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
             let made = store.create_key_by(asking.clone(), at(5, now)).await;
             assert!(matches!(made, Ok(CreatedBy::TooSoon { retry_after }) if retry_after == left), "{made:?}");
