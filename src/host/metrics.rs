@@ -82,7 +82,7 @@ impl Metrics {
         let counter = match outcome {
             Outcome::Answered(Answer::Right { .. }) => &mut self.verified_right,
             Outcome::Answered(Answer::Wrong) => &mut self.verified_wrong,
-            Outcome::Unavailable { .. } => &mut self.verification_failures,
+            Outcome::Unavailable { .. } | Outcome::Busy { .. } => &mut self.verification_failures,
         };
         counter.pending += 1;
     }
