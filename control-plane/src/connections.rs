@@ -50,12 +50,12 @@ impl Default for Patience {
 /// edges come at once, and one that finds no room tries again a second later, by when Envoy has given it up.
 const BACKLOG: u32 = 65_535;
 
-/// Listens on the first address that `host:port` means and that can be had.
-pub(crate) async fn listen(on: &str) -> io::Result<TcpListener> {
+/// Listens on the first address that `host:port` means and that can be had, and tells which that is.
+pub(crate) async fn listen(on: &str) -> io::Result<(TcpListener, SocketAddr)> {
     let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
     for address in lookup_host(on).await? {
         match listen_on(address) {
-            Ok(listener) => return Ok(listener),
+            Ok(listener) => return listener.local_addr().map(|address| (listener, address)),
             Err(error) => failed = error,
         }
     }

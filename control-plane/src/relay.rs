@@ -13,9 +13,8 @@ pub use upstream::{Answer, AskError, Upstream, UpstreamError};
 
 use crate::api::{RelayApp, relay_router};
 use crate::clock::Clock;
-use crate::connections::{self, Patience};
 use crate::feed::Feed;
-use crate::serve::{CLOSING, StartError, overdue};
+use crate::serve::{StartError, close, listen, serve_until};
 use crate::store::{DATABASE_FILE, Location, Store};
 use crate::tokens::{TokenError, Tokens};
 use keyward_contract::MAX_WAIT_SECONDS;
@@ -28,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// How a relay is to run.
 pub struct RelayConfig {
@@ -82,13 +81,7 @@ impl Relay {
         let store = Store::open(&Location::Relay(config.data_dir.clone())).await.map_err(failed)?;
         let standing = store.standing().await.map_err(failed)?;
         let contact = Arc::new(Contact::new(&standing, (config.clock)(), Instant::now()));
-        let listening = async {
-            let listener = connections::listen(&config.listen).await?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) =
-            listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
+        let (listener, address) = listen(&config.listen).await?;
         Ok(Self { listener, address, tokens, store, upstream, contact, config })
     }
 
@@ -130,18 +123,7 @@ impl Relay {
             contact,
         });
         tracing::info!(%address, "listening");
-        tokio::spawn(async move {
-            end.await;
-            shutdown.send_replace(true);
-        });
-        tokio::select! {
-            () = connections::serve(listener, app, ending.clone(), Patience::default()) => {}
-            () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
-        }
-        let _ = timeout(CLOSING, following).await;
-        if timeout(CLOSING, store.close()).await.is_err() {
-            tracing::warn!("ending with the database still open");
-        }
-        tracing::info!("ended");
+        serve_until(end, shutdown, listener, app).await;
+        close(following, &store).await;
     }
 }

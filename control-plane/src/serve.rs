@@ -13,6 +13,7 @@ use crate::relay::UpstreamError;
 use crate::store::{self, DATABASE_FILE, Location, Store, Swept};
 use crate::tokens::{TokenError, Tokens};
 use crate::verifier::Verifier;
+use axum::Router;
 use ipnet::IpNet;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How a server is to run.
@@ -137,7 +139,7 @@ pub enum DialectError {
 /// How long an ending server waits for answers that are under way.
 const GRACE: Duration = Duration::from_millis(1000);
 /// How long the database may take to close; one that is cut off recovers at the next start.
-pub(crate) const CLOSING: Duration = Duration::from_millis(500);
+const CLOSING: Duration = Duration::from_millis(500);
 /// By how much the clock may be put right in an interval and still be believed.
 const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
 
@@ -183,13 +185,7 @@ impl Server {
         let store =
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
         tracing::info!("the state is in {}", location.described());
-        let listening = async {
-            let listener = connections::listen(&config.listen).await?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) =
-            listening.await.map_err(|source| StartError::Listen { listen: config.listen.clone(), source })?;
+        let (listener, address) = listen(&config.listen).await?;
         let leaks = Arc::new(std::mem::take(&mut config.leaks));
         Ok(Self { listener, address, tokens, pepper, store, leaks, config })
     }
@@ -242,21 +238,9 @@ impl Server {
         };
         let app = router(services.into());
         tracing::info!(%address, "listening");
-        tokio::spawn(async move {
-            end.await;
-            shutdown.send_replace(true);
-        });
-        tokio::select! {
-            () = connections::serve(listener, app, ending.clone(), Patience::default()) => {}
-            () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
-        }
+        serve_until(end, shutdown, listener, app).await;
         retention.abort();
-        // It ends by itself once the shutdown has begun.
-        let _ = timeout(CLOSING, following).await;
-        if timeout(CLOSING, store.close()).await.is_err() {
-            tracing::warn!("ending with the database still open");
-        }
-        tracing::info!("ended");
+        close(following, &store).await;
     }
 }
 
@@ -268,8 +252,40 @@ fn place(location: &Location) -> String {
     }
 }
 
+/// Listens, and tells where.
+pub(crate) async fn listen(on: &str) -> Result<(TcpListener, SocketAddr), StartError> {
+    connections::listen(on).await.map_err(|source| StartError::Listen { listen: on.to_owned(), source })
+}
+
+/// Serves until `end` is done, which it tells by `shutdown`; then lets those that are being answered have their answer.
+pub(crate) async fn serve_until(
+    end: impl Future<Output = ()> + Send + 'static,
+    shutdown: watch::Sender<bool>,
+    listener: TcpListener,
+    app: Router,
+) {
+    let ending = shutdown.subscribe();
+    tokio::spawn(async move {
+        end.await;
+        shutdown.send_replace(true);
+    });
+    tokio::select! {
+        () = connections::serve(listener, app, ending.clone(), Patience::default()) => {}
+        () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
+    }
+}
+
+/// Closes the state, once what follows others has ended, as it does by itself when the shutdown has begun.
+pub(crate) async fn close(following: JoinHandle<()>, store: &Store) {
+    let _ = timeout(CLOSING, following).await;
+    if timeout(CLOSING, store.close()).await.is_err() {
+        tracing::warn!("ending with the database still open");
+    }
+    tracing::info!("ended");
+}
+
 /// Done once the server is told to end and the grace for it has passed.
-pub(crate) async fn overdue(mut ending: watch::Receiver<bool>) {
+async fn overdue(mut ending: watch::Receiver<bool>) {
     let _ = ending.wait_for(|ending| *ending).await;
     sleep(GRACE).await;
 }

@@ -2,7 +2,7 @@
 //! who guesses.
 
 use crate::common::SOON;
-use crate::listener_replaced::{configured_with, with_cache};
+use crate::listener_replaced::{replace, replaceable};
 use keyward_harness::http::Connection;
 use keyward_harness::{Failure, Gateway, Request, Response, TestDir, artifacts, until};
 use serde_json::{Value, json};
@@ -105,10 +105,7 @@ async fn a_limit_holds_while_listeners_are_replaced_and_workers_trap() {
     let file = dir.path().join("listeners.json");
     let mut gateway = Gateway::builder()
         .wasm(artifacts::faulty_filter().unwrap())
-        .configure(|config| {
-            config.set_listener_file(&file);
-            with_cache(config, 100);
-        })
+        .configure(replaceable(&file))
         .start()
         .await
         .unwrap();
@@ -127,11 +124,9 @@ async fn a_limit_holds_while_listeners_are_replaced_and_workers_trap() {
             let trapped = keyward_harness::http::send(to, &request.clone().header("x-fault-trap", "1")).await;
             assert!(trapped.is_ok_and(|answer| answer.status == 503));
         }
-        with_cache(&mut gateway.config, 101 + round);
         // Another number of buckets would be another count, were it to hold.
         gateway.config.filter()["snapshot"]["limit_buckets"] = (256 << round).into();
-        gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
-        configured_with(&gateway, 101 + round).await;
+        replace(&mut gateway, 101 + round).await;
     }
     let exchanges = clients.await.unwrap();
     let windows = begin.elapsed().as_secs_f64() / window.as_secs_f64();

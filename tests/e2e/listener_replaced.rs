@@ -3,6 +3,7 @@
 use crate::common::SOON;
 use keyward_filter::engine::lease::{LEASE_MS, LEFT_AFTER_MS};
 use keyward_harness::{EnvoyConfig, Gateway, Request, TestDir, until};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a configuration that was replaced goes on at most, in seconds.
@@ -11,7 +12,7 @@ const DRAIN_S: &str = "1";
 const LEFT_ALONE: Duration = Duration::from_millis(3000 + LEASE_MS + LEFT_AFTER_MS);
 
 /// Waits until the listener with that cache is the only one.
-pub(crate) async fn configured_with(gateway: &Gateway, cache_records: u32) {
+async fn configured_with(gateway: &Gateway, cache_records: u32) {
     until("the new listener is in use", SOON, async || {
         let dump = gateway.envoy.config_dump().await?.to_string();
         let wanted = format!(r#""cache_records":{cache_records}"#);
@@ -30,25 +31,31 @@ pub(crate) fn with_cache(config: &mut EnvoyConfig, records: u32) {
     config.filter()["snapshot"]["cache_records"] = records.into();
 }
 
+/// Puts the listener into a file of its own, so that it can be replaced.
+pub(crate) fn replaceable(file: &Path) -> impl FnOnce(&mut EnvoyConfig) {
+    move |config| {
+        config.set_listener_file(file);
+        with_cache(config, 100);
+    }
+}
+
+/// Replaces the listener by what the configuration says by now, with that cache, by which the new one is known.
+pub(crate) async fn replace(gateway: &mut Gateway, records: u32) {
+    with_cache(&mut gateway.config, records);
+    gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
+    configured_with(gateway, records).await;
+}
+
 #[tokio::test]
 async fn the_feed_goes_on_when_the_listener_is_replaced_while_a_long_poll_is_open() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
-    let mut gateway = Gateway::builder()
-        .configure(|config| {
-            config.set_listener_file(&file);
-            with_cache(config, 100);
-        })
-        .start()
-        .await
-        .unwrap();
+    let mut gateway = Gateway::builder().configure(replaceable(&file)).start().await.unwrap();
     let kept = gateway.control_plane.create_named("kept").await.unwrap();
     let kept = Request::get("/").bearer(&kept.key);
     gateway.envoy.every_worker().await.unwrap().until_status(&kept, 200, SOON).await.unwrap();
     for records in 101..104 {
-        with_cache(&mut gateway.config, records);
-        gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
-        configured_with(&gateway, records).await;
+        replace(&mut gateway, records).await;
         // Nobody lost the snapshot, and whoever fetches now has not stopped.
         let mut workers = gateway.envoy.every_worker().await.unwrap();
         assert_eq!(workers.statuses(&kept).await.unwrap(), [200, 200]);
@@ -65,10 +72,7 @@ async fn a_configuration_that_comes_back_does_not_bring_a_key_back_that_was_revo
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
     let mut gateway = Gateway::builder()
-        .configure(|config| {
-            config.set_listener_file(&file);
-            with_cache(config, 100);
-        })
+        .configure(replaceable(&file))
         .envoy_arguments(&["--drain-time-s", DRAIN_S])
         .start()
         .await
@@ -81,9 +85,7 @@ async fn a_configuration_that_comes_back_does_not_bring_a_key_back_that_was_revo
     // Another number of buckets is another snapshot, and nobody looks after the first one any more.
     let first = gateway.config.filter()["snapshot"]["buckets"].clone();
     gateway.config.filter()["snapshot"]["buckets"] = 1024.into();
-    with_cache(&mut gateway.config, 101);
-    gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
-    configured_with(&gateway, 101).await;
+    replace(&mut gateway, 101).await;
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     workers.until_status(&with_revoked, 200, SOON).await.unwrap();
     let began = Instant::now();
@@ -95,9 +97,7 @@ async fn a_configuration_that_comes_back_does_not_bring_a_key_back_that_was_revo
     gateway.control_plane.kill();
 
     gateway.config.filter()["snapshot"]["buckets"] = first;
-    with_cache(&mut gateway.config, 102);
-    gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
-    configured_with(&gateway, 102).await;
+    replace(&mut gateway, 102).await;
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     for request in [&with_revoked, &kept] {
         assert_eq!(workers.statuses(request).await.unwrap(), [503, 503]);

@@ -2,7 +2,7 @@
 
 use crate::common::SOON;
 use crate::feed_double::{Feed, OnUsage};
-use crate::listener_replaced::{configured_with, with_cache};
+use crate::listener_replaced::{replace, replaceable};
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
@@ -61,8 +61,7 @@ impl Asked {
         let builder = Gateway::builder().dialect("exona").feed_from(feed.address()).configure(|config| {
             config.filter()["rules"].as_array_mut().unwrap().last_mut().unwrap()["cost"] = COST.into();
             if let Some(file) = listeners {
-                config.set_listener_file(file);
-                with_cache(config, 100);
+                replaceable(file)(config);
             }
         });
         // What a listener leaves behind goes soon, so that it is not what tells in the end.
@@ -224,9 +223,7 @@ async fn a_listener_that_is_replaced_while_batches_fail_loses_nothing() {
         let mut workers = asked.workers().await;
         asked.ask(&mut workers).await;
         drop(workers);
-        with_cache(&mut asked.gateway.config, records);
-        asked.gateway.config.write(&asked.gateway.dir().path().join("envoy.json")).unwrap();
-        configured_with(&asked.gateway, records).await;
+        replace(&mut asked.gateway, records).await;
     }
     until("the old ones are gone", SOON, async || {
         let stats = asked.gateway.envoy.stats("^listener_manager.total_(listeners|filter_chains)_draining$").await?;

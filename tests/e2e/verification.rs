@@ -2,7 +2,7 @@
 
 use crate::common::SOON;
 use crate::feed_double::{Feed, Verify};
-use crate::listener_replaced::with_cache;
+use crate::listener_replaced::{replaceable, with_cache};
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
@@ -392,13 +392,8 @@ async fn who_waits_while_the_listener_is_replaced_gets_the_answer() {
     let key = key(1);
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
-    let mut fixture = Fixture::start_with(std::slice::from_ref(&key), |builder| {
-        builder.configure(|config| {
-            config.set_listener_file(&file);
-            with_cache(config, 100);
-        })
-    })
-    .await;
+    let mut fixture =
+        Fixture::start_with(std::slice::from_ref(&key), |builder| builder.configure(replaceable(&file))).await;
     fixture.feed.verify(Verify::Never);
     let clients = fixture.many(20, &request(&key));
     fixture.until_active(20).await;

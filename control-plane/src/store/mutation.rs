@@ -135,18 +135,8 @@ impl Mutation {
         }
         // What would be cut when this commits is not written at all.
         let cut = self.head.sequence.saturating_sub(self.kept_changes);
-        let kept: Vec<_> = appended.iter().filter(|change| change.sequence > cut).collect();
-        for rows in kept.chunks(ROWS_OF_A_STATEMENT) {
-            let mut insert = Sql::of_many_values(self.engine, "INSERT INTO feed (sequence, subject, chain) VALUES ");
-            insert.bind_rows(rows, |columns, change| {
-                columns
-                    .bind(stored_sequence(change.sequence))
-                    .bind(change.subject.0.as_slice())
-                    .bind(change.chain.as_slice());
-            });
-            insert.execute(&mut self.transaction, keep(rows.len())).await?;
-        }
-        Ok(())
+        let kept = appended.get(appended.partition_point(|change| change.sequence <= cut)..).unwrap_or_default();
+        write_log(self.engine, &mut self.transaction, kept).await
     }
 
     /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
@@ -180,6 +170,21 @@ impl Mutation {
     pub(super) fn lose_answer(&mut self) {
         self.answer_is_lost = true;
     }
+}
+
+/// Appends the changes to the log.
+pub(super) async fn write_log(engine: Engine, connection: &mut AnyConnection, changes: &[Change]) -> Result<(), Error> {
+    for rows in changes.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(engine, "INSERT INTO feed (sequence, subject, chain) VALUES ");
+        insert.bind_rows(rows, |columns, change| {
+            columns
+                .bind(stored_sequence(change.sequence))
+                .bind(change.subject.0.as_slice())
+                .bind(change.chain.as_slice());
+        });
+        insert.execute(connection, keep(rows.len())).await?;
+    }
+    Ok(())
 }
 
 /// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue has

@@ -9,7 +9,7 @@
 
 use super::database::Database;
 use super::feed::{cursor_at, head};
-use super::mutation::{Committed, KEPT_CHANGES, cut_log};
+use super::mutation::{Committed, KEPT_CHANGES, cut_log, write_log};
 use super::rows::{digest, sequence, stored_sequence};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::tail::{MOST, WRITERS_PATIENCE};
@@ -306,7 +306,7 @@ async fn merge(
         for row in rows {
             log.append(row, head, cut)?;
         }
-        write_log(database, connection, &log.changes).await?;
+        write_log(database.engine, connection, &log.changes).await?;
         match &mut told {
             Some(told) => told.append(&mut log.changes),
             None => log.changes.clear(),
@@ -365,20 +365,6 @@ impl Log {
         self.last.sequence = version;
         Ok(())
     }
-}
-
-async fn write_log(database: &Database, connection: &mut AnyConnection, changes: &[Change]) -> Result<(), Error> {
-    for rows in changes.chunks(ROWS_OF_A_STATEMENT) {
-        let mut insert = Sql::of_many_values(database.engine, "INSERT INTO feed (sequence, subject, chain) VALUES ");
-        insert.bind_rows(rows, |columns, change| {
-            columns
-                .bind(stored_sequence(change.sequence))
-                .bind(change.subject.0.as_slice())
-                .bind(change.chain.as_slice());
-        });
-        insert.execute(connection, keep(rows.len())).await?;
-    }
-    Ok(())
 }
 
 async fn upstream(connection: &mut AnyConnection) -> Result<UpstreamRow, Error> {
