@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench bench-million bench-edges bench-import plot-limits clean help cargo
+.PHONY: selftest build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -34,75 +34,20 @@ dev: cargo
 run: build
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) exec $(OUT)/debug/keyward-dev run
 
-test: fmt-check lint unit unit-postgres fuzz-brief schema e2e
+# The stages of the tests. tools/test has them, and says at the end what was left out for want of a tool.
+test: cargo
+	@$(PRODUCT) tools/test all
+
+selftest fmt-check lint unit unit-postgres fuzz-brief schema e2e: cargo
+	@$(PRODUCT) tools/test $@
 
 fmt: cargo
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
 
-fmt-check: cargo
-	cargo fmt --all --check
-	cargo fmt --manifest-path fuzz/Cargo.toml --check
-
-lint: cargo
-	cargo clippy --workspace --all-targets -- -D warnings
-	tools/wasm-build --clippy
-
-# Tests that run processes, among them Envoy: the integration tests of these packages. FLEET's need a Redis.
-E2E := -p keyward-filter -p keyward-harness -p keyward-bench
-FLEET := -p keyward-rate-limit-service
-RUNS_PROCESSES := kind(test) and (package(keyward-filter) or package(keyward-harness) or package(keyward-bench) or package(keyward-rate-limit-service))
-
-# `cargo nextest` where it is installed: a process for each test, and the limits of .config/nextest.toml.
-# Where no PostgreSQL can be had, the tests that need it are left out, counted as skipped, and told of at the end. No name
-# of a test has a space in it.
-unit: cargo
-	@if tools/postgres bin >/dev/null; then with="tools/postgres run"; without=" "; else with=; without=postgres::; fi; \
-	if cargo nextest --version >/dev/null 2>&1; then \
-		(set -x; $$with cargo nextest run --workspace -E "not test(/^$$without/) and not ($(RUNS_PROCESSES))"); \
-	else \
-		echo "cargo nextest is not installed: using cargo test"; \
-		(set -x; $$with cargo test --workspace --exclude keyward-filter --exclude keyward-harness --exclude keyward-bench \
-			--exclude keyward-rate-limit-service -- --skip "$$without" && \
-			cargo test $(E2E) --lib && cargo test $(FLEET) --bins); \
-	fi && { [ -n "$$with" ] || echo "SKIPPED: the tests of several servers on PostgreSQL, for want of one (see above)"; }
-	cargo test --workspace --doc --quiet
-
-# The tests of the control plane once more, on PostgreSQL: all but those about SQLite's files, and those that were about
-# PostgreSQL anyway.
-unit-postgres: cargo
-	@if ! tools/postgres bin >/dev/null; then \
-		echo "SKIPPED: the tests of the control plane on PostgreSQL, for want of one (see above)"; \
-	elif cargo nextest --version >/dev/null 2>&1; then \
-		set -x; KEYWARD_TEST_ENGINE=postgres tools/postgres run \
-			cargo nextest run -p keyward --test it -E 'not test(/^(sqlite|postgres)::/)'; \
-	else \
-		set -x; KEYWARD_TEST_ENGINE=postgres tools/postgres run \
-			cargo test -p keyward --test it -- --skip sqlite:: --skip postgres::; \
-	fi
-
 # Needs a C++ compiler beside Rust; tools/fuzz says why where it cannot.
 fuzz: cargo
 	tools/fuzz $(or $(FUZZ_SECONDS),300)
-
-fuzz-brief: cargo
-	@tools/fuzz 5 || [ $$? -eq 77 ]
-
-# Needs python3 and schemathesis beside Rust; tools/schemathesis says why where it cannot.
-schema: control-plane
-	@KEYWARD_BIN="$(BIN)" tools/schemathesis || [ $$? -eq 77 ]
-
-# Where no Redis can be had, the tests of limits over a fleet are left out, and told of at the end.
-e2e: build wasm-fault
-	@tools/sdk-venv >/dev/null
-	@envoy=$$(tools/envoy) && export KEYWARD_ENVOY="$$envoy" $(PRODUCT) && echo "Envoy: $$envoy" && \
-	{ tools/redis >/dev/null && fleet="$(FLEET)" || { [ $$? -eq 77 ] && fleet=; }; } && \
-	if cargo nextest --version >/dev/null 2>&1; then \
-		(set -x; cargo nextest run $(E2E) $$fleet --test '*'); \
-	else \
-		echo "cargo nextest is not installed: using cargo test"; \
-		(set -x; cargo test $(E2E) $$fleet --test '*' -- --test-threads=2); \
-	fi && { [ -n "$$fleet" ] || echo "SKIPPED: the tests of limits over a fleet, for want of a Redis (see above)"; }
 
 # Writes what requests cost now into tests/host_calls/budget.json, which `make e2e` holds the filter to.
 budget: wasm
@@ -136,7 +81,7 @@ bench-import: cargo
 
 # What limits let through, measured on real Envoys: docs/limits-*.svg. Needs a Redis and Python 3.
 plot-limits: build
-	cargo build $(FLEET)
+	cargo build -p keyward-rate-limit-service
 	@envoy=$$(tools/envoy) && export KEYWARD_ENVOY="$$envoy" $(PRODUCT) && set -e && mkdir -p .keyward/load && \
 	for scenario in burst overload fleet; do \
 		echo "keyward-dev load $$scenario"; \
@@ -154,7 +99,9 @@ help:
 	@echo 'make build   the filter (target/wasm32-wasip1/release/keyward_filter.wasm), the control plane'
 	@echo '             (target/release/keyward) and keyward-dev'
 	@echo 'make run     starts control plane, echo upstream and Envoy in the foreground; Ctrl-C ends them'
-	@echo 'make test    everything, from nothing: fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, e2e'
+	@echo 'make test    everything, from nothing: selftest, fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, e2e;'
+	@echo '             ends with how long each took, and what was left out for want of a tool, with what to install'
+	@echo 'make selftest   what the tests do on a machine that lacks a tool'
 	@echo 'make lint    clippy, for this machine and for wasm32-wasip1'
 	@echo 'make unit    the tests that need no Envoy; unit-postgres: those of the control plane, on PostgreSQL'
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
@@ -180,5 +127,7 @@ help:
 	@echo '  KEYWARD_WASM              path of the filter that is run; otherwise the one built'
 	@echo '  KEYWARD_TEST_POSTGRES_URL a PostgreSQL server on which the tests may make databases, beside those of their own;'
 	@echo '                            otherwise tools/postgres runs one for them'
+	@echo '  KEYWARD_TEST_RUNNER       cargo or nextest: what runs the tests; otherwise cargo-nextest where it is installed'
+	@echo '  KEYWARD_INSTALL           no: the build and the tests install nothing, neither with rustup nor apt nor from PyPI'
 	@echo '  KEYWARD_REDIS             path of the redis-server that the tests run; otherwise tools/redis finds or installs one'
 	@echo '  KEYWARD_EDGE_TOKEN        what envoy/envoy.yaml hands the filter; make run sets it'

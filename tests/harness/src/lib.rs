@@ -7,6 +7,7 @@
 //! runner, which signals the group; otherwise each ends when its owner is dropped.
 
 pub mod artifacts;
+mod attempt;
 pub mod config;
 pub mod control_plane;
 pub mod echo;
@@ -23,6 +24,7 @@ mod test_dir;
 mod until;
 pub mod workers;
 
+pub use attempt::Attempt;
 pub use config::EnvoyConfig;
 pub use control_plane::{ControlPlane, CreatedKey};
 pub use echo::Echo;
