@@ -3,6 +3,7 @@
 mod again;
 mod arguments;
 pub mod audit;
+mod backup;
 mod client;
 pub mod keys;
 mod leaks;
@@ -16,6 +17,7 @@ mod typed_secrets;
 mod usage;
 
 pub use arguments::{Arguments, Command, RelayArguments, ServeArguments, database_url, hmac_pepper};
+pub use backup::{BackupArguments, backup};
 pub use measure::{MeasureArguments, measure};
 pub use typed_secrets::{TypedSecret, refuse as refuse_typed_secrets};
 pub use usage::{UsageArguments, usage};
@@ -66,6 +68,9 @@ pub enum CliError {
     /// There is no memory to measure with.
     #[error(transparent)]
     NotMeasured(HashError),
+    /// No backup was made.
+    #[error(transparent)]
+    NoBackup(#[from] crate::store::BackupError),
     /// There is no randomness for an Idempotency-Key.
     #[error(transparent)]
     Random(#[from] NoRandomness),

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use keyward_control_plane::api::description;
-use keyward_control_plane::cli::{self, Arguments, CliError, Command, RelayArguments, ServeArguments};
+use keyward_control_plane::cli::{self, Arguments, BackupArguments, CliError, Command, RelayArguments, ServeArguments};
 use keyward_control_plane::github::GithubKeys;
 use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::relay::{Relay, RelayConfig};
@@ -43,6 +43,7 @@ fn run() -> Result<()> {
         Command::Tokens { server, command } => cli::tokens::run(&server, command).map_err(Into::into),
         Command::Audit { server, arguments } => cli::audit::run(&server, arguments).map_err(Into::into),
         Command::Usage(arguments) => cli::usage(&arguments).map_err(Into::into),
+        Command::Backup(arguments) => backup(&arguments),
         Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
         Command::Openapi { dialect } => openapi(&dialect),
         Command::Completions { shell } => cli::completions(shell).map_err(Into::into),
@@ -52,6 +53,11 @@ fn run() -> Result<()> {
 fn openapi(name_or_file: &str) -> Result<()> {
     let description = description(&dialect(name_or_file)?);
     Ok(cli::print(&format!("{description:#}\n"))?)
+}
+
+#[tokio::main]
+async fn backup(arguments: &BackupArguments) -> Result<()> {
+    Ok(cli::backup(arguments).await?)
 }
 
 /// Each edge that waits is an open file.

@@ -114,6 +114,10 @@ impl Relay {
                 }
             }
         });
+        tokio::spawn({
+            let (store, ending) = (store.clone(), ending.clone());
+            async move { store.maintain(ending).await }
+        });
         let app = relay_router(RelayApp {
             feed: Feed::new(store.clone(), ending.clone()).of_relay(Arc::clone(&contact)),
             store: store.clone(),

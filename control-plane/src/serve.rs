@@ -215,6 +215,10 @@ impl Server {
             let ending = ending.clone();
             async move { following.follow(ending).await }
         });
+        tokio::spawn({
+            let (store, ending) = (store.clone(), ending.clone());
+            async move { store.maintain(ending).await }
+        });
         let retention = tokio::spawn(keep_retention(
             store.clone(),
             Arc::clone(&config.clock),

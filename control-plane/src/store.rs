@@ -5,6 +5,7 @@
 //! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
 
 mod audit;
+mod backup;
 mod database;
 mod export;
 mod feed;
@@ -13,6 +14,7 @@ mod import;
 mod key_changes;
 mod keys;
 mod leaks;
+mod maintenance;
 mod mutation;
 mod owners;
 mod pages;
@@ -24,12 +26,14 @@ mod secrets;
 mod self_service;
 mod sight;
 mod sql;
+mod sqlite_files;
 mod tail;
 mod tokens;
 mod usage;
 mod writing;
 
 pub use audit::{AuditPage, AuditQuery};
+pub use backup::{BackupError, back_up};
 pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
 pub use export::Export;
 pub use feed::Found;
@@ -45,6 +49,7 @@ pub use retention::{RETENTION, Swept};
 pub use self_service::{
     Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy, SHARE,
 };
+pub use sqlite_files::STATE_FILE;
 pub use tokens::{TokenPage, TokenQuery};
 pub(crate) use usage::HOUR_MS;
 pub use usage::{Hourly, Taken, Whose};
@@ -54,7 +59,9 @@ use crate::hub::{Bounds, Hub};
 use crate::model::Actor;
 use crate::random::{self, NoRandomness};
 use database::Database;
+use keyward_contract::cursor::Cursor;
 use keyward_contract::entry::EntryTooLarge;
+use maintenance::Health;
 use mutation::Mutation;
 use pages::Pages;
 use sight::Sight;
@@ -82,6 +89,11 @@ pub struct Store {
     hub: Arc<Hub>,
     sight: Sight,
     writing: Writing,
+    health: Health,
+    /// Whether the directory has a state file, which a relay's has not: it can be filled again.
+    has_state_file: bool,
+    /// What the state file says.
+    recorded: Arc<std::sync::Mutex<Option<Cursor>>>,
     /// One for each export that may be under way.
     exports: Arc<Semaphore>,
 }
@@ -100,6 +112,65 @@ pub enum Error {
     /// There is no thread to be had.
     #[error("no thread for changes: {0}")]
     Thread(#[source] io::Error),
+    /// There was a database here.
+    #[error(
+        "{} is missing or empty, though {} shows that there was a database: restore a backup (docs/operations.md, Backup and \
+         restore); or, to begin with an empty database, without any key, token or revocation of before, remove {}",
+        database.display(), evidence.display(), evidence.display()
+    )]
+    Lost {
+        /// The database file.
+        database: PathBuf,
+        /// What shows it.
+        evidence: PathBuf,
+    },
+    /// The database file is another kind of file.
+    #[error("{} is not an SQLite database: move it away or restore a backup", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database is that of another program.
+    #[error("{} is an SQLite database of another application; Keyward needs one of its own", path.display())]
+    OtherApplication {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database file is damaged.
+    #[error("{} is damaged or cut short ({source}): restore a backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: Box<Error>,
+    },
+    /// Others can read or write the file, and that cannot be changed.
+    #[error("others can read or write {} (mode {mode:o}), and it cannot be made mode 600: {source}", path.display())]
+    OpenToOthers {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the database is not where it was.
+    #[error("{} was {how} while the server used it: put the file back, or start the server anew", path.display())]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        how: &'static str,
+    },
+    /// There is no room on the disk.
+    #[error("the disk of the data directory is full: {free_bytes} bytes are free")]
+    DiskFull {
+        /// How many bytes are left.
+        free_bytes: u64,
+    },
+    /// The last change could not be stored.
+    #[error("the last change could not be stored: {0}")]
+    Storage(String),
     /// Another server has the directory.
     #[error("another server uses this data directory")]
     InUse,
@@ -186,9 +257,25 @@ impl Error {
             | Self::OutOfSight
             | Self::Exporting
             | Self::Slow
+            | Self::Replaced { .. }
+            | Self::DiskFull { .. }
+            | Self::Storage(_)
+            | Self::File { .. }
             | Self::OutcomeUnknown(_)
             | Self::Interrupted => true,
             Self::Database(error) => is_temporary(error),
+            _ => false,
+        }
+    }
+}
+
+impl Error {
+    /// Whether there was no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            // SQLite's FULL; PostgreSQL's disk_full.
+            Self::Database(sqlx::Error::Database(refusal)) => matches!(refusal.code().as_deref(), Some("13" | "53100")),
             _ => false,
         }
     }
@@ -213,8 +300,9 @@ fn is_temporary(error: &sqlx::Error) -> bool {
 /// The future of a step inside a transaction.
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// SQLite's primary result codes BUSY, LOCKED, IOERR and FULL.
-const SQLITE_TEMPORARY: [i32; 4] = [5, 6, 10, 13];
+/// SQLite's primary result codes PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN and PROTOCOL: another program is in
+/// the way, or the disk, the memory or the file descriptors are used up or cannot be had.
+const SQLITE_TEMPORARY: [i32; 9] = [3, 5, 6, 7, 8, 10, 13, 14, 15];
 
 /// The connection is lost, resources are used up (a full disk among them), another transaction was in the way or this one
 /// took too long, an operator intervenes, the disk fails, or a standby has not yet taken over (25006).
@@ -243,7 +331,11 @@ impl Store {
         let looked = Instant::now();
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
         let sight = Sight::new(database.engine, looked);
-        Ok(Self {
+        let has_state_file = matches!(location, Location::Directory(_));
+        if let Some(files) = database.files().filter(|_| has_state_file) {
+            files.compare(&hub.head());
+        }
+        let store = Self {
             database,
             pages: Arc::new(Pages::new(pages::PLACES)),
             commit_order: Arc::default(),
@@ -253,7 +345,14 @@ impl Store {
             sight,
             writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
-        })
+            health: Health::default(),
+            has_state_file,
+            recorded: Arc::default(),
+        };
+        // The state file may speak of a database only once that is in its own file.
+        store.database.checkpoint().await?;
+        store.record_head();
+        Ok(store)
     }
 
     /// Where each commit is published.
@@ -274,11 +373,12 @@ impl Store {
         turn(&self.users_turn).await
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and changes can be stored in it.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it does not, or they cannot.
     pub async fn check(&self) -> Result<(), Error> {
+        self.check_storage()?;
         within(PATIENCE, async {
             sqlx::query("SELECT sequence FROM head").fetch_one(&self.database.readers).await?;
             Ok(())
@@ -289,7 +389,28 @@ impl Store {
     /// Waits for the writes that were begun, and closes the database.
     pub async fn close(&self) {
         let _last_write = self.commit_order.lock().await;
+        self.record_head();
         self.database.close().await;
+    }
+
+    /// What became of a commit, after a look at the files of an SQLite database. What was committed counts only if they are
+    /// still there; what failed while it was committed is kept from being made by the next start, if that can be done.
+    async fn settled<T>(&self, committed: Result<T, Error>) -> Result<T, Error> {
+        match committed {
+            Ok(committed) => match self.database.verify_files() {
+                Ok(()) => Ok(committed),
+                Err(error) => Err(Error::OutcomeUnknown(sqlx::Error::Io(io::Error::other(error.to_string())))),
+            },
+            Err(Error::OutcomeUnknown(error))
+                if error.as_database_error().is_some() && self.database.files().is_some() =>
+            {
+                match self.database.discard_failed_commit().await {
+                    Ok(()) => Err(Error::Database(error)),
+                    Err(_) => Err(Error::OutcomeUnknown(error)),
+                }
+            }
+            failed => failed,
+        }
     }
 
     /// Runs the steps in one transaction in the name of the actor, commits, and publishes what they appended to the feed.
@@ -306,6 +427,7 @@ impl Store {
             if waits.strong_count() == 0 {
                 return Err(Error::Interrupted);
             }
+            store.database.verify_files()?;
             let (mutation, outcome) = within(WRITE_PATIENCE, async {
                 let mut mutation = Mutation::begin(&store.database, actor, now).await?;
                 let outcome = steps(&mut mutation).await?;
@@ -313,8 +435,14 @@ impl Store {
             })
             .await?;
             let committed = timeout(PATIENCE, mutation.commit()).await.unwrap_or(Err(Error::OutcomeUnknown(LATE)));
-            store.publish(committed).await?;
+            store.publish(store.settled(committed).await).await?;
             Ok(outcome)
+        };
+        let health = self.health.clone();
+        let write = async move {
+            let written = write.await;
+            health.note(written.as_ref().err());
+            written
         };
         let written = self.writing.spawn(write).await;
         drop(requester);

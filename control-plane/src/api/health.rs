@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it can do its work. No token, and no word about why not.
+//! Whether the process lives, and whether it can do its work. No token, and no more about why not than that the disk is to blame.
 
 use super::App;
 use super::answer::json;

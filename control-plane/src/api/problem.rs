@@ -92,7 +92,11 @@ pub(super) enum ApiError {
     #[error(
         "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
          on_conflict=skip",
-        source = if source.is_temporary() { "this cannot be done at the moment" } else { "the log says why" }
+        source = if source.is_temporary() {
+            format!("this cannot be done at the moment{}", storage_cause(source))
+        } else {
+            "the log says why".to_owned()
+        }
     )]
     ImportStopped { imported: u64, source: store::Error },
     #[error(
@@ -117,7 +121,7 @@ pub(super) enum ApiError {
     BadUsage(UnreadableUsage),
     #[error("{0}; try again")]
     Busy(Busy),
-    #[error("this cannot be done at the moment; try again")]
+    #[error("this cannot be done at the moment{}; try again", storage_cause(.0))]
     Unavailable(#[source] store::Error),
     #[error("whether this was done is not known; look before you try it again")]
     OutcomeUnknown(#[source] store::Error),
@@ -127,6 +131,16 @@ pub(super) enum ApiError {
 
 /// What is said at the field of a plan.
 pub(super) const NO_SUCH_PLAN: &str = "there is no such plan";
+
+/// What the caller is told of a disk that does not do what it should; the rest is in the log.
+fn storage_cause(error: &store::Error) -> &'static str {
+    match error {
+        store::Error::Replaced { .. } => " (a file of the control plane's database was deleted or replaced)",
+        error if error.is_disk_full() => " (the control plane's disk is full)",
+        store::Error::Storage(_) => " (the control plane cannot store changes)",
+        _ => "",
+    }
+}
 
 /// A problem document.
 #[derive(Serialize, ToSchema)]
@@ -327,6 +341,9 @@ impl IntoResponse for ApiError {
             | Self::Busy(_)
             | Self::TooManyBodies
             | Self::UpstreamAway => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::ImportStopped { .. } if status == StatusCode::SERVICE_UNAVAILABLE => {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

@@ -5,7 +5,7 @@ use super::keys::KeysCommand;
 use super::owners::OwnersCommand;
 use super::plans::PlansCommand;
 use super::tokens::TokensCommand;
-use super::{CliError, MeasureArguments, UsageArguments};
+use super::{BackupArguments, CliError, MeasureArguments, UsageArguments};
 use crate::model::OnLeak;
 use crate::relay::POLL_WAITS;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
@@ -90,6 +90,8 @@ pub enum Command {
     },
     /// Show how often keys were used
     Usage(UsageArguments),
+    /// Copy the SQLite database of a control plane, also while the server runs
+    Backup(BackupArguments),
     /// Measure how many first uses of keys with password hashes this machine can check
     MeasureVerifications(MeasureArguments),
     /// Print the description of the API: OpenAPI, as JSON
@@ -233,7 +235,7 @@ fn on_leak(name: &str) -> Result<OnLeak, &'static str> {
     OnLeak::from_name(name).ok_or("expected revoke or flag")
 }
 
-const DATA_DIR: &str = ".keyward";
+pub(super) const DATA_DIR: &str = ".keyward";
 const RETENTIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
 const USAGE_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 

@@ -4,6 +4,7 @@
 //! booleans, so they are selected as numbers.
 
 use super::Error;
+use super::sqlite_files::{Files, Locked, check_room};
 use keyward_contract::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
@@ -11,12 +12,11 @@ use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
-use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// Where the state lies.
@@ -73,8 +73,16 @@ pub(super) struct Database {
     pub(super) feed_readers: AnyPool,
     /// How PostgreSQL is reached for its notifications, which the `Any` driver does not have.
     notifications: Option<PgConnectOptions>,
-    /// Locked for as long as the database is in use.
-    _lock: Option<Arc<File>>,
+    /// What only an SQLite database has.
+    sqlite: Option<Arc<Sqlite>>,
+}
+
+/// What a database has that lies in files of this machine.
+#[derive(Debug)]
+struct Sqlite {
+    files: Files,
+    /// For checkpoints. It is open from first to last, so that the WAL is never closed and removed in between.
+    keeper: Mutex<Option<AnyConnection>>,
 }
 
 /// The name of the SQLite database in the data directory.
@@ -82,7 +90,6 @@ pub const DATABASE_FILE: &str = "keyward.db";
 /// The name of a relay's.
 pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
-const LOCK_FILE: &str = "lock";
 const READERS: u32 = 4;
 /// Of PostgreSQL, where one write follows the other all the same. A connection that breaks without a word can keep its place for
 /// as long as the system takes to give it up.
@@ -127,13 +134,13 @@ impl Database {
     }
 
     async fn open_directory(directory: &Path, file: &str, migrations: &Migrator) -> Result<Self, Error> {
-        let lock = lock(&directory.join(LOCK_FILE))?;
-        let path = directory.join(file);
-        private_file(&path)?;
-        let path = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string();
+        let locked = Locked::lock(directory, file)?;
+        let path = percent_encode(locked.database().as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string();
+        // Not one of a pool: that would try again what fails, and tell at the end that it was out of time.
+        let keeper = open_sqlite(&format!("sqlite:{path}"), &locked, application_id(file), migrations).await;
+        let keeper = keeper.map_err(|error| cause(error, directory, locked.database()))?;
         let writer = sqlite_pool(1).after_connect(|connection, _| Box::pin(configure_sqlite_writer(connection)));
         let writer = writer.connect(&format!("sqlite:{path}")).await?;
-        migrate(migrations, &mut *writer.acquire().await?).await?;
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
             engine: Engine::Sqlite,
@@ -141,7 +148,7 @@ impl Database {
             readers: sqlite_pool(READERS).connect(&readers).await?,
             feed_readers: sqlite_pool(FEED_READERS).connect(&readers).await?,
             notifications: None,
-            _lock: Some(Arc::new(lock)),
+            sqlite: Some(Arc::new(Sqlite { files: locked.watch()?, keeper: Mutex::new(Some(keeper)) })),
         })
     }
 
@@ -160,7 +167,7 @@ impl Database {
             readers: postgres_pool(READERS).connect_with(options.clone()).await?,
             feed_readers: postgres_pool(FEED_READERS).connect_with(options).await?,
             notifications: Some(notifications),
-            _lock: None,
+            sqlite: None,
         })
     }
 
@@ -207,6 +214,48 @@ impl Database {
         self.feed_readers.close().await;
         self.readers.close().await;
         self.writer.close().await;
+        if let Some(sqlite) = &self.sqlite
+            && let Some(mut keeper) = sqlite.keeper.lock().await.take()
+        {
+            let _ = set_in_use(&mut keeper, false).await;
+            let _ = keeper.close().await;
+        }
+    }
+
+    /// The files of an SQLite database.
+    pub(super) fn files(&self) -> Option<&Files> {
+        self.sqlite.as_ref().map(|sqlite| &sqlite.files)
+    }
+
+    /// Whether the files of an SQLite database are still those that were opened.
+    ///
+    /// # Errors
+    /// If one was deleted or replaced.
+    pub(super) fn verify_files(&self) -> Result<(), Error> {
+        self.files().map_or(Ok(()), Files::verify)
+    }
+
+    /// Copies what lies in the WAL into the database file, as far as no reader needs it there. Nobody waits for it.
+    pub(super) async fn checkpoint(&self) -> Result<(), Error> {
+        self.run_checkpoint("PRAGMA wal_checkpoint(PASSIVE)").await.map(drop)
+    }
+
+    /// Makes sure that a change whose commit has failed is not made by the next start: its frames may stand in the WAL, whole,
+    /// where this process does not see them any more but recovery would. Only whoever holds the turn may do so.
+    ///
+    /// # Errors
+    /// If the WAL cannot be emptied at the moment.
+    pub(super) async fn discard_failed_commit(&self) -> Result<(), Error> {
+        if self.run_checkpoint("PRAGMA wal_checkpoint(TRUNCATE)").await? { Ok(()) } else { Err(Error::Slow) }
+    }
+
+    /// Whether it went through.
+    async fn run_checkpoint(&self, checkpoint: &'static str) -> Result<bool, Error> {
+        let Some(sqlite) = &self.sqlite else { return Ok(false) };
+        let mut keeper = sqlite.keeper.lock().await;
+        let Some(keeper) = keeper.as_mut() else { return Ok(false) };
+        let (busy, _, _): (i64, i64, i64) = sqlx::query_as(checkpoint).fetch_one(keeper).await?;
+        Ok(busy == 0)
     }
 }
 
@@ -228,19 +277,22 @@ impl Engine {
         Ok(())
     }
 
-    /// What a commit that failed means. What SQLite refuses has not happened, unless what failed was to wait for the disk;
-    /// of PostgreSQL's answer nobody knows when it was lost.
+    /// What a commit that failed means. SQLite has undone it for this process; but if it had written the whole of it into the
+    /// WAL before something else failed, such as to grow the `-shm` file or to wait for the disk, the next start would find it
+    /// there. Of PostgreSQL's answer nobody knows when it was lost.
     pub(super) fn failed_commit(self, error: sqlx::Error) -> Error {
         let code = error.as_database_error().and_then(DatabaseError::code);
+        let code = code.and_then(|code| code.parse::<i32>().ok());
         match (self, code) {
-            (Self::Sqlite, Some(code)) if code != SQLITE_IOERR_FSYNC => error.into(),
+            (Self::Sqlite, Some(code)) if SQLITE_NEVER_COMMITTED.contains(&(code & 0xff)) => error.into(),
             _ => Error::OutcomeUnknown(error),
         }
     }
 }
 
-/// https://sqlite.org/rescode.html#ioerr_fsync
-const SQLITE_IOERR_FSYNC: &str = "1034";
+/// SQLite's primary result codes BUSY, LOCKED, READONLY, INTERRUPT, FULL and CONSTRAINT: of a commit, its last frame was not
+/// written. https://sqlite.org/rescode.html
+const SQLITE_NEVER_COMMITTED: [i32; 6] = [5, 6, 8, 9, 13, 19];
 
 const NOT_A_URL: Error = Error::Url("is not a URL such as postgres://user:password@host/database?sslmode=verify-full");
 
@@ -278,8 +330,10 @@ fn pool(connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
 }
 
+/// All connections are made at once: later there may be no file descriptor to be had.
 fn sqlite_pool(connections: u32) -> AnyPoolOptions {
     pool(connections)
+        .min_connections(connections)
         .acquire_timeout(SQLITE_ACQUIRE_TIMEOUT)
         .after_connect(|connection, _| Box::pin(configure_sqlite(connection)))
         .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
@@ -294,10 +348,81 @@ fn postgres_pool(connections: u32) -> AnyPoolOptions {
         .after_release(|connection, _| Box::pin(answers(connection)))
 }
 
+/// Opens the database, makes sure that it is one of this program, and brings its schema up to date.
+async fn open_sqlite(
+    url: &str,
+    locked: &Locked,
+    application_id: i64,
+    migrations: &Migrator,
+) -> Result<AnyConnection, Error> {
+    let mut connection = AnyConnection::connect(url).await?;
+    let count = "SELECT count(*), COALESCE(sum(name = 'edge_entries'), 0), COALESCE(sum(name = '_sqlx_migrations'), 0)
+                 FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let (tables, ours, migrated): (i64, i64, i64) = sqlx::query_as(count).fetch_one(&mut connection).await?;
+    let found: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut connection).await?;
+    let is_foreign = tables > migrated && ours == 0;
+    if is_foreign || (found != 0 && found != application_id) {
+        return Err(Error::OtherApplication { path: locked.database().to_owned() });
+    }
+    if ours == 0 {
+        locked.refuse_loss()?;
+    }
+    configure_sqlite(&mut connection).await?;
+    migrate(migrations, &mut connection).await?;
+    if found == 0 {
+        let set = format!("PRAGMA application_id = {application_id}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&mut connection).await?;
+    }
+    if sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&mut connection).await? == IN_USE {
+        locked.warn_of_missing_wal();
+    }
+    set_in_use(&mut connection, true).await?;
+    // Where somebody waits for a checkpoint, it is better to give up soon.
+    sqlx::raw_sql("PRAGMA busy_timeout = 200").execute(&mut connection).await?;
+    sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// What the `user_version` of a database says that a server uses; 0 where it was closed. A copy that was made meanwhile is known
+/// by it.
+const IN_USE: i64 = 1;
+
+async fn set_in_use(connection: &mut AnyConnection, is_in_use: bool) -> Result<(), sqlx::Error> {
+    let set = if is_in_use { "PRAGMA user_version = 1" } else { "PRAGMA user_version = 0" };
+    sqlx::raw_sql(set).execute(connection).await.map(drop)
+}
+
+/// The number by which a database is known as one of a control plane ("KWcp") or of a relay ("KWrl").
+pub(super) fn application_id(file: &str) -> i64 {
+    if file == RELAY_DATABASE_FILE { 0x4b57_726c } else { 0x4b57_6370 }
+}
+
+/// The cause of a start that failed: what SQLite says of a file that it cannot make sense of, with what to do, and which of
+/// its I/O errors come from a full disk.
+fn cause(error: Error, directory: &Path, path: &Path) -> Error {
+    let code = match &error {
+        Error::Database(error) => error.as_database_error().and_then(DatabaseError::code),
+        Error::Schema(MigrateError::Execute(error)) => error.as_database_error().and_then(DatabaseError::code),
+        _ => None,
+    };
+    // The primary result codes CORRUPT and NOTADB; IOERR, FULL and CANTOPEN.
+    match code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
+        Some(11 | 26) => Error::Damaged { path: path.to_owned(), source: Box::new(error) },
+        Some(10 | 13 | 14) => check_room(directory).err().unwrap_or(error),
+        _ => error,
+    }
+}
+
 async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let busy_timeout = format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis());
     sqlx::query(sqlx::AssertSqlSafe(busy_timeout)).execute(&mut *connection).await?;
-    for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"] {
+    // Temporary files would need a directory for them that can be written, and file descriptors.
+    for pragma in [
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA foreign_keys = ON",
+        "PRAGMA temp_store = MEMORY",
+    ] {
         sqlx::query(pragma).execute(&mut *connection).await?;
     }
     Ok(())
@@ -326,22 +451,6 @@ async fn has_no_transaction(connection: &mut AnyConnection) -> Result<bool, sqlx
     // Once this is answered, whatever was asked before has been done.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
-}
-
-/// Two servers would not hear of each other's commits, and edges of one would miss revocations made at the other.
-fn lock(path: &Path) -> Result<File, Error> {
-    let file = private_file(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse),
-        Err(TryLockError::Error(source)) => Err(Error::File { path: path.to_owned(), source }),
-    }
-}
-
-/// Opens the file, made for its owner alone where there is none. SQLite gives its other files the same permissions.
-fn private_file(path: &Path) -> Result<File, Error> {
-    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    opened.map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -130,7 +130,13 @@ impl Store {
     /// # Errors
     /// If the page cannot be believed, or not stored; nothing of it is there then, unless the answer to the commit was lost.
     pub async fn take_page(&self, asked: Position, page: &[u8], current_at: Timestamp) -> Result<Standing, NotTaken> {
-        self.take(asked, page, current_at, KEPT_CHANGES).await
+        let taken = self.take(asked, page, current_at, KEPT_CHANGES).await;
+        match &taken {
+            Ok(_) => self.health.note(None),
+            Err(NotTaken::Store(error)) => self.health.note(Some(error)),
+            Err(NotTaken::Page(_)) => {}
+        }
+        taken
     }
 
     async fn take(
@@ -143,6 +149,7 @@ impl Store {
         let page = Page::decode(page).map_err(WrongPage::Unreadable)?;
         check(&asked, &page)?;
         let _turn = turn(&self.commit_order).await?;
+        self.database.verify_files()?;
         let mut transaction = self.database.begin_write().await?;
         let row = upstream(&mut transaction).await?;
         if page.answers != Position::Nothing && page.answers != position(&row.position)? {
@@ -184,6 +191,7 @@ impl Store {
             .await?;
         let committed = timeout(PATIENCE, transaction.commit()).await.unwrap_or(Err(LATE));
         let committed = committed.map_err(|error| self.database.engine.failed_commit(error));
+        let committed = self.settled(committed).await;
         match (committed, following) {
             (Err(error), _) => self.publish(Err(error)).await?,
             (Ok(()), None) => {}
@@ -316,15 +324,21 @@ async fn merge(
     if log.last.sequence != head.sequence || log.chain.is_some_and(|chain| chain != head.chain) {
         return Err(WrongPage::Contradiction.into());
     }
-    for statement in [
-        "INSERT INTO edge_entries (subject, version, entry, removed)
-         SELECT subject, version, entry, removed FROM staged WHERE true
-         ON CONFLICT (subject) DO UPDATE
-         SET version = excluded.version, entry = excluded.entry, removed = excluded.removed",
-        "DELETE FROM staged",
-    ] {
-        sqlx::query(statement).execute(&mut *connection).await?;
+    let mut moved_to = Vec::new();
+    loop {
+        // A statement keeps in memory what it may have to undo, so each moves a few.
+        let last = "SELECT max(subject) FROM (SELECT subject FROM staged WHERE subject > $1 ORDER BY subject LIMIT 1000) AS some";
+        let last: Option<Vec<u8>> =
+            sqlx::query_scalar(last).bind(moved_to.as_slice()).fetch_one(&mut *connection).await?;
+        let Some(last) = last else { break };
+        let statement = "INSERT INTO edge_entries (subject, version, entry, removed)
+             SELECT subject, version, entry, removed FROM staged WHERE subject > $1 AND subject <= $2
+             ON CONFLICT (subject) DO UPDATE
+             SET version = excluded.version, entry = excluded.entry, removed = excluded.removed";
+        sqlx::query(statement).bind(moved_to.as_slice()).bind(last.as_slice()).execute(&mut *connection).await?;
+        moved_to = last;
     }
+    sqlx::query("DELETE FROM staged").execute(&mut *connection).await?;
     sqlx::query("UPDATE head SET epoch = $1, sequence = $2, chain = $3")
         .bind(head.epoch.cast_signed())
         .bind(stored_sequence(head.sequence))

@@ -48,6 +48,8 @@ mod self_service;
 #[cfg(test)]
 mod sqlite;
 #[cfg(test)]
+mod storage;
+#[cfg(test)]
 mod tokens;
 #[cfg(test)]
 mod usage;
