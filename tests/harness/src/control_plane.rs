@@ -72,6 +72,13 @@ impl ControlPlane {
         })
     }
 
+    /// With another program in the place of `keyward`, such as a script that runs it.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.binary);
+        self
+    }
+
     /// With these arguments of `serve` as well.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {

@@ -14,6 +14,7 @@ use crate::{Failure, Result, until};
 use edge::{Edge, Place};
 use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
+use keyward_contract::entry::Body;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -47,7 +48,12 @@ pub enum Memory {
     Position,
     /// That, and the version of every entry.
     Versions,
+    /// That, and every entry as it came.
+    Entries,
 }
+
+/// What an edge knows: the version and the state of each subject; `None` for a state that it cannot read.
+pub type Entries = BTreeMap<Digest, (u64, Option<Body>)>;
 
 /// When an edge had applied all up to a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +161,13 @@ impl Edges {
 
     /// What each knows, the version of each entry by its subject, if that is kept.
     pub fn versions(&self) -> Vec<BTreeMap<Digest, u64>> {
-        self.edges.iter().map(|edge| edge.place().versions.clone()).collect()
+        let versions = |entries: &Entries| entries.iter().map(|(subject, (version, _))| (*subject, *version)).collect();
+        self.edges.iter().map(|edge| versions(&edge.place().entries)).collect()
+    }
+
+    /// What each knows, if that is kept.
+    pub fn entries(&self) -> Vec<Entries> {
+        self.edges.iter().map(|edge| edge.place().entries.clone()).collect()
     }
 
     /// When each had a change, since arrivals were last forgotten; those that have not are left out.

@@ -88,6 +88,11 @@ impl Request {
         self
     }
 
+    /// Its method.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
     fn build(&self, uri: &str, authority: Option<&SocketAddr>) -> Result<hyper::Request<Full<Bytes>>> {
         let describe = || format!("{} {}", self.method, self.path);
         let mut request =

@@ -1,16 +1,14 @@
 //! One edge: asks, applies, and asks again.
 
 use super::transport::Connection;
-use super::{Arrival, Memory, Shared};
+use super::{Arrival, Entries, Memory, Shared};
 use bytes::Bytes;
 use keyward_contract::FEED_PATH;
 use keyward_contract::cursor::Position;
-use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Frames};
 use keyward_contract::page::{Extent, Page};
 use keyward_filter::engine::backoff::Backoff;
 use keyward_filter::engine::fetcher::BACKOFF_MS;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,12 +33,12 @@ pub(super) struct Edge {
 pub(super) struct Place {
     pub(super) position: Position,
     pub(super) arrivals: Vec<Arrival>,
-    pub(super) versions: BTreeMap<Digest, u64>,
+    pub(super) entries: Entries,
 }
 
 impl Default for Edge {
     fn default() -> Self {
-        let place = Place { position: Position::Nothing, arrivals: Vec::new(), versions: BTreeMap::new() };
+        let place = Place { position: Position::Nothing, arrivals: Vec::new(), entries: Entries::new() };
         Self { applied: AtomicU64::new(NOTHING), place: Mutex::new(place) }
     }
 }
@@ -64,8 +62,8 @@ impl Edge {
         }
         let mut place = self.place();
         place.position = page.next();
-        if shared.options.memory == Memory::Versions {
-            place.keep(&page);
+        if shared.options.memory != Memory::Position {
+            place.keep(&page, shared.options.memory);
         }
         if tells && matches!(page.extent, Extent::Changes { .. }) {
             let mut versions = shared.versions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,17 +81,21 @@ impl Edge {
 }
 
 impl Place {
-    fn keep(&mut self, page: &Page<'_>) {
+    fn keep(&mut self, page: &Page<'_>, memory: Memory) {
         if let Extent::Snapshot { end } = page.extent {
             let start = page.start();
-            self.versions.retain(|subject, _| *subject < start || end.is_some_and(|end| *subject >= end));
+            self.entries.retain(|subject, _| *subject < start || end.is_some_and(|end| *subject >= end));
         }
         for frame in Frames::new(page.entries).flatten() {
-            match frame.decode() {
-                Ok(Body::Removed) => drop(self.versions.remove(&frame.subject)),
-                // What it cannot read an edge refuses, and keeps as that.
-                Ok(_) | Err(_) => drop(self.versions.insert(frame.subject, frame.version)),
-            }
+            // What it cannot read an edge refuses, and keeps as that.
+            let body = match frame.decode() {
+                Ok(Body::Removed) => {
+                    self.entries.remove(&frame.subject);
+                    continue;
+                }
+                body => body.ok().filter(|_| memory == Memory::Entries),
+            };
+            self.entries.insert(frame.subject, (frame.version, body));
         }
     }
 }

@@ -1,0 +1,279 @@
+//! What a server runs on: its process, its disk, its clock and its database, each of which can be made to fail.
+
+use crate::fault::Abilities;
+use keyward_harness::{ControlPlane, Failure, Result, TestDir, artifacts};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The size of the file system that a full disk is tried on.
+const DISK: &str = "size=96m";
+
+/// Where distributions put libfaketime.
+const FAKETIME: [&str; 4] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib64/faketime/libfaketime.so.1",
+    "/usr/lib/faketime/libfaketime.so.1",
+];
+
+/// The machine of one server.
+#[derive(Debug)]
+pub struct Machine {
+    /// The server.
+    pub plane: ControlPlane,
+    /// Its database, if it is not SQLite.
+    pub postgres: Option<Postgres>,
+    clock: Option<PathBuf>,
+    disk: Option<Disk>,
+    dir: TestDir,
+}
+
+impl Machine {
+    /// Prepares one; nothing runs yet but its PostgreSQL, if it is to have one.
+    ///
+    /// # Errors
+    /// When there is no server to run, or PostgreSQL does not start.
+    pub fn new(on_postgres: bool) -> Result<Self> {
+        let dir = TestDir::new()?;
+        let data = dir.path().join("data");
+        fs::create_dir(&data).map_err(|error| failure("the data directory", &error))?;
+        let disk = if on_postgres { None } else { Disk::mount(&data) };
+        let mut environment = Vec::new();
+        let clock = FAKETIME.iter().find(|path| Path::new(path).exists()).map(|library| {
+            let file = dir.path().join("clock");
+            for (name, value) in [
+                ("LD_PRELOAD", (*library).to_owned()),
+                ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+                ("FAKETIME_NO_CACHE", "1".to_owned()),
+                ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ] {
+                environment.push((name.to_owned(), value));
+            }
+            file
+        });
+        let postgres = if on_postgres { Some(Postgres::start(&dir.path().join("postgres"))?) } else { None };
+        if let Some(postgres) = &postgres {
+            environment.push(("KEYWARD_DATABASE_URL".to_owned(), postgres.url.clone()));
+        }
+        // A file that may not grow is an error of writing only for who ignores the signal; without, it is one more way to end.
+        let script = dir.path().join("keyward");
+        let keyward = artifacts::keyward()?;
+        fs::write(&script, format!("#!/bin/sh\ntrap '' XFSZ\nexec '{}' \"$@\"\n", keyward.display()))
+            .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+            .map_err(|error| failure("the script that starts the server", &error))?;
+        let plane = ControlPlane::new(dir.path(), "keyward")?.program(&script).environment(&environment);
+        let machine = Self { plane, postgres, clock, disk, dir };
+        machine.set_clock(0)?;
+        Ok(machine)
+    }
+
+    /// What can be made to fail here.
+    pub fn abilities(&self) -> Abilities {
+        Abilities { limits: cfg!(target_os = "linux"), own_disk: self.disk.is_some(), clock: self.clock.is_some() }
+    }
+
+    /// Sends the server a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process()?.signal(signal)
+    }
+
+    /// Lets no file of the server grow beyond what the largest has and so many bytes, or any size again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn limit_files(&mut self, beyond: Option<u64>) -> Result<()> {
+        let largest = fs::read_dir(self.plane.data_dir())
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.ok()?.metadata().ok())
+            .map(|file| file.len())
+            .max();
+        self.limit(Resource::Fsize, beyond.map(|beyond| largest.unwrap_or_default() + beyond))
+    }
+
+    /// Lets the server open no more files than it has and so many, or as many as before.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn limit_descriptors(&mut self, beyond: Option<u64>) -> Result<()> {
+        let id = self.process()?.id();
+        let open = fs::read_dir(format!("/proc/{id}/fd")).map_or(0, |files| files.count() as u64);
+        self.limit(Resource::Nofile, beyond.map(|beyond| open + beyond))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn limit(&mut self, resource: Resource, current: Option<u64>) -> Result<()> {
+        let id = i32::try_from(self.process()?.id()).ok().and_then(Pid::from_raw);
+        let before = rustix::process::getrlimit(resource);
+        let limit = Rlimit { current: current.or(before.maximum), maximum: before.maximum };
+        rustix::process::prlimit(id, resource, limit)
+            .map(drop)
+            .map_err(|error| Failure::new(format!("a limit of the server: {error}")))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn limit(&mut self, _: Resource, _: Option<u64>) -> Result<()> {
+        Err(Failure::new("no limits of another process can be set here"))
+    }
+
+    /// Fills the disk but for so many bytes, or makes room again.
+    ///
+    /// # Errors
+    /// When there is no disk of its own.
+    pub fn fill_disk(&mut self, but: Option<u64>) -> Result<()> {
+        self.disk.as_mut().ok_or_else(|| Failure::new("no disk of its own"))?.fill(but)
+    }
+
+    /// Sets the server's clock ahead of the machine's, or behind it.
+    ///
+    /// # Errors
+    /// When the file of libfaketime cannot be written.
+    pub fn set_clock(&self, seconds: i32) -> Result<()> {
+        let Some(file) = &self.clock else { return Ok(()) };
+        // Replaced and not rewritten, so that it is never read half.
+        let next = file.with_extension("next");
+        fs::write(&next, format!("{seconds:+}\n"))
+            .and_then(|()| fs::rename(&next, file))
+            .map_err(|error| failure("the clock", &error))
+    }
+
+    /// What the server logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("control-plane.log")).unwrap_or_default()
+    }
+
+    fn process(&mut self) -> Result<&mut keyward_harness::process::Process> {
+        self.plane.process().ok_or_else(|| Failure::new("the server does not run"))
+    }
+}
+
+/// A small file system of its own.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Disk {
+    /// `None` where nobody may mount one.
+    fn mount(at: &Path) -> Option<Self> {
+        if !cfg!(target_os = "linux") {
+            return None;
+        }
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", DISK, "keyward-faults"])
+            .arg(at)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    fn fill(&mut self, but: Option<u64>) -> Result<()> {
+        let path = self.0.join("ballast");
+        let Some(but) = but else {
+            return fs::remove_file(&path).map_err(|error| failure("the ballast", &error));
+        };
+        let mut file = File::create(&path).map_err(|error| failure("the ballast", &error))?;
+        let mut written: u64 = 0;
+        let piece = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = file.write(&piece) {
+            written += count as u64;
+        }
+        file.set_len(written.saturating_sub(but)).map_err(|error| failure("the ballast", &error))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // At once where the server has ended, and otherwise when it does.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A PostgreSQL that can be killed.
+#[derive(Debug)]
+pub struct Postgres {
+    url: String,
+    dir: PathBuf,
+    /// Ends when its standard input does.
+    keeper: Child,
+}
+
+impl Postgres {
+    /// Whether there is one on this machine.
+    pub fn is_there() -> bool {
+        let found = Command::new(artifacts::root().join("tools/postgres"))
+            .arg("bin")
+            .env("KEYWARD_INSTALL", "no")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        found.is_ok_and(|status| status.success())
+    }
+
+    fn start(dir: &Path) -> Result<Self> {
+        let mut keeper = Command::new(artifacts::root().join("tools/postgres"))
+            .arg("serve")
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| failure("tools/postgres", &error))?;
+        let mut url = String::new();
+        if let Some(output) = keeper.stdout.as_mut() {
+            let _ = BufReader::new(output).read_line(&mut url);
+        }
+        if url.trim().is_empty() {
+            return Err(Failure::new("PostgreSQL does not start"));
+        }
+        Ok(Self { url: url.trim().to_owned(), dir: dir.to_owned(), keeper })
+    }
+
+    /// Ends it as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run or does not end.
+    pub fn kill(&mut self) -> Result<()> {
+        let file = self.dir.join("data/postmaster.pid");
+        let text = fs::read_to_string(&file).map_err(|error| failure("postmaster.pid", &error))?;
+        let id = text.lines().next().and_then(|id| Pid::from_raw(id.trim().parse().ok()?));
+        let id = id.ok_or_else(|| Failure::new("postmaster.pid has no process id"))?;
+        // SIGQUIT: none of its processes does anything more, as after a crash, and none is left that another start would trip over.
+        rustix::process::kill_process(id, Signal::QUIT).map_err(|error| Failure::new(error.to_string()))?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.keeper.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > deadline {
+                return Err(Failure::new("PostgreSQL does not end"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Starts it again, at the same address.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        let _ = fs::remove_file(self.dir.join("data/postmaster.pid"));
+        *self = Self::start(&self.dir)?;
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+fn failure(what: &str, error: &std::io::Error) -> Failure {
+    Failure::new(format!("{what}: {error}"))
+}

@@ -1,0 +1,98 @@
+//! Each fault once, and what shows that the oracle would notice if a server lied.
+
+use keyward_faults::campaign::{self, Options};
+use keyward_faults::fault::Fault;
+use keyward_faults::machine::Postgres;
+use keyward_faults::observe::observe;
+use keyward_faults::oracle::Violation;
+use keyward_faults::workload::Workload;
+use keyward_harness::echo::SeenRequest;
+use keyward_harness::ports::loopback;
+use keyward_harness::{ControlPlane, Echo, Failure, TestDir, until};
+use serde_json::json;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What is known not to hold yet, each with why.
+const NOT_YET: [(Fault, &str); 1] = [(Fault::FlipFeed, "pages of the feed bear no checksum yet")];
+
+fn seed() -> u64 {
+    std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_on_sqlite() {
+    let options = Options { seed: seed(), faults: 14, on_postgres: false, leave_out: NOT_YET.to_vec() };
+    campaign::run(&options).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_on_postgres() {
+    if !Postgres::is_there() {
+        println!("left out: faults on PostgreSQL: apt-get install postgresql");
+        return;
+    }
+    let options = Options { seed: seed(), faults: 6, on_postgres: true, leave_out: NOT_YET.to_vec() };
+    campaign::run(&options).await.unwrap();
+}
+
+async fn started(dir: &TestDir) -> ControlPlane {
+    let mut plane = ControlPlane::new(dir.path(), "keyward").unwrap();
+    plane.start().await.unwrap();
+    plane
+}
+
+async fn until_answered(workload: &Workload, answers: u64) {
+    until("answers", LIMIT, async || match workload.oracle().answers() {
+        so_far if so_far >= answers => Ok(()),
+        so_far => Err(Failure::new(so_far.to_string())),
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_acknowledges_and_forgets_is_reported() {
+    let liar = |request: SeenRequest| {
+        let id = fastrand::u64(..);
+        let (status, answer) = match request.method.as_str() {
+            "POST" if request.path.starts_with("/v1/keys/import") => (400, json!({})),
+            "POST" => (201, json!({"id": format!("key_{id}"), "key": id.to_string(), "secrets": [{"id": "sec_1"}]})),
+            _ => (200, json!({})),
+        };
+        std::future::ready((status, "application/json", answer.to_string().into_bytes()))
+    };
+    let liar = Echo::start_with("liar", loopback(0), liar).await.unwrap();
+    let workload = Workload::start(&[liar.address()], "none", &mut fastrand::Rng::with_seed(1));
+    until_answered(&workload, 50).await;
+    let dir = TestDir::new().unwrap();
+    let observed = observe(&started(&dir).await).await.unwrap();
+    let _quiet = workload.quiet().await;
+    let violations = workload.oracle().check(&observed);
+    assert!(violations.iter().any(|violation| matches!(violation, Violation::Lost(what) if what.starts_with("key "))));
+    assert!(violations.iter().any(|violation| matches!(violation, Violation::Lost(what) if what.starts_with("plan "))));
+}
+
+#[tokio::test]
+async fn a_change_behind_the_clients_backs_is_reported() {
+    let dir = TestDir::new().unwrap();
+    let plane = started(&dir).await;
+    let mut rng = fastrand::Rng::with_seed(1);
+    let workload = Workload::start(&[plane.address()], &plane.admin_token().unwrap(), &mut rng);
+    until_answered(&workload, 60).await;
+    let _quiet = workload.quiet().await;
+    let before = observe(&plane).await.unwrap();
+    assert_eq!(workload.oracle().check(&before), []);
+
+    let (name, key) = before.keys.iter().find(|(_, keys)| !keys[0].revoked).unwrap();
+    plane.revoke(&key[0].id).await.unwrap();
+    plane.create_named("nobody asked for it").await.unwrap();
+    let limits = json!({"limits": ["1000000/h"]});
+    assert_eq!(plane.api("PUT", "/v1/plans/plan-0", Some(&limits)).await.unwrap().status, 200);
+    let violations = workload.oracle().check(&observe(&plane).await.unwrap());
+    let violated = |what: &str| violations.iter().any(|violation| violation.to_string().contains(what));
+    assert!(violated(&format!("never asked for: revocation of {name}")), "{violations:?}");
+    assert!(violated("never asked for: key nobody asked for it"), "{violations:?}");
+    assert!(violated("lost: plan plan-0 has limit 1000000"), "{violations:?}");
+}
