@@ -233,7 +233,8 @@ impl Site {
 
 /// How many bytes are left: few or a hundred thousand, each order of magnitude as likely.
 fn room(rng: &mut fastrand::Rng) -> u64 {
-    rng.u64(..1 << rng.u32(1..18))
+    let most = 1 << rng.u32(1..18);
+    rng.u64(..most)
 }
 
 async fn harm(proxy: &Proxy, mode: Mode, lasts: Duration) {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -82,7 +82,7 @@ impl Workload {
     }
 
     /// Waits until no change is under way, and lets none begin while what is returned is held.
-    pub async fn quiet(&self) -> impl Drop + '_ {
+    pub async fn quiet(&self) -> RwLockWriteGuard<'_, ()> {
         self.shared.quiet.write().await
     }
 

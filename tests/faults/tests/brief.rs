@@ -90,7 +90,8 @@ async fn a_change_behind_the_clients_backs_is_reported() {
     plane.create_named("nobody asked for it").await.unwrap();
     let limits = json!({"limits": ["1000000/h"]});
     assert_eq!(plane.api("PUT", "/v1/plans/plan-0", Some(&limits)).await.unwrap().status, 200);
-    let violations = workload.oracle().check(&observe(&plane).await.unwrap());
+    let after = observe(&plane).await.unwrap();
+    let violations = workload.oracle().check(&after);
     let violated = |what: &str| violations.iter().any(|violation| violation.to_string().contains(what));
     assert!(violated(&format!("never asked for: revocation of {name}")), "{violations:?}");
     assert!(violated("never asked for: key nobody asked for it"), "{violations:?}");
