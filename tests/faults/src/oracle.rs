@@ -389,7 +389,7 @@ mod tests {
                 3 => observed.keys.get_mut("first").unwrap()[0].revoked = true,
                 4 => { let found = observed.keys["first"][0].clone(); observed.keys.get_mut("first").unwrap().push(found) }
                 5 => { let found = observed.keys["first"].clone(); observed.keys.insert("never asked for".to_owned(), found); }
-                6 => drop(observed.plans.clear()),
+                6 => observed.plans.clear(),
                 7 => drop(observed.plans.insert("plan".to_owned(), 1000)),
                 8 => drop(observed.edge.remove(&first)),
                 9 => observed.edge.get_mut(&first).unwrap().1 = true,

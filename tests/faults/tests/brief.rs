@@ -33,7 +33,7 @@ async fn nothing_acknowledged_is_lost_on_postgres() {
         println!("left out: faults on PostgreSQL: apt-get install postgresql");
         return;
     }
-    let options = Options { seed: seed(), faults: 8, on_postgres: true, leave_out: NOT_YET.to_vec() };
+    let options = Options { seed: seed(), faults: 5, on_postgres: true, leave_out: NOT_YET.to_vec() };
     campaign::run(&options).await.unwrap();
 }
 
