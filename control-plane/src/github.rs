@@ -86,6 +86,12 @@ impl GithubKeys {
         Ok(())
     }
 
+    /// Whether there is a key of that identifier.
+    pub fn has(&self, key_id: &[u8]) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        std::str::from_utf8(key_id).is_ok_and(|id| keys.contains_key(id))
+    }
+
     /// What is to be a signature (base64 of DER) by that key; `None` if it is none by any of these.
     pub fn claim(&self, key_id: &[u8], signature: &[u8]) -> Option<Claim> {
         let id = std::str::from_utf8(key_id).ok()?;

@@ -22,6 +22,11 @@ pub struct Leaks {
 }
 
 impl Leaks {
+    /// Whether alerts are taken that are signed by the key of that identifier.
+    pub fn is_signer(&self, key_id: &[u8]) -> bool {
+        self.github_keys.as_ref().is_some_and(|keys| keys.has(key_id))
+    }
+
     /// Which secrets these are; `None` for what is none. A known beginning with another end is none.
     ///
     /// # Errors

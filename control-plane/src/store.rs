@@ -5,6 +5,7 @@
 //! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
 
 mod audit;
+mod authorization;
 mod backup;
 mod database;
 mod export;
@@ -33,6 +34,7 @@ mod usage;
 mod writing;
 
 pub use audit::{AuditPage, AuditQuery};
+pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
 pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
 pub use export::Export;
@@ -56,7 +58,6 @@ pub use usage::{Hourly, Taken, Whose};
 
 use crate::clock::Timestamp;
 use crate::hub::{Bounds, Hub};
-use crate::model::Actor;
 use crate::random::{self, NoRandomness};
 use database::Database;
 use keyward_contract::cursor::Cursor;
@@ -212,6 +213,9 @@ pub enum Error {
     /// More readers of the feed wait than can be served in time.
     #[error("too many edges wait for pages of the feed")]
     Crowded,
+    /// The credential that was shown has ended: it was revoked or removed, or has expired.
+    #[error("the credential that was shown is not valid any more")]
+    NotAuthorized,
     /// What the write rests on was changed before its turn came.
     #[error("what this rests on was changed meanwhile")]
     Changed,
@@ -413,13 +417,15 @@ impl Store {
         }
     }
 
-    /// Runs the steps in one transaction in the name of the actor, commits, and publishes what they appended to the feed.
-    async fn mutate<T, F>(&self, actor: Actor, now: Timestamp, steps: F) -> Result<T, Error>
+    /// Runs the steps in one transaction if the authorization holds in it, commits if it holds still, and publishes what the
+    /// steps appended to the feed. For who has shown a credential it happens at the time of the transaction, and for the server
+    /// itself at the time for which it was begun.
+    async fn mutate<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
-        let store = self.clone();
+        let (store, by) = (self.clone(), by.into());
         let requester = Arc::new(());
         let waits = Arc::downgrade(&requester);
         let write = async move {
@@ -429,7 +435,7 @@ impl Store {
             }
             store.database.verify_files()?;
             let (mutation, outcome) = within(WRITE_PATIENCE, async {
-                let mut mutation = Mutation::begin(&store.database, actor, now).await?;
+                let mut mutation = Mutation::begin(&store.database, by, begun).await?;
                 let outcome = steps(&mut mutation).await?;
                 Ok((mutation, outcome))
             })

@@ -5,7 +5,8 @@
 use super::App;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Actor, TokenScope};
+use crate::model::TokenScope;
+use crate::store::Authorization;
 use crate::tokens::Audience;
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -24,12 +25,6 @@ pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 #[derive(Clone, Copy)]
 pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
 
-/// In whose name a request is let in, and until when.
-struct Pass {
-    actor: Actor,
-    ends_at: Option<Timestamp>,
-}
-
 pub(super) async fn require_admin(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     require(&app, Audience::Admin, request, next).await
 }
@@ -41,18 +36,19 @@ pub(super) async fn require_edge(State(app): State<App>, request: Request, next:
 async fn require(app: &App, audience: Audience, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let token_reloads = TokenReloads(app.tokens.reloads());
-    let pass = pass(app, audience, &parts).await?;
+    let by = authorization(app, audience, &parts).await?;
     parts.extensions.insert(token_reloads);
-    parts.extensions.insert(TokenEnd(pass.ends_at));
-    parts.extensions.insert(pass.actor);
+    parts.extensions.insert(TokenEnd(by.expires_at()));
+    parts.extensions.insert(by);
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
-async fn pass(app: &App, audience: Audience, request: &Parts) -> Result<Pass, ApiError> {
+/// The authorization of who has shown the token; it is looked at again before anything is changed by it.
+async fn authorization(app: &App, audience: Audience, request: &Parts) -> Result<Authorization, ApiError> {
     let shown = request.headers.contains_key(AUTHORIZATION);
     let Some(token) = bearer(&request.headers) else { return Err(ApiError::Unauthorized { shown }) };
-    if app.tokens.accept(audience, token) {
-        return Ok(Pass { actor: Actor::token_file(), ends_at: None });
+    if let Some(by) = Authorization::of_file_token(&app.tokens, audience, token, &app.clock) {
+        return Ok(by);
     }
     // By how it begins, which says nothing that whoever shows it does not know.
     let refused = || match of_another_kind(audience, token, &app.dialect) {
@@ -78,7 +74,7 @@ async fn pass(app: &App, audience: Audience, request: &Parts) -> Result<Pass, Ap
         }
     }
     app.issued_tokens.note_use(&token);
-    Ok(Pass { actor: Actor::token(&token.id), ends_at: token.expires_at })
+    Ok(Authorization::of_issued_token(&app.tokens, audience, &token, &app.clock))
 }
 
 /// What it is that was shown for a token of that audience, where it looks like something else.

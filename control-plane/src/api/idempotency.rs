@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::model::Actor;
 use crate::pepper::{Pepper, Stream};
 use crate::random;
-use crate::store::{Before, Once};
+use crate::store::{Authorization, Before, Once};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use keyward_contract::secret::Secret;
@@ -106,8 +106,13 @@ impl Repeatable {
     }
 
     /// What it made if it came before.
-    pub(super) async fn before(&self, app: &App, now: Timestamp) -> Result<Option<Before>, ApiError> {
-        Ok(app.store.made_before(&self.once, now).await?)
+    pub(super) async fn before(
+        &self,
+        app: &App,
+        by: &Authorization,
+        now: Timestamp,
+    ) -> Result<Option<Before>, ApiError> {
+        Ok(app.store.made_before(by, &self.once, now).await?)
     }
 }
 

@@ -9,9 +9,9 @@ use super::openapi::{Refused, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::import::{Format, Row, Rows};
-use crate::model::{Actor, IdSeries, ImportedKey};
+use crate::model::{IdSeries, ImportedKey};
 use crate::random;
-use crate::store::{self, Batch, Imported};
+use crate::store::{self, Authorization, Batch, Imported};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::State;
@@ -64,7 +64,7 @@ schema!(OnConflict, "What becomes of a key that is there", json!({"type": "strin
 /// An import under way.
 struct Import {
     app: App,
-    actor: Actor,
+    by: Authorization,
     now: Timestamp,
     id: String,
     skip_known: bool,
@@ -102,7 +102,7 @@ struct Filling {
 )]
 pub(super) async fn import(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     mut parameters: Parameters,
     headers: HeaderMap,
     body: Body,
@@ -121,7 +121,7 @@ pub(super) async fn import(
     let import = Import {
         now: (app.clock)(),
         app,
-        actor,
+        by,
         id: random::id("imp_")?,
         skip_known: skip_known.unwrap_or(false),
         ids: IdSeries::begin()?,
@@ -199,11 +199,11 @@ impl Import {
         if batch.keys.is_empty() {
             return Ok(());
         }
-        let (store, actor, now) = (self.app.store.clone(), self.actor.clone(), self.now);
+        let (store, by, now) = (self.app.store.clone(), self.by.clone(), self.now);
         if self.report.dry_run {
-            self.writing.spawn(async move { store.try_import(batch).await });
+            self.writing.spawn(async move { store.try_import(&by, batch, now).await });
         } else {
-            self.writing.spawn(async move { store.import_keys(actor, batch, now).await });
+            self.writing.spawn(async move { store.import_keys(by, batch, now).await });
         }
         Ok(())
     }

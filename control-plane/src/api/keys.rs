@@ -12,8 +12,8 @@ use super::owners::Name;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::schema::{environment, key_id, nonempty_line};
-use crate::model::{Actor, KeyChange, MAX_METADATA, State as KeyState, Target};
-use crate::store::{Changed, KeyQuery, SecretEnded};
+use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
+use crate::store::{Authorization, Changed, KeyQuery, SecretEnded};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -88,7 +88,7 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
 )]
 pub(super) async fn change(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     Id(id): Id,
     Document(document): Document,
@@ -97,7 +97,7 @@ pub(super) async fn change(
     let created_at = app.store.key(&id).await?.ok_or(NO_KEY)?.created_at;
     let no_plan = plan_problem(&app, &document).await?;
     let change = with_further(KeyChange::read(&document, &app.dialect, created_at, now), no_plan)?;
-    match app.store.change_key(actor, Target { id, expected }, change, now).await? {
+    match app.store.change_key(by, Target { id, expected }, change, now).await? {
         Changed::Done(key) => {
             tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
             versioned(StatusCode::OK, key.version, &resource(&key, None, now))
@@ -124,12 +124,12 @@ pub(super) async fn change(
 )]
 pub(super) async fn revoke(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let key = app.store.revoke_key(actor, Target { id, expected }, now).await?.ok_or(NO_KEY)?;
+    let key = app.store.revoke_key(by, Target { id, expected }, now).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, "key revoked");
     versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
@@ -147,12 +147,12 @@ pub(super) async fn revoke(
 )]
 pub(super) async fn end_secret(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     TwoIds(id, secret): TwoIds,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    match app.store.end_secret(actor, Target { id, expected }, secret, now).await? {
+    match app.store.end_secret(by, Target { id, expected }, secret, now).await? {
         SecretEnded::Done(key) => {
             tracing::info!(key = key.id, owner = key.owner, "a secret of the key ended");
             versioned(StatusCode::OK, key.version, &resource(&key, None, now))

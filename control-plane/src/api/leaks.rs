@@ -7,8 +7,8 @@ use super::openapi::Refused;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::github::Claim;
-use crate::model::{Actor, LeakReport, MAX_REPORTED_KEYS};
-use crate::store::{Leak, LeakOutcome};
+use crate::model::{LeakReport, MAX_REPORTED_KEYS};
+use crate::store::{Authorization, Leak, LeakOutcome};
 use axum::Extension;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
@@ -79,7 +79,7 @@ struct Feedback {
 )]
 pub(super) async fn report(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let report = LeakReport::read(&document).map_err(ApiError::Invalid)?;
@@ -91,7 +91,7 @@ pub(super) async fn report(
             known.push(leak.clone());
         }
     }
-    let outcomes = take_care(&app, actor, known.clone(), &report, now).await?;
+    let outcomes = take_care(&app, by, known.clone(), &report, now).await?;
     let keys = leaks.iter().map(|leak| {
         let place = leak.as_ref().and_then(|leak| known.iter().position(|known| known == leak));
         match place.and_then(|place| outcomes.get(place)?.as_ref()) {
@@ -118,7 +118,7 @@ pub(super) async fn report(
 )]
 pub(super) async fn github(
     State(app): State<App>,
-    Signed(claim): Signed,
+    Signed { claim, by }: Signed,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
     if !claim.is_true_of(&body) {
@@ -134,8 +134,7 @@ pub(super) async fn github(
             let label = if leak.is_some() { "true_positive" } else { "false_positive" };
             if let Some(leak) = leak {
                 let report = LeakReport { keys: vec![token], source: found.source.clone(), url: found.url.clone() };
-                let actor = Actor::webhook("github-secret-scanning");
-                take_care(&app, actor, vec![leak], &report, (app.clock)()).await?;
+                take_care(&app, by.clone(), vec![leak], &report, (app.clock)()).await?;
             }
             feedback.push(Feedback { token_hash, token_type: found.r#type.clone(), label });
         }
@@ -146,7 +145,11 @@ pub(super) async fn github(
 pub(super) const GITHUB_PATH: &str = "/v1/webhooks/github/secret-scanning";
 
 /// What the header says of the signature. Where that can be none, nothing of the body is received.
-pub(super) struct Signed(Claim);
+pub(super) struct Signed {
+    claim: Claim,
+    /// That of the signature, once the claim is known to be true.
+    by: Authorization,
+}
 
 impl FromRequestParts<App> for Signed {
     type Rejection = ApiError;
@@ -155,15 +158,16 @@ impl FromRequestParts<App> for Signed {
         let keys = app.leaks.github_keys.as_ref();
         let keys = keys.ok_or_else(|| ApiError::NoSuchPath { path: GITHUB_PATH.to_owned() })?;
         let field = |name| parts.headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
-        let claim = keys.claim(field("github-public-key-identifier"), field("github-public-key-signature"));
-        claim.map(Self).ok_or(ApiError::NotSigned)
+        let key_id = field("github-public-key-identifier");
+        let claim = keys.claim(key_id, field("github-public-key-signature")).ok_or(ApiError::NotSigned)?;
+        Ok(Self { claim, by: Authorization::of_github(&app.leaks, key_id, &app.clock) })
     }
 }
 
 /// Marks and revokes what was found.
 async fn take_care(
     app: &App,
-    actor: Actor,
+    by: Authorization,
     leaks: Vec<Leak>,
     report: &LeakReport,
     now: Timestamp,
@@ -175,7 +179,7 @@ async fn take_care(
         ("source".to_owned(), Value::from(report.noted_source())),
         ("url".to_owned(), Value::from(report.noted_url())),
     ]);
-    let outcomes = app.store.report_leaks(actor, leaks, app.leaks.on_leak, details, now).await?;
+    let outcomes = app.store.report_leaks(by, leaks, app.leaks.on_leak, details, now).await?;
     for LeakOutcome { key_id, action } in outcomes.iter().flatten() {
         tracing::warn!(key = key_id, action = action.name(), "a key was found in public");
     }

@@ -8,7 +8,8 @@ use super::keys::PageSize;
 use super::openapi::schema;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Actor, KeysToRevoke, Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
+use crate::model::{KeysToRevoke, Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
+use crate::store::Authorization;
 use crate::store::OwnerQuery;
 use axum::Extension;
 use axum::extract::State;
@@ -108,13 +109,13 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
 )]
 pub(super) async fn put(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let settings = OwnerSettings::read(&id, &document).map_err(ApiError::Invalid)?;
-    let (owner, is_new) = app.store.put_owner(actor, Target { id, expected }, settings, (app.clock)()).await?;
+    let (owner, is_new) = app.store.put_owner(by, Target { id, expected }, settings, (app.clock)()).await?;
     tracing::info!(owner = owner.id, disabled = owner.disabled, is_new, "owner set");
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     versioned(status, owner.version, &resource(&owner))
@@ -134,13 +135,13 @@ pub(super) async fn put(
 )]
 pub(super) async fn change(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let change = OwnerChange::read(&document).map_err(ApiError::Invalid)?;
-    let owner = app.store.change_owner(actor, Target { id, expected }, change, (app.clock)()).await?.ok_or(NO_OWNER)?;
+    let owner = app.store.change_owner(by, Target { id, expected }, change, (app.clock)()).await?.ok_or(NO_OWNER)?;
     tracing::info!(owner = owner.id, disabled = owner.disabled, "owner changed");
     versioned(StatusCode::OK, owner.version, &resource(&owner))
 }
@@ -157,12 +158,12 @@ pub(super) async fn change(
 )]
 pub(super) async fn revoke_keys(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let KeysToRevoke { member } = KeysToRevoke::read(&document).map_err(ApiError::Invalid)?;
-    let revoked = app.store.revoke_keys_of(actor, id.clone(), member, (app.clock)()).await?.ok_or(NO_OWNER)?;
+    let revoked = app.store.revoke_keys_of(by, id.clone(), member, (app.clock)()).await?.ok_or(NO_OWNER)?;
     tracing::info!(owner = id, revoked, "keys of the owner revoked");
     json(StatusCode::OK, &RevokedResource { revoked })
 }

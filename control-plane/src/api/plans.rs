@@ -9,7 +9,8 @@ use super::openapi::Refused;
 use super::owners::Name;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{Actor, Plan, PlanSettings, Target};
+use crate::model::{Plan, PlanSettings, Target};
+use crate::store::Authorization;
 use crate::store::PlanDeleted;
 use axum::Extension;
 use axum::extract::State;
@@ -88,13 +89,13 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
 )]
 pub(super) async fn put(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let settings = PlanSettings::read(&id, &document).map_err(ApiError::Invalid)?;
-    let (plan, is_new) = app.store.put_plan(actor, Target { id, expected }, settings, (app.clock)()).await?;
+    let (plan, is_new) = app.store.put_plan(by, Target { id, expected }, settings, (app.clock)()).await?;
     tracing::info!(plan = plan.id, is_new, "plan set");
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     versioned(status, plan.version, &resource(&plan))
@@ -111,11 +112,11 @@ pub(super) async fn put(
 )]
 pub(super) async fn delete(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
-    match app.store.delete_plan(actor, Target { id: id.clone(), expected }, (app.clock)()).await? {
+    match app.store.delete_plan(by, Target { id: id.clone(), expected }, (app.clock)()).await? {
         PlanDeleted::Done => {
             tracing::info!(plan = id, "plan deleted");
             Ok(StatusCode::NO_CONTENT.into_response())

@@ -25,6 +25,10 @@ pub(super) enum ApiError {
     Unauthorized { shown: bool },
     #[error("this is {0}, which is not valid here")]
     OfAnotherKind(&'static str),
+    #[error(
+        "the credential was revoked or removed, or has expired, while the request was being sent; nothing was changed by it"
+    )]
+    NotAuthorized,
     #[error("the token may only read; this asks for one of scope {}", .0.name())]
     InsufficientScope(TokenScope),
     #[error("too many bad tokens have come from this address; this one was not accepted either")]
@@ -92,11 +96,7 @@ pub(super) enum ApiError {
     #[error(
         "the import stopped behind the {imported} keys that are stored ({source}); send the same file again with \
          on_conflict=skip",
-        source = if source.is_temporary() {
-            format!("this cannot be done at the moment{}", storage_cause(source))
-        } else {
-            "the log says why".to_owned()
-        }
+        source = stopped_by(source)
     )]
     ImportStopped { imported: u64, source: store::Error },
     #[error(
@@ -127,6 +127,15 @@ pub(super) enum ApiError {
     OutcomeUnknown(#[source] store::Error),
     #[error("the request could not be carried out; the log says why")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why an import has stopped, as its sender is told.
+fn stopped_by(source: &store::Error) -> String {
+    match source {
+        store::Error::NotAuthorized => "the token was revoked or removed, or has expired".to_owned(),
+        source if source.is_temporary() => format!("this cannot be done at the moment{}", storage_cause(source)),
+        _ => "the log says why".to_owned(),
+    }
 }
 
 /// What is said at the field of a plan.
@@ -173,6 +182,7 @@ impl From<store::Error> for ApiError {
         let invalid = |field: &str, message: &str| Self::Invalid(Problems(vec![problem(field, message)]));
         match error {
             store::Error::OtherVersion => Self::PreconditionFailed,
+            store::Error::NotAuthorized => Self::NotAuthorized,
             store::Error::OtherRequest => Self::IdempotencyKeyReused,
             store::Error::NoSuchPlan => invalid("plan", NO_SUCH_PLAN),
             store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
@@ -217,7 +227,7 @@ impl ApiError {
     /// The status, and the problem's name and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::Unauthorized { .. } | Self::OfAnotherKind(_) => {
+            Self::Unauthorized { .. } | Self::OfAnotherKind(_) | Self::NotAuthorized => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "Token required")
             }
             Self::InsufficientScope(_) => {
@@ -254,6 +264,9 @@ impl ApiError {
             Self::NotAnAlert => (StatusCode::BAD_REQUEST, "not_an_alert", "Not an alert"),
             Self::UnsupportedMediaType { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
+            }
+            Self::ImportStopped { source: store::Error::NotAuthorized, .. } => {
+                (StatusCode::UNAUTHORIZED, "import_stopped", "Import stopped")
             }
             Self::ImportStopped { source, .. } if source.is_temporary() => {
                 (StatusCode::SERVICE_UNAVAILABLE, "import_stopped", "Import stopped")
@@ -312,7 +325,10 @@ impl IntoResponse for ApiError {
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();
         match self {
-            Self::Unauthorized { .. } | Self::OfAnotherKind(_) => {
+            Self::Unauthorized { .. }
+            | Self::OfAnotherKind(_)
+            | Self::NotAuthorized
+            | Self::ImportStopped { source: store::Error::NotAuthorized, .. } => {
                 // RFC 6750, section 3.1: no error code where no credential was sent.
                 let challenge = if !matches!(self, Self::Unauthorized { shown: false }) {
                     "Bearer realm=\"keyward\", error=\"invalid_token\""

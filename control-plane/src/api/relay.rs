@@ -97,6 +97,10 @@ async fn hand_on_verification(
 }
 
 async fn hand_on(app: &RelayApp, path: &str, headers: &HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    // The body may have taken longer than the token was valid.
+    if !bearer(headers).is_some_and(|token| app.tokens.accept(Audience::Edge, token)) {
+        return Err(ApiError::NotAuthorized);
+    }
     let asked = app.upstream.post(path, headers.get(CONTENT_TYPE), body, PATIENCE, MAX_ANSWER_BYTES).await;
     let answered = asked.map_err(|error| {
         tracing::debug!(path, %error, "the upstream has not taken what was to be handed on");

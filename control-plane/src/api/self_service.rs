@@ -192,7 +192,7 @@ pub(super) async fn create(
         ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
     };
     caller.check_within(&key, &app)?;
-    match app.store.create_key_by(caller.asking, key).await? {
+    match app.store.create_key_by(caller.asking, key, &app.clock).await? {
         CreatedBy::Done(key) => {
             tracing::info!(key = key.id, owner = key.owner, by = asks.id, "key created");
             json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
@@ -215,7 +215,7 @@ pub(super) async fn create(
 pub(super) async fn revoke(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let _turn = app.store.users_turn().await?;
-    let key = app.store.revoke_key_by(caller.asking, id, now).await?.ok_or(NO_KEY)?;
+    let key = app.store.revoke_key_by(caller.asking, id, &app.clock).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, by = caller.verified.key.id, "key revoked");
     json(StatusCode::OK, &resource(&key, None, now))
 }
@@ -254,7 +254,7 @@ pub(super) async fn rotate(
     }
     let _turn = app.store.users_turn().await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
-    let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, now).await? {
+    let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await? {
         RotatedBy::Decided(rotated) => rotated,
         RotatedBy::TooSoon { retry_after } => return Err(too_soon(retry_after)),
     };

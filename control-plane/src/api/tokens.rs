@@ -8,8 +8,9 @@ use super::openapi::{schema, text};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::issued_tokens;
-use crate::model::{Actor, NewToken, State as KeyState, Token, TokenScope};
+use crate::model::{NewToken, State as KeyState, Token, TokenScope};
 use crate::random;
+use crate::store::Authorization;
 use crate::store::TokenQuery;
 use axum::Extension;
 use axum::extract::State;
@@ -71,13 +72,13 @@ schema!(TokenId, "The id of a token", text(&format!("tok_[0-9A-Za-z]{{{}}}", ran
 )]
 pub(super) async fn create(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let new = NewToken::read(document, now).map_err(ApiError::Invalid)?;
     let (plaintext, digest, token) = issued_tokens::issue(new, now)?;
-    let token = app.store.create_token(actor, token, digest).await?;
+    let token = app.store.create_token(by, token, digest).await?;
     app.issued_tokens.forget_known().await;
     tracing::info!(token = token.id, scope = token.scope.name(), "token created");
     let mut response = json(StatusCode::CREATED, &resource(&token, Some(plaintext.expose()), now))?;
@@ -134,11 +135,11 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response,
 )]
 pub(super) async fn revoke(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let token = app.store.revoke_token(actor, id, now).await?.ok_or(NO_TOKEN)?;
+    let token = app.store.revoke_token(by, id, now).await?.ok_or(NO_TOKEN)?;
     // Whoever waits with it hears nothing more; the others ask again.
     app.tokens.ring();
     tracing::info!(token = token.id, scope = token.scope.name(), "token revoked");

@@ -7,7 +7,8 @@ use super::keys::KeyId;
 use super::openapi::{Refused, number, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::store::{HOUR_MS, Hourly, Whose};
+use crate::store::{Authorization, HOUR_MS, Hourly, Whose};
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -97,9 +98,13 @@ struct Hour {
     request_body(content = ref("#/components/schemas/UsageBatch"), content_type = "application/json"),
     responses((status = OK, description = "When to send the next one", body = inline(ReceiptSchema)), Refused<400>, Refused<413>)
 )]
-pub(super) async fn take(State(app): State<App>, Body(body): Body) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn take(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    Body(body): Body,
+) -> Result<impl IntoResponse, ApiError> {
     let batch = Batch::decode(&body).map_err(ApiError::BadUsage)?;
-    app.store.take_usage(batch, (app.clock)()).await?;
+    app.store.take_usage(by, batch, (app.clock)()).await?;
     let interval = u64::try_from(app.usage_interval.as_millis()).unwrap_or(u64::MAX);
     let receipt = Receipt { interval_ms: interval.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end()) };
     Ok(([(CONTENT_TYPE, "application/json")], receipt.encode()))

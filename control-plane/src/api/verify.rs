@@ -9,6 +9,8 @@ use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::State as KeyState;
 use crate::password;
+use crate::store::Authorization;
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -35,8 +37,15 @@ fn answer_schema() -> Value {
     request_body(content = inline(Credential), content_type = VERIFY_REQUEST_TYPE),
     responses((status = OK, description = "Which secret it is, or that it is none", body = inline(AnswerSchema), content_type = VERIFY_ANSWER_TYPE), Refused<400>, Refused<413>)
 )]
-pub(super) async fn verify(State(app): State<App>, Body(body): Body) -> Result<impl IntoResponse, ApiError> {
-    let answer = answer(&app, &wiped(body), (app.clock)()).await?;
+pub(super) async fn verify(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    Body(body): Body,
+) -> Result<impl IntoResponse, ApiError> {
+    let credential = wiped(body);
+    // The body may have taken longer than the token was valid.
+    app.store.check_authorization(&by).await?;
+    let answer = answer(&app, &credential, (app.clock)()).await?;
     Ok(([(CONTENT_TYPE, VERIFY_ANSWER_TYPE), (CACHE_CONTROL, "no-store")], answer.encode()))
 }
 

@@ -25,6 +25,8 @@ pub struct ImportedKey {
     pub key: Key,
     /// Whether it keeps an id that it had.
     pub has_own_id: bool,
+    /// Whether it keeps the time at which it was made elsewhere.
+    pub has_own_created_at: bool,
     /// The field that told of the secret.
     pub secret_field: &'static str,
 }
@@ -201,7 +203,8 @@ impl ImportedKey {
         let revoked_at = optional(&mut fields, "revoked_at", |n| past(n, now));
         fields.finish();
 
-        let (own_id, held, created_at) = (own_id?, held?, created_at?.unwrap_or(now));
+        let (own_id, held, own_created_at) = (own_id?, held?, created_at?);
+        let created_at = own_created_at.unwrap_or(now);
         let has_own_id = own_id.is_some();
         let secret = Secret { hash: held.hash, ..Secret::new(ids.secret, held.digest, held.hint, created_at) };
         let key = Key {
@@ -219,7 +222,12 @@ impl ImportedKey {
             secrets: vec![secret],
             ..Key::new(own_id.unwrap_or(ids.key), name?, held.format.kind.clone(), created_at)
         };
-        fits_an_entry(node, &key).then_some(Self { key, has_own_id, secret_field: held.field })
+        fits_an_entry(node, &key).then_some(Self {
+            key,
+            has_own_id,
+            has_own_created_at: own_created_at.is_some(),
+            secret_field: held.field,
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::{Actor, AuditEntry, series_of};
 use serde_json::{Map, Value, json};
 use sqlx::AnyConnection;
 use std::iter;
+use std::time::Duration;
 
 /// Which entries of the audit log are wanted.
 #[derive(Clone, Debug)]
@@ -95,6 +96,18 @@ pub(super) fn details<const N: usize>(facts: [(&str, Value); N]) -> Map<String, 
 pub(super) fn differences<const N: usize>(fields: [(&str, Value, Value); N]) -> Map<String, Value> {
     let different = fields.into_iter().filter(|(_, old, new)| old != new);
     different.map(|(name, old, new)| (name.to_owned(), json!({"old": old, "new": new}))).collect()
+}
+
+/// By how much the clocks of servers that share a database may differ, and the last entry still be believed about the time.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// That time, or the one of the last entry where that is a little later: servers share a log, and their clocks differ. A last
+/// entry that is further ahead was made by a clock that was wrong.
+pub(super) async fn not_before_the_last(connection: &mut AnyConnection, now: Timestamp) -> Result<Timestamp, Error> {
+    let last: Option<i64> =
+        sqlx::query_scalar("SELECT at FROM audit ORDER BY sequence DESC LIMIT 1").fetch_optional(connection).await?;
+    let last = last.map(Timestamp::from_stored).filter(|last| *last <= now.plus(CLOCK_TOLERANCE));
+    Ok(last.map_or(now, |last| last.max(now)))
 }
 
 /// Appends an entry. Whoever writes is alone, so the number after the last is free.

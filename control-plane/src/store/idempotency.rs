@@ -4,9 +4,10 @@
 //! Idempotency-Key can have the plaintext drawn again. Whoever writes is alone, so of two at the same time the second
 //! finds what the first has made.
 
+use super::authorization::Access;
 use super::keys::Forgotten;
 use super::mutation::Mutation;
-use super::{Error, READ_PATIENCE, Store, keys, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::Key;
 use sqlx::AnyConnection;
@@ -47,13 +48,14 @@ pub enum Made<T> {
 pub const REPEATABLE_FOR: Duration = Duration::from_secs(86_400);
 
 impl Store {
-    /// What the request made if it came before.
+    /// What the request made if it came before, as long as the authorization holds: whoever hears of it can draw the plaintext.
     ///
     /// # Errors
     /// If the database cannot be read, or the Idempotency-Key came with another request.
-    pub async fn made_before(&self, once: &Once, now: Timestamp) -> Result<Option<Before>, Error> {
+    pub async fn made_before(&self, by: &Authorization, once: &Once, now: Timestamp) -> Result<Option<Before>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            by.check(&mut transaction, Access::Write).await?;
             find(&mut transaction, once, now).await
         })
         .await
@@ -139,7 +141,8 @@ mod tests {
         key.secrets = vec![Secret::new("sec_1".into(), Digest([1; 32]), String::new(), NOW)];
         let once = Once { digest: [1; 32], fingerprint: [2; 32], salt: [3; 32] };
         store.create_key_once(Actor::server(), key, once).await.unwrap();
-        let before = store.made_before(&Once { salt: [4; 32], ..once }, NOW).await.unwrap().unwrap();
+        let before =
+            store.made_before(&Authorization::server(), &Once { salt: [4; 32], ..once }, NOW).await.unwrap().unwrap();
         assert_eq!((before.key.id.as_str(), before.secret_id.as_str(), before.salt), ("key_1", "sec_1", [3; 32]));
         let last = NOW.plus(REPEATABLE_FOR).minus(Duration::from_millis(1));
         for (now, remembered) in [(last, 1), (NOW.plus(REPEATABLE_FOR), 0)] {
@@ -149,7 +152,10 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(rows, remembered);
-            assert_eq!(store.made_before(&once, now).await.unwrap().is_some(), remembered == 1);
+            assert_eq!(
+                store.made_before(&Authorization::server(), &once, now).await.unwrap().is_some(),
+                remembered == 1
+            );
         }
     }
 
@@ -162,6 +168,6 @@ mod tests {
         let once = Once { digest: [1; 32], fingerprint: [2; 32], salt: [3; 32] };
         store.create_key_once(Actor::server(), key, once).await.unwrap();
         let other = Once { fingerprint: [9; 32], ..once };
-        assert!(matches!(store.made_before(&other, NOW).await, Err(Error::OtherRequest)));
+        assert!(matches!(store.made_before(&Authorization::server(), &other, NOW).await, Err(Error::OtherRequest)));
     }
 }

@@ -2,13 +2,14 @@
 //! import, one for the series of ids that its keys were given, and one for each key that keeps an id that it had.
 
 use super::audit;
+use super::authorization::Access;
 use super::database::Engine;
 use super::mutation::Mutation;
 use super::rows::{amount, digest};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql};
-use super::{Error, READ_PATIENCE, RETENTION, Store, keys, owners, within};
+use super::{Authorization, Error, READ_PATIENCE, RETENTION, Store, keys, owners, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, ImportedKey, Key, series_of};
+use crate::model::{ImportedKey, Key, series_of};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
 use serde_json::json;
@@ -72,18 +73,24 @@ impl Store {
     ///
     /// # Errors
     /// If they cannot be stored; none of the batch is then.
-    pub async fn import_keys(&self, actor: Actor, batch: Batch, now: Timestamp) -> Result<Imported, Error> {
-        self.mutate(actor, now, move |mutation| Box::pin(import(mutation, batch))).await
+    pub async fn import_keys(
+        &self,
+        by: impl Into<Authorization>,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Imported, Error> {
+        self.mutate(by, now, move |mutation| Box::pin(import(mutation, batch))).await
     }
 
-    /// What would become of the batch. What earlier batches of the same file would have brought is not known.
+    /// What would become of the batch, as far as the authorization holds. What earlier batches of the same file would have brought is not known.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn try_import(&self, batch: Batch) -> Result<Imported, Error> {
+    pub async fn try_import(&self, by: &Authorization, batch: Batch, now: Timestamp) -> Result<Imported, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
-            Ok(choose(self.database.engine, &mut transaction, batch.keys, batch.skip_known).await?.1)
+            by.check(&mut transaction, Access::Write).await?;
+            Ok(choose(self.database.engine, &mut transaction, batch.keys, batch.skip_known, now).await?.1)
         })
         .await
     }
@@ -91,7 +98,8 @@ impl Store {
 
 async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error> {
     let lines = batch.keys.first().map(|(line, _)| *line).zip(batch.keys.last().map(|(line, _)| *line));
-    let chosen = choose(mutation.engine(), mutation.connection(), batch.keys, batch.skip_known).await?;
+    let now = mutation.now();
+    let chosen = choose(mutation.engine(), mutation.connection(), batch.keys, batch.skip_known, now).await?;
     let (Chosen { keys: mut chosen, own_ids }, outcome) = chosen;
     let Some((first, last)) = lines.filter(|_| !chosen.is_empty()) else { return Ok(outcome) };
     let ended_until = mutation.now().minus(RETENTION);
@@ -118,7 +126,6 @@ async fn import(mutation: &mut Mutation, batch: Batch) -> Result<Imported, Error
     mutation.audit_all("key.imported", &own_ids, of_import()).await?;
     mutation.audit_all("keys.imported", &series.iter().map(String::as_str).collect::<Vec<_>>(), of_import()).await?;
     mutation.audit("keys.imported", &batch.import, audit::details(details)).await?;
-    let now = mutation.now();
     let told = chosen.iter().flat_map(|key| {
         let secrets = key.secrets.iter().filter(|secret| !secret.forgotten);
         secrets.map(|secret| (secret.digest, Body::Key(key.record(secret, now))))
@@ -133,11 +140,16 @@ async fn choose(
     connection: &mut AnyConnection,
     keys: Vec<(u64, ImportedKey)>,
     skip_known: bool,
+    now: Timestamp,
 ) -> Result<(Chosen, Imported), Error> {
     let Known { mut digests, mut ids, plans } = Known::of(engine, connection, &keys).await?;
     let mut outcome = Imported::default();
     let mut chosen = Chosen { keys: Vec::with_capacity(keys.len()), ..Chosen::default() };
-    for (line, ImportedKey { mut key, has_own_id, secret_field }) in keys {
+    for (line, ImportedKey { mut key, has_own_id, has_own_created_at, secret_field }) in keys {
+        if !has_own_created_at {
+            key.created_at = now;
+            key.secrets.iter_mut().for_each(|secret| secret.created_at = now);
+        }
         let plan_credits = key.plan.as_ref().map(|plan| plans.get(plan));
         if key.secrets.iter().any(|secret| digests.contains(&secret.digest)) {
             if skip_known {
@@ -206,6 +218,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::model::{AuditEntry, Secret};
     use crate::store::Location;
     use crate::store::audit::AuditQuery;
@@ -218,7 +231,7 @@ mod tests {
         let mut key = Key::new(format!("key_{n}"), "n".into(), "key".into(), NOW);
         key.secrets.push(secret);
         change(&mut key);
-        (n.into(), ImportedKey { key, has_own_id: false, secret_field: "sha256" })
+        (n.into(), ImportedKey { key, has_own_id: false, has_own_created_at: true, secret_field: "sha256" })
     }
 
     async fn import(store: &Store, keys: Vec<(u64, ImportedKey)>) -> Imported {

@@ -5,9 +5,9 @@ use super::keys::{Forgotten, find_expected, states, store_end, tell, with_secret
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};
 use super::sql::Sql;
-use super::{Error, Store, owners, plans};
+use super::{Authorization, Error, Store, owners, plans};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, KeyChange, MAX_METADATA, State, Target};
+use crate::model::{Key, KeyChange, MAX_METADATA, State, Target};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -49,13 +49,13 @@ impl Store {
     /// If it cannot be stored or does not fit an entry, has another version than was expected, or there is no such plan.
     pub async fn change_key(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         change: KeyChange,
         now: Timestamp,
     ) -> Result<Changed, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(apply(mutation, target, change))).await
+        self.mutate(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
     }
 
     /// Ends one secret of the key at once.
@@ -64,13 +64,13 @@ impl Store {
     /// If it cannot be stored, or the key has another version than was expected.
     pub async fn end_secret(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         secret_id: String,
         now: Timestamp,
     ) -> Result<SecretEnded, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(end_secret(mutation, target, secret_id))).await
+        self.mutate(by, now, move |mutation| Box::pin(end_secret(mutation, target, secret_id))).await
     }
 
     /// Revokes every active key of the owner, or of one member, and tells how many; `None` if there is no such owner.
@@ -81,29 +81,30 @@ impl Store {
     /// If it cannot be stored.
     pub async fn revoke_keys_of(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         owner: String,
         member: Option<String>,
         now: Timestamp,
     ) -> Result<Option<usize>, Error> {
-        let store = self.clone();
-        let revoke = async move { store.revoke_keys_in_batches(actor, owner, member, now, REVOKED_AT_ONCE).await };
+        let (store, by) = (self.clone(), by.into());
+        let revoke = async move { store.revoke_keys_in_batches(by, owner, member, now, REVOKED_AT_ONCE).await };
         tokio::spawn(revoke).await.map_err(|_| Error::Interrupted)?
     }
 
     async fn revoke_keys_in_batches(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         owner: String,
         member: Option<String>,
         now: Timestamp,
         size: u32,
     ) -> Result<Option<usize>, Error> {
+        let by = by.into();
         let mut revoked = 0;
         loop {
             let (owner, member) = (owner.clone(), member.clone());
             let batch =
-                self.mutate(actor.clone(), now, move |mutation| Box::pin(revoke_some(mutation, owner, member, size)));
+                self.mutate(by.clone(), now, move |mutation| Box::pin(revoke_some(mutation, owner, member, size)));
             let Some(batch) = batch.await? else { return Ok(None) };
             revoked += batch;
             if batch < usize::try_from(size).unwrap_or(usize::MAX) {
@@ -251,6 +252,7 @@ async fn revoke_some(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::model::Secret;
     use crate::store::{AuditQuery, KeyQuery, Location};
     use keyward_contract::digest::Digest;

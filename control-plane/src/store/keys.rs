@@ -5,9 +5,9 @@ use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::{Error, READ_PATIENCE, Store, owners, plans, secrets, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Key, Owner, PasswordHash, Secret, State, Target};
+use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Environment};
 use serde_json::{Map, json};
@@ -84,16 +84,21 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored, or there is no such plan.
-    pub async fn create_key(&self, actor: Actor, key: Key) -> Result<Key, Error> {
-        self.mutate(actor, key.created_at, |mutation| Box::pin(create(mutation, key))).await
+    pub async fn create_key(&self, by: impl Into<Authorization>, key: Key) -> Result<Key, Error> {
+        self.mutate(by, key.created_at, |mutation| Box::pin(create(mutation, key))).await
     }
 
     /// The same for a request that may come again, which then makes nothing.
     ///
     /// # Errors
     /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
-    pub async fn create_key_once(&self, actor: Actor, key: Key, once: Once) -> Result<Made<Key>, Error> {
-        self.mutate(actor, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
+    pub async fn create_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        key: Key,
+        once: Once,
+    ) -> Result<Made<Key>, Error> {
+        self.mutate(by, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
     }
 
     /// The key of that id.
@@ -145,12 +150,12 @@ impl Store {
     /// If it cannot be stored, or has another version than was expected.
     pub async fn revoke_key(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         now: Timestamp,
     ) -> Result<Option<Key>, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(revoke(mutation, target))).await
+        self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, target))).await
     }
 
     /// Gives the key a further secret, and ends those it has after the grace.
@@ -159,15 +164,14 @@ impl Store {
     /// If it cannot be stored, or has another version than was expected.
     pub async fn rotate_key(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         secret: Secret,
         grace: Duration,
         now: Timestamp,
     ) -> Result<Rotated, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS)))
-            .await
+        self.mutate(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS))).await
     }
 
     /// The same for a request that may come again, which then makes nothing, whatever version is expected.
@@ -176,14 +180,14 @@ impl Store {
     /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
     pub async fn rotate_key_once(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: Target,
         secret: Secret,
         grace: Duration,
         once: Once,
         now: Timestamp,
     ) -> Result<Made<Rotated>, Error> {
-        self.mutate(actor, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
+        self.mutate(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
     }
 }
 
@@ -217,6 +221,8 @@ async fn rotate_once(
 }
 
 pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
+    key.created_at = mutation.now();
+    key.secrets.iter_mut().for_each(|secret| secret.created_at = key.created_at);
     if let Some(plan) = &key.plan {
         let plan = plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
         key.credits = key.credits.or(plan.credits);
@@ -260,11 +266,12 @@ pub(super) async fn revoke(mutation: &mut Mutation, target: Target) -> Result<Op
 pub(super) async fn rotate(
     mutation: &mut Mutation,
     target: Target,
-    new: Secret,
+    mut new: Secret,
     grace: Duration,
     most_known: usize,
 ) -> Result<Rotated, Error> {
     let now = mutation.now();
+    new.created_at = now;
     let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
     match key.state(now) {
         State::Active => {}

@@ -5,9 +5,9 @@ use super::keys::Forgotten;
 use super::mutation::Mutation;
 use super::rows::digest;
 use super::sql::{ROWS_OF_A_STATEMENT, Sql};
-use super::{Error, READ_PATIENCE, Store, keys, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, LeakAction, OnLeak, PasswordHash};
+use crate::model::{LeakAction, OnLeak, PasswordHash};
 use keyward_contract::digest::Digest;
 use serde_json::{Map, Value};
 
@@ -73,13 +73,13 @@ impl Store {
     /// If it cannot be stored.
     pub async fn report_leaks(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         leaks: Vec<Leak>,
         on_leak: OnLeak,
         details: Map<String, Value>,
         now: Timestamp,
     ) -> Result<Vec<Option<LeakOutcome>>, Error> {
-        self.mutate(actor, now, move |mutation| Box::pin(report(mutation, leaks, on_leak, details))).await
+        self.mutate(by, now, move |mutation| Box::pin(report(mutation, leaks, on_leak, details))).await
     }
 }
 
@@ -131,6 +131,7 @@ async fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::model::{Key, Secret};
     use crate::store::Location;
     use crate::store::audit::AuditQuery;

@@ -2,12 +2,12 @@
 
 use super::Error;
 use super::audit;
+use super::authorization::{Access, Authorization};
 use super::database::{Database, Engine};
 use super::rows::{HeadRow, stored_sequence};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use crate::clock::Timestamp;
 use crate::hub::Change;
-use crate::model::Actor;
 use keyward_contract::cursor::{Cursor, chain};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry};
@@ -20,8 +20,10 @@ pub(super) const KEPT_CHANGES: u64 = 100_000;
 /// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
 pub(super) struct Mutation {
     transaction: Transaction<'static, Any>,
-    actor: Actor,
+    by: Authorization,
     now: Timestamp,
+    /// What its entries of the audit log bear; `None` until there is one.
+    audited_at: Option<Timestamp>,
     engine: Engine,
     before: Cursor,
     head: Cursor,
@@ -40,15 +42,18 @@ pub(super) struct Committed {
 }
 
 impl Mutation {
-    pub(super) async fn begin(database: &Database, actor: Actor, now: Timestamp) -> Result<Self, Error> {
+    /// Begins once all that were begun before have ended, unless the authorization has ended as well.
+    pub(super) async fn begin(database: &Database, by: Authorization, begun: Timestamp) -> Result<Self, Error> {
         let mut transaction = database.begin_write().await?;
+        by.check(&mut transaction, Access::Write).await?;
         let head: HeadRow =
             sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
         let head = head.try_into()?;
         Ok(Self {
             transaction,
-            actor,
-            now,
+            now: by.now(begun),
+            by,
+            audited_at: None,
             engine: database.engine,
             before: head,
             head,
@@ -76,7 +81,8 @@ impl Mutation {
         subject: &str,
         details: Map<String, Value>,
     ) -> Result<(), Error> {
-        audit::append(&mut self.transaction, self.now, &self.actor, action, subject, details).await
+        let at = self.audited_at().await?;
+        audit::append(&mut self.transaction, at, self.by.actor(), action, subject, details).await
     }
 
     /// Writes into the audit log that this was done to each of the subjects.
@@ -86,8 +92,18 @@ impl Mutation {
         subjects: &[&str],
         details: Map<String, Value>,
     ) -> Result<(), Error> {
-        let (engine, now) = (self.engine, self.now);
-        audit::append_all(engine, &mut self.transaction, now, &self.actor, action, subjects, details).await
+        let (engine, at) = (self.engine, self.audited_at().await?);
+        audit::append_all(engine, &mut self.transaction, at, self.by.actor(), action, subjects, details).await
+    }
+
+    /// The time for the audit log.
+    async fn audited_at(&mut self) -> Result<Timestamp, Error> {
+        if let Some(at) = self.audited_at {
+            return Ok(at);
+        }
+        let at = audit::not_before_the_last(&mut self.transaction, self.now).await?;
+        self.audited_at = Some(at);
+        Ok(at)
     }
 
     /// The connection, for what is not the feed's.
@@ -152,6 +168,8 @@ impl Mutation {
             cut_log(self.connection(), head.sequence, kept_changes).await?;
             self.engine.announce(&mut self.transaction).await?;
         }
+        // The steps can have taken a while.
+        self.by.check_in_memory()?;
         let committed = self.transaction.commit().await;
         #[cfg(test)]
         let committed = committed.and(if self.answer_is_lost { Err(sqlx::Error::WorkerCrashed) } else { Ok(()) });
@@ -200,6 +218,7 @@ pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_chan
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::store::{Found, Location, Store};
     use keyward_contract::cursor::Position;
     use keyward_contract::entry::{Frames, KeyRecord};

@@ -4,9 +4,9 @@ use super::audit::{details, differences};
 use super::mutation::Mutation;
 use super::rows::{OWNER_COLUMNS, OwnerRow, stored_amount, to_json};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::{Error, READ_PATIENCE, Store, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
+use crate::model::{Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
 use serde_json::{Map, Value, json};
@@ -81,13 +81,13 @@ impl Store {
     /// If it cannot be stored, or has another version than was expected.
     pub async fn change_owner(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         change: OwnerChange,
         now: Timestamp,
     ) -> Result<Option<Owner>, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(apply(mutation, target, change))).await
+        self.mutate(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
     }
 
     /// Makes the owner what it is to be, and tells whether there was none before. What changes nothing writes nothing.
@@ -96,13 +96,13 @@ impl Store {
     /// If it cannot be stored, or has another version than was expected.
     pub async fn put_owner(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         settings: OwnerSettings,
         now: Timestamp,
     ) -> Result<(Owner, bool), Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(put(mutation, target, settings))).await
+        self.mutate(by, now, move |mutation| Box::pin(put(mutation, target, settings))).await
     }
 }
 

@@ -4,9 +4,9 @@ use super::audit::{details, differences};
 use super::mutation::Mutation;
 use super::rows::{PLAN_COLUMNS, PlanRow, stored_amount, to_json};
 use super::sql::Sql;
-use super::{Error, READ_PATIENCE, Store, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Plan, PlanSettings, Target};
+use crate::model::{Plan, PlanSettings, Target};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Body;
 use serde_json::{Value, json};
@@ -69,13 +69,13 @@ impl Store {
     /// If it cannot be stored, or has another version than was expected.
     pub async fn put_plan(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         settings: PlanSettings,
         now: Timestamp,
     ) -> Result<(Plan, bool), Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(put(mutation, target, settings))).await
+        self.mutate(by, now, move |mutation| Box::pin(put(mutation, target, settings))).await
     }
 
     /// Removes the plan, unless keys are on it.
@@ -84,12 +84,12 @@ impl Store {
     /// If it cannot be stored, or has another version than was expected.
     pub async fn delete_plan(
         &self,
-        actor: Actor,
+        by: impl Into<Authorization>,
         target: impl Into<Target>,
         now: Timestamp,
     ) -> Result<PlanDeleted, Error> {
         let target = target.into();
-        self.mutate(actor, now, move |mutation| Box::pin(delete(mutation, target))).await
+        self.mutate(by, now, move |mutation| Box::pin(delete(mutation, target))).await
     }
 }
 

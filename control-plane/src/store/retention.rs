@@ -3,9 +3,8 @@
 use super::mutation::Mutation;
 use super::rows::digest;
 use super::sql::Sql;
-use super::{Error, Store, idempotency, keys};
+use super::{Authorization, Error, Store, idempotency, keys};
 use crate::clock::Timestamp;
-use crate::model::Actor;
 use keyward_contract::entry::Body;
 use std::time::Duration;
 
@@ -43,14 +42,15 @@ impl Store {
     /// # Errors
     /// If it cannot be stored.
     pub async fn keep_retention(&self, now: Timestamp, retention: Duration) -> Result<Swept, Error> {
-        self.mutate(Actor::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
+        self.mutate(Authorization::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
         let ended_until = now.minus(retention);
         let mut swept = Swept::default();
         loop {
             let found = self.concerned(FORGOTTEN_TOO_SOON, ended_until).await?;
             for some in found.chunks(BATCH) {
                 let some = some.to_vec();
-                let told = self.mutate(Actor::server(), now, move |m| Box::pin(tell_again(m, some, ended_until)));
+                let told =
+                    self.mutate(Authorization::server(), now, move |m| Box::pin(tell_again(m, some, ended_until)));
                 swept.told_again += told.await?;
             }
             if found.len() < usize::try_from(FOUND_AT_ONCE).unwrap_or(usize::MAX) {
@@ -61,7 +61,8 @@ impl Store {
             let found = self.concerned(ENDED, ended_until).await?;
             for some in found.chunks(BATCH) {
                 let some = some.to_vec();
-                let forgotten = self.mutate(Actor::server(), now, move |m| Box::pin(forget(m, some, ended_until)));
+                let forgotten =
+                    self.mutate(Authorization::server(), now, move |m| Box::pin(forget(m, some, ended_until)));
                 swept.forgotten += forgotten.await?;
             }
             if found.len() < usize::try_from(FOUND_AT_ONCE).unwrap_or(usize::MAX) {
@@ -115,6 +116,7 @@ async fn set_forgotten(mutation: &mut Mutation, secret: &str, forgotten: bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::model::{Key, Secret};
     use crate::store::Location;
     use keyward_contract::digest::Digest;

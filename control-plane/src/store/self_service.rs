@@ -1,13 +1,13 @@
 //! Changes that a key's user makes to the keys of its owner.
 //!
-//! The key that asks was verified before its turn to write came. So each change begins with a look at whether that key and
-//! its owner are still what they were: one that was revoked meanwhile makes nothing.
+//! The key that asks was verified before its turn to write came. So its authorization (`store/authorization.rs`) holds only while
+//! that key and its owner are what they were: one that was revoked meanwhile makes nothing.
 
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
-use super::{Error, READ_PATIENCE, Store, owners, within};
-use crate::clock::Timestamp;
-use crate::model::{Actor, Key, Secret};
+use super::{Authorization, Error, READ_PATIENCE, Store, owners, within};
+use crate::clock::{Clock, Timestamp};
+use crate::model::{Actor, Key, Secret, State};
 use crate::verify::Verified;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::Environment;
@@ -23,6 +23,9 @@ pub struct Asking {
     kinds: Vec<String>,
     owner: String,
     owner_version: u64,
+    secret: String,
+    /// When the key or the secret that was shown ends by itself.
+    expires_at: Option<Timestamp>,
 }
 
 /// What became of a key that was to be made.
@@ -77,6 +80,8 @@ impl Asking {
             kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
             owner: owner.id.clone(),
             owner_version: owner.version,
+            secret: verified.secret.id.clone(),
+            expires_at: [verified.key.expires_at, verified.secret.not_after].into_iter().flatten().min(),
         })
     }
 
@@ -103,8 +108,12 @@ impl Asking {
             && self.environment().is_none_or(|environment| key.environment == Some(environment))
     }
 
-    fn actor(&self) -> Actor {
+    pub(super) fn actor(&self) -> Actor {
         Actor::key(&self.key)
+    }
+
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
     }
 }
 
@@ -130,16 +139,18 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored, or the one that asks was changed meanwhile.
-    pub async fn create_key_by(&self, asking: Asking, key: Key) -> Result<CreatedBy, Error> {
-        self.mutate(asking.actor(), key.created_at, |mutation| Box::pin(create(mutation, asking, key))).await
+    pub async fn create_key_by(&self, asking: Asking, key: Key, clock: &Clock) -> Result<CreatedBy, Error> {
+        let (by, begun) = (Authorization::of_key(asking.clone(), clock), key.created_at);
+        self.mutate(by, begun, |mutation| Box::pin(create(mutation, asking, key))).await
     }
 
     /// Ends a key that the other one may know of, unless it was ended before; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be stored, or the one that asks was changed meanwhile.
-    pub async fn revoke_key_by(&self, asking: Asking, id: String, now: Timestamp) -> Result<Option<Key>, Error> {
-        self.mutate(asking.actor(), now, |mutation| Box::pin(revoke(mutation, asking, id))).await
+    pub async fn revoke_key_by(&self, asking: Asking, id: String, clock: &Clock) -> Result<Option<Key>, Error> {
+        let by = Authorization::of_key(asking.clone(), clock);
+        self.mutate(by, clock(), |mutation| Box::pin(revoke(mutation, asking, id))).await
     }
 
     /// Gives a key, as it was when this was decided, a further secret, and ends those it has after the grace.
@@ -152,14 +163,16 @@ impl Store {
         key: Key,
         secret: Secret,
         grace: Duration,
-        now: Timestamp,
+        clock: &Clock,
     ) -> Result<RotatedBy, Error> {
-        self.mutate(asking.actor(), now, move |mutation| Box::pin(rotate(mutation, asking, key, secret, grace))).await
+        let by = Authorization::of_key(asking.clone(), clock);
+        self.mutate(by, clock(), move |mutation| Box::pin(rotate(mutation, asking, key, secret, grace))).await
     }
 }
 
 async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<CreatedBy, Error> {
-    let asks = still(mutation, &asking).await?;
+    let now = mutation.now();
+    let asks = still(mutation.connection(), &asking, now).await?;
     let of_plan: Option<i64> = match &asks.plan {
         Some(plan) => {
             sqlx::query_scalar("SELECT credits FROM plans WHERE id = $1 AND credits IS NOT NULL")
@@ -176,7 +189,6 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
         Share::Left(share) => share,
         Share::UsedUp { retry_after } => return Ok(CreatedBy::TooSoon { retry_after }),
     };
-    let now = mutation.now();
     let usable: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM (SELECT id FROM keys
          WHERE owner = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) LIMIT $3) AS usable",
@@ -194,7 +206,6 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
 }
 
 async fn revoke(mutation: &mut Mutation, asking: Asking, id: String) -> Result<Option<Key>, Error> {
-    still(mutation, &asking).await?;
     match keys::find(mutation.connection(), &id).await? {
         Some(key) if asking.may_see(&key) => keys::revoke(mutation, id.into()).await,
         _ => Ok(None),
@@ -208,7 +219,6 @@ async fn rotate(
     secret: Secret,
     grace: Duration,
 ) -> Result<RotatedBy, Error> {
-    still(mutation, &asking).await?;
     match keys::find(mutation.connection(), &key.id).await? {
         Some(current) if current.version == key.version => {}
         _ => return Err(Error::Changed),
@@ -274,9 +284,16 @@ async fn use_up(mutation: &mut Mutation, owner: &str, full_again: Timestamp) -> 
 }
 
 /// The key that asks, if it and its owner are what they were.
-async fn still(mutation: &mut Mutation, asking: &Asking) -> Result<Key, Error> {
-    let key = keys::find(mutation.connection(), &asking.key).await?;
-    let owner = owners::find(mutation.connection(), &asking.owner).await?;
+pub(super) async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
+    let key = keys::find(&mut *connection, &asking.key).await?;
+    let is_valid = key.as_ref().is_some_and(|key| {
+        let secret = key.secrets.iter().find(|secret| secret.id == asking.secret);
+        key.state(now) == State::Active && secret.is_some_and(|secret| secret.is_valid(now))
+    });
+    if !is_valid {
+        return Err(Error::NotAuthorized);
+    }
+    let owner = owners::find(connection, &asking.owner).await?;
     match (key, owner) {
         (Some(key), Some(owner))
             if (key.version, owner.version) == (asking.key_version, asking.owner_version)
@@ -302,6 +319,10 @@ mod tests {
         key.owner = Some("acme".into());
         key.secrets = vec![Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW)];
         key
+    }
+
+    fn at(now: Timestamp) -> Clock {
+        std::sync::Arc::new(move || now)
     }
 
     async fn store() -> (tempfile::TempDir, Store) {
@@ -331,12 +352,34 @@ mod tests {
                 store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
             }
             let secret = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
-            assert!(matches!(store.create_key_by(asking.clone(), key(3)).await, Err(Error::Changed)));
-            assert!(matches!(store.revoke_key_by(asking.clone(), "key_2".into(), NOW).await, Err(Error::Changed)));
-            let rotated = store.rotate_key_by(asking, other.clone(), secret, Duration::ZERO, NOW).await;
-            assert!(matches!(rotated, Err(Error::Changed)));
+            let is_refused = |error: Error| match error {
+                Error::Changed => disable,
+                Error::NotAuthorized => !disable,
+                _ => false,
+            };
+            assert!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await.is_err_and(is_refused));
+            assert!(store.revoke_key_by(asking.clone(), "key_2".into(), &at(NOW)).await.is_err_and(is_refused));
+            let rotated = store.rotate_key_by(asking, other.clone(), secret, Duration::ZERO, &at(NOW)).await;
+            assert!(rotated.is_err_and(is_refused));
             assert_eq!(store.key("key_2").await.unwrap(), Some(other));
             assert_eq!(store.key("key_3").await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_or_secret_that_has_expired_changes_nothing() {
+        let (_dir, store) = store().await;
+        let other = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
+        store.rotate_key(Actor::server(), "key_1".to_owned(), other, Duration::from_secs(9), NOW).await.unwrap();
+        let expiring = Key { expires_at: Some(NOW.plus(Duration::from_secs(9))), ..key(4) };
+        store.create_key(Actor::server(), expiring).await.unwrap();
+        for (n, made) in [(1, 5), (4, 6)] {
+            let asking = asking(&store, n).await;
+            let end = NOW.plus(Duration::from_secs(9));
+            let late = store.create_key_by(asking.clone(), key(made), &at(end)).await;
+            assert!(matches!(late, Err(Error::NotAuthorized)), "{late:?}");
+            let in_time = end.minus(Duration::from_millis(1));
+            assert!(matches!(store.create_key_by(asking, key(made), &at(in_time)).await, Ok(CreatedBy::Done(_))));
         }
     }
 
@@ -346,7 +389,7 @@ mod tests {
         let (asking, other) = (asking(&store, 1).await, store.key("key_2").await.unwrap().unwrap());
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
         store.rotate_key(Actor::server(), "key_2".to_owned(), secret(8), Duration::ZERO, NOW).await.unwrap();
-        let rotated = store.rotate_key_by(asking, other, secret(9), Duration::ZERO, NOW).await;
+        let rotated = store.rotate_key_by(asking, other, secret(9), Duration::ZERO, &at(NOW)).await;
         assert!(matches!(rotated, Err(Error::Changed)));
     }
 
@@ -360,7 +403,8 @@ mod tests {
             sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&store.database.writer).await.unwrap();
             let assign = format!("UPDATE keys SET plan = '{plan}' WHERE id = 'key_1'");
             sqlx::query(sqlx::AssertSqlSafe(assign)).execute(&store.database.writer).await.unwrap();
-            let made = store.create_key_by(asking.clone(), key(if plan == "free" { 3 } else { 4 })).await.unwrap();
+            let made =
+                store.create_key_by(asking.clone(), key(if plan == "free" { 3 } else { 4 }), &at(NOW)).await.unwrap();
             assert_eq!(matches!(made, CreatedBy::HasCredits), plan == "paid", "{plan}");
         }
     }
@@ -370,11 +414,14 @@ mod tests {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
         for n in 3..=100 {
-            assert!(matches!(store.create_key_by(asking.clone(), key(n)).await, Ok(CreatedBy::Done(_))), "{n}");
+            assert!(
+                matches!(store.create_key_by(asking.clone(), key(n), &at(NOW)).await, Ok(CreatedBy::Done(_))),
+                "{n}"
+            );
         }
-        assert!(matches!(store.create_key_by(asking.clone(), key(101)).await, Ok(CreatedBy::TooManyKeys)));
-        store.revoke_key_by(asking.clone(), "key_50".into(), NOW).await.unwrap().unwrap();
-        assert!(matches!(store.create_key_by(asking, key(101)).await, Ok(CreatedBy::Done(_))));
+        assert!(matches!(store.create_key_by(asking.clone(), key(101), &at(NOW)).await, Ok(CreatedBy::TooManyKeys)));
+        store.revoke_key_by(asking.clone(), "key_50".into(), &at(NOW)).await.unwrap().unwrap();
+        assert!(matches!(store.create_key_by(asking, key(101), &at(NOW)).await, Ok(CreatedBy::Done(_))));
     }
 
     /// What the owner's share is said to be.
@@ -387,28 +434,33 @@ mod tests {
     async fn an_owner_makes_a_thousand_secrets_at_once_and_one_more_after_each_step() {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
-        let at = |n: u8, now| Key { created_at: now, ..key(n) };
+        let made = |n: u8, now| Key { created_at: now, ..key(n) };
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
         set_share(&store, NOW.plus(SHARE_STEP * (SHARE - 2))).await;
         // Whatever is ended has been made all the same.
-        assert!(matches!(store.create_key_by(asking.clone(), key(3)).await, Ok(CreatedBy::Done(_))));
-        store.revoke_key_by(asking.clone(), "key_3".into(), NOW).await.unwrap().unwrap();
+        assert!(matches!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await, Ok(CreatedBy::Done(_))));
+        store.revoke_key_by(asking.clone(), "key_3".into(), &at(NOW)).await.unwrap().unwrap();
         let other = store.key("key_2").await.unwrap().unwrap();
-        let rotate = |key: Key, n, now| store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, now);
+        let rotate = async |key: Key, n, now| {
+            store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, &at(now)).await
+        };
         let rotated = rotate(other, 4, NOW).await.unwrap();
         let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
         let second = Duration::from_secs(1);
         assert_eq!(store.share_used_up(&asking, NOW).await.unwrap(), Some(SHARE_STEP));
         assert_eq!(store.share_used_up(&asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
         for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
-            let made = store.create_key_by(asking.clone(), at(5, now)).await;
+            let made = store.create_key_by(asking.clone(), made(5, now), &at(now)).await;
             assert!(matches!(made, Ok(CreatedBy::TooSoon { retry_after }) if retry_after == left), "{made:?}");
             let rotated = rotate(*other.clone(), 5, now).await;
             assert!(matches!(rotated, Ok(RotatedBy::TooSoon { retry_after }) if retry_after == left), "{rotated:?}");
         }
         let later = NOW.plus(SHARE_STEP);
-        assert!(matches!(store.create_key_by(asking.clone(), at(5, later)).await, Ok(CreatedBy::Done(_))));
-        assert!(matches!(store.create_key_by(asking, at(6, later)).await, Ok(CreatedBy::TooSoon { .. })));
+        assert!(matches!(
+            store.create_key_by(asking.clone(), made(5, later), &at(later)).await,
+            Ok(CreatedBy::Done(_))
+        ));
+        assert!(matches!(store.create_key_by(asking, made(6, later), &at(later)).await, Ok(CreatedBy::TooSoon { .. })));
         store.create_key(Actor::server(), key(7)).await.unwrap();
     }
 
@@ -418,7 +470,7 @@ mod tests {
         let asking = asking(&store, 1).await;
         let revoked = store.revoke_key(Actor::server(), "key_2".to_owned(), NOW).await.unwrap().unwrap();
         let secret = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
-        let rotated = store.rotate_key_by(asking, revoked, secret, Duration::ZERO, NOW).await.unwrap();
+        let rotated = store.rotate_key_by(asking, revoked, secret, Duration::ZERO, &at(NOW)).await.unwrap();
         assert!(matches!(rotated, RotatedBy::Decided(Rotated::NotActive(_))), "{rotated:?}");
         let shares: Option<i64> = sqlx::query_scalar("SELECT MAX(share_full_at) FROM owners")
             .fetch_one(&store.database.readers)
@@ -432,10 +484,10 @@ mod tests {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
         set_share(&store, NOW.plus(SHARE_STEP * SHARE * 12)).await;
-        let made = store.create_key_by(asking.clone(), key(3)).await.unwrap();
+        let made = store.create_key_by(asking.clone(), key(3), &at(NOW)).await.unwrap();
         assert!(matches!(made, CreatedBy::TooSoon { retry_after } if retry_after == SHARE_STEP), "{made:?}");
         let key = Key { created_at: NOW.plus(SHARE_STEP), ..key(3) };
-        assert!(matches!(store.create_key_by(asking, key).await, Ok(CreatedBy::Done(_))));
+        assert!(matches!(store.create_key_by(asking, key, &at(NOW.plus(SHARE_STEP))).await, Ok(CreatedBy::Done(_))));
     }
 
     #[tokio::test]
@@ -454,7 +506,7 @@ mod tests {
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
         let rotate = async |n: u8| {
             let key = store.key("key_3").await.unwrap().unwrap();
-            store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, NOW).await.unwrap()
+            store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, &at(NOW)).await.unwrap()
         };
         let refused = rotate(8).await;
         let RotatedBy::Decided(Rotated::TooManyKnownSecrets { most }) = refused else { panic!("{refused:?}") };

@@ -4,9 +4,9 @@
 
 use super::mutation::Mutation;
 use super::sql::Sql;
-use super::{Error, PATIENCE, READ_PATIENCE, Store, within};
+use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
-use crate::model::{Actor, Token, TokenScope};
+use crate::model::{Token, TokenScope};
 use crate::tokens::TokenDigest;
 use serde_json::{Map, json};
 use sqlx::AnyConnection;
@@ -50,8 +50,13 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn create_token(&self, actor: Actor, token: Token, digest: TokenDigest) -> Result<Token, Error> {
-        self.mutate(actor, token.created_at, move |mutation| Box::pin(create(mutation, token, digest))).await
+    pub async fn create_token(
+        &self,
+        by: impl Into<Authorization>,
+        token: Token,
+        digest: TokenDigest,
+    ) -> Result<Token, Error> {
+        self.mutate(by, token.created_at, move |mutation| Box::pin(create(mutation, token, digest))).await
     }
 
     /// The token of that id.
@@ -110,8 +115,13 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn revoke_token(&self, actor: Actor, id: String, now: Timestamp) -> Result<Option<Token>, Error> {
-        self.mutate(actor, now, move |mutation| Box::pin(revoke(mutation, id))).await
+    pub async fn revoke_token(
+        &self,
+        by: impl Into<Authorization>,
+        id: String,
+        now: Timestamp,
+    ) -> Result<Option<Token>, Error> {
+        self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, id))).await
     }
 
     /// Notes that the token was used, unless that was noted less than the interval before. No part of any change: it
@@ -132,7 +142,8 @@ impl Store {
     }
 }
 
-async fn create(mutation: &mut Mutation, token: Token, digest: TokenDigest) -> Result<Token, Error> {
+async fn create(mutation: &mut Mutation, mut token: Token, digest: TokenDigest) -> Result<Token, Error> {
+    token.created_at = mutation.now();
     sqlx::query("INSERT INTO tokens (id, name, digest, scope, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(&token.id)
         .bind(&token.name)
@@ -164,7 +175,7 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Er
     Ok(Some(token))
 }
 
-async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE id = ").bind(id);
     let row: Option<TokenRow> = query.build_as()?.fetch_optional(connection).await?;
@@ -208,6 +219,7 @@ impl TryFrom<TokenRow> for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::store::Location;
 
     const MINUTE: Duration = Duration::from_secs(60);

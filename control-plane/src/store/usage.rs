@@ -6,9 +6,8 @@
 use super::mutation::Mutation;
 use super::rows::{amount, stored_amount};
 use super::sql::Sql;
-use super::{Error, READ_PATIENCE, Store, keys, turn, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, keys, turn, within};
 use crate::clock::Timestamp;
-use crate::model::Actor;
 use keyward_contract::entry::Environment;
 use keyward_contract::usage::{Batch, KeyUsage};
 use std::collections::{BTreeMap, HashMap};
@@ -71,9 +70,9 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored; nothing of it was then.
-    pub async fn take_usage(&self, batch: Batch, now: Timestamp) -> Result<Taken, Error> {
+    pub async fn take_usage(&self, by: impl Into<Authorization>, batch: Batch, now: Timestamp) -> Result<Taken, Error> {
         let _turn = turn(&self.edges_turn).await?;
-        self.mutate(Actor::edge(), now, |mutation| Box::pin(take(mutation, batch))).await
+        self.mutate(by, now, |mutation| Box::pin(take(mutation, batch))).await
     }
 
     /// The requests of those hours, by hour and verdict.
@@ -107,7 +106,7 @@ impl Store {
     pub async fn sweep_usage(&self, now: Timestamp) -> Result<u64, Error> {
         let mut swept = 0;
         loop {
-            let batch = self.mutate(Actor::server(), now, |mutation| Box::pin(sweep(mutation))).await?;
+            let batch = self.mutate(Authorization::server(), now, |mutation| Box::pin(sweep(mutation))).await?;
             swept += batch;
             if batch == 0 {
                 return Ok(swept);
@@ -289,6 +288,7 @@ async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
     use crate::model::{Key, Secret};
     use crate::store::Location;
     use keyward_contract::digest::Digest;
@@ -348,7 +348,9 @@ mod tests {
         let telling: Vec<_> = (0..50)
             .map(|n| {
                 let store = store.clone();
-                tokio::spawn(async move { store.take_usage(batch(n, vec![used(1, None, &[], 0)]), NOW).await.unwrap() })
+                tokio::spawn(async move {
+                    store.take_usage(Actor::edge(), batch(n, vec![used(1, None, &[], 0)]), NOW).await.unwrap()
+                })
             })
             .collect();
         let revoking = tokio::spawn({
@@ -389,7 +391,7 @@ mod tests {
         };
         let second = batch(2, vec![used(1, Some(NOW), &[("allow", 10)], 10)]);
         for batch in [first, second] {
-            assert_eq!(store.take_usage(batch, NOW).await.unwrap(), Taken::Now);
+            assert_eq!(store.take_usage(Actor::edge(), batch, NOW).await.unwrap(), Taken::Now);
         }
         let of = |hour, verdict: &str, requests| (hour, verdict.to_owned(), requests);
         assert_eq!(
@@ -424,7 +426,7 @@ mod tests {
         let sending: Vec<_> = (0..40)
             .map(|n| {
                 let (store, batch) = (store.clone(), batch(n % 4, vec![used(1, Some(NOW), &[("allow", 1)], 1)]));
-                tokio::spawn(async move { store.take_usage(batch, NOW).await.unwrap() })
+                tokio::spawn(async move { store.take_usage(Actor::edge(), batch, NOW).await.unwrap() })
             })
             .collect();
         let mut counted = 0;
@@ -456,7 +458,7 @@ mod tests {
         ];
         for (n, (told, expected)) in (0..).zip(steps) {
             let usage = [1, 2].map(|key| used(key, told, &[("allow", 1)], 0));
-            store.take_usage(batch(n, usage.into()), NOW).await.unwrap();
+            store.take_usage(Actor::edge(), batch(n, usage.into()), NOW).await.unwrap();
             assert_eq!(last_used(1).await, (expected, expected), "step {n}");
             assert_eq!(last_used(2).await, (expected, None), "a secret of another key is left alone");
         }
@@ -480,7 +482,7 @@ mod tests {
         // What all three spend, how much the first has spent by then, and whether the edges hear of it.
         for (n, (credits, spent, told)) in (0..).zip([(9, 9, false), (1, 10, true), (5, 15, false), (0, 15, false)]) {
             let usage = [1, 2, 3].map(|key| used(key, Some(NOW), &[("allow", 1)], credits));
-            store.take_usage(batch(n, usage.into()), NOW).await.unwrap();
+            store.take_usage(Actor::edge(), batch(n, usage.into()), NOW).await.unwrap();
             assert_eq!(bell.has_changed().unwrap(), told, "batch {n}");
             bell.mark_unchanged();
             assert_eq!(key(&store, 1).await.spent, spent);
@@ -498,7 +500,7 @@ mod tests {
         for n in 0..3 {
             let mut keys = vec![used(1, Some(NOW), &[("allow", MAX_COUNT)], MAX_COUNT); MAX_KEYS - 1];
             keys.push(used(2, None, &[("allow", MAX_REQUESTS - 1)], 0));
-            store.take_usage(Batch { dropped: MAX_COUNT, ..batch(n, keys) }, NOW).await.unwrap();
+            store.take_usage(Actor::edge(), Batch { dropped: MAX_COUNT, ..batch(n, keys) }, NOW).await.unwrap();
         }
         for whose in [Whose::Key("key_1".into()), Whose::Key("key_2".into()), Whose::Nobody] {
             assert_eq!(hours(&store, whose).await[0].2, MAX_REQUESTS);
@@ -514,9 +516,9 @@ mod tests {
         stored(&store, 1, |_| {}).await;
         let day = 24 * HOUR;
         let told = batch(1, vec![used(1, Some(NOW), &[("allow", 1)], 1)]);
-        store.take_usage(told.clone(), NOW).await.unwrap();
+        store.take_usage(Actor::edge(), told.clone(), NOW).await.unwrap();
         assert_eq!(store.sweep_usage(NOW.plus(day)).await.unwrap(), 0);
-        assert_eq!(store.take_usage(told, NOW.plus(day)).await.unwrap(), Taken::Before);
+        assert_eq!(store.take_usage(Actor::edge(), told, NOW.plus(day)).await.unwrap(), Taken::Before);
         assert_eq!(store.sweep_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
         assert_eq!(store.sweep_usage(NOW.plus(400 * day)).await.unwrap(), 0);
         assert_eq!(hours(&store, Whose::AllKeys).await.len(), 1);
@@ -535,8 +537,8 @@ mod tests {
         let names = ["allow", "revoked", "expired", "rate_limited", "forbidden_ip", "wrong_kind"];
         let counts = names.map(|name| (name, 7));
         let full: Vec<_> = (0..100).map(|n| used(n, Some(NOW), &counts, 1)).collect();
-        store.take_usage(batch(1, full), NOW).await.unwrap();
-        store.take_usage(batch(2, Vec::new()), NOW).await.unwrap();
+        store.take_usage(Actor::edge(), batch(1, full), NOW).await.unwrap();
+        store.take_usage(Actor::edge(), batch(2, Vec::new()), NOW).await.unwrap();
         let sums: Vec<_> = hours(&store, Whose::AllKeys).await.into_iter().map(|(_, _, requests)| requests).collect();
         assert_eq!(sums, [700; 6]);
     }

@@ -13,9 +13,9 @@ use crate::api::openapi::Refused;
 use crate::api::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::issue::{self, issue};
-use crate::model::{Actor, Key, NewKey, Rotation, Secret, Target};
+use crate::model::{Key, NewKey, Rotation, Secret, Target};
 use crate::random::{self, NoRandomness};
-use crate::store::{Before, Made, Rotated};
+use crate::store::{Authorization, Before, Made, Rotated};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
@@ -39,14 +39,14 @@ use keyward_contract::secret::Secret as Plaintext;
 )]
 pub(crate) async fn create(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IdempotencyKey(idempotency_key): IdempotencyKey,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let repeatable =
-        idempotency_key.map(|key| Repeatable::new(&app, key, &actor, "POST /v1/keys", &document)).transpose()?;
-    if let Some(answer) = answer_again(&app, repeatable.as_ref(), now).await? {
+        idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), "POST /v1/keys", &document)).transpose()?;
+    if let Some(answer) = answer_again(&app, &by, repeatable.as_ref(), now).await? {
         return Ok(answer);
     }
     let no_plan = plan_problem(&app, &document).await?;
@@ -67,8 +67,8 @@ pub(crate) async fn create(
         ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
     };
     let made = match &repeatable {
-        Some(repeatable) => app.store.create_key_once(actor, key, repeatable.once).await?,
-        None => Made::Now(app.store.create_key(actor, key).await?),
+        Some(repeatable) => app.store.create_key_once(by, key, repeatable.once).await?,
+        None => Made::Now(app.store.create_key(by, key).await?),
     };
     match (made, repeatable) {
         (Made::Now(key), _) => {
@@ -94,7 +94,7 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn rotate(
     State(app): State<App>,
-    Extension(actor): Extension<Actor>,
+    Extension(by): Extension<Authorization>,
     IfMatch(expected): IfMatch,
     IdempotencyKey(idempotency_key): IdempotencyKey,
     Id(id): Id,
@@ -102,8 +102,8 @@ pub(crate) async fn rotate(
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let what = format!("POST /v1/keys/{id}/rotate");
-    let repeatable = idempotency_key.map(|key| Repeatable::new(&app, key, &actor, &what, &document)).transpose()?;
-    if let Some(answer) = answer_again(&app, repeatable.as_ref(), now).await? {
+    let repeatable = idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), &what, &document)).transpose()?;
+    if let Some(answer) = answer_again(&app, &by, repeatable.as_ref(), now).await? {
         return Ok(answer);
     }
     let Rotation { grace } = Rotation::read(&document).map_err(ApiError::Invalid)?;
@@ -111,8 +111,8 @@ pub(crate) async fn rotate(
     let (plaintext, secret) = new_secret(&app, format_of(&app.dialect, &key)?, repeatable.as_ref(), now).await?;
     let target = Target { id, expected };
     let made = match &repeatable {
-        Some(repeatable) => app.store.rotate_key_once(actor, target, secret, grace, repeatable.once, now).await?,
-        None => Made::Now(app.store.rotate_key(actor, target, secret, grace, now).await?),
+        Some(repeatable) => app.store.rotate_key_once(by, target, secret, grace, repeatable.once, now).await?,
+        None => Made::Now(app.store.rotate_key(by, target, secret, grace, now).await?),
     };
     let rotated = match (made, repeatable) {
         (Made::Now(rotated), _) => rotated,
@@ -171,11 +171,12 @@ fn draw(format: &KeyFormat, repeatable: &Repeatable, salt: &[u8; 32]) -> Result<
 /// The answer to a request that came before, whatever would be said of it now.
 async fn answer_again(
     app: &App,
+    by: &Authorization,
     repeatable: Option<&Repeatable>,
     now: Timestamp,
 ) -> Result<Option<Response>, ApiError> {
     let Some(repeatable) = repeatable else { return Ok(None) };
-    let before = repeatable.before(app, now).await?;
+    let before = repeatable.before(app, by, now).await?;
     before.map(|before| show_again(app, repeatable, &before, now)).transpose()
 }
 
