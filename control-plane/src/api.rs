@@ -51,6 +51,7 @@ use serde_json::Value;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -101,6 +102,8 @@ pub struct Services {
     pub verifier: Verifier,
     /// How often the edges are to tell of the use of keys.
     pub usage_interval: Duration,
+    /// Whether the server ends, so that nothing long is gone on with.
+    pub ending: watch::Receiver<bool>,
 }
 
 impl FromRef<App> for Feed {
@@ -143,6 +146,7 @@ impl Services {
             clock,
             verifier: Verifier::new(std::num::NonZeroUsize::MIN),
             usage_interval: Duration::from_secs(5),
+            ending: watch::channel(false).1,
             store,
         }
     }

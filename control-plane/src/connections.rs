@@ -6,6 +6,8 @@
 use crate::clients::Peer;
 use axum::Router;
 use axum::body::{Body, HttpBody};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
 use axum::serve::Listener;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -18,6 +20,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,12 +40,15 @@ pub(crate) struct Patience {
     pub(crate) keepalive: Duration,
     /// Until it has to answer that.
     pub(crate) keepalive_answer: Duration,
+    /// From when the server ends until a connection of HTTP/1 without a request is closed. What was sent before the end is
+    /// read meanwhile; closed at once, the connection would be reset with it.
+    pub(crate) linger: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let [header, idle, keepalive, keepalive_answer] = [30, 120, 30, 20].map(Duration::from_secs);
-        Self { header, idle, keepalive, keepalive_answer }
+        Self { header, idle, keepalive, keepalive_answer, linger: Duration::from_millis(250) }
     }
 }
 
@@ -74,13 +80,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastAnswer;
 
-/// Serves until `ending` is true, then finishes what was begun.
-pub(crate) async fn serve(
-    mut listener: TcpListener,
-    app: Router,
-    mut ending: watch::Receiver<bool>,
-    patience: Patience,
-) {
+/// Serves until `ending` is true, then finishes what was begun: every request that was sent by then is answered, and its
+/// connection closed.
+pub(crate) async fn serve(mut listener: TcpListener, app: Router, ending: watch::Receiver<bool>, patience: Patience) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.header);
     builder
@@ -90,12 +92,7 @@ pub(crate) async fn serve(
         .keep_alive_timeout(patience.keepalive_answer);
     // Closed once every connection has let go of its part.
     let (connections, part) = watch::channel(());
-    loop {
-        let (connection, peer) = tokio::select! {
-            _ = ending.wait_for(|ending| *ending) => break,
-            // Unlike the listener's own, this waits where file descriptors are short.
-            accepted = Listener::accept(&mut listener) => accepted,
-        };
+    let begin = |connection: TcpStream, peer: SocketAddr| {
         if let Err(error) = prepare(&connection, patience) {
             tracing::debug!(%error, "a connection keeps the system's options");
         }
@@ -105,9 +102,39 @@ pub(crate) async fn serve(
             serve_one(connection, peer, &builder, app, ending, patience).await;
             drop(part);
         });
+    };
+    let mut end = ending.clone();
+    loop {
+        let (connection, peer) = tokio::select! {
+            _ = end.wait_for(|ending| *ending) => break,
+            // Unlike the listener's own, this waits where file descriptors are short.
+            accepted = Listener::accept(&mut listener) => accepted,
+        };
+        begin(connection, peer);
     }
-    drop((listener, part));
+    if let Err(error) = take_backlog(listener, begin) {
+        tracing::warn!(%error, "connections that were waiting to be accepted are lost");
+    }
+    drop(part);
     connections.closed().await;
+}
+
+/// Closes the listener, and takes the connections that have waited there: the system would reset them with whatever they have
+/// sent.
+fn take_backlog(listener: TcpListener, begin: impl Fn(TcpStream, SocketAddr)) -> io::Result<()> {
+    // Without the runtime, which may not have heard of all of them.
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((connection, peer)) => {
+                connection.set_nonblocking(true)?;
+                begin(TcpStream::from_std(connection)?, peer);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn serve_one(
@@ -119,13 +146,21 @@ async fn serve_one(
     patience: Patience,
 ) {
     let requests = Arc::new(Requests::default());
+    let is_ending = ending.clone();
     let service = service_fn(|mut request: hyper::Request<_>| {
         request.extensions_mut().insert(Peer(peer.ip()));
+        let is_http_1 = request.version() < Version::HTTP_2;
+        requests.is_http_2.fetch_or(!is_http_1, Ordering::Relaxed);
         let (open, answering) = (OpenRequest::begin(&requests), app.call(request));
+        let is_ending = is_ending.clone();
         async move {
             let mut response = answering.await?;
             if response.extensions_mut().remove::<LastAnswer>().is_some() {
                 open.0.last_answer.notify_one();
+            }
+            // HTTP/2 says so by a frame of its own.
+            if is_http_1 && *is_ending.borrow() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response.map(|body| Answering { body, _open: open }))
         }
@@ -137,6 +172,7 @@ async fn serve_one(
     let (mut is_ending, mut is_sent_away) = (false, false);
     loop {
         tokio::select! {
+            biased;
             served = serving.as_mut() => {
                 if let Err(error) = served {
                     tracing::trace!(error, "a connection has failed");
@@ -145,12 +181,23 @@ async fn serve_one(
             }
             _ = ending.wait_for(|ending| *ending), if !is_ending => {
                 is_ending = true;
-                serving.as_mut().graceful_shutdown();
+                if requests.is_http_2.load(Ordering::Relaxed) {
+                    is_sent_away = true;
+                    serving.as_mut().graceful_shutdown();
+                } else {
+                    timer.as_mut().reset(Instant::now() + patience.linger);
+                }
             }
             () = requests.last_answer.notified() => serving.as_mut().graceful_shutdown(),
             () = timer.as_mut() => {
                 let now = Instant::now();
                 let next = match requests.activity() {
+                    // Whatever it has sent until now was read.
+                    _ if is_ending && !is_sent_away => {
+                        is_sent_away = true;
+                        serving.as_mut().graceful_shutdown();
+                        now + patience.header
+                    }
                     Activity::None if begun + patience.header > now => {
                         (begun + patience.header).min(now + patience.idle)
                     }
@@ -174,6 +221,7 @@ async fn serve_one(
 #[derive(Debug, Default)]
 struct Requests {
     activity: Mutex<Activity>,
+    is_http_2: AtomicBool,
     /// Rings after an answer that is to be the last.
     last_answer: Notify,
 }
@@ -293,6 +341,34 @@ mod tests {
         }
         end.send_replace(true);
         soon(serving).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_end_is_answered_though_nobody_has_read_or_accepted_it() {
+        use std::io::Write;
+        const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let app = Router::new().fallback(async || "answered");
+        let (address, end, serving) = started(app, Patience::default()).await;
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        kept.write_all(REQUEST).await.unwrap();
+        let mut first = [0; 1024];
+        let read = soon(kept.read(&mut first)).await.unwrap();
+        assert!(first[..read].ends_with(b"answered"));
+        // From here to the end nothing else runs on this thread, which is all that this runtime has.
+        let kept = kept.into_std().unwrap();
+        (&kept).write_all(REQUEST).unwrap();
+        let new = std::net::TcpStream::connect(address).unwrap();
+        (&new).write_all(REQUEST).unwrap();
+        end.send_replace(true);
+        for connection in [kept, new] {
+            connection.set_nonblocking(true).unwrap();
+            let mut answer = String::new();
+            soon(TcpStream::from_std(connection).unwrap().read_to_string(&mut answer)).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("answered"), "{answer}");
+            assert!(answer.contains("connection: close"), "{answer}");
+        }
+        soon(serving).await.unwrap();
+        assert!(std::net::TcpStream::connect(address).is_err());
     }
 
     type Sender = hyper::client::conn::http2::SendRequest<Body>;

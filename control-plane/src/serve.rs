@@ -137,7 +137,7 @@ pub enum DialectError {
 }
 
 /// How long an ending server waits for answers that are under way.
-const GRACE: Duration = Duration::from_millis(1000);
+const GRACE: Duration = Duration::from_secs(5);
 /// How long the database may take to close; one that is cut off recovers at the next start.
 const CLOSING: Duration = Duration::from_millis(500);
 /// By how much the clock may be put right in an interval and still be believed.
@@ -225,6 +225,7 @@ impl Server {
             config.retention,
             config.retention_interval,
         ));
+        let ringing = store.token_revocations().map(|revocations| tokio::spawn(ring(revocations, Arc::clone(&tokens))));
         let services = Services {
             store: store.clone(),
             feed,
@@ -239,12 +240,23 @@ impl Server {
             clock: config.clock,
             verifier: Verifier::new(config.max_verifications),
             usage_interval: config.usage_interval,
+            ending: shutdown.subscribe(),
         };
         let app = router(services.into());
         tracing::info!(%address, "listening");
         serve_until(end, shutdown, listener, app).await;
         retention.abort();
+        if let Some(ringing) = ringing {
+            ringing.abort();
+        }
         close(following, &store).await;
+    }
+}
+
+/// Rings for those who wait with a token, whenever one was revoked.
+async fn ring(mut revocations: watch::Receiver<i64>, tokens: Arc<Tokens>) {
+    while revocations.changed().await.is_ok() {
+        tokens.ring();
     }
 }
 

@@ -72,7 +72,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use writing::Writing;
 
@@ -88,6 +88,8 @@ pub struct Store {
     edges_turn: Arc<Mutex<()>>,
     users_turn: Arc<Mutex<()>>,
     hub: Arc<Hub>,
+    /// How many revocations of tokens are known of; `None` at a relay, which has none.
+    token_revocations: Option<Arc<watch::Sender<i64>>>,
     sight: Sight,
     writing: Writing,
     health: Health,
@@ -339,6 +341,12 @@ impl Store {
         if let Some(files) = database.files().filter(|_| has_state_file) {
             files.compare(&hub.head());
         }
+        let token_revocations = match location {
+            Location::Relay(_) => None,
+            Location::Directory(_) | Location::Postgres(_) => {
+                Some(Arc::new(watch::Sender::new(tokens::revocations(&database.readers).await?)))
+            }
+        };
         let store = Self {
             database,
             pages: Arc::new(Pages::new(pages::PLACES)),
@@ -346,6 +354,7 @@ impl Store {
             edges_turn: Arc::default(),
             users_turn: Arc::default(),
             hub,
+            token_revocations,
             sight,
             writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),

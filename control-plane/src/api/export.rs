@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::csv;
 use crate::import::Format;
 use crate::model::Key;
-use crate::store::{self, Export};
+use crate::store::{self, Authorization, Export};
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -83,13 +84,23 @@ enum Piece {
     params(("format" = inline(Option<ExportFormat>), Query, description = "JSON Lines unless it is said")),
     responses((status = OK, description = "The keys", content((String = "application/x-ndjson"), (String = "text/csv"))))
 )]
-pub(super) async fn export(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
+pub(super) async fn export(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    mut parameters: Parameters,
+) -> Result<Response, ApiError> {
     let format = parameters.take("format", "jsonl or csv", Format::from_name).unwrap_or(Format::JsonLines);
     parameters.finish()?;
     let export = app.store.export().await?;
     let (pieces, receiver) = mpsc::channel(PIECES_AHEAD);
+    let store = app.store.clone();
     tokio::spawn(async move {
-        match timeout(LONGEST, send(export, format, pieces)).await {
+        let sent = tokio::select! {
+            biased;
+            () = store.authorization_ended(&by) => Ok(Err(store::Error::NotAuthorized)),
+            sent = timeout(LONGEST, send(export, format, pieces)) => sent,
+        };
+        match sent {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "an export was broken off"),
             Err(_) => tracing::warn!(longest = ?LONGEST, "an export took too long and was broken off"),

@@ -13,16 +13,20 @@ use crate::model::{IdSeries, ImportedKey};
 use crate::random;
 use crate::store::{self, Authorization, Batch, Imported};
 use axum::Extension;
-use axum::body::{Body, BodyDataStream};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use keyward_contract::document::Problems;
 use serde::Serialize;
 use serde_json::json;
+use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
 
 /// The most rows of a transaction, so that other writes do not wait for long.
@@ -31,6 +35,10 @@ const BATCH_ROWS: usize = 10_000;
 const BATCH_BYTES: usize = 4 << 20;
 /// The most mistakes that are told.
 const MAX_ERRORS: usize = 100;
+/// How long nothing may come of a body.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long all of it may take, however little comes at a time.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What became of a file.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -76,6 +84,28 @@ struct Import {
     report: Report,
 }
 
+/// The body, for as long as it may come.
+struct Incoming {
+    body: BodyDataStream,
+    /// Done once the token is not valid any more.
+    token_ended: BoxFuture<'static, ()>,
+    ending: watch::Receiver<bool>,
+    silence: Duration,
+    until: Instant,
+}
+
+/// Why no more of the body is taken.
+enum Interruption {
+    /// It broke off.
+    Lost,
+    /// It comes too slowly.
+    TooSlow,
+    /// Its token is not valid any more.
+    NotAuthorized,
+    /// The server ends.
+    Ending,
+}
+
 /// The rows since the last batch.
 #[derive(Default)]
 struct Filling {
@@ -98,7 +128,7 @@ struct Filling {
     tag = "keys",
     params(("dry_run" = Option<bool>, Query, description = "Whether nothing is to be changed, and mistakes are only to be told"), ("on_conflict" = inline(Option<OnConflict>), Query, description = "What becomes of a row whose id or secret is there: it is a mistake, or is left out")),
     request_body(content((String = "application/x-ndjson"), (String = "text/csv"))),
-    responses((status = OK, description = "What became of the rows", body = Report), Refused<400>, Refused<415>, Refused<422>)
+    responses((status = OK, description = "What became of the rows", body = Report), Refused<400>, Refused<408>, Refused<415>, Refused<422>)
 )]
 pub(super) async fn import(
     State(app): State<App>,
@@ -118,6 +148,7 @@ pub(super) async fn import(
     let format = media_type.and_then(Format::from_media_type);
     let refused = || unsupported("application/x-ndjson or text/csv", headers.get(CONTENT_TYPE));
     let format = format.ok_or_else(refused)?;
+    let incoming = Incoming::of(body, &app, &by, SILENCE);
     let import = Import {
         now: (app.clock)(),
         app,
@@ -130,15 +161,19 @@ pub(super) async fn import(
         being_written: Filling::default(),
         report: Report { dry_run: dry_run.unwrap_or(false), ..Report::default() },
     };
-    let report = import.run(Rows::new(format), body.into_data_stream()).await?;
+    let report = import.run(Rows::new(format), incoming).await?;
     answer::json(StatusCode::OK, &report)
 }
 
 impl Import {
-    async fn run(mut self, mut rows: Rows, mut body: BodyDataStream) -> Result<Report, ApiError> {
+    async fn run(mut self, mut rows: Rows, mut body: Incoming) -> Result<Report, ApiError> {
         let mut read = Vec::new();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|_| ApiError::BodyLost)?;
+        loop {
+            let chunk = match body.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(interruption) => return Err(self.stop(interruption).await),
+            };
             // One chunk can be as long as the sender likes; the batches are not.
             for piece in chunk.chunks(64 << 10) {
                 self.filling.bytes += piece.len();
@@ -158,6 +193,20 @@ impl Import {
         let Report { imported, skipped, failed, dry_run, .. } = self.report;
         tracing::info!(import = self.id, imported, skipped, failed, dry_run, "keys imported");
         Ok(self.report)
+    }
+
+    /// Leaves out the rows that are in no batch yet.
+    async fn stop(mut self, interruption: Interruption) -> ApiError {
+        if let Err(error) = self.written().await {
+            return error;
+        }
+        let imported = self.report.imported;
+        match interruption {
+            Interruption::Lost => ApiError::BodyLost,
+            Interruption::TooSlow => ApiError::ImportTooSlow { imported },
+            Interruption::NotAuthorized => ApiError::ImportStopped { imported, source: store::Error::NotAuthorized },
+            Interruption::Ending => ApiError::ImportStopped { imported, source: store::Error::Interrupted },
+        }
     }
 
     async fn take_all(&mut self, rows: &mut Vec<Row>) -> Result<(), ApiError> {
@@ -238,6 +287,30 @@ impl Import {
     }
 }
 
+impl Incoming {
+    fn of(body: Body, app: &App, by: &Authorization, silence: Duration) -> Self {
+        let (store, by) = (app.store.clone(), by.clone());
+        let token_ended = Box::pin(async move { store.authorization_ended(&by).await });
+        let (ending, until) = (app.ending.clone(), Instant::now() + LONGEST);
+        Self { body: body.into_data_stream(), token_ended, ending, silence, until }
+    }
+
+    /// What comes next; `None` at its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Interruption> {
+        let late = self.until.min(Instant::now() + self.silence);
+        tokio::select! {
+            biased;
+            () = self.token_ended.as_mut() => Err(Interruption::NotAuthorized),
+            Ok(_) = self.ending.wait_for(|ending| *ending) => Err(Interruption::Ending),
+            chunk = self.body.next() => match chunk {
+                None => Ok(None),
+                Some(chunk) => chunk.map(Some).map_err(|_| Interruption::Lost),
+            },
+            () = sleep_until(late) => Err(Interruption::TooSlow),
+        }
+    }
+}
+
 impl Filling {
     fn fail(&mut self, line: u64, mistakes: impl IntoIterator<Item = (String, String)>, most_errors: usize) {
         self.failed += 1;
@@ -252,7 +325,40 @@ impl Filling {
 }
 
 /// Whoever sends the whole file before looking for an answer is to get this one.
-async fn refuse_header(problems: Problems, mut rest: BodyDataStream) -> ApiError {
-    while let Some(Ok(_)) = rest.next().await {}
+async fn refuse_header(problems: Problems, mut rest: Incoming) -> ApiError {
+    while let Ok(Some(_)) = rest.next().await {}
     ApiError::Invalid(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Actor;
+    use futures_util::stream;
+
+    #[tokio::test]
+    async fn a_body_of_which_nothing_more_comes_is_refused_and_what_was_stored_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = App::example(dir.path(), "keyward").await;
+        let by = Authorization::from(Actor::server());
+        let row = |n: usize| format!("{{\"name\":\"n\",\"sha256\":\"{n:064x}\"}}\n");
+        let rows: String = (0..=BATCH_ROWS).map(row).collect();
+        let come = stream::iter([Ok::<_, std::io::Error>(Bytes::from(rows))]);
+        let body = Body::from_stream(come.chain(stream::pending()));
+        let incoming = Incoming::of(body, &app, &by, Duration::from_millis(50));
+        let import = Import {
+            now: (app.clock)(),
+            app: app.clone(),
+            by,
+            id: "imp_1".into(),
+            skip_known: false,
+            ids: IdSeries::begin().unwrap(),
+            filling: Filling::default(),
+            writing: JoinSet::new(),
+            being_written: Filling::default(),
+            report: Report::default(),
+        };
+        let stopped = import.run(Rows::new(Format::JsonLines), incoming).await;
+        assert!(matches!(stopped, Err(ApiError::ImportTooSlow { imported: 10_000 })), "{stopped:?}");
+    }
 }

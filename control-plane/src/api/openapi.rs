@@ -281,12 +281,13 @@ fn components(dialect: &Dialect) -> Components {
 type Field = (&'static str, &'static str);
 
 /// Every status of a refusal, what it means, and what its header has beyond the media type.
-const REFUSALS: [(u16, &str, &[Field]); 12] = [
+const REFUSALS: [(u16, &str, &[Field]); 13] = [
     (400, "The query or the body cannot be read.", &[]),
     (401, "A token is needed, or this one is not valid here.", &[("WWW-Authenticate", "What is wanted (RFC 6750).")]),
     (403, "Whoever asks may not do that.", &[]),
     (404, "There is no such thing.", &[]),
     (409, "It is not in a state for that.", &[]),
+    (408, "The body did not come in time.", &[]),
     (412, "It has another version than `If-Match` names.", &[]),
     (413, "The body is too long.", &[]),
     (415, "The body is of another kind than is taken here, by its media type.", &[]),

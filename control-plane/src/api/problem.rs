@@ -100,6 +100,11 @@ pub(super) enum ApiError {
     )]
     ImportStopped { imported: u64, source: store::Error },
     #[error(
+        "the rest of the body did not come in time; the import stopped behind the {imported} keys that are stored: send the \
+         same file again with on_conflict=skip"
+    )]
+    ImportTooSlow { imported: u64 },
+    #[error(
         "the key has {} secrets that are still valid, and can have no more: wait for one to end, or end them with grace_s 0",
         store::MAX_VALID_SECRETS
     )]
@@ -272,6 +277,7 @@ impl ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "import_stopped", "Import stopped")
             }
             Self::ImportStopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "import_stopped", "Import stopped"),
+            Self::ImportTooSlow { .. } => (StatusCode::REQUEST_TIMEOUT, "import_too_slow", "Import too slow"),
             Self::TooManySecrets => (StatusCode::CONFLICT, "too_many_secrets", "Too many secrets"),
             Self::TooManyKnownSecrets { .. } => {
                 (StatusCode::CONFLICT, "too_many_known_secrets", "Too many secrets known to edges")

@@ -140,8 +140,6 @@ pub(super) async fn revoke(
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let token = app.store.revoke_token(by, id, now).await?.ok_or(NO_TOKEN)?;
-    // Whoever waits with it hears nothing more; the others ask again.
-    app.tokens.ring();
     tracing::info!(token = token.id, scope = token.scope.name(), "token revoked");
     json(StatusCode::OK, &resource(&token, None, now))
 }

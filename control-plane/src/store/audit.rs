@@ -162,3 +162,25 @@ pub(super) async fn append_all(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Location;
+
+    #[tokio::test]
+    async fn times_rise_with_the_sequence_unless_a_clock_was_far_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let second = |n: u64| Timestamp::EXAMPLE.plus(Duration::from_secs(n));
+        for (n, clock) in [30, 0, 31, 500, 0, 1].into_iter().enumerate() {
+            let append = store.mutate(Actor::server(), second(clock), move |mutation| {
+                Box::pin(async move { mutation.audit("key.changed", &format!("key_{n}"), Map::new()).await })
+            });
+            append.await.unwrap();
+        }
+        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().entries;
+        let times: Vec<_> = entries.iter().rev().map(|entry| entry.at).collect();
+        assert_eq!(times, [30, 30, 31, 500, 0, 1].map(second));
+    }
+}

@@ -106,6 +106,11 @@ impl Mutation {
         Ok(at)
     }
 
+    /// Has the servers that share the database look at it once this is committed, though nothing is appended to the feed.
+    pub(super) async fn announce(&mut self) -> Result<(), Error> {
+        self.engine.announce(&mut self.transaction).await
+    }
+
     /// The connection, for what is not the feed's.
     pub(super) fn connection(&mut self) -> &mut AnyConnection {
         &mut self.transaction

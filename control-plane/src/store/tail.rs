@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the question may take whether there is anything new. A connection that broke without a word has to be noticed
 /// while what is known is still good enough for readers of the feed.
-const GLANCE_PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const GLANCE_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a write waits for the hub to hear of it, where it cannot be told at once.
 pub(super) const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 /// The most changes that the hub is told of at once. They cannot be told in parts: each shows the current state of its
@@ -95,7 +95,11 @@ impl Store {
                 // Whatever was committed before it listens is found by the look that comes next.
                 listener = self.database.listen().await;
             }
-            let looked = self.catch_up().await;
+            // First: what was changed after a token was revoked is not for who waits with it.
+            let looked = match self.look_for_token_revocations().await {
+                Ok(()) => self.catch_up().await,
+                Err(error) => Err(error),
+            };
             match &looked {
                 // There was what nobody told of: the connection may have broken without a word.
                 Ok(true) if !told => listener = None,

@@ -4,14 +4,16 @@
 
 use super::mutation::Mutation;
 use super::sql::Sql;
+use super::tail::GLANCE_PATIENCE;
 use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Token, TokenScope};
 use crate::tokens::TokenDigest;
 use serde_json::{Map, json};
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, AnyPool};
 use std::collections::HashSet;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Which tokens are wanted.
 #[derive(Clone, Debug)]
@@ -111,6 +113,22 @@ impl Store {
         .await
     }
 
+    /// It rings at each revocation of a token, by whichever server it was.
+    pub fn token_revocations(&self) -> Option<watch::Receiver<i64>> {
+        self.token_revocations.as_ref().map(|revocations| revocations.subscribe())
+    }
+
+    /// Looks whether tokens were revoked.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(super) async fn look_for_token_revocations(&self) -> Result<(), Error> {
+        let Some(known) = &self.token_revocations else { return Ok(()) };
+        let found = within(GLANCE_PATIENCE, async { Ok(revocations(&self.database.feed_readers).await?) }).await?;
+        known.send_if_modified(|known| std::mem::replace(known, found) != found);
+        Ok(())
+    }
+
     /// Ends the token, unless it was ended before; `None` if there is none.
     ///
     /// # Errors
@@ -121,7 +139,11 @@ impl Store {
         id: String,
         now: Timestamp,
     ) -> Result<Option<Token>, Error> {
-        self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, id))).await
+        let revoked = self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, id))).await?;
+        if let Err(error) = self.look_for_token_revocations().await {
+            tracing::warn!(%error, "the streams of a revoked token end at the next look at the database");
+        }
+        Ok(revoked)
     }
 
     /// Notes that the token was used, unless that was noted less than the interval before. No part of any change: it
@@ -160,6 +182,11 @@ async fn create(mutation: &mut Mutation, mut token: Token, digest: TokenDigest) 
     Ok(token)
 }
 
+/// How many tokens were revoked until now.
+pub(super) async fn revocations(readers: &AnyPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT token_revocations FROM head").fetch_one(readers).await
+}
+
 async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Error> {
     let Some(mut token) = find(mutation.connection(), &id).await? else { return Ok(None) };
     if token.revoked_at.is_none() {
@@ -170,6 +197,8 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Er
             .bind(&token.id)
             .execute(mutation.connection())
             .await?;
+        sqlx::query("UPDATE head SET token_revocations = token_revocations + 1").execute(mutation.connection()).await?;
+        mutation.announce().await?;
         mutation.audit("token.revoked", &token.id, Map::new()).await?;
     }
     Ok(Some(token))

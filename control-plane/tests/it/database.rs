@@ -219,3 +219,50 @@ pub(crate) fn until_found(url: &str, query: &str) {
         }) != 0
     });
 }
+
+/// Holds up every write of the servers of a database, as a long one would.
+pub(crate) struct HeldWrites {
+    runtime: tokio::runtime::Runtime,
+    connection: AnyConnection,
+}
+
+impl HeldWrites {
+    pub(crate) fn of(data_dir: &Path) -> Self {
+        install_default_drivers();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let url = of_directory(data_dir);
+        let begin = match url {
+            Some(_) => "BEGIN; SELECT id FROM head FOR UPDATE",
+            None => "BEGIN IMMEDIATE",
+        };
+        let url = url.unwrap_or_else(|| sqlite(data_dir));
+        let connection = runtime.block_on(async {
+            let mut connection = AnyConnection::connect(&url).await.unwrap();
+            sqlx::raw_sql(begin).execute(&mut connection).await.unwrap();
+            connection
+        });
+        Self { runtime, connection }
+    }
+
+    /// Lets them go on, after this change.
+    pub(crate) fn release(mut self, change: &str) {
+        self.runtime.block_on(async {
+            let end = format!("{change};COMMIT");
+            sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut self.connection).await.unwrap();
+            self.connection.close().await.unwrap();
+        });
+    }
+}
+
+/// The number that each of these queries finds.
+pub(crate) fn numbers(data_dir: &Path, queries: &[&str]) -> Vec<i64> {
+    let url = of_directory(data_dir).unwrap_or_else(|| sqlite(data_dir));
+    with(&url, async |connection| {
+        let mut numbers = Vec::new();
+        for query in queries {
+            let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe((*query).to_owned()));
+            numbers.push(query.fetch_one(&mut *connection).await?);
+        }
+        Ok(numbers)
+    })
+}

@@ -12,6 +12,7 @@ use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::leaks::Leaks;
 use keyward_control_plane::serve::{Config, RETENTION_INTERVAL, Server};
 use keyward_control_plane::store::{AuditQuery, Location, RETENTION, Store};
+use keyward_control_plane::tokens::{Audience, Tokens};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -40,6 +41,8 @@ pub(crate) struct TestServer {
     pub(crate) address: String,
     pub(crate) now_ms: Arc<AtomicU64>,
     data_dir: PathBuf,
+    tokens: Arc<Tokens>,
+    leaks: Arc<Leaks>,
     runtime: Runtime,
     end: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
@@ -97,14 +100,25 @@ impl TestServer {
         change(&mut config);
         let server = runtime.block_on(Server::start(config)).unwrap();
         let address = format!("http://{}", server.address());
+        let (tokens, leaks) = (server.tokens(), server.leaks());
         let (end, ended) = oneshot::channel();
         let running = runtime.spawn(server.run(async { drop(ended.await) }));
         let (end, running) = (Some(end), Some(running));
-        Self { address, now_ms, data_dir: data_dir.to_owned(), runtime, end, running }
+        Self { address, now_ms, data_dir: data_dir.to_owned(), tokens, leaks, runtime, end, running }
     }
 
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.address, &self.data_dir)
+    }
+
+    /// Reads the files of tokens and of GitHub's keys again, as a SIGHUP has a server do.
+    pub(crate) fn reload(&self) {
+        for audience in Audience::ALL {
+            self.tokens.reload(audience).unwrap();
+        }
+        if let Some(keys) = &self.leaks.github_keys {
+            keys.reload().unwrap();
+        }
     }
 
     pub(crate) fn advance(&self, ms: u64) {

@@ -19,7 +19,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
-const WEBHOOK: &str = "/v1/webhooks/github/secret-scanning";
+pub(crate) const WEBHOOK: &str = "/v1/webhooks/github/secret-scanning";
 
 fn started() -> (tempfile::TempDir, TestServer) {
     let dir = tempfile::tempdir().unwrap();
@@ -158,19 +158,19 @@ fn a_report_with_mistakes_and_one_without_a_token_are_refused() {
 }
 
 /// GitHub, with a key of its own.
-struct Github {
+pub(crate) struct Github {
     key: SigningKey,
 }
 
 impl Github {
-    const KEY_ID: &str = "a key of GitHub";
+    pub(crate) const KEY_ID: &str = "a key of GitHub";
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { key: SigningKey::from_slice(&[7; 32]).unwrap() }
     }
 
     /// What it serves of its keys.
-    fn file(&self, dir: &Path) -> std::path::PathBuf {
+    pub(crate) fn file(&self, dir: &Path) -> std::path::PathBuf {
         let pem = self.key.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
         let keys = json!({"public_keys": [{"key_identifier": Self::KEY_ID, "key": pem, "is_current": true}]});
         let path = dir.join("github-keys.json");
@@ -178,7 +178,7 @@ impl Github {
         path
     }
 
-    fn signature(&self, body: &[u8]) -> String {
+    pub(crate) fn signature(&self, body: &[u8]) -> String {
         use base64::Engine;
         let signature: Signature = self.key.sign(body);
         base64::engine::general_purpose::STANDARD.encode(signature.to_der())

@@ -1,14 +1,18 @@
 //! The process: its start, its files, its signals, its end.
 
-use crate::database::stored;
+use crate::database::{numbers, stored};
 use crate::harness::{Client, Process, Reader, contains, program, serve, stderr, until};
 use keyward_contract::cursor::Position;
 use keyward_contract::page::Page;
 use serde_json::json;
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -48,6 +52,84 @@ fn a_server_that_is_told_to_end_answers_who_waits_and_ends_well_within_two_secon
         assert!(well && took < Duration::from_secs(2), "{signal}: {took:?}\n{}", process.log());
         let page = waiting.join().unwrap();
         assert_eq!(Page::decode(&page).unwrap().next(), position);
+    }
+}
+
+/// A request to make a key, on a connection of HTTP/1.1; whether a whole answer came that says it is there, and when it was
+/// sent. None where there is no connection to be had.
+fn request_key(address: &str, connection: &mut Option<TcpStream>, token: &str, name: &str) -> Option<(bool, Instant)> {
+    let body = json!({"name": name}).to_string();
+    let request = format!(
+        "POST /v1/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = match connection.take() {
+        Some(stream) => stream,
+        None => TcpStream::connect(address).ok()?,
+    };
+    let written = stream.write_all(request.as_bytes());
+    let sent = Instant::now();
+    let mut answer = Vec::new();
+    let is_whole = |answer: &[u8]| {
+        let text = String::from_utf8_lossy(answer);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        head.starts_with("HTTP/1.1 201 ") && length.is_some_and(|length| length == body.len().to_string())
+    };
+    let mut buffer = [0; 4096];
+    while written.is_ok() && !is_whole(&answer) {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => answer.extend_from_slice(&buffer[..read]),
+        }
+    }
+    let answered = is_whole(&answer);
+    if answered && !contains(&answer, "connection: close") {
+        *connection = Some(stream);
+    }
+    Some((answered, sent))
+}
+
+#[test]
+fn whatever_is_sent_before_the_end_is_answered_and_later_requests_are_or_do_nothing() {
+    for keeps_connection in [true, false, true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Process::start(dir.path(), "info");
+        let client = Client::new(&process.url, dir.path());
+        let answered = Arc::new(AtomicUsize::new(0));
+        let requesting: Vec<_> = (0..8)
+            .map(|thread| {
+                let (address, token) = (client.url["http://".len()..].to_owned(), client.admin.clone());
+                let answered = Arc::clone(&answered);
+                std::thread::spawn(move || {
+                    let (mut connection, mut outcomes) = (None, Vec::new());
+                    for n in 0.. {
+                        let name = format!("{thread}-{n}");
+                        let Some((is_answered, sent)) = request_key(&address, &mut connection, &token, &name) else {
+                            break;
+                        };
+                        outcomes.push((name, is_answered, sent));
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        connection = connection.filter(|_| keeps_connection);
+                        if keeps_connection && !is_answered {
+                            break;
+                        }
+                    }
+                    outcomes
+                })
+            })
+            .collect();
+        until(|| answered.load(Ordering::Relaxed) > 50);
+        let signalled = Instant::now();
+        process.signal("TERM");
+        let (_, well) = process.wait();
+        assert!(well, "{}", process.log());
+        for (name, is_answered, sent) in requesting.into_iter().flat_map(|thread| thread.join().unwrap()) {
+            let made = numbers(dir.path(), &[&format!("SELECT COUNT(*) FROM keys WHERE name = '{name}'")]);
+            assert_eq!(made, [i64::from(is_answered)], "{name}: whether it was made, and whether it was answered");
+            assert!(is_answered || sent > signalled, "{name} was sent {:?} before the signal", signalled - sent);
+        }
     }
 }
 

@@ -43,6 +43,45 @@ fn follow(clients: &[Client], ended: &AtomicBool) -> (Reader, Vec<Run>) {
 }
 
 #[test]
+fn a_long_poll_ends_with_a_token_that_another_server_has_revoked_and_an_import_too() {
+    let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
+    let url = postgres.database();
+    let servers = [(); 2].map(|()| TestServer::start_on(dir.path(), &url));
+    let [here, there] = [&servers[0], &servers[1]].map(TestServer::client);
+    let make = |scope: &str| here.ask("POST", "/v1/tokens", Some(json!({"name": "n", "scope": scope}))).expect(201);
+    let revoke = |made: &serde_json::Value| {
+        here.ask("DELETE", &format!("/v1/tokens/{}", made["id"].as_str().unwrap()), None).expect(200);
+    };
+    let (edge, operator) = (make("edge"), make("write"));
+    let mut reader = Reader::new(there.at(&there.url, edge["token"].as_str().unwrap()));
+    reader.catch_up();
+    let (position, polling) = (reader.position, reader.client.clone());
+    let began = Instant::now();
+    let waiting = std::thread::spawn(move || polling.feed(position, 60));
+    // An import of which the last row does not come.
+    let address = there.url.strip_prefix("http://").unwrap();
+    let mut importing = std::net::TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST /v1/keys/import HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/x-ndjson\r\n\
+         content-length: 100\r\nexpect: 100-continue\r\n\r\n",
+        operator["token"].as_str().unwrap()
+    );
+    std::io::Write::write_all(&mut importing, head.as_bytes()).unwrap();
+    let mut line = [0; "HTTP/1.1 100".len()];
+    std::io::Read::read_exact(&mut importing, &mut line).unwrap();
+    assert_eq!(&line, b"HTTP/1.1 100");
+    revoke(&operator);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut importing, &mut answer).unwrap();
+    assert!(answer.contains("HTTP/1.1 401 "), "{answer}");
+    revoke(&edge);
+    until(|| waiting.is_finished());
+    assert!(began.elapsed() < DEADLINE * 2, "{:?}", began.elapsed());
+    assert_eq!(Page::decode(&waiting.join().unwrap()).unwrap().next(), position);
+    assert_eq!(there.send("GET", keyward_contract::FEED_PATH, edge["token"].as_str(), None).status, 401);
+}
+
+#[test]
 fn no_edge_misses_a_change_or_sees_disorder_while_eight_write_at_three_servers() {
     const CHANGES: usize = 400;
     let (postgres, dir) = (Postgres::any(), tempfile::tempdir().unwrap());
