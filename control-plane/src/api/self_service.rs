@@ -14,7 +14,7 @@ use crate::failures;
 use crate::issue::issue;
 use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
 use crate::random;
-use crate::store::{Asking, CreatedBy, KeyQuery, Rotated, RotatedBy};
+use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, Rotated, RotatedBy};
 use crate::verify::{Refused, Verified, verify_key};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
@@ -167,6 +167,7 @@ pub(super) async fn create(
     State(app): State<App>,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
+    caller.check_again(&app).await?;
     let now = (app.clock)();
     let asks = &caller.verified.key;
     let new = read_inheriting(document, &caller.verified, &app.dialect, now).map_err(ApiError::Invalid)?;
@@ -238,6 +239,7 @@ pub(super) async fn rotate(
     Id(id): Id,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
+    caller.check_again(&app).await?;
     let now = (app.clock)();
     let rotation = Rotation::read(&document).map_err(ApiError::Invalid)?;
     let key = caller.visible(&app, &id).await?.ok_or(NO_KEY)?;
@@ -284,6 +286,13 @@ pub(super) async fn uncached(mut response: Response) -> Response {
 const NO_KEY: ApiError = ApiError::NotFound("key");
 
 impl Caller {
+    /// Looks at the key again once the body has come, since what is said of the body rests on it. Whether it may change
+    /// anything is decided in the transaction that does.
+    async fn check_again(&self, app: &App) -> Result<(), ApiError> {
+        let by = Authorization::of_key(self.asking.clone(), &app.clock);
+        Ok(app.store.check_authorization(&by).await?)
+    }
+
     /// The key of that id, if there is one that the caller may know of.
     async fn visible(&self, app: &App, id: &str) -> Result<Option<Key>, ApiError> {
         Ok(app.store.key(id).await?.filter(|key| self.asking.may_see(key)))

@@ -169,7 +169,11 @@ impl Fixture {
             }
             "createOwnKey" => ("/api-keys".to_owned(), Some(json!({"name": "b"}))),
             "revokeOwnKey" => (format!("/api-keys/{id}"), None),
-            "rotateOwnKey" => (format!("/api-keys/{id}/rotate"), Some(json!({"grace_s": 9}))),
+            "rotateOwnKey" => {
+                // One that ends before any key that asks.
+                let own = client.create(json!({"name": "own", "owner": "acme", "expires_in_s": 50}));
+                (format!("/api-keys/{}/rotate", own["id"].as_str().unwrap()), Some(json!({"grace_s": 9})))
+            }
             "alertFromGithub" => (WEBHOOK.to_owned(), Some(json!([{"token": plaintext, "type": "t"}]))),
             other => panic!(
                 "{other} is new: say here how it is called, so that its credential is tested to be checked again"
