@@ -3,6 +3,7 @@
 use crate::database::{HeldWrites, numbers};
 use crate::harness::{Answer, Client, NOW_MS, TestServer, change_database, until};
 use crate::leaks::{Github, WEBHOOK};
+use crate::relay::TestRelay;
 use keyward_contract::USAGE_PATH;
 use keyward_contract::usage::{Batch, BatchId, KeyUsage, Verdicts};
 use keyward_contract::verify::{VERIFY_PATH, VERIFY_REQUEST_TYPE};
@@ -420,6 +421,25 @@ fn a_token_that_is_revoked_makes_no_other_with_the_rest_of_its_body() {
     let log = fixture.client.get("/v1/audit?limit=2").expect(200);
     let actions: Vec<_> = log["entries"].as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
     assert_eq!(actions[0], "token.revoked");
+}
+
+#[test]
+fn a_relay_hands_nothing_on_for_a_token_that_was_removed() {
+    let (fixture, dir) = (Fixture::start(), tempfile::tempdir().unwrap());
+    let relay = TestRelay::start(dir.path(), &fixture.client.url, &fixture.client.edge);
+    let client = relay.client(&fixture.client);
+    for operation in ["tellUsage", "verifyKey"] {
+        let (stays, removed) = (&client.edge, "r".repeat(43));
+        relay.replace_tokens(&format!("{stays}\n{removed}\n"));
+        let case = fixture.case(operation, "POST");
+        let value = format!("Bearer {removed}");
+        let fields = Box::new(move |_: &[u8]| vec![("authorization".to_owned(), value.clone())]);
+        let credential = Credential { fields, ended_by: String::new(), end: End::Removed, file: None };
+        let before = fixture.numbers();
+        let (status, problem) = case.send_in_halves(&client, &credential, || relay.replace_tokens(stays));
+        assert!(status == 401 && is_late_refusal(&problem), "{operation}: {status} {problem}");
+        assert_eq!(fixture.numbers(), before);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use keyward_contract::{FEED_PATH, USAGE_PATH};
 use keyward_control_plane::clock::Timestamp;
 use keyward_control_plane::relay::{Relay, RelayConfig};
 use keyward_control_plane::serve::RETENTION_INTERVAL;
+use keyward_control_plane::tokens::{Audience, Tokens};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,6 +34,7 @@ pub(crate) struct TestRelay {
     address: String,
     dir: PathBuf,
     now_ms: Arc<AtomicU64>,
+    tokens: Arc<Tokens>,
     runtime: Runtime,
     end: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
@@ -60,10 +62,10 @@ impl TestRelay {
             clock: Arc::new(move || Timestamp::from_ms(clock.load(Ordering::Relaxed))),
         };
         let relay = runtime.block_on(Relay::start(config)).unwrap();
-        let address = format!("http://{}", relay.address());
+        let (address, tokens) = (format!("http://{}", relay.address()), relay.tokens());
         let (end, ended) = oneshot::channel();
         let running = runtime.spawn(relay.run(async { drop(ended.await) }));
-        Self { address, dir: dir.to_owned(), now_ms, runtime, end: Some(end), running: Some(running) }
+        Self { address, dir: dir.to_owned(), now_ms, tokens, runtime, end: Some(end), running: Some(running) }
     }
 
     fn edge_token(&self) -> String {
@@ -73,6 +75,12 @@ impl TestRelay {
     /// Whoever talks to it, made from whoever talks to the control plane.
     pub(crate) fn client(&self, of: &Client) -> Client {
         of.at(&self.address, &self.edge_token())
+    }
+
+    /// Makes these the tokens of its edges.
+    pub(crate) fn replace_tokens(&self, tokens: &str) {
+        fs::write(self.dir.join("edge-token"), tokens).unwrap();
+        self.tokens.reload(Audience::Edge).unwrap();
     }
 
     fn stop(mut self) {
