@@ -3,8 +3,8 @@
 //! Everything else is written once, in SQL that both understand, over sqlx's `Any` driver. That one cannot read SQLite's
 //! booleans, so they are selected as numbers.
 
-use super::Error;
 use super::sqlite_files::{Files, Locked, check_room};
+use super::{Error, keys};
 use keyward_contract::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
@@ -141,6 +141,9 @@ impl Database {
         let keeper = keeper.map_err(|error| cause(error, directory, locked.database()))?;
         let writer = sqlite_pool(1).after_connect(|connection, _| Box::pin(configure_sqlite_writer(connection)));
         let writer = writer.connect(&format!("sqlite:{path}")).await?;
+        if file == DATABASE_FILE {
+            keys::fold_names(&mut *writer.acquire().await?).await?;
+        }
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
             engine: Engine::Sqlite,
@@ -160,6 +163,7 @@ impl Database {
         let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
         let mut connection = connecting.await.map_err(|_| Error::Slow)??;
         migrate(&POSTGRES_MIGRATIONS, &mut connection).await?;
+        keys::fold_names(&mut connection).await?;
         connection.close().await?;
         Ok(Self {
             engine: Engine::Postgres,

@@ -1,7 +1,7 @@
 //! Keys that are changed: their settings, the end of one secret, and the end of all keys of an owner.
 
 use super::audit::{details, differences};
-use super::keys::{Forgotten, find_expected, states, store_end, tell, with_secrets};
+use super::keys::{Forgotten, find_expected, folded, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};
 use super::sql::Sql;
@@ -135,8 +135,8 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     key.version += 1;
     sqlx::query(
         "UPDATE keys SET name = $1, member = $2, scopes = $3, allow_ip = $4, limits = $5, plan = $6, credits = $7,
-                         metadata = $8, expires_at = $9, version = $10
-         WHERE id = $11",
+                         metadata = $8, expires_at = $9, version = $10, name_folded = $11
+         WHERE id = $12",
     )
     .bind(&key.name)
     .bind(&key.member)
@@ -148,6 +148,7 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     .bind(json!(key.metadata).to_string())
     .bind(key.expires_at.map(Timestamp::as_stored))
     .bind(stored_amount(key.version))
+    .bind(folded(&key.name))
     .bind(&key.id)
     .execute(mutation.connection())
     .await?;

@@ -11,9 +11,10 @@ use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Environment};
 use serde_json::{Map, json};
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, Connection};
 use std::collections::HashMap;
 use std::time::Duration;
+use unicode_normalization::UnicodeNormalization;
 
 /// Which keys are wanted.
 #[derive(Clone, Debug, Default)]
@@ -344,7 +345,7 @@ pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(),
             mutation.engine(),
             "INSERT INTO keys
              (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
-              member, plan, metadata, credits, spent, version)
+              member, plan, metadata, credits, spent, version, name_folded)
              VALUES ",
         );
         insert.bind_rows(rows, |columns, key| {
@@ -365,7 +366,8 @@ pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(),
                 .bind(json!(key.metadata).to_string())
                 .bind(key.credits.map(stored_amount))
                 .bind(stored_amount(key.spent))
-                .bind(stored_amount(key.version));
+                .bind(stored_amount(key.version))
+                .bind(folded(&key.name));
         });
         insert.execute(mutation.connection(), keep(rows.len())).await?;
     }
@@ -458,8 +460,7 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
         query.push(" AND kind IN (").bind_all(wanted.kinds.iter().map(String::as_str)).push(")");
     }
     if let Some(part) = &wanted.name {
-        // Both sides by the same function, as PostgreSQL's knows more letters than SQLite's.
-        query.push(" AND LOWER(name) LIKE LOWER(").bind(pattern(part)).push(") ESCAPE '!'");
+        query.push(" AND name_folded LIKE ").bind(pattern(&folded(part))).push(" ESCAPE '!'");
     }
     for (bound, time) in [
         ("created_at >= ", wanted.created_after),
@@ -491,6 +492,32 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
     Ok(Some(KeyPage { keys: with_secrets(connection, rows, Forgotten::None).await?, next }))
+}
+
+/// The text as searches compare it: compatibility forms alike (Unicode's NFKC), in small letters. By our own means, as
+/// PostgreSQL's LOWER knows other letters than SQLite's, and which ones depends on how the database was made.
+pub(super) fn folded(text: &str) -> String {
+    text.nfkc().flat_map(char::to_lowercase).nfkc().collect()
+}
+
+/// Folds the names of keys that an older version stored.
+pub(super) async fn fold_names(connection: &mut AnyConnection) -> Result<(), Error> {
+    loop {
+        let unfolded = "SELECT id, name FROM keys WHERE name_folded IS NULL LIMIT 1000";
+        let rows: Vec<(String, String)> = sqlx::query_as(unfolded).fetch_all(&mut *connection).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = connection.begin().await?;
+        for (id, name) in rows {
+            sqlx::query("UPDATE keys SET name_folded = $1 WHERE id = $2")
+                .bind(folded(&name))
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+    }
 }
 
 /// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.

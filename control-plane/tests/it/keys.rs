@@ -232,13 +232,21 @@ fn a_part_of_a_name_is_found_in_either_case_and_means_nothing_but_itself() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    for name in ["Nightly build", "100% é", "a_b", "axb!", "back\\slash", "it's"] {
+    for name in
+        ["Nightly build", "100% é", "a_b", "axb!", "back\\slash", "it's", "ÉMILE", "ΣΟΦΙΑ", "cafe\u{301}", "ﬁlter"]
+    {
         client.create(json!({"name": name}));
     }
     for (part, expected) in [
         ("NIGHT", &["Nightly build"][..]),
         ("%25", &["100% é"]),
-        ("%C3%A9", &["100% é"]),
+        ("%C3%A9", &["100% é", "cafe\u{301}", "ÉMILE"]),
+        // Capital letters beyond ASCII, on both databases alike,
+        ("%C3%A9mile", &["ÉMILE"]),
+        ("%CF%83%CE%BF%CF%86", &["ΣΟΦΙΑ"]),
+        // however accents are composed, and whatever is written as one sign.
+        ("CAF%C3%89", &["cafe\u{301}"]),
+        ("filter", &["ﬁlter"]),
         ("_", &["a_b"]),
         ("!", &["axb!"]),
         ("%5C", &["back\\slash"]),
