@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: selftest build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema e2e faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
+.PHONY: selftest build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT SEED FAULT_SECONDS KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -38,7 +38,7 @@ run: build
 test: cargo
 	@$(PRODUCT) tools/test all
 
-selftest fmt-check lint unit unit-postgres fuzz-brief schema e2e faults-brief: cargo
+selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e faults-brief: cargo
 	@$(PRODUCT) tools/test $@
 
 fmt: cargo
@@ -103,13 +103,14 @@ help:
 	@echo 'make build   the filter (target/wasm32-wasip1/release/keyward_filter.wasm), the control plane'
 	@echo '             (target/release/keyward) and keyward-dev'
 	@echo 'make run     starts control plane, echo upstream and Envoy in the foreground; Ctrl-C ends them'
-	@echo 'make test    everything, from nothing: selftest, fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, e2e, faults-brief;'
+	@echo 'make test    everything, from nothing: selftest, fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, clients, e2e, faults-brief;'
 	@echo '             ends with how long each took, and what was left out for want of a tool, with what to install'
 	@echo 'make selftest   what the tests do on a machine that lacks a tool'
 	@echo 'make lint    clippy, for this machine and for wasm32-wasip1'
 	@echo 'make unit    the tests that need no Envoy; unit-postgres: those of the control plane, on PostgreSQL'
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
 	@echo 'make schema  the API against its own description, with schemathesis'
+	@echo 'make clients clients for Python, Go and TypeScript, generated from the description, against the API'
 	@echo 'make e2e     the tests against a real Envoy, and of what a request costs'
 	@echo 'make faults  kills, full disks, bad networks under load for FAULT_SECONDS (300), and whether anything acknowledged is'
 	@echo '             lost; SEED=… draws the same faults again; faults-brief: each fault once. docs/faults.md'

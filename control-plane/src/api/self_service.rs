@@ -159,7 +159,7 @@ pub(super) async fn list(
     path = "/api-keys",
     operation_id = "createOwnKey",
     tag = "self-service",
-    request_body(content = ref("#/components/schemas/NewOwnKey"), content_type = "application/json"),
+    request_body(content = ref("#/components/schemas/OwnKeyCreate"), content_type = "application/json"),
     responses((status = CREATED, description = "The key, with its plaintext", body = KeyResource), Refuses<404>, Refuses<409>)
 )]
 pub(super) async fn create(

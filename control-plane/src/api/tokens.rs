@@ -67,7 +67,7 @@ schema!(TokenId, "The id of a token", text(&format!("tok_[0-9A-Za-z]{{{}}}", ran
     path = "/v1/tokens",
     operation_id = "createToken",
     tag = "tokens",
-    request_body(content = ref("#/components/schemas/NewToken"), content_type = "application/json"),
+    request_body(content = ref("#/components/schemas/TokenCreate"), content_type = "application/json"),
     responses((status = CREATED, description = "The token, with its plaintext", body = TokenResource, headers(("Location" = String, description = "Its path"))))
 )]
 pub(super) async fn create(

@@ -34,7 +34,7 @@ use keyward_contract::secret::Secret as Plaintext;
     operation_id = "createKey",
     tag = "keys",
     params(IdempotencyKey),
-    request_body(content = ref("#/components/schemas/NewKey"), content_type = "application/json"),
+    request_body(content = ref("#/components/schemas/KeyCreate"), content_type = "application/json"),
     responses((status = CREATED, description = "The key, with its plaintext", body = KeyResource, headers(("Location" = String, description = "Its path"), ("ETag" = String, description = "Its version."))))
 )]
 pub(crate) async fn create(

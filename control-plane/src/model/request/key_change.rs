@@ -113,12 +113,8 @@ fn set<T>(field: &mut T, change: Option<T>) {
 
 fn metadata(node: &Node<'_>) -> Option<BTreeMap<String, Option<String>>> {
     let read = |(name, n): (&str, Node<'_>)| {
-        // Whatever the name of an entry that is to go, none of that name stays.
-        if n.value().is_null() {
-            Some((name.to_owned(), None))
-        } else {
-            metadata_name(name, &n).zip(metadata_value(&n).map(Some))
-        }
+        let value = if n.value().is_null() { Some(None) } else { metadata_value(&n).map(Some) };
+        metadata_name(name, &n).zip(value)
     };
     // Every one is read, so that every mistake is told.
     let read: Vec<_> = node.fields()?.all().into_iter().map(read).collect();
@@ -164,7 +160,7 @@ mod tests {
     fn metadata_is_merged_entry_by_entry() {
         let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
         key.metadata = [("keep", "1"), ("set", "1"), ("go", "1")].map(|(n, v)| (n.to_owned(), v.to_owned())).into();
-        let change = json!({"metadata": {"set": "2", "go": null, "never was": null, "new": ""}});
+        let change = json!({"metadata": {"set": "2", "go": null, "never-was": null, "new": ""}});
         read("keyward", change).unwrap().apply(&mut key);
         let expected = [("keep", "1"), ("set", "2"), ("new", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(key.metadata, expected.into());

@@ -22,16 +22,16 @@ use std::collections::BTreeSet;
 /// The schemas of all documents that requests carry, each with its name, for a server of that dialect.
 pub fn all(dialect: &Dialect) -> [(&'static str, Value); 11] {
     [
-        ("NewKey", new_key(dialect)),
+        ("KeyCreate", new_key(dialect)),
         ("KeyChange", key_change()),
         ("Rotation", rotation()),
         ("OwnerSettings", owner("All of what an owner is to be; what is absent is as in a new one.")),
         ("OwnerChange", owner("What is to become of an owner; what is absent stays.")),
         ("KeysToRevoke", keys_to_revoke()),
         ("PlanSettings", plan()),
-        ("NewToken", new_token()),
+        ("TokenCreate", new_token()),
         ("LeakReport", leak_report()),
-        ("NewOwnKey", new_own_key(dialect)),
+        ("OwnKeyCreate", new_own_key(dialect)),
         ("UsageBatch", usage_batch()),
     ]
 }
@@ -67,8 +67,7 @@ fn new_key(dialect: &Dialect) -> Value {
 
 fn key_change() -> Value {
     let [expires_at, expires_in_s] = expiry();
-    let entry = json!({(names_of_metadata()): or_null(metadata_value())});
-    let metadata = json!({"type": "object", "patternProperties": entry, "additionalProperties": {"type": "null"}});
+    let metadata = metadata_entries(or_null(metadata_value()));
     let fields = [
         ("name", described("What its users call it.", name())),
         ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
@@ -121,11 +120,11 @@ fn expiry() -> [Field; 2] {
     ]
 }
 
-/// One of the two, or none.
+/// One of the two, or none. Not by `anyOf`: generators of clients take that for a choice between types.
 fn ending_once(mut schema: Value) -> Value {
-    let one =
-        json!([{"properties": {"expires_at": {"type": "null"}}}, {"properties": {"expires_in_s": {"type": "null"}}}]);
-    insert(&mut schema, "anyOf", one);
+    let has_time = json!({"required": ["expires_at"], "properties": {"expires_at": {"type": "string"}}});
+    insert(&mut schema, "if", has_time);
+    insert(&mut schema, "then", json!({"properties": {"expires_in_s": {"type": "null"}}}));
     schema
 }
 
@@ -256,12 +255,14 @@ fn lifetime() -> Value {
 }
 
 fn metadata() -> Value {
-    json!({
-        "type": "object",
-        "patternProperties": {(names_of_metadata()): metadata_value()},
-        "additionalProperties": false,
-        "maxProperties": MAX_METADATA,
-    })
+    let mut schema = metadata_entries(metadata_value());
+    insert(&mut schema, "maxProperties", MAX_METADATA.into());
+    schema
+}
+
+/// Not by `patternProperties`: generators of clients make a map of `additionalProperties` alone.
+fn metadata_entries(value: Value) -> Value {
+    json!({"type": "object", "propertyNames": {"pattern": names_of_metadata()}, "additionalProperties": value})
 }
 
 fn names_of_metadata() -> String {
