@@ -223,6 +223,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Writes down that something is wrong with a field, which may be absent.
+    pub fn problem(&self, name: &str, message: impl Into<String>) {
+        self.named(name, self.node.value).problem(message);
+    }
+
     /// The object itself, to tell of a problem of the whole.
     pub fn node(&self) -> &Node<'a> {
         &self.node

@@ -3,7 +3,7 @@
 use crate::document::Node;
 use crate::entry::Environment;
 use crate::secret::Secret;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// The format of one sort of key: a prefix, a body of random characters, perhaps a checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,9 @@ pub const MAX_BODY_LENGTH: u64 = 4096;
 /// How long a selector may be, in characters.
 pub const SELECTOR_LENGTHS: RangeInclusive<u64> = 8..=24;
 
+/// The shortest prefix that tells keys from other words.
+const MIN_TELLING_PREFIX: usize = 3;
+
 /// How many characters of a body are shown where the format has no selector.
 const SHOWN_LENGTH: usize = 4;
 
@@ -91,6 +94,72 @@ impl KeyFormat {
             }
         };
         (self.min_length..=self.max_length).contains(&body.len()) && body.iter().all(|&c| self.alphabet.contains(c))
+    }
+
+    /// The format of tokens: that prefix and as many letters and digits.
+    pub(crate) fn of_tokens(prefix: &str, length: usize) -> Self {
+        Self {
+            kind: String::new(),
+            environment: None,
+            has_owners_scopes: false,
+            manages: Vec::new(),
+            prefix: prefix.to_owned(),
+            alphabet: Alphabet::Base62,
+            min_length: length,
+            max_length: length,
+            issued_length: length,
+            checksum: Checksum::None,
+            selector_length: None,
+            at_rest: AtRest::Sha256,
+        }
+    }
+
+    /// Whether such keys can be told from other text: by a prefix of three characters, or by a checksum.
+    pub fn is_recognizable(&self) -> bool {
+        self.prefix.len() >= MIN_TELLING_PREFIX || self.checksum != Checksum::None
+    }
+
+    /// Where in a text, from that place on, the first such key is. Without a checksum that is the prefix, at the beginning of
+    /// a word, and as many characters as the shortest key has or more, so that a key to which something was added is found.
+    /// Always `None` if such keys are not [recognizable](Self::is_recognizable).
+    pub fn find_in(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
+        if !self.is_recognizable() {
+            return None;
+        }
+        let places = from..text.len();
+        places.into_iter().find_map(|at| Some(at..at + self.length_at(text, at)?))
+    }
+
+    /// The length of the key that begins there.
+    fn length_at(&self, text: &[u8], at: usize) -> Option<usize> {
+        let rest = text.get(at..)?;
+        let behind = rest.strip_prefix(self.prefix.as_bytes())?;
+        if self.checksum == Checksum::None {
+            let is_in_word =
+                at.checked_sub(1).and_then(|before| text.get(before)).is_some_and(u8::is_ascii_alphanumeric);
+            let most = behind.iter().take(self.max_length).take_while(|c| self.alphabet.contains(**c)).count();
+            return (!is_in_word && most >= self.min_length).then_some(self.prefix.len() + most);
+        }
+        let most = behind.iter().take(self.max_length + CRC32_BASE62_LENGTH).take_while(|c| self.may_hold(**c)).count();
+        let longest = most.checked_sub(CRC32_BASE62_LENGTH)?.min(self.max_length);
+        let mut covered = self.prefix.len() + self.min_length;
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(rest.get(..covered)?);
+        for length in self.min_length..=longest {
+            let end = self.prefix.len() + length;
+            sum.update(rest.get(covered..end)?);
+            covered = end;
+            let whole = end + CRC32_BASE62_LENGTH;
+            if rest.get(end..whole)? == base62_digits(sum.clone().finalize()) && self.matches(rest.get(..whole)?) {
+                return Some(whole);
+            }
+        }
+        None
+    }
+
+    /// Whether the character can be in the body or in the checksum.
+    fn may_hold(&self, c: u8) -> bool {
+        self.alphabet.contains(c) || c.is_ascii_alphanumeric()
     }
 
     /// Makes a key out of `random`, which must fill the bytes it is given from a cryptographic source.
@@ -269,7 +338,11 @@ fn read_length(node: &Node<'_>) -> Option<(usize, usize, usize)> {
 }
 
 fn crc32_base62(covered: &[u8]) -> [u8; CRC32_BASE62_LENGTH] {
-    let mut rest = crc32fast::hash(covered) as usize;
+    base62_digits(crc32fast::hash(covered))
+}
+
+fn base62_digits(sum: u32) -> [u8; CRC32_BASE62_LENGTH] {
+    let mut rest = sum as usize;
     let mut digits = [b'0'; CRC32_BASE62_LENGTH];
     for digit in digits.iter_mut().rev() {
         *digit = BASE62.get(rest % BASE62.len()).copied().unwrap_or(b'0');

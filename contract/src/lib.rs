@@ -18,6 +18,7 @@ pub mod limit;
 pub mod page;
 pub mod rate_limit_fields;
 pub mod secret;
+pub mod secret_recognizer;
 pub mod usage;
 pub mod verdict;
 pub mod verify;

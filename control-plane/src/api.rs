@@ -21,6 +21,7 @@ mod plans;
 mod problem;
 mod relay;
 mod request_log;
+mod secret_in_url;
 mod self_service;
 mod tokens;
 mod usage;
@@ -45,6 +46,7 @@ use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::{Extension, Router};
 use keyward_contract::dialect::Dialect;
+use keyward_contract::secret_recognizer::SecretRecognizer;
 use openapi::{Caller, Description, called_by};
 use problem::ApiError;
 use serde_json::Value;
@@ -82,6 +84,8 @@ pub struct Services {
     pub feed: Feed,
     /// What keys look like.
     pub dialect: Arc<Dialect>,
+    /// What keys and tokens look like, in text that is not meant to hold any.
+    pub secrets: Arc<SecretRecognizer>,
     /// Who may call, by the files of the data directory.
     pub tokens: Arc<Tokens>,
     /// Who may call, by the database.
@@ -136,6 +140,7 @@ impl Services {
         Self {
             feed: Feed::new(store.clone(), tokio::sync::watch::channel(false).1),
             dialect: Arc::new(Dialect::built_in(dialect).unwrap().unwrap()),
+            secrets: Arc::new(SecretRecognizer::built_in()),
             tokens: Arc::new(Tokens::open(dir).unwrap()),
             pepper: Arc::new(Pepper::open(dir).unwrap()),
             leaks: Arc::new(Leaks::default()),
@@ -179,6 +184,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed { method })
         .layer(Extension(described))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(app.clone(), secret_in_url::refuse))
         .layer(from_fn(request_log::log))
         .with_state(app)
 }

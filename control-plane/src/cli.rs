@@ -5,6 +5,7 @@ mod arguments;
 pub mod audit;
 mod backup;
 mod client;
+mod file;
 pub mod keys;
 mod leaks;
 mod measure;
@@ -74,11 +75,11 @@ pub enum CliError {
     /// There is no randomness for an Idempotency-Key.
     #[error(transparent)]
     Random(#[from] NoRandomness),
-    /// Some of what was sent was refused, as was told.
+    /// Some rows or lines of a file were refused, as was reported.
     #[error("{0}")]
-    Refused(String),
+    Partial(String),
     /// A file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     File {
         /// The file.
         path: std::path::PathBuf,
@@ -88,6 +89,23 @@ pub enum CliError {
     /// The answer cannot be printed.
     #[error("cannot write the answer: {0}")]
     Print(#[from] io::Error),
+}
+
+impl CliError {
+    /// The exit code, as `--help` says.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::TypedSecret(_) => 2,
+            Self::Partial(_) => 3,
+            Self::File { .. } => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// The message for a terminal, which may have several lines.
+pub fn printable_message(message: &str) -> String {
+    message.lines().map(output::printable).collect::<Vec<_>>().join("\n")
 }
 
 impl From<ClientError> for CliError {

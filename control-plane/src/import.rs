@@ -1,29 +1,61 @@
-//! The rows of a file of keys, as it arrives: JSON Lines or CSV, both as the same documents.
+//! The rows of a file of keys, as it arrives: JSON (lines, or one array) or separated values, all as the same documents.
 //!
-//! One row at a time is held, and one that cannot be read costs no other.
+//! One row at a time is held, and one that cannot be read costs no other. The lines are those of [`crate::text`].
 
-use crate::csv::{self, Malformed};
+use crate::csv::{self, Malformed, NOT_UTF_8, Separator};
 use crate::model::{COLUMNS, Column};
+use crate::text::{Encoding, Line, Lines, Unusable};
 use keyward_contract::document::{Problem, Problems};
 use serde_json::{Map, Value};
+use std::collections::VecDeque;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line.
+    /// A JSON object a line, or an array of objects.
     JsonLines,
-    /// Comma-separated values (RFC 4180) with a header.
+    /// Separated values (RFC 4180) with a header.
     Csv,
 }
 
 /// Reads a file in pieces of any size.
 #[derive(Debug)]
-pub struct Rows(Kind);
+pub struct Rows {
+    lines: Lines,
+    found: VecDeque<Line>,
+    kind: Kind,
+}
 
 #[derive(Debug)]
 enum Kind {
-    JsonLines(Lines),
-    Csv { reader: csv::Reader, header: Option<Vec<Column>>, records: Vec<csv::Record> },
+    JsonLines,
+    JsonArray(Array),
+    Csv(Table),
+}
+
+/// Separated values with a header.
+#[derive(Debug, Default)]
+struct Table {
+    /// What was said to stand between cells; else the header says it.
+    separator: Option<Separator>,
+    /// Both are there from the header on.
+    reader: Option<csv::Reader>,
+    columns: Vec<Column>,
+}
+
+/// A JSON array, of which one element at a time is held.
+#[derive(Debug, Default)]
+struct Array {
+    /// The element that is being read, and the line where it begins.
+    element: Vec<u8>,
+    line: u64,
+    is_too_long: bool,
+    /// How many brackets and braces are open in it; 0 between elements and in a number or a word.
+    depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+    /// Whether the array has ended.
+    is_over: bool,
 }
 
 /// One row, and the line where it begins, from 1.
@@ -41,12 +73,21 @@ pub enum Unreadable {
     /// It is no record of CSV.
     #[error(transparent)]
     Csv(#[from] Malformed),
+    /// The line cannot be read.
+    #[error(transparent)]
+    Line(#[from] Unusable),
+    /// It is in an unknown encoding.
+    #[error("{NOT_UTF_8}")]
+    NotText,
     /// It is no JSON.
     #[error("is not JSON, at column {column}")]
     NotJson {
         /// Where it stops to be.
         column: usize,
     },
+    /// The array goes on behind its end.
+    #[error("stands behind the end of the JSON array")]
+    BehindTheEnd,
     /// It has more or fewer cells than the header.
     #[error("has {found} cells and the header has {expected}")]
     Cells {
@@ -78,9 +119,6 @@ impl Unreadable {
 /// The longest row, in bytes.
 pub const MAX_ROW_BYTES: usize = 64 << 10;
 
-/// What some programs write before text, to say that it is UTF-8.
-const BYTE_ORDER_MARK: &str = "\u{feff}";
-
 impl Format {
     /// The format of that media type, whatever its parameters.
     pub fn from_media_type(media_type: &str) -> Option<Self> {
@@ -108,15 +146,45 @@ impl Format {
             Self::Csv => "csv",
         }
     }
+
+    /// The format of a file whose name ends so, in any case; `None` where the name does not say it.
+    pub fn from_extension(extension: &str) -> Option<Self> {
+        match extension.to_ascii_lowercase().as_str() {
+            "csv" | "tsv" | "tab" => Some(Self::Csv),
+            "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
+            _ => None,
+        }
+    }
+
+    /// The format of a file that begins with these bytes: JSON begins with a brace or a bracket, and no header does.
+    pub fn of_beginning(bytes: &[u8]) -> Self {
+        let (_, mark) = Encoding::of(bytes);
+        let first = bytes.iter().skip(mark).find(|byte| **byte != 0 && !byte.is_ascii_whitespace());
+        if first.is_some_and(|byte| b"{[".contains(byte)) { Self::JsonLines } else { Self::Csv }
+    }
 }
 
 impl Rows {
-    /// A reader of that format.
-    pub fn new(format: Format) -> Self {
-        Self(match format {
-            Format::JsonLines => Kind::JsonLines(Lines::default()),
-            Format::Csv => Kind::Csv { reader: csv::Reader::new(MAX_ROW_BYTES), header: None, records: Vec::new() },
-        })
+    /// A reader of that format. Without a separator the header says what stands between cells.
+    pub fn new(format: Format, separator: Option<Separator>) -> Self {
+        let kind = match format {
+            Format::JsonLines => Kind::JsonLines,
+            Format::Csv => Kind::Csv(Table { separator, ..Table::default() }),
+        };
+        Self { lines: Lines::new(MAX_ROW_BYTES), found: VecDeque::new(), kind }
+    }
+
+    /// How the bytes stand for text, as far as they have come.
+    pub fn encoding(&self) -> Encoding {
+        self.lines.encoding()
+    }
+
+    /// What stands between cells, once that is known.
+    pub fn separator(&self) -> Option<Separator> {
+        match &self.kind {
+            Kind::Csv(table) => table.reader.as_ref().map(csv::Reader::separator),
+            Kind::JsonLines | Kind::JsonArray(_) => None,
+        }
     }
 
     /// Reads on, and appends the rows that are complete.
@@ -124,64 +192,219 @@ impl Rows {
     /// # Errors
     /// What is wrong with the header; no row can be read then.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Row>) -> Result<(), Problems> {
-        match &mut self.0 {
-            Kind::JsonLines(lines) => lines.push(bytes, out),
-            Kind::Csv { reader, header, records } => {
-                reader.push(bytes, records);
-                for record in records.drain(..) {
-                    read_record(record, header, out)?;
-                }
-            }
-        }
-        Ok(())
+        self.lines.push(bytes, &mut self.found);
+        self.read(out)
     }
 
     /// Ends with what is left.
     ///
     /// # Errors
     /// What is wrong with the header.
-    pub fn finish(self, out: &mut Vec<Row>) -> Result<(), Problems> {
-        match self.0 {
-            Kind::JsonLines(mut lines) => lines.end(out),
-            Kind::Csv { reader, mut header, mut records } => {
-                reader.finish(&mut records);
-                for record in records {
-                    read_record(record, &mut header, out)?;
+    pub fn finish(&mut self, out: &mut Vec<Row>) -> Result<(), Problems> {
+        self.lines.finish(&mut self.found);
+        self.read(out)?;
+        match &mut self.kind {
+            Kind::JsonLines => Ok(()),
+            Kind::JsonArray(array) => {
+                array.finish(out);
+                Ok(())
+            }
+            Kind::Csv(table) => table.finish(out),
+        }
+    }
+
+    fn read(&mut self, out: &mut Vec<Row>) -> Result<(), Problems> {
+        while let Some(line) = self.found.pop_front() {
+            if let Kind::JsonLines = self.kind {
+                let text = line.text.as_deref().unwrap_or_default().trim_ascii();
+                if line.number == 1 && text.first() == Some(&b'[') {
+                    self.kind = Kind::JsonArray(Array::default());
                 }
-                if header.is_none() {
-                    return Err(header_problem(0, "there is none"));
-                }
+            }
+            match &mut self.kind {
+                Kind::JsonLines => out.extend(json_line(line)),
+                Kind::JsonArray(array) => array.take(line, out),
+                Kind::Csv(table) => table.take(line, out)?,
             }
         }
         Ok(())
     }
 }
 
-fn read_record(record: csv::Record, header: &mut Option<Vec<Column>>, out: &mut Vec<Row>) -> Result<(), Problems> {
-    match header {
-        None => *header = Some(read_header(record)?),
-        Some(columns) => {
-            let document = record.cells.map_err(Unreadable::from).and_then(|cells| document(columns, &cells));
-            out.push(Row { line: record.line, document });
+/// The row on a line; `None` where there is nothing on it.
+fn json_line(line: Line) -> Option<Row> {
+    let document = match &line.text {
+        Err(why) => Err((*why).into()),
+        Ok(text) if text.trim_ascii().is_empty() => return None,
+        Ok(text) => json(text),
+    };
+    Some(Row { line: line.number, document })
+}
+
+fn json(text: &[u8]) -> Result<Value, Unreadable> {
+    let text = str::from_utf8(text).map_err(|_| Unreadable::NotText)?;
+    serde_json::from_str(text).map_err(|error| Unreadable::NotJson { column: error.column() })
+}
+
+impl Array {
+    fn take(&mut self, line: Line, out: &mut Vec<Row>) {
+        let text = match line.text {
+            Ok(text) => text,
+            Err(why) => {
+                *self = Self { is_over: self.is_over, ..Self::default() };
+                return out.push(Row { line: line.number, document: Err(why.into()) });
+            }
+        };
+        let text = if line.number == 1 { text.trim_ascii().get(1..).unwrap_or_default() } else { &text };
+        for &byte in text {
+            self.read(byte, line.number, out);
+        }
+        // No string of JSON goes on behind a line: whatever was meant, the next element is not a part of it.
+        if std::mem::take(&mut self.in_string) {
+            self.depth = 0;
+            self.end(out);
+        } else if !self.element.is_empty() {
+            self.hold(b'\n');
         }
     }
-    Ok(())
+
+    fn read(&mut self, byte: u8, line: u64, out: &mut Vec<Row>) {
+        let is_between = self.depth == 0 && !self.in_string;
+        match byte {
+            b',' if is_between => return self.end(out),
+            b']' if is_between => {
+                self.end(out);
+                self.is_over = true;
+                return;
+            }
+            _ if self.is_empty() && byte.is_ascii_whitespace() => return,
+            _ if self.is_empty() && self.is_over => {
+                // Once for all that is there.
+                out.push(Row { line, document: Err(Unreadable::BehindTheEnd) });
+                self.is_too_long = true;
+                return;
+            }
+            _ if self.is_over => return,
+            _ => {}
+        }
+        if self.is_empty() {
+            self.line = line;
+        }
+        if self.in_string {
+            self.in_string = self.is_escaped || byte != b'"';
+            self.is_escaped = byte == b'\\' && !self.is_escaped;
+        } else {
+            match byte {
+                b'"' => self.in_string = true,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.hold(byte);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.element.is_empty() && !self.is_too_long
+    }
+
+    fn hold(&mut self, byte: u8) {
+        if self.is_too_long || self.element.len() >= MAX_ROW_BYTES {
+            self.is_too_long = true;
+            self.element = Vec::new();
+        } else {
+            self.element.push(byte);
+        }
+    }
+
+    /// Ends the element, if there is one.
+    fn end(&mut self, out: &mut Vec<Row>) {
+        let element = std::mem::take(&mut self.element);
+        let document = match std::mem::take(&mut self.is_too_long) {
+            true if self.is_over => return self.is_too_long = true,
+            true => Err(Unusable::TooLong(MAX_ROW_BYTES).into()),
+            false if element.trim_ascii().is_empty() => return,
+            false => json(&element),
+        };
+        out.push(Row { line: self.line, document });
+    }
+
+    fn finish(&mut self, out: &mut Vec<Row>) {
+        self.end(out);
+    }
+}
+
+impl Table {
+    fn take(&mut self, line: Line, out: &mut Vec<Row>) -> Result<(), Problems> {
+        let Some(reader) = &mut self.reader else { return self.read_header(&line) };
+        let mut records = Vec::new();
+        reader.push(line, &mut records);
+        out.extend(records.into_iter().map(|record| row(record, &self.columns)));
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut Vec<Row>) -> Result<(), Problems> {
+        let Some(reader) = self.reader.take() else { return Err(header_problem(0, "there is none")) };
+        let (separator, mut records) = (reader.separator(), Vec::new());
+        reader.finish(&mut records);
+        out.extend(records.into_iter().map(|record| row(record, &self.columns)));
+        self.reader = Some(csv::Reader::new(MAX_ROW_BYTES, separator));
+        Ok(())
+    }
+
+    /// Reads the first line with something on it. Unless it was said what separates cells, it is that which finds the most
+    /// columns.
+    fn read_header(&mut self, line: &Line) -> Result<(), Problems> {
+        let text = line.text.as_deref().map_err(|why| header_problem(0, &why.to_string()))?;
+        let trimmed = text.trim_ascii();
+        // What Windows PowerShell puts before a header.
+        if trimmed.is_empty() || trimmed.starts_with(b"#TYPE ") {
+            return Ok(());
+        }
+        // What tells a spreadsheet the separator.
+        if let Some(separator) = trimmed.strip_prefix(b"sep=").or_else(|| trimmed.strip_prefix(b"\"sep=")) {
+            let separator = separator.strip_suffix(b"\"").unwrap_or(separator);
+            let separator = if separator.is_empty() { "\t" } else { str::from_utf8(separator).unwrap_or_default() };
+            let unknown = || header_problem(0, "expected sep=, with a comma, a semicolon or a tab");
+            let said = Separator::from_name(separator).ok_or_else(unknown)?;
+            self.separator.get_or_insert(said);
+            return Ok(());
+        }
+        let known = |separator: &Separator| {
+            let names = csv::cells(text, *separator).unwrap_or_default();
+            names.iter().filter(|name| column(name).is_some()).count()
+        };
+        // Of those that find as many, the first one.
+        let guessed = || Separator::ALL.into_iter().rev().max_by_key(known).unwrap_or(Separator::Comma);
+        let separator = self.separator.unwrap_or_else(guessed);
+        self.columns = columns(csv::cells(text, separator).map_err(|why| header_problem(0, &why.to_string()))?)?;
+        self.reader = Some(csv::Reader::new(MAX_ROW_BYTES, separator));
+        Ok(())
+    }
+}
+
+fn row(record: csv::Record, columns: &[Column]) -> Row {
+    let document = record.cells.map_err(Unreadable::from).and_then(|cells| document(columns, &cells));
+    Row { line: record.line, document }
+}
+
+/// The column of that name, in any case and with spaces around it.
+fn column(name: &str) -> Option<Column> {
+    COLUMNS.into_iter().find(|column| column.name.eq_ignore_ascii_case(name.trim()))
 }
 
 /// The columns. One that is not known is told by its number: where the header is missing, it is a key.
-fn read_header(record: csv::Record) -> Result<Vec<Column>, Problems> {
-    let names = record.cells.map_err(|why| header_problem(0, &why.to_string()))?;
+fn columns(names: Vec<String>) -> Result<Vec<Column>, Problems> {
     let mut columns: Vec<Column> = Vec::with_capacity(names.len());
     let mut problems = Vec::new();
     for (n, name) in names.iter().enumerate() {
-        let name = name.strip_prefix(BYTE_ORDER_MARK).unwrap_or(name);
-        match COLUMNS.iter().find(|column| column.name == name) {
+        match column(name) {
             None => {
                 let known: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
                 problems.extend(header_problem(n + 1, &format!("is not known; known are {}", known.join(", "))).0);
             }
-            Some(column) if columns.contains(column) => problems.extend(header_problem(n + 1, "is there already").0),
-            Some(column) => columns.push(*column),
+            Some(column) if columns.contains(&column) => problems.extend(header_problem(n + 1, "is there already").0),
+            Some(column) => columns.push(column),
         }
     }
     if problems.is_empty() { Ok(columns) } else { Err(Problems(problems)) }
@@ -209,51 +432,6 @@ fn document(columns: &[Column], cells: &[String]) -> Result<Value, Unreadable> {
     Ok(Value::Object(fields))
 }
 
-/// Lines, found in pieces of any size.
-#[derive(Debug, Default)]
-struct Lines {
-    /// How many have ended.
-    ended: u64,
-    /// What has come of the current one, unless it is too long.
-    current: Vec<u8>,
-    too_long: bool,
-}
-
-impl Lines {
-    fn push(&mut self, bytes: &[u8], out: &mut Vec<Row>) {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
-            if self.too_long || self.current.len() + text.len() > MAX_ROW_BYTES {
-                self.too_long = true;
-                self.current.clear();
-            } else {
-                self.current.extend_from_slice(text);
-            }
-            if piece.len() != text.len() {
-                self.end(out);
-            }
-        }
-    }
-
-    fn end(&mut self, out: &mut Vec<Row>) {
-        self.ended += 1;
-        let line = self.ended;
-        if std::mem::take(&mut self.too_long) {
-            out.push(Row { line, document: Err(Malformed::TooLong(MAX_ROW_BYTES).into()) });
-            return;
-        }
-        let mut text = self.current.as_slice();
-        if line == 1 {
-            text = text.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(text);
-        }
-        if !text.trim_ascii().is_empty() {
-            let document = serde_json::from_slice(text).map_err(|error| Unreadable::NotJson { column: error.column() });
-            out.push(Row { line, document });
-        }
-        self.current.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +447,7 @@ mod tests {
         let mut out = Vec::new();
         for size in [1, 7, 1 << 20] {
             out.clear();
-            let mut rows = Rows::new(format);
+            let mut rows = Rows::new(format, None);
             for piece in text.as_bytes().chunks(size) {
                 rows.push(piece, &mut out)?;
             }
@@ -329,6 +507,110 @@ mod tests {
         assert!(!problems.contains("kw_live_secret"), "{problems}");
         assert!(read(Format::Csv, "").is_err());
         assert!(read(Format::Csv, "\"").is_err());
+    }
+
+    #[test]
+    fn a_header_of_any_shape_is_read() {
+        let rows = vec![(3, Ok(json!({"name": "a,b", "owner": "acme"})))];
+        for (text, line) in [
+            ("\u{feff}\"name\",\"owner\"\r\n\"a,b\",\"acme\"\r\n", 2),
+            ("#TYPE System.Object\r\n\"Name\",\"Owner\"\r\n\"a,b\",\"acme\"\r\n", 3),
+            ("name;owner\na,b;acme\n", 2),
+            ("name\towner\ra,b\tacme\r", 2),
+            ("sep=;\nNAME ; owner\na,b;acme\n", 3),
+            ("sep=\t\r\nname\towner\r\na,b\tacme", 3),
+        ] {
+            let expected: Vec<_> = rows.iter().map(|(_, row)| (line, row.clone())).collect();
+            assert_eq!(read(Format::Csv, text).unwrap(), expected, "{text:?}");
+        }
+        assert!(read(Format::Csv, "sep=|\nname|owner\n").unwrap_err().to_string().contains("sep="));
+    }
+
+    #[test]
+    fn a_separator_that_was_said_is_not_guessed() {
+        let mut rows = Rows::new(Format::Csv, Some(Separator::Semicolon));
+        assert!(rows.push(b"name,owner\na,b\n", &mut Vec::new()).is_err());
+        let (mut rows, mut out) = (Rows::new(Format::Csv, Some(Separator::Semicolon)), Vec::new());
+        rows.push(b"name\na,b\n", &mut out).unwrap();
+        assert_eq!(
+            (out[0].document.clone(), rows.separator()),
+            (Ok(json!({"name": "a,b"})), Some(Separator::Semicolon))
+        );
+    }
+
+    #[test]
+    fn an_array_is_read_as_its_elements_and_one_that_is_wrong_costs_no_other() {
+        let not_json = |column| Err(format!("is not JSON, at column {column}"));
+        for text in ["[]", " [\n]\n", "[\n\n"] {
+            assert_eq!(read(Format::JsonLines, text).unwrap(), [], "{text:?}");
+        }
+        let text = "[{\"name\": \"a]}\\\",{\"},\n  {\n    \"name\": \"b\",\n    \"scopes\": [\"x\"]\n  }, x\n, {}]\n";
+        assert_eq!(
+            read(Format::JsonLines, text).unwrap(),
+            [
+                (1, Ok(json!({"name": "a]}\",{"}))),
+                (2, Ok(json!({"name": "b", "scopes": ["x"]}))),
+                (5, not_json(1)),
+                (6, Ok(json!({})))
+            ]
+        );
+        let unclosed = "[\n{\"name\": \"a},\n{\"name\": \"b\"}\n] {}\n";
+        let rows = read(Format::JsonLines, unclosed).unwrap();
+        assert_eq!((rows[0].0, rows[0].1.is_err()), (2, true));
+        assert_eq!(rows[1], (3, Ok(json!({"name": "b"}))));
+        assert_eq!(rows[2], (4, Err("stands behind the end of the JSON array".to_owned())));
+        let long = format!("[\"{}\",\n{{}}]", "x".repeat(MAX_ROW_BYTES - 10));
+        assert_eq!(read(Format::JsonLines, &long).unwrap()[1], (2, Ok(json!({}))));
+        let pieces = format!("[[\n{}],{{}}]", "1,\n".repeat(MAX_ROW_BYTES));
+        let rows = read(Format::JsonLines, &pieces).unwrap();
+        assert_eq!(rows[0], (1, Err("is longer than 65536 bytes".to_owned())));
+        assert_eq!(rows[1].1, Ok(json!({})));
+    }
+
+    #[test]
+    fn text_in_another_encoding_is_decoded_or_told_by_its_line() {
+        let utf16: Vec<u8> = "\u{feff}name\r\né\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let (mut rows, mut out) = (Rows::new(Format::Csv, None), Vec::new());
+        rows.push(&utf16, &mut out).unwrap();
+        rows.finish(&mut out).unwrap();
+        assert_eq!((out[0].document.clone(), rows.encoding()), (Ok(json!({"name": "é"})), Encoding::Utf16Le));
+        for (format, text) in [
+            (Format::Csv, &b"name\na\n\xe9\nb\n"[..]),
+            (Format::JsonLines, b"\n{\"name\":\"a\"}\n{\"name\":\"\xe9\"}\n{\"name\":\"b\"}"),
+        ] {
+            let (mut rows, mut out) = (Rows::new(format, None), Vec::new());
+            rows.push(text, &mut out).unwrap();
+            rows.finish(&mut out).unwrap();
+            let read: Vec<_> =
+                out.into_iter().map(|row| (row.line, row.document.map_err(|why| why.to_string()))).collect();
+            let refused = (3, Err(NOT_UTF_8.to_owned()));
+            assert_eq!(read, [(2, Ok(json!({"name": "a"}))), refused, (4, Ok(json!({"name": "b"})))]);
+        }
+    }
+
+    #[test]
+    fn a_format_is_known_by_the_name_in_any_case_or_by_the_first_character() {
+        for (extension, format) in [
+            ("CSV", Some(Format::Csv)),
+            ("Tsv", Some(Format::Csv)),
+            ("JSONL", Some(Format::JsonLines)),
+            ("ndjson", Some(Format::JsonLines)),
+            ("json", Some(Format::JsonLines)),
+            ("txt", None),
+            ("", None),
+        ] {
+            assert_eq!(Format::from_extension(extension), format, "{extension}");
+        }
+        for (bytes, format) in [
+            (&b"\xef\xbb\xbf {}"[..], Format::JsonLines),
+            (b"\xff\xfe[\0", Format::JsonLines),
+            (b"\0{\0}", Format::JsonLines),
+            (b"\xff\xfen\0", Format::Csv),
+            (b"name;owner", Format::Csv),
+            (b"", Format::Csv),
+        ] {
+            assert_eq!(Format::of_beginning(bytes), format, "{bytes:?}");
+        }
     }
 
     #[test]

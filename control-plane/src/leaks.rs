@@ -2,13 +2,16 @@
 //! can be made of it.
 
 use crate::github::GithubKeys;
-use crate::model::OnLeak;
+use crate::model::{MAX_KEY_BYTES, OnLeak};
 use crate::store::{FoundSecret, Leak, Store};
+use crate::text::is_invisible;
 use crate::verifier::{Busy, Verifier};
 use crate::verify::{Undecided, addresses};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::secret::Secret as Plaintext;
+use keyward_contract::secret_recognizer::SecretRecognizer;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// What is done about leaks, and how they are found.
 #[derive(Debug, Default)]
@@ -64,10 +67,85 @@ impl Leaks {
     }
 }
 
+/// What could be keys in a line of text, of whatever format: the line itself, what has a known format, and the parts between
+/// quotes, spaces and other punctuation, each once. Which of them is one only the server can say.
+pub fn candidates(line: &str) -> Vec<&str> {
+    let ends = |c: char| c.is_whitespace() || is_invisible(c);
+    let line = line.trim_matches(ends);
+    // No key has a space. A line that is one word may be a key of any length, and of any characters.
+    let whole = std::iter::once(line).filter(|line| !line.contains(ends));
+    let known = BUILT_IN.find_all(line);
+    // The punctuation that stands around keys first, then what may also be in one.
+    let parts = [AROUND_KEYS, IN_FEW_KEYS].into_iter().flat_map(|separators| {
+        let separates = move |c: char| c.is_whitespace() || !c.is_ascii() || separators.contains(c);
+        line.split(separates).map(|part| part.trim_end_matches('.')).filter(|part| part.len() >= MIN_LENGTH)
+    });
+    let mut found: Vec<&str> = Vec::new();
+    for part in whole.chain(known).chain(parts) {
+        if !part.is_empty() && part.len() <= MAX_KEY_BYTES && found.len() < MAX_CANDIDATES && !found.contains(&part) {
+            found.push(part);
+        }
+    }
+    found
+}
+
+/// What stands between keys and the text around them.
+const AROUND_KEYS: &str = "\"'`,;<>()[]{}|\\=:&?#@";
+/// The same, and what can be in a URL or a path.
+const IN_FEW_KEYS: &str = "\"'`,;<>()[]{}|\\=:&?#@/%+~!$*^";
+/// The shortest key that is looked for inside other text, as other words are not to be taken for keys.
+const MIN_LENGTH: usize = 16;
+/// The most of a line that are asked about.
+const MAX_CANDIDATES: usize = 64;
+
+/// The formats that come with Keyward.
+static BUILT_IN: LazyLock<SecretRecognizer> = LazyLock::new(SecretRecognizer::built_in);
+
 async fn is_it(verifier: &Verifier, found: &FoundSecret, is_selector: bool, key: &Plaintext) -> Result<bool, Busy> {
     match (&found.hash, is_selector) {
         (None, false) => Ok(true),
         (Some(hash), true) => verifier.check(key.expose().as_bytes(), hash).await,
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_whatever_stands_around_it() {
+        let dialect = Dialect::built_in("keyward").unwrap().unwrap();
+        let known = dialect.formats[0].issue(crate::random::fill).unwrap();
+        // One of a format that is not known here.
+        for key in [known.expose(), "9f86d081884c7d659a2feaa0c55ad015"] {
+            for line in [
+                key.to_owned(),
+                format!("  {key}\t\r\n"),
+                format!("\u{feff}{key}"),
+                format!("\"{key}\","),
+                format!("'{key}';"),
+                format!("export API_KEY={key}"),
+                format!("API_KEY=\"{key}\" # until tomorrow"),
+                format!("{{\"key\": \"{key}\", \"name\": \"a\"}},"),
+                format!("a,b,{key},c"),
+                format!("curl -H 'authorization: Bearer {key}' https://example.com"),
+                format!("https://example.com/a/{key}?b"),
+                format!("https://example.com/?key={key}&b=c"),
+                format!("the key is {key}."),
+                format!("«{key}»"),
+                format!("`{key}`"),
+            ] {
+                assert!(candidates(&line).contains(&key), "{line:?}: {:?}", candidates(&line));
+            }
+        }
+        assert!(candidates(&format!("xx{}yy", known.expose())).contains(&known.expose()));
+    }
+
+    #[test]
+    fn words_are_no_keys_unless_they_stand_alone() {
+        assert_eq!(candidates("short"), ["short"]);
+        assert_eq!(candidates("a comment with short words"), [""; 0]);
+        assert_eq!(candidates(&"x".repeat(9000)), [""; 0]);
     }
 }

@@ -30,6 +30,7 @@ pub mod random;
 pub mod relay;
 pub mod serve;
 pub mod store;
+pub mod text;
 pub mod tokens;
 pub mod verifier;
 pub mod verify;

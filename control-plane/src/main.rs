@@ -21,11 +21,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nowhere is left to tell that this cannot be told.
-            let _ = writeln!(std::io::stderr(), "keyward: {error}");
-            match error.downcast_ref() {
-                Some(CliError::Usage(_) | CliError::TypedSecret(_)) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
+            let message = cli::printable_message(&error.to_string());
+            let _ = writeln!(std::io::stderr(), "keyward: {message}");
+            error.downcast_ref().map_or(ExitCode::FAILURE, |error: &CliError| ExitCode::from(error.exit_code()))
         }
     }
 }

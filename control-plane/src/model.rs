@@ -13,10 +13,10 @@ mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
-pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, series_of};
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
 pub use inheritance::{beyond, read_inheriting};
 pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
-pub use leak::{LeakAction, LeakReport, MAX_REPORTED_KEYS, OnLeak};
+pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use request::{

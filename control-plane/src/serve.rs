@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::Problems;
 use keyward_contract::secret::Secret;
+use keyward_contract::secret_recognizer::SecretRecognizer;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -229,6 +230,7 @@ impl Server {
         let services = Services {
             store: store.clone(),
             feed,
+            secrets: Arc::new(SecretRecognizer::built_in().with(&config.dialect)),
             dialect: Arc::new(config.dialect),
             tokens,
             pepper,

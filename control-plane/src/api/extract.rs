@@ -1,5 +1,6 @@
 //! The parts of a request as the handlers want them, with refusals that are problem documents.
 
+use super::App;
 use super::allowance::Share;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
@@ -29,8 +30,12 @@ pub(super) struct Id(pub(super) String);
 /// The two ids in the path.
 pub(super) struct TwoIds(pub(super) String, pub(super) String);
 
-/// The JSON document in the body; an empty body counts as an empty object.
+/// The JSON document in the body; an empty body counts as an empty object. One with a secret anywhere in it is refused, so
+/// that no field has to look for itself.
 pub(super) struct Document(pub(super) serde_json::Value);
+
+/// The document of a leak report, whose `keys` are secrets.
+pub(super) struct LeakDocument(pub(super) serde_json::Value);
 
 /// The body as it came.
 pub(super) struct Body(pub(super) Bytes);
@@ -85,21 +90,36 @@ where
     Path::from_request_parts(parts, state).await.map_err(|_| nowhere)
 }
 
-impl<S: Send + Sync> FromRequest<S> for Document {
+impl FromRequest<App> for Document {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let is_patch = request.method() == Method::PATCH;
-        let media_type = request.headers().get(CONTENT_TYPE).cloned();
-        let Body(body) = Body::from_request(request, state).await?;
-        let is_read = media_type.as_ref().is_none_or(|given| is_json(given) || is_patch && is_merge_patch(given));
-        if !is_read && !body.is_empty() {
-            let expected =
-                if is_patch { "application/merge-patch+json or application/json" } else { "application/json" };
-            return Err(unsupported(expected, media_type.as_ref()));
-        }
-        crate::model::document(&body).map(Self).map_err(ApiError::NotJson)
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        document(request, app, &[]).await.map(Self)
     }
+}
+
+impl FromRequest<App> for LeakDocument {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        document(request, app, &["keys"]).await.map(Self)
+    }
+}
+
+/// The document of the request, if there is no secret in it but in the fields that are named.
+async fn document(request: Request, app: &App, secret_fields: &[&str]) -> Result<serde_json::Value, ApiError> {
+    let is_patch = request.method() == Method::PATCH;
+    let media_type = request.headers().get(CONTENT_TYPE).cloned();
+    let Body(body) = Body::from_request(request, app).await?;
+    let is_read = media_type.as_ref().is_none_or(|given| is_json(given) || is_patch && is_merge_patch(given));
+    if !is_read && !body.is_empty() {
+        let expected = if is_patch { "application/merge-patch+json or application/json" } else { "application/json" };
+        return Err(unsupported(expected, media_type.as_ref()));
+    }
+    let document = crate::model::document(&body).map_err(ApiError::NotJson)?;
+    let secrets = app.secrets.problems(&document, secret_fields);
+    // Nothing else is said of it then, as that could repeat one.
+    if secrets.is_empty() { Ok(document) } else { Err(ApiError::Invalid(Problems(secrets))) }
 }
 
 /// Whether the media type is that of JSON (RFC 8259, section 11), with or without parameters. One that is not told can

@@ -30,15 +30,18 @@ pub(super) struct Repeatable {
 const MIN_LENGTH: usize = 16;
 const MAX_LENGTH: usize = 255;
 
-impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+impl FromRequestParts<App> for IdempotencyKey {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let mut fields = parts.headers.get_all("idempotency-key").iter();
         match (fields.next(), fields.next()) {
             (None, _) => Ok(Self(None)),
             (Some(field), None) => {
                 let key = read(field.as_bytes()).ok_or(ApiError::BadIdempotencyKey)?;
+                if app.secrets.is_in(key.as_bytes()) {
+                    return Err(ApiError::SecretInHeader("Idempotency-Key"));
+                }
                 Ok(Self(Some(Secret::new(key))))
             }
             _ => Err(ApiError::BadIdempotencyKey),

@@ -8,10 +8,12 @@ use super::extract::{Parameters, unsupported};
 use super::openapi::{Refused, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
+use crate::csv::Separator;
 use crate::import::{Format, Row, Rows};
-use crate::model::{IdSeries, ImportedKey};
+use crate::model::{IdSeries, ImportedKey, SECRET_FIELDS, without_names};
 use crate::random;
 use crate::store::{self, Authorization, Batch, Imported};
+use crate::text::Encoding;
 use axum::Extension;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::State;
@@ -56,6 +58,14 @@ struct Report {
     errors: Vec<RowError>,
     /// How many more there are.
     more_errors: u64,
+    /// The encoding, if it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    /// What stands between cells; absent for JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    separator: Option<&'static str>,
 }
 
 /// A mistake in a row.
@@ -67,6 +77,11 @@ struct RowError {
     message: String,
 }
 
+schema!(
+    SeparatorName,
+    "What stands between cells",
+    json!({"type": "string", "enum": Separator::ALL.map(Separator::name)})
+);
 schema!(OnConflict, "What becomes of a key that is there", json!({"type": "string", "enum": ["fail", "skip"]}));
 
 /// An import under way.
@@ -119,14 +134,14 @@ struct Filling {
 
 /// Takes in keys that another system made
 ///
-/// A row for each key, as JSON Lines or CSV of any length; `docs/operations.md` says what may be in it. Rows with mistakes are
+/// A row for each key, as JSON Lines, a JSON array or CSV of any length; `docs/operations.md` says what may be in it. Rows with mistakes are
 /// told of and left out, the others are taken in.
 #[utoipa::path(
     post,
     path = "/v1/keys/import",
     operation_id = "importKeys",
     tag = "keys",
-    params(("dry_run" = Option<bool>, Query, description = "Whether nothing is to be changed, and mistakes are only to be told"), ("on_conflict" = inline(Option<OnConflict>), Query, description = "What becomes of a row whose id or secret is there: it is a mistake, or is left out")),
+    params(("dry_run" = Option<bool>, Query, description = "Whether nothing is to be changed, and mistakes are only to be told"), ("on_conflict" = inline(Option<OnConflict>), Query, description = "What becomes of a row whose id or secret is there: it is a mistake, or is left out"), ("separator" = inline(Option<SeparatorName>), Query, description = "What stands between the cells of CSV; absent: guessed from the header")),
     request_body(content((String = "application/x-ndjson"), (String = "text/csv"))),
     responses((status = OK, description = "What became of the rows", body = Report), Refused<400>, Refused<408>, Refused<415>, Refused<422>)
 )]
@@ -143,6 +158,7 @@ pub(super) async fn import(
         "skip" => Some(true),
         _ => None,
     });
+    let separator = parameters.take("separator", "comma, semicolon or tab", Separator::from_name);
     parameters.finish()?;
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let format = media_type.and_then(Format::from_media_type);
@@ -161,7 +177,7 @@ pub(super) async fn import(
         being_written: Filling::default(),
         report: Report { dry_run: dry_run.unwrap_or(false), ..Report::default() },
     };
-    let report = import.run(Rows::new(format), incoming).await?;
+    let report = import.run(Rows::new(format, separator), incoming).await?;
     answer::json(StatusCode::OK, &report)
 }
 
@@ -190,6 +206,8 @@ impl Import {
         self.take_all(&mut read).await?;
         self.write().await?;
         self.written().await?;
+        self.report.separator = rows.separator().map(Separator::name);
+        self.report.encoding = Some(rows.encoding()).filter(|encoding| *encoding != Encoding::Utf8).map(Encoding::name);
         let Report { imported, skipped, failed, dry_run, .. } = self.report;
         tracing::info!(import = self.id, imported, skipped, failed, dry_run, "keys imported");
         Ok(self.report)
@@ -224,6 +242,9 @@ impl Import {
         self.filling.rows += 1;
         match row.document {
             Err(why) => self.filling.fail(line, [(why.field().to_owned(), why.to_string())], MAX_ERRORS),
+            Ok(document) if !no_secrets(&self.app, &document).is_empty() => {
+                self.filling.fail(line, no_secrets(&self.app, &document), MAX_ERRORS);
+            }
             Ok(document) => match ImportedKey::read(document, &self.app.dialect, self.now, self.ids.next()?) {
                 Ok(key) => self.filling.keys.push((line, key)),
                 Err(Problems(problems)) => {
@@ -309,6 +330,12 @@ impl Incoming {
             () = sleep_until(late) => Err(Interruption::TooSlow),
         }
     }
+}
+
+/// What is wrong with a row that has a secret where none belongs, which goes no further.
+fn no_secrets(app: &App, row: &serde_json::Value) -> Vec<(String, String)> {
+    let Problems(problems) = without_names(Problems(app.secrets.problems(row, &SECRET_FIELDS)));
+    problems.into_iter().map(|problem| (problem.path, problem.message)).collect()
 }
 
 impl Filling {

@@ -2,7 +2,7 @@
 
 use super::App;
 use super::answer::json;
-use super::extract::{Body, Document};
+use super::extract::{Body, LeakDocument};
 use super::openapi::Refused;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
@@ -80,7 +80,7 @@ struct Feedback {
 pub(super) async fn report(
     State(app): State<App>,
     Extension(by): Extension<Authorization>,
-    Document(document): Document,
+    LeakDocument(document): LeakDocument,
 ) -> Result<Response, ApiError> {
     let report = LeakReport::read(&document).map_err(ApiError::Invalid)?;
     let leaks = app.leaks.identify(&app.store, &app.verifier, &app.dialect, &report.keys).await?;
@@ -176,8 +176,8 @@ async fn take_care(
         return Ok(Vec::new());
     }
     let details = Map::from_iter([
-        ("source".to_owned(), Value::from(report.noted_source())),
-        ("url".to_owned(), Value::from(report.noted_url())),
+        ("source".to_owned(), Value::from(report.noted_source(&app.secrets))),
+        ("url".to_owned(), Value::from(report.noted_url(&app.secrets))),
     ]);
     let outcomes = app.store.report_leaks(by, leaks, app.leaks.on_leak, details, now).await?;
     for LeakOutcome { key_id, action } in outcomes.iter().flatten() {

@@ -328,7 +328,8 @@ fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: b
     let has_document = has_document && !is_called_by(Caller::Edge);
     let has_caller = Caller::ALL.into_iter().any(is_called_by);
     let reasons = [
-        (400, has_document || has(operation, ParameterIn::Query, "") || has_idempotency_key(operation)),
+        // A secret in the path, too.
+        (400, has_document || has_parameter(operation) || has_idempotency_key(operation)),
         (401, has_caller),
         // A token that may only read.
         (403, is_called_by(Caller::Operator) && !is_safe),
@@ -411,6 +412,11 @@ fn has(operation: &Operation, location: ParameterIn, name: &str) -> bool {
         matches!(parameter, RefOr::T(parameter)
             if parameter.parameter_in == location && (name.is_empty() || parameter.name == name))
     })
+}
+
+/// Whether something of the path or the query can be wrong.
+fn has_parameter(operation: &Operation) -> bool {
+    has(operation, ParameterIn::Path, "") || has(operation, ParameterIn::Query, "")
 }
 
 fn has_idempotency_key(operation: &Operation) -> bool {

@@ -14,6 +14,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_contract::document::Problems;
+use keyward_contract::secret_recognizer::LOOKS_LIKE_A_SECRET;
 use keyward_contract::usage::UnreadableUsage;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -54,6 +55,10 @@ pub(super) enum ApiError {
     UpstreamAway,
     #[error("there is nothing at {path}")]
     NoSuchPath { path: String },
+    #[error("the path {LOOKS_LIKE_A_SECRET}; paths stand in the logs of whatever is in between")]
+    SecretInPath,
+    #[error("{0} {LOOKS_LIKE_A_SECRET}")]
+    SecretInHeader(&'static str),
     #[error("{method} is not known here")]
     MethodNotAllowed { method: Method },
     #[error("there is no {0} of that id")]
@@ -248,6 +253,8 @@ impl ApiError {
             Self::NotARelaysWork => (StatusCode::NOT_FOUND, "not_a_relays_work", "Not served by a relay"),
             Self::UpstreamAway => (StatusCode::SERVICE_UNAVAILABLE, "upstream_away", "Control plane away"),
             Self::NoSuchPath { .. } | Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::SecretInPath => (StatusCode::BAD_REQUEST, "secret_in_path", "Secret in the path"),
+            Self::SecretInHeader(_) => (StatusCode::BAD_REQUEST, "secret_in_header", "Secret in a header field"),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
             }

@@ -32,6 +32,9 @@ use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
+/// Where users ask.
+pub(super) const OWN_KEYS_PATH: &str = "/api-keys";
+
 /// After how many seconds to come back when nothing could be decided.
 const UNAVAILABLE_RETRY_S: u64 = 1;
 

@@ -34,7 +34,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  refused, or failed: the control plane refused or could not be reached, or `serve` or `relay` could not start
-  2  wrong usage: nothing was asked of the control plane";
+  2  wrong usage: nothing was asked of the control plane
+  3  some rows of an import failed, or some lines of a leak report held no key of this server; the others were taken
+  4  a local file could not be read: missing, no permission, a directory, empty";
 
 /// What there is to do.
 #[derive(Debug, Subcommand)]

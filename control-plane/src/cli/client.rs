@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn a_control_character_of_a_refusal_does_not_reach_the_terminal() {
         let document = json!({"detail": "a\u{1b}[2J", "errors": [{"field": "\r", "message": "\u{7}"}]});
-        assert_eq!(Refusal::read(&document).unwrap().to_string(), "a\u{fffd}[2J\n  \u{fffd}: \u{fffd}");
+        assert_eq!(Refusal::read(&document).unwrap().to_string(), "a\\u{1b}[2J\n  \\u{d}: \\u{7}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What a person reads of the server's answers. Control characters never reach the terminal.
+//! What a person reads of the server's answers. Control and invisible characters never reach the terminal.
 
+use crate::text::visible;
 use serde_json::{Map, Value};
 
 /// The document on one line, for programs.
@@ -21,9 +22,9 @@ pub(super) fn text(document: &Value, field: &str) -> String {
     printable(&text)
 }
 
-/// The text without what could rewrite a terminal.
+/// The text with what could rewrite a terminal, or hide in it, as escapes.
 pub(super) fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    visible(text)
 }
 
 /// Keys as a table.
@@ -193,7 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn a_control_character_does_not_reach_the_terminal() {
-        assert_eq!(text(&json!({"name": "a\u{1b}[2J"}), "name"), "a\u{fffd}[2J");
+    fn control_and_invisible_characters_are_escaped_for_terminals_and_not_in_json() {
+        let document = json!({"name": "a\u{1b}[2J\u{202e}b\u{200b}"});
+        assert_eq!(text(&document, "name"), "a\\u{1b}[2J\\u{202e}b\\u{200b}");
+        assert_eq!(serde_json::from_str::<Value>(&line(&document)).unwrap(), document);
+        assert!(line(&document).contains('\u{202e}'));
     }
 }

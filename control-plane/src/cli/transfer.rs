@@ -2,14 +2,16 @@
 
 use super::arguments::ControlPlane;
 use super::client::{Client, DownloadError};
+use super::file::Input;
 use super::output::{self, printable};
 use super::{CliError, print};
+use crate::csv::Separator;
 use crate::import::Format;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 /// What to take in, and how.
@@ -21,9 +23,13 @@ use std::path::PathBuf;
 pub struct ImportArguments {
     /// The file, or - for the standard input
     file: PathBuf,
-    /// How it is written [default: csv for a file whose name ends in .csv, else jsonl]
+    /// How it is written [default: by the end of the file's name, such as .csv, .tsv, .jsonl or .json, else by its first
+    /// character]
     #[arg(long, value_name = "jsonl|csv", value_parser = format)]
     format: Option<Format>,
+    /// What stands between the cells of CSV [default: what the header has]
+    #[arg(long, value_name = "comma|semicolon|tab", value_parser = separator)]
+    separator: Option<Separator>,
     /// Only tell what would become of it
     #[arg(long)]
     dry_run: bool,
@@ -47,33 +53,37 @@ fn format(name: &str) -> Result<Format, &'static str> {
     Format::from_name(name).ok_or("expected jsonl or csv")
 }
 
+fn separator(name: &str) -> Result<Separator, &'static str> {
+    Separator::from_name(name).ok_or("expected comma, semicolon or tab")
+}
+
 pub(super) fn import(client: &Client, server: &ControlPlane, arguments: &ImportArguments) -> Result<(), CliError> {
     let path = &arguments.file;
-    let from_stdin = path.as_os_str() == "-";
-    let unreadable = |source| CliError::File { path: path.clone(), source };
-    let (reader, length): (Box<dyn Read>, _) = if from_stdin {
-        (Box::new(io::stdin()), None)
-    } else {
-        let file = File::open(path).map_err(unreadable)?;
-        let length = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
-        (Box::new(file), length)
-    };
-    let by_name = || if path.extension().is_some_and(|end| end == "csv") { Format::Csv } else { Format::JsonLines };
-    let format = arguments.format.unwrap_or_else(by_name);
+    let input = Input::open(path)?;
+    let by_name = || path.extension().and_then(OsStr::to_str).and_then(Format::from_extension);
+    let format = arguments.format.or_else(by_name).unwrap_or_else(|| Format::of_beginning(input.beginning()));
     // A server that refuses the token answers before it reads, and that answer is lost to one who is still sending.
     client.get("/v1/keys?limit=1")?;
-    let address = format!("/v1/keys/import?dry_run={}&on_conflict={}", arguments.dry_run, arguments.on_conflict);
-    let progress = progress(length);
+    let mut address = format!("/v1/keys/import?dry_run={}&on_conflict={}", arguments.dry_run, arguments.on_conflict);
+    if let Some(separator) = arguments.separator {
+        address += &format!("&separator={}", separator.name());
+    }
+    let progress = progress(input.length());
+    let (reader, failure) = input.into_reader();
     let report = Client::patient(server)?.upload(&address, format.media_type(), progress.wrap_read(reader));
     progress.finish_and_clear();
+    // What has gone wrong here is not told as if the server had not answered.
+    if let Some(error) = failure.error(path) {
+        return Err(error);
+    }
     let report = report?;
-    let name = if from_stdin { "-".into() } else { path.to_string_lossy() };
+    let name = if path.as_os_str() == "-" { "-".into() } else { path.to_string_lossy() };
     // Who does not read the standard error can still see from the exit code and the counts that there was something.
-    let _ = io::stderr().write_all(mistakes(&name, &report).as_bytes());
+    let _ = io::stderr().write_all((read_as(&name, &report) + &mistakes(&name, &report)).as_bytes());
     print(&if arguments.json { output::line(&report) } else { summary(&report) })?;
     match report.get("failed").and_then(Value::as_u64) {
         Some(0) => Ok(()),
-        _ => Err(CliError::Refused("not every row was taken in".to_owned())),
+        _ => Err(CliError::Partial("not every row was taken in".to_owned())),
     }
 }
 
@@ -97,6 +107,16 @@ fn progress(length: Option<u64>) -> ProgressBar {
         None => (ProgressBar::no_length(), "{spinner} {bytes} in {elapsed}"),
     };
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// How the file was read, where that was not said and could be otherwise.
+fn read_as(file: &str, report: &Value) -> String {
+    let (encoding, separator) = (output::text(report, "encoding"), output::text(report, "separator"));
+    let encoding = if encoding.is_empty() { None } else { Some(format!("decoded from {encoding}")) };
+    let separator =
+        if matches!(separator.as_str(), "" | "comma") { None } else { Some(format!("separator: {separator}")) };
+    let read: Vec<_> = encoding.into_iter().chain(separator).collect();
+    if read.is_empty() { String::new() } else { format!("{}: {}\n", printable(file), read.join(", ")) }
 }
 
 /// A line for each mistake, as compilers tell of theirs.
@@ -133,8 +153,15 @@ mod tests {
         ], "more_errors": 7});
         assert_eq!(
             mistakes("a.csv", &report),
-            "a.csv:3: sha256: expected\u{fffd}[2J\na.csv:4: m\na.csv: and 7 more mistakes\n"
+            "a.csv:3: sha256: expected\\u{1b}[2J\na.csv:4: m\na.csv: and 7 more mistakes\n"
         );
+    }
+
+    #[test]
+    fn how_a_file_was_read_is_told_where_it_could_be_otherwise() {
+        assert_eq!(read_as("a", &json!({"separator": "comma"})), "");
+        let both = json!({"separator": "semicolon", "encoding": "UTF-16LE"});
+        assert_eq!(read_as("a", &both), "a: decoded from UTF-16LE, separator: semicolon\n");
     }
 
     #[test]

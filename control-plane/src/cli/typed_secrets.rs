@@ -1,13 +1,13 @@
 //! Keys and tokens that were typed where none belongs: as an argument, or as the value of a variable that stands for one.
 //!
 //! Looked for before anything is read, as whatever reads an argument may print it, log it or send it. What is found goes
-//! nowhere and is not repeated. Keys of dialects in files are not known here, nor those without a prefix to tell them by.
+//! nowhere and is not repeated. Keys of a dialect in a file are known where the command line or KEYWARD_DIALECT names the file;
+//! those without a prefix or a checksum to tell them by are not.
 
 use super::Arguments;
-use crate::issued_tokens;
 use clap::CommandFactory;
 use keyward_contract::dialect::Dialect;
-use keyward_contract::key_format::KeyFormat;
+use keyward_contract::secret_recognizer::SecretRecognizer;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
@@ -35,8 +35,9 @@ const WHERE_FROM: &str =
 /// The variables that are read elsewhere and may be shown.
 const OTHER_VARIABLES: [&str; 2] = ["KEYWARD_CONTROL_PORT", "RUST_LOG"];
 
-/// The shortest prefix that tells keys from other words.
-const MIN_PREFIX_LENGTH: usize = 3;
+/// The variable, and the argument, that name the dialect.
+const DIALECT_VARIABLE: &str = "KEYWARD_DIALECT";
+const DIALECT_ARGUMENT: &str = "--dialect";
 
 /// Looks at the arguments behind the program's name, and at the variables that stand for one.
 ///
@@ -46,19 +47,29 @@ pub fn refuse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<(), TypedSecret> {
-    let formats = formats();
-    let holds = |text: &OsStr| holds_secret(&formats, text.as_encoded_bytes());
-    if let Some(at) = arguments.into_iter().position(|argument| holds(&argument)) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let recognizer = recognizer(&arguments, variable(OsStr::new(DIALECT_VARIABLE)));
+    let holds = |text: &OsStr| recognizer.is_in(text.as_encoded_bytes());
+    if let Some(at) = arguments.iter().position(|argument| holds(argument)) {
         return Err(TypedSecret::Argument(at + 1));
     }
     let found = variables().into_iter().find(|name| variable(name).is_some_and(|value| holds(&value)));
     found.map_or(Ok(()), |name| Err(TypedSecret::Variable(name)))
 }
 
-/// The formats of the keys that can be told from other words.
-fn formats() -> Vec<KeyFormat> {
-    let dialects = Dialect::built_in_names().filter_map(Dialect::built_in).filter_map(Result::ok);
-    dialects.flat_map(|dialect| dialect.formats).filter(|format| format.prefix.len() >= MIN_PREFIX_LENGTH).collect()
+/// What knows the keys that come with Keyward, and those of the dialects that are named. A file that cannot be used is for
+/// whoever needs it to tell of.
+fn recognizer(arguments: &[OsString], variable: Option<OsString>) -> SecretRecognizer {
+    let behind = arguments.windows(2).filter_map(|pair| match pair {
+        [name, file] if name == DIALECT_ARGUMENT => Some(file.clone()),
+        _ => None,
+    });
+    let joined = arguments.iter().filter_map(|argument| {
+        Some(OsString::from(argument.to_str()?.strip_prefix(DIALECT_ARGUMENT)?.strip_prefix('=')?))
+    });
+    let files = behind.chain(joined).chain(variable);
+    let dialects = files.filter_map(|file| std::fs::read(file).ok()).filter_map(|text| Dialect::parse(&text).ok());
+    dialects.fold(SecretRecognizer::built_in(), |recognizer, dialect| recognizer.with(&dialect))
 }
 
 /// The variables that stand for an argument of any command, and those that may be shown as if they did.
@@ -70,18 +81,6 @@ fn variables() -> BTreeSet<OsString> {
     let mut found = OTHER_VARIABLES.into_iter().map(OsString::from).collect();
     of(&Arguments::command(), &mut found);
     found
-}
-
-/// Whether the text, or a part of it such as an element of a list, a value behind its name or a piece of a URL, is one.
-fn holds_secret(formats: &[KeyFormat], text: &[u8]) -> bool {
-    let is_secret =
-        |part: &[u8]| issued_tokens::is_well_formed(part) || formats.iter().any(|format| format.matches(part));
-    is_secret(text) || text.split(|c| separates(*c)).any(is_secret)
-}
-
-/// Whether it is in no key or token that is looked for, and stands between the parts of what holds one.
-fn separates(c: u8) -> bool {
-    c.is_ascii_whitespace() || b"=,;:/@?&#\"'".contains(&c)
 }
 
 #[cfg(test)]
@@ -121,6 +120,24 @@ mod tests {
                 assert!(!found.unwrap().to_string().contains(&secret));
             }
         }
+    }
+
+    #[test]
+    fn a_key_of_an_own_dialect_is_found_where_its_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("acme.json");
+        let text = include_str!("../../../contract/dialects/keyward.json").replace("kw_live_", "acme_");
+        std::fs::write(&file, &text).unwrap();
+        let dialect = Dialect::parse(text.as_bytes()).unwrap();
+        let key = dialect.formats[0].issue(crate::random::fill).unwrap().expose().to_owned();
+        let file = file.to_str().unwrap();
+        let owner = format!("--owner={key}");
+        assert_eq!(refused(&["keys", "list", &owner], &[]), None);
+        assert_eq!(refused(&["keys", "list", &owner], &[("KEYWARD_DIALECT", file)]), Some(TypedSecret::Argument(3)));
+        assert_eq!(refused(&["serve", "--dialect", file, &owner], &[]), Some(TypedSecret::Argument(4)));
+        let joined = format!("--dialect={file}");
+        assert_eq!(refused(&["serve", &joined, &owner], &[]), Some(TypedSecret::Argument(3)));
+        assert_eq!(refused(&["serve", "--dialect", "missing"], &[("KEYWARD_DIALECT", "keyward")]), None);
     }
 
     #[test]

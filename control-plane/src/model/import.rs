@@ -4,7 +4,7 @@
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
 use super::key::{Key, PasswordHash, Secret};
-use super::request::{credits, fits, id as public_id, kinds, metadata, name, network, optional, scope};
+use super::request::{credits, fits, id as public_id, kinds, metadata, name, network, optional, owner, scope};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, NoRandomness};
 use base64::Engine;
@@ -16,6 +16,7 @@ use keyward_contract::document::{Fields, Node, Problems, read_value};
 use keyward_contract::entry::{Body, Environment, KeyRecord};
 use keyward_contract::key_format::KeyFormat;
 use keyward_contract::secret::Secret as Plaintext;
+use keyward_contract::secret_recognizer::LOOKS_LIKE_A_SECRET;
 use serde_json::Value;
 
 /// A key that can be imported.
@@ -83,7 +84,8 @@ const MAX_ARGON2_MOVED_KIB: u32 = 1 << 20;
 const MAX_BCRYPT_COST: u32 = 14;
 const MAX_PHC_LENGTH: usize = 256;
 
-const SECRET_FIELDS: [&str; 6] = ["key", "sha256", "sha512", "hmac_sha256", "argon2id", "bcrypt"];
+/// The fields of which one tells of the secret.
+pub const SECRET_FIELDS: [&str; 6] = ["key", "sha256", "sha512", "hmac_sha256", "argon2id", "bcrypt"];
 
 /// The columns of CSV, and with them all fields of a row.
 pub const COLUMNS: [Column; 23] = [
@@ -190,7 +192,7 @@ impl ImportedKey {
         let name = fields.required("name").and_then(|n| name(&n));
         let sort = sort(&mut fields, dialect);
         let held = held(&mut fields, dialect, sort.as_ref());
-        let owner = optional(&mut fields, "owner", public_id);
+        let owner = owner(&mut fields, dialect);
         let member = optional(&mut fields, "member", public_id);
         let scopes = optional(&mut fields, "scopes", |n| n.each(scope));
         let allow_ip = optional(&mut fields, "allow_ip", |n| n.each(network));
@@ -247,7 +249,7 @@ fn fits_an_entry(node: &Node<'_>, key: &Key) -> bool {
 }
 
 /// The mistakes without the names of fields that are not known: one could be a key in the wrong place.
-fn without_names(Problems(mut problems): Problems) -> Problems {
+pub fn without_names(Problems(mut problems): Problems) -> Problems {
     for problem in &mut problems {
         let field = problem.path.split(['.', '[']).next().unwrap_or_default();
         let is_known = field.is_empty() || COLUMNS.iter().any(|column| column.name == field);
@@ -337,6 +339,12 @@ fn held<'d>(fields: &mut Fields<'_>, dialect: &'d Dialect, sort: Option<&Sort<'_
         fields.node().problem(format!("expected exactly one of {}", SECRET_FIELDS.join(", ")));
         return None;
     };
+    // In base64 it could be read as a digest, and be kept.
+    let holds_key = |text: &str| dialect.format_of(text.as_bytes()).is_some_and(KeyFormat::is_recognizable);
+    if *field != "key" && node.value().as_str().is_some_and(holds_key) {
+        node.problem(LOOKS_LIKE_A_SECRET);
+        return None;
+    }
     let by_selector = matches!(*field, "argon2id" | "bcrypt");
     match &selector {
         Some(selector) if !by_selector => selector.problem("belongs to argon2id and bcrypt alone"),
@@ -575,7 +583,7 @@ mod tests {
         }
         let bcrypt = format!("$2b$04${}", ".".repeat(53));
         let selector = |dialect: &str, selector: &str, more: Value| {
-            let mut row = json!({"name": "a", "bcrypt": bcrypt, "selector": selector});
+            let mut row = json!({"name": "a", "owner": "o", "bcrypt": bcrypt, "selector": selector});
             row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             read(dialect, row)
         };
@@ -587,6 +595,18 @@ mod tests {
         }
         let without = "kw_live_aaaaaaaaaaaaaaaa";
         assert_eq!(selector("keyward", without, json!({})).unwrap_err(), ["selector"], "no format there has one");
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_its_hash_is_refused_though_it_could_be_one_in_base64() {
+        let format = &dialect("ai-api").formats[0];
+        for _ in 0..20 {
+            let key = format.issue(random::fill).unwrap();
+            for field in SECRET_FIELDS.into_iter().filter(|field| *field != "key") {
+                let row = json!({"name": "a", field: key.expose()});
+                assert_eq!(read("ai-api", row).unwrap_err(), [field]);
+            }
+        }
     }
 
     #[test]

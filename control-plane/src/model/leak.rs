@@ -1,7 +1,9 @@
 //! Keys that were found in public: what a report says, and what becomes of them.
 
+use crate::text::is_invisible;
 use keyward_contract::document::{Node, Problems, read_value};
 use keyward_contract::secret::Secret as Plaintext;
+use keyward_contract::secret_recognizer::SecretRecognizer;
 use serde_json::Value;
 
 /// What becomes of a key that was found in public.
@@ -38,7 +40,8 @@ pub struct LeakReport {
 
 /// The most keys of a report.
 pub const MAX_REPORTED_KEYS: usize = 100;
-pub(super) const MAX_KEY_BYTES: usize = 8192;
+/// The longest key of a report, in bytes.
+pub const MAX_KEY_BYTES: usize = 8192;
 pub(super) const MAX_SOURCE_LENGTH: usize = 200;
 pub(super) const MAX_URL_LENGTH: usize = 2000;
 
@@ -81,18 +84,22 @@ impl LeakReport {
     }
 
     /// Where it was found, as it is noted: without what could be a secret in it, be it a user, a query or the key itself.
-    pub fn noted_url(&self) -> Option<String> {
-        self.url.as_deref().map(|url| self.noted(&without_secrets(url)))
+    pub fn noted_url(&self, recognizer: &SecretRecognizer) -> Option<String> {
+        self.url.as_deref().map(|url| self.noted(&without_secrets(url), recognizer))
     }
 
     /// Who found it, as it is noted.
-    pub fn noted_source(&self) -> Option<String> {
-        self.source.as_deref().map(|source| self.noted(source))
+    pub fn noted_source(&self, recognizer: &SecretRecognizer) -> Option<String> {
+        self.source.as_deref().map(|source| self.noted(source, recognizer))
     }
 
-    fn noted(&self, text: &str) -> String {
+    fn noted(&self, text: &str, recognizer: &SecretRecognizer) -> String {
         let holds = |key: &Plaintext| !key.expose().is_empty() && text.contains(key.expose());
-        if self.keys.iter().any(holds) { "(redacted)".to_owned() } else { text.to_owned() }
+        if self.keys.iter().any(holds) || recognizer.is_in(text.as_bytes()) {
+            "(redacted)".to_owned()
+        } else {
+            text.to_owned()
+        }
     }
 }
 
@@ -111,7 +118,12 @@ fn without_secrets(url: &str) -> String {
 
 fn keys(node: &Node<'_>) -> Option<Vec<Plaintext>> {
     let keys = node.each(|n| {
-        let key = n.nonempty()?;
+        // As it is pasted; no key begins or ends so.
+        let key = n.string()?.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
+        if key.is_empty() {
+            n.problem("expected a string that is not empty");
+            return None;
+        }
         if key.len() > MAX_KEY_BYTES {
             n.problem(format!("expected at most {MAX_KEY_BYTES} bytes"));
             return None;
@@ -154,15 +166,22 @@ mod tests {
             ("a path?x", "a path"),
             ("https://host/a@b", "https://host/a@b"),
         ] {
-            assert_eq!(report(&["zzz"], "s", url).noted_url().unwrap(), noted, "{url}");
+            assert_eq!(report(&["zzz"], "s", url).noted_url(&SecretRecognizer::built_in()).unwrap(), noted, "{url}");
         }
     }
 
     #[test]
     fn nothing_is_noted_that_holds_a_key_that_was_found() {
         let found = report(&["other", "kw_live_x"], "pasted kw_live_x", "https://host/kw_live_x/");
-        assert_eq!(found.noted_source().unwrap(), "(redacted)");
-        assert_eq!(found.noted_url().unwrap(), "(redacted)");
+        assert_eq!(found.noted_source(&SecretRecognizer::built_in()).unwrap(), "(redacted)");
+        assert_eq!(found.noted_url(&SecretRecognizer::built_in()).unwrap(), "(redacted)");
+    }
+
+    #[test]
+    fn what_is_pasted_around_a_key_is_no_part_of_it() {
+        let found = report(&["\u{feff} kw_live_x\r\n"], "s", "u");
+        assert_eq!(found.keys[0].expose(), "kw_live_x");
+        assert!(LeakReport::read(&json!({"keys": [" \n"]})).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use plan::PlanSettings;
 pub use rotation::Rotation;
 
 pub(super) use expiry::lifetime;
-pub(super) use fields::{credits, fits, id, metadata, name, network, optional, scope};
+pub(super) use fields::{credits, fits, id, metadata, name, network, optional, owner, scope};
 pub(super) use new_key::kinds;
 
 use serde_json::Value;

@@ -380,13 +380,13 @@ fn run(server: &TestServer, dir: &Path, arguments: &[&str], stdin: &str) -> Outp
 }
 
 #[test]
-fn the_command_line_tells_mistakes_as_a_compiler_does_and_ends_with_one() {
+fn the_command_line_tells_mistakes_as_a_compiler_does_and_ends_with_three() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(&dir.path().join(".keyward"));
     let file = dir.path().join("old keys.csv");
     std::fs::write(&file, format!("name,sha256,scopes\na,{},read write\nb,x,\n", sha256_of(1))).unwrap();
     let output = run(&server, dir.path(), &["old keys.csv", "--dry-run"], "");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     assert_eq!(stdout(&output), "would be imported 1, skipped 0, failed 1\n");
     let output = run(&server, dir.path(), &["old keys.csv"], "");
     assert_eq!(
@@ -408,13 +408,78 @@ fn the_command_line_tells_mistakes_as_a_compiler_does_and_ends_with_one() {
 fn a_file_that_is_not_there_and_a_token_that_is_not_valid_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(&dir.path().join(".keyward"));
-    let missing = run(&server, dir.path(), &["missing.jsonl"], "");
-    assert!(missing.status.code() == Some(1) && stderr(&missing).contains("missing.jsonl"), "{missing:?}");
+    std::fs::write(dir.path().join("empty.csv"), "").unwrap();
+    for (file, says) in
+        [("missing.jsonl", "No such file"), (".", "directory"), ("empty.csv", "the file is empty"), ("-", "empty")]
+    {
+        let refused = run(&server, dir.path(), &[file], "");
+        let said = stderr(&refused);
+        assert!(refused.status.code() == Some(4) && said.contains(says) && said.contains(file), "{refused:?}");
+        assert!(!said.contains("http://"), "it is no answer of the server: {said}");
+    }
     let large = format!("{{\"name\":\"a\",\"sha256\":\"{}\"}}\n", sha256_of(1)).repeat(100_000);
     std::fs::write(dir.path().join(".keyward/admin-token"), "w".repeat(43)).unwrap();
     let refused = run(&server, dir.path(), &["-"], &large);
     assert!(refused.status.code() == Some(1) && stderr(&refused).contains("(401)"), "{}", stderr(&refused));
     assert_eq!(run(&server, dir.path(), &["-", "--format", "xml"], "").status.code(), Some(2));
+}
+
+#[test]
+fn files_of_every_program_and_name_are_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(&dir.path().join(".keyward"));
+    let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    let csv = |n: usize| format!("\"name\",\"sha256\",\"owner\"\r\n\"a, é\",\"{}\",\"acme\"\r\n", sha256_of(n));
+    let row = |n: usize| json!({"name": "a, é", "sha256": sha256_of(n), "owner": "acme"}).to_string();
+    let files = [
+        // PowerShell 7 and 5.1.
+        ("KEYS.CSV", format!("\u{feff}{}", csv(0)).into_bytes(), ""),
+        ("type.csv", format!("#TYPE System.Object\r\n{}", csv(1)).into_bytes(), ""),
+        ("unicode.csv", utf16(&format!("\u{feff}{}", csv(2))), "decoded from UTF-16LE"),
+        (
+            "excel.Csv",
+            format!("name;sha256;owner\r\na, é;{};acme\r\n", sha256_of(3)).into_bytes(),
+            "separator: semicolon",
+        ),
+        ("tabs.TSV", format!("name\tsha256\towner\ra, é\t{}\tacme\r", sha256_of(4)).into_bytes(), "separator: tab"),
+        ("no-name", csv(5).into_bytes(), ""),
+        ("text.txt", format!("name\tsha256\towner\na, é\t{}\tacme\n", sha256_of(6)).into_bytes(), "separator: tab"),
+        ("rows.JSONL", format!("\u{feff}{}\r\n", row(7)).into_bytes(), ""),
+        ("rows.ndjson", row(8).into_bytes(), ""),
+        ("rows.Json", format!("[\n  {}\n]\n", row(9)).into_bytes(), ""),
+        ("rows", utf16(&row(10)), "decoded from UTF-16LE"),
+    ];
+    for (name, contents, says) in &files {
+        std::fs::write(dir.path().join(name), contents).unwrap();
+        let output = run(&server, dir.path(), &[name], "");
+        assert_eq!(stdout(&output), "imported 1, skipped 0, failed 0\n", "{name}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says) && says.is_empty() == stderr(&output).is_empty(), "{}", stderr(&output));
+    }
+    let keys = server.client().get("/v1/keys").expect(200)["keys"].as_array().unwrap().clone();
+    assert_eq!(keys.len(), files.len());
+    assert!(keys.iter().all(|key| key["name"] == "a, é" && key["owner"] == "acme"), "{keys:?}");
+    // One that says otherwise, and one in an encoding that cannot be told.
+    std::fs::write(dir.path().join("said.csv"), format!("name\tsha256\na;b\t{}\n", sha256_of(20))).unwrap();
+    let refused = run(&server, dir.path(), &["said.csv", "--separator", "semicolon"], "");
+    assert!(refused.status.code() == Some(1) && stderr(&refused).contains("header[1]"), "{}", stderr(&refused));
+    let latin =
+        [b"name,sha256\ncaf\xe9,".to_vec(), format!("{}\nb,{}\n", sha256_of(21), sha256_of(22)).into_bytes()].concat();
+    std::fs::write(dir.path().join("latin.csv"), latin).unwrap();
+    let output = run(&server, dir.path(), &["latin.csv"], "");
+    assert_eq!((stdout(&output), output.status.code()), ("imported 1, skipped 0, failed 1\n", Some(3)));
+    assert!(stderr(&output).contains("latin.csv:2: is not UTF-8, but perhaps Windows-1252"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_row_without_the_owner_that_its_dialect_needs_is_refused_by_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start_as(dir.path(), NOW_MS, |config| {
+        config.dialect = Dialect::built_in("graph8").unwrap().unwrap();
+    });
+    let rows =
+        [json!({"name": "a", "sha256": sha256_of(1)}), json!({"name": "b", "sha256": sha256_of(2), "owner": "o"})];
+    let report = import(&server.client(), "", &rows);
+    assert_eq!((counts(&report), mistakes(&report)), ([1, 0, 1], vec![(1, "owner")]));
 }
 
 #[test]

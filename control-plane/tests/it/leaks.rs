@@ -2,8 +2,8 @@
 
 use crate::database::stored;
 use crate::harness::{
-    Answer, Client, DEADLINE, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, path_of, program,
-    stderr, stdout, until,
+    Answer, Client, DEADLINE, NOW_MS, Process, Reader, TestServer, contains, dialect_with_selectors, fields, path_of,
+    program, stderr, stdout, until,
 };
 use hmac::{Hmac, Mac};
 use keyward_contract::dialect::Dialect;
@@ -328,6 +328,10 @@ fn no_plaintext_of_a_report_is_logged_or_kept() {
     let key = leaked["key"].as_str().unwrap();
     let request =
         json!({"keys": [key, "kw_live_unknown"], "source": format!("pasted {key}"), "url": format!("https://x/{key}")});
+    let refused = client.ask("POST", "/v1/leaks", Some(request)).expect(422);
+    assert_eq!(fields(&refused), ["source", "url"]);
+    let request =
+        json!({"keys": [key, "kw_live_unknown"], "source": "kw_live_unknown", "url": "https://x/?kw_live_unknown"});
     client.ask("POST", "/v1/leaks", Some(request)).expect(200);
     process.signal("TERM");
     process.wait();
@@ -358,8 +362,65 @@ fn the_command_line_reads_leaked_keys_from_a_file_or_the_standard_input() {
         "{}",
         stderr(&told)
     );
+    assert_eq!(told.status.code(), Some(3));
+    assert!(stderr(&told).contains("of 2 lines, 1 held no key of this server"), "{}", stderr(&told));
     std::fs::write(&file, second["key"].as_str().unwrap()).unwrap();
     let told = run(&["-", "--json"], std::fs::File::open(&file).unwrap().into());
-    assert_eq!(serde_json::from_slice::<Value>(&told.stdout).unwrap()["keys"][0]["key_id"], second["id"]);
-    assert_eq!(run(&["missing"], std::process::Stdio::null()).status.code(), Some(1));
+    let outcome = &serde_json::from_slice::<Value>(&told.stdout).unwrap()["keys"][0];
+    assert_eq!((&outcome["key_id"], &outcome["line"]), (&second["id"], &json!(1)));
+    assert_eq!(told.status.code(), Some(0));
+    for (missing, says) in [("missing", "No such file"), (".", "directory"), ("empty", "the file is empty")] {
+        std::fs::write(dir.path().join("empty"), "").unwrap();
+        let refused = run(&[missing], std::process::Stdio::null());
+        assert_eq!(refused.status.code(), Some(4), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(says) && !stderr(&refused).contains("http"), "{}", stderr(&refused));
+    }
+}
+
+#[test]
+fn leaked_keys_are_found_in_every_encoding_and_inside_other_text() {
+    let (dir, server) = started();
+    let client = server.client();
+    let file = dir.path().join("leaked");
+    let run = |contents: &[u8]| {
+        std::fs::write(&file, contents).unwrap();
+        let mut command = program();
+        command.args(["keys", "report-leak", "leaked"]).current_dir(dir.path()).env("KEYWARD_URL", &server.address);
+        command.output().unwrap()
+    };
+    let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    let shapes: [&dyn Fn(&str) -> Vec<u8>; 12] = [
+        &|key| format!("\u{feff}{key}\r\n").into_bytes(),
+        &|key| format!("{key}\r").into_bytes(),
+        &|key| utf16(&format!("\u{feff}{key}\r\n")),
+        &|key| utf16(key),
+        &|key| [b"caf\xe9 ".to_vec(), key.as_bytes().to_vec()].concat(),
+        &|key| format!("\"{key}\",").into_bytes(),
+        &|key| format!("  {key} \t").into_bytes(),
+        &|key| format!("export API_KEY='{key}'").into_bytes(),
+        &|key| json!({"key": key}).to_string().into_bytes(),
+        &|key| format!("a;{key};b").into_bytes(),
+        &|key| format!("https://example.com/?key={key}&a=b").into_bytes(),
+        &|key| format!("x{key}.").into_bytes(),
+    ];
+    for (n, shape) in shapes.iter().enumerate() {
+        let made = client.create(json!({"name": "a"}));
+        let told = run(&shape(made["key"].as_str().unwrap()));
+        let expected = format!("line 1  {}  revoked\n", made["id"].as_str().unwrap());
+        assert_eq!((stdout(&told), told.status.code()), (expected.as_str(), Some(0)), "{n}: {}", stderr(&told));
+        assert_eq!(state(&client, &made["id"]), "revoked");
+    }
+    // Several on a line are all reported, and a line that is wrong costs no other.
+    let [first, second] = ["a", "b"].map(|name| client.create(json!({"name": name})));
+    let [one, other] = [&first, &second].map(|key| key["key"].as_str().unwrap());
+    let told = run(format!("no key here\n{}\n{one},{other}\n", "x".repeat(70_000)).as_bytes());
+    let [first, second] = [&first, &second].map(|key| key["id"].as_str().unwrap());
+    assert_eq!(
+        stdout(&told),
+        format!(
+            "line 1  no key found on this line\nline 2  is longer than 65536 bytes\n\
+             line 3  {first}  revoked\nline 3  {second}  revoked\n"
+        )
+    );
+    assert_eq!(told.status.code(), Some(3));
 }

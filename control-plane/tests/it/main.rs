@@ -46,6 +46,8 @@ mod protocol;
 #[cfg(test)]
 mod relay;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod self_service;
 #[cfg(test)]
 mod sqlite;

@@ -2,6 +2,7 @@
 
 use crate::model::key::MAX_METADATA;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::document::{Fields, Node, Problems, read_value};
 use keyward_contract::entry::{Body, Entry};
@@ -99,6 +100,18 @@ pub(crate) fn id(node: &Node<'_>) -> Option<String> {
         return None;
     }
     Some(id.to_owned())
+}
+
+/// The id of the owner of a key, without which the dialect may have every edge refuse it.
+pub(crate) fn owner(fields: &mut Fields<'_>, dialect: &Dialect) -> Option<Option<String>> {
+    let owner = optional(fields, "owner", id)?;
+    if owner.is_none() && dialect.owner_required {
+        let message =
+            format!("is required: by the dialect {} every gateway refuses a key without an owner", dialect.name);
+        fields.problem("owner", message);
+        return None;
+    }
+    Some(owner)
 }
 
 pub(crate) fn scope(node: &Node<'_>) -> Option<String> {

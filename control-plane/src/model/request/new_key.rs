@@ -1,7 +1,7 @@
 //! A key that is asked for.
 
 use super::expiry::expiry;
-use super::fields::{credits, fits, id, metadata, name, network, optional, scope};
+use super::fields::{credits, fits, id, metadata, name, network, optional, owner, scope};
 use crate::clock::Timestamp;
 use crate::model::key::longest;
 use ipnet::IpNet;
@@ -56,8 +56,7 @@ impl NewKey {
     fn read_fields(node: &Node<'_>, dialect: &Dialect, now: Timestamp) -> Option<Self> {
         let mut fields = node.fields()?;
         let name = fields.required("name").and_then(|n| name(&n));
-        // A dialect may refuse keys without an owner, and has words for it, so there may be such keys.
-        let owner = optional(&mut fields, "owner", id);
+        let owner = owner(&mut fields, dialect);
         let format = format(&mut fields, dialect);
         let scopes = optional(&mut fields, "scopes", |n| n.each(scope));
         let allow_ip = optional(&mut fields, "allow_ip", |n| n.each(network));
@@ -212,11 +211,22 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_an_owner_can_be_made_where_edges_refuse_it() {
-        let dialect = dialect("graph8");
-        assert!(dialect.owner_required);
-        for without in [json!({"name": "a"}), json!({"name": "a", "owner": null})] {
-            assert_eq!(told(NewKey::read(without, &dialect, NOW)).unwrap().owner, None);
+    fn a_key_that_every_edge_would_refuse_is_not_made() {
+        for name in Dialect::built_in_names() {
+            let dialect = dialect(name);
+            for without in [json!({"name": "a"}), json!({"name": "a", "owner": null})] {
+                match told(NewKey::read(without, &dialect, NOW)) {
+                    Ok(key) => assert!(key.owner.is_none() && !dialect.owner_required),
+                    Err(problems) => {
+                        assert!(dialect.owner_required && problems[0].1.contains("is required"), "{problems:?}");
+                        assert_eq!((problems.len(), problems[0].0.as_str()), (1, "owner"));
+                    }
+                }
+            }
+            for (field, value) in [("kind", "nonsense"), ("environment", "prod")] {
+                let problems = told(NewKey::read(json!({"name": "a", "owner": "o", field: value}), &dialect, NOW));
+                assert_eq!(problems.unwrap_err()[0].0, field, "{name}");
+            }
         }
     }
 
@@ -291,21 +301,24 @@ mod tests {
     fn an_expiry_keeps_to_the_dialects_bounds_to_the_second() {
         let dialect = dialect("graph8");
         let day = 86_400;
-        let within = |seconds: u64| told(NewKey::read(json!({"name": "a", "expires_in_s": seconds}), &dialect, NOW));
+        let within = |seconds: u64| {
+            told(NewKey::read(json!({"name": "a", "owner": "o", "expires_in_s": seconds}), &dialect, NOW))
+        };
         for allowed in [day, 365 * day] {
             assert_eq!(within(allowed).unwrap().expires_at, Some(NOW.plus(Duration::from_secs(allowed))));
         }
         for beyond in [day - 1, 365 * day + 1] {
             assert_eq!(within(beyond).unwrap_err()[0].0, "expires_in_s");
             let at = NOW.plus(Duration::from_secs(beyond)).to_string();
-            let problems = told(NewKey::read(json!({"name": "a", "expires_at": at}), &dialect, NOW)).unwrap_err();
+            let problems =
+                told(NewKey::read(json!({"name": "a", "owner": "o", "expires_at": at}), &dialect, NOW)).unwrap_err();
             assert_eq!(problems[0].0, "expires_at");
             assert!(problems[0].1.contains("1 to 365 days"), "{}", problems[0].1);
         }
         let at = NOW.plus(Duration::from_secs(365 * day)).to_string();
-        assert!(NewKey::read(json!({"name": "a", "expires_at": at}), &dialect, NOW).is_ok());
+        assert!(NewKey::read(json!({"name": "a", "owner": "o", "expires_at": at}), &dialect, NOW).is_ok());
         assert_eq!(NewKey::read(json!({"name": "a"}), &dialect, NOW).unwrap().expires_at, None, "it need not end");
-        let long = json!({"name": "a", "expires_in_s": 1});
+        let long = json!({"name": "a", "owner": "o", "expires_in_s": 1});
         assert!(read(long).is_ok(), "other dialects do not bound it");
     }
 }

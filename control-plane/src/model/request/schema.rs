@@ -40,10 +40,12 @@ type Field = (&'static str, Value);
 
 fn new_key(dialect: &Dialect) -> Value {
     let [kind, environment] = sort(dialect, "the dialect's first unless it is said");
+    let (owner_id, required): (_, &[&str]) =
+        if dialect.owner_required { (id(), &["name", "owner"]) } else { (or_null(id()), &["name"]) };
     let [expires_at, expires_in_s] = expiry();
     let fields = [
         ("name", described("What its users call it.", name())),
-        ("owner", described("The id of its owner; it may be new.", or_null(id()))),
+        ("owner", described("The id of its owner; it may be new.", owner_id)),
         ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
         kind,
         environment,
@@ -62,7 +64,7 @@ fn new_key(dialect: &Dialect) -> Value {
         expires_at,
         expires_in_s,
     ];
-    ending_once(object("A key that is to be made.", fields, &["name"]))
+    ending_once(object("A key that is to be made.", fields, required))
 }
 
 fn key_change() -> Value {
