@@ -1,5 +1,6 @@
 //! Each fault once on SQLite, some on PostgreSQL, and what shows that the oracle would notice if a server lied.
 
+use keyward_contract::page;
 use keyward_faults::campaign::{self, Options};
 use keyward_faults::fault::Fault;
 use keyward_faults::machine::Postgres;
@@ -14,8 +15,10 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What is known not to hold yet, each with why.
-const NOT_YET: [(Fault, &str); 1] = [(Fault::FlipFeed, "pages of the feed bear no checksum yet")];
+/// What is known not to hold, each with why.
+fn not_yet() -> Vec<(Fault, &'static str)> {
+    if page::VERSION < 2 { vec![(Fault::FlipFeed, "pages of the feed bear no checksum yet")] } else { Vec::new() }
+}
 
 fn seed() -> u64 {
     std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
@@ -23,7 +26,7 @@ fn seed() -> u64 {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_on_sqlite() {
-    let options = Options { seed: seed(), faults: 16, on_postgres: false, leave_out: NOT_YET.to_vec() };
+    let options = Options { seed: seed(), faults: 16, on_postgres: false, leave_out: not_yet() };
     campaign::run(&options).await.unwrap();
 }
 
@@ -33,7 +36,7 @@ async fn nothing_acknowledged_is_lost_on_postgres() {
         println!("left out: faults on PostgreSQL: apt-get install postgresql");
         return;
     }
-    let options = Options { seed: seed(), faults: 5, on_postgres: true, leave_out: NOT_YET.to_vec() };
+    let options = Options { seed: seed(), faults: 5, on_postgres: true, leave_out: not_yet() };
     campaign::run(&options).await.unwrap();
 }
 
