@@ -10,6 +10,7 @@ pub use digests::DigestSetting;
 use crate::engine::decide::Policy;
 use crate::engine::identity;
 use crate::engine::rate_limit_headers::RateLimitHeaders;
+use crate::engine::redaction::Redaction;
 use crate::engine::rules::Rules;
 use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
@@ -116,9 +117,11 @@ impl Config {
         fields.finish();
         let (control_plane, max_staleness_ms) = control_plane?;
         let rules = Rules { rules: rules?, ignore_case: ignore_case? };
+        let dialect = dialect?;
         Some(Self {
             policy: Policy {
-                dialect: dialect?,
+                redaction: Redaction::new(&dialect),
+                dialect,
                 rules,
                 max_staleness_ms,
                 identity: identity?,

@@ -7,6 +7,7 @@ use crate::engine::guessing::Guessing;
 use crate::engine::identity::Strip;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
+use crate::engine::redaction::Redaction;
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
@@ -40,6 +41,8 @@ pub struct Policy {
     pub identity: Vec<&'static str>,
     /// What clients are told of limits.
     pub rate_limit_headers: RateLimitHeaders,
+    /// What the access log does not show of a path.
+    pub redaction: Redaction,
 }
 
 /// What becomes of a request.

@@ -37,7 +37,12 @@ pub const SCOPES: &str = "x-keyward-scopes";
 /// All of them, in the order in which they are added.
 pub const FIELDS: [&str; 6] = [KEY_ID, KIND, OWNER, PLAN, ENVIRONMENT, SCOPES];
 
-/// Which of the client's header fields are taken away.
+/// The fields by which some frameworks let a client name another method or another path than those that the rules have
+/// seen. They are taken from every request that goes on, in every spelling.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+/// Which of the client's header fields are taken away, beside those that name another method or path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Strip {
     /// Those that the filter itself sets.
@@ -107,7 +112,7 @@ pub fn of_refused<'a>(headers: &[Header<'_>], key_id: Option<&'a str>) -> Vec<Ch
 
 /// What stays of a field; `None` if nothing does.
 fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source], strip: Strip) -> Option<Cow<'a, [u8]>> {
-    if is_ours(name) {
+    if matches!(name.as_bytes(), [b'x' | b'X', ..]) && (is_ours(name) || is_override(name)) {
         return None;
     }
     let value = if name == "connection" { without_our_options(value) } else { Cow::Borrowed(value) };
@@ -173,6 +178,10 @@ fn is_ours(name: &str) -> bool {
     b"x-keyward".iter().all(|&c| letters.next() == Some(c)) && matches!(letters.next(), None | Some(b'-'))
 }
 
+fn is_override(name: &str) -> bool {
+    matches!(name.len(), 13 | 14 | 17 | 22) && OVERRIDES.iter().any(|of| is_spelling_of(of, name))
+}
+
 fn is_spelling_of(header: &str, name: &str) -> bool {
     name.len() == header.len() && name.bytes().zip(header.bytes()).all(|(a, b)| unify(a) == unify(b))
 }
@@ -226,6 +235,28 @@ mod tests {
         assert_eq!(kept, [":path", "x-keywarden", "accept"]);
         let kept = names(Strip::Identity, &sent, &[]);
         assert_eq!(kept, [":path", "authorization", "x-api-key", "x_api_key", "x-keywarden", "accept"]);
+    }
+
+    #[test]
+    fn what_names_another_method_or_path_goes_in_every_spelling_and_whatever_else_stays() {
+        let sent = [
+            "x-http-method-override",
+            "x.http.method.override",
+            "x_http-method~override",
+            "x-http-method",
+            "x!method'override",
+            "x-original-url",
+            "x_original_url",
+            "x-rewrite.url",
+            "x-http-methods",
+            "x-original-urls",
+            "xhttpmethodoverride",
+            "accept",
+        ];
+        for strip in [Strip::Identity, Strip::IdentityAndUnread, Strip::IdentityAndCredentials] {
+            let kept = names(strip, &sent, &[]);
+            assert_eq!(kept, ["x-http-methods", "x-original-urls", "xhttpmethodoverride", "accept"]);
+        }
     }
 
     #[test]

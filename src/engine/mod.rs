@@ -19,6 +19,7 @@ pub mod lease;
 pub mod limiter;
 pub mod rate_limit_headers;
 pub mod readiness;
+pub mod redaction;
 pub mod rules;
 pub mod snapshot;
 pub mod store;

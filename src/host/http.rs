@@ -174,7 +174,7 @@ impl Worker {
         };
         let changes = identity::changes(headers, &self.config.policy.dialect.sources, strip, identity);
         headers::change(MapType::HttpRequestHeaders, &changes).ok()?;
-        mark(decision).ok()?;
+        self.mark(decision, headers).ok()?;
         self.count(decision);
         Some(Action::Continue)
     }
@@ -183,7 +183,7 @@ impl Worker {
         let rendered = refused.render(&self.config.policy, headers);
         let decision = Decision::Refuse(refused);
         let _ = headers::change(MapType::HttpRequestHeaders, &identity::of_refused(headers, decision.key_id()));
-        let _ = mark(&decision);
+        let _ = self.mark(&decision, headers);
         self.count(&decision);
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());
@@ -194,9 +194,19 @@ impl Worker {
 
     fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource, headers: &[Header<'_>]) -> Action {
         unnamed(headers);
-        let _ = mark(decision);
+        let _ = self.mark(decision, headers);
         self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
+    }
+
+    /// Writes the verdict where the guard and the access log find it, and for the latter a path that can be shown if the
+    /// request's own cannot. The path comes first: the access log believes that there is none where there is a verdict.
+    fn mark(&self, decision: &Decision, headers: &[Header<'_>]) -> Result<(), Status> {
+        let path = decide::header(headers, ":path").unwrap_or_default();
+        if let Some(redacted) = self.config.policy.redaction.redact(path) {
+            hostcalls::set_property(vec!["keyward.path"], Some(&redacted))?;
+        }
+        hostcalls::set_property(vec!["keyward.verdict"], Some(decision.verdict().as_bytes()))
     }
 
     fn is_readiness(&self, headers: &[Header<'_>]) -> bool {
@@ -218,11 +228,6 @@ impl Worker {
 /// Takes away an id that the client made up, which the access log would show.
 fn unnamed(headers: &[Header<'_>]) {
     let _ = headers::change(MapType::HttpRequestHeaders, &identity::of_refused(headers, None));
-}
-
-/// Writes the verdict where the guard and the access log find it.
-fn mark(decision: &Decision) -> Result<(), Status> {
-    hostcalls::set_property(vec!["keyward.verdict"], Some(decision.verdict().as_bytes()))
 }
 
 fn answer(status: u32, headers: Vec<(&str, &str)>, body: &str) -> Action {
