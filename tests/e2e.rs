@@ -12,6 +12,10 @@
 mod bad_feed;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/bounds.rs"]
+mod bounds;
+#[path = "e2e/browsers.rs"]
+mod browsers;
 #[path = "e2e/common.rs"]
 mod common;
 #[path = "e2e/control_plane_away.rs"]

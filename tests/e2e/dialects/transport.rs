@@ -1,7 +1,6 @@
-//! What lies between a request and its verdict: WebSockets, and proxies in front.
+//! What lies between a request and its verdict: proxies in front.
 
 use crate::common::SOON;
-use keyward_harness::http::send_websocket;
 use keyward_harness::{EnvoyConfig, Gateway, Request};
 use serde_json::{Value, json};
 
@@ -9,39 +8,6 @@ use serde_json::{Value, json};
 fn manager(config: &mut EnvoyConfig) -> &mut Value {
     let listeners = &mut config.tree_mut()["static_resources"]["listeners"];
     &mut listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
-}
-
-#[tokio::test]
-async fn a_websocket_opens_with_a_key_and_not_without() {
-    let gateway = Gateway::builder()
-        .configure(|config| manager(config)["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]))
-        .start()
-        .await
-        .unwrap();
-    let key = gateway.control_plane.create_named("a key").await.unwrap().key;
-    let with_key = Request::get("/socket").bearer(&key);
-    gateway.envoy.every_worker().await.unwrap().until_status(&with_key, 200, SOON).await.unwrap();
-    gateway.upstream().take_seen();
-    let open = async |request: &Request| send_websocket(gateway.envoy.gateway(), request, b"hello").await.unwrap();
-
-    for refused in [Request::get("/socket"), Request::get("/socket").bearer("not-a-key")] {
-        assert_eq!(open(&refused).await.status, 401);
-    }
-    assert_eq!(gateway.upstream().take_seen(), []);
-    let opened = open(&with_key).await;
-    assert_eq!((opened.status, opened.text().as_str()), (101, "hello"));
-    let seen = gateway.upstream().take_seen();
-    assert_eq!((seen.len(), seen[0].header("authorization").len()), (1, 0), "{seen:?}");
-}
-
-#[tokio::test]
-async fn a_websocket_does_not_open_where_it_is_not_enabled() {
-    let gateway = Gateway::start().await.unwrap();
-    let key = gateway.control_plane.create_named("a key").await.unwrap().key;
-    let with_key = Request::get("/socket").bearer(&key);
-    gateway.envoy.every_worker().await.unwrap().until_status(&with_key, 200, SOON).await.unwrap();
-    let answer = send_websocket(gateway.envoy.gateway(), &with_key, b"").await.unwrap();
-    assert_eq!(answer.status, 403, "{}", answer.text());
 }
 
 const ALLOWED: &str = "203.0.113.7";

@@ -48,6 +48,20 @@ impl EnvoyConfig {
         Self::read(&artifacts::root().join("envoy/envoy.yaml"))
     }
 
+    /// The shipped `envoy/envoy.yaml` with the lines that are commented out there by `#OPTION `.
+    ///
+    /// # Errors
+    /// Those of [`EnvoyConfig::read`], and when there are no such lines.
+    pub fn shipped_with(option: &str) -> Result<Self> {
+        let file = artifacts::root().join("envoy/envoy.yaml");
+        let text = fs::read_to_string(&file).context(|| file.display().to_string())?;
+        let mark = format!("#{option} ");
+        if !text.contains(&mark) {
+            return Err(Failure::new(format!("{}: no lines with {mark:?}", file.display())));
+        }
+        Self::parse(&text.replace(&mark, ""), &file)
+    }
+
     /// The shipped `envoy/fleet.yaml`.
     ///
     /// # Errors
@@ -78,7 +92,11 @@ impl EnvoyConfig {
     /// When it is not there or no YAML.
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).context(|| file.display().to_string())?;
-        let tree = serde_saphyr::from_str(&text).context(|| file.display().to_string())?;
+        Self::parse(&text, file)
+    }
+
+    fn parse(text: &str, file: &Path) -> Result<Self> {
+        let tree = serde_saphyr::from_str(text).context(|| file.display().to_string())?;
         let mut config =
             Self { tree, file: file.to_owned(), listener_file: None, example: Example::default(), serve: Vec::new() };
         // A filter's configuration may be JSON in a string; here it is part of the tree.
@@ -99,7 +117,10 @@ impl EnvoyConfig {
         merge(self.filter(), &variant.filter);
         let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0")).expect("a virtual host");
         if !variant.routes.is_empty() {
-            host["routes"] = variant.routes.into();
+            let routes = host["routes"].as_array_mut().expect("routes");
+            assert_eq!(routes[0]["match"]["path"], "/health", "the shipped public route comes first");
+            routes.truncate(1);
+            routes.extend(variant.routes);
         }
         let filters = self.http_filters();
         let position = |filters: &[Value], name: &str| {
@@ -111,13 +132,10 @@ impl EnvoyConfig {
         let keyward = position(filters, "keyward");
         filters.splice(keyward..keyward, variant.before_filter);
         for (name, port) in variant.upstreams.into_iter().zip(8091..) {
-            let clusters = self.tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
-            let mut cluster = clusters.iter().find(|cluster| cluster["name"] == "upstream").expect("upstream").clone();
-            cluster["name"] = name.clone().into();
-            cluster["load_assignment"]["cluster_name"] = name.clone().into();
-            clusters.push(cluster);
-            self.set_cluster(&name, SocketAddr::from(([127, 0, 0, 1], port)));
+            self.add_upstream(&name, SocketAddr::from(([127, 0, 0, 1], port)));
         }
+        let clusters = self.tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
+        clusters.extend(variant.clusters);
     }
 
     /// Writes it as JSON, which Envoy takes by its file's ending.
@@ -253,15 +271,33 @@ impl EnvoyConfig {
         self
     }
 
-    /// Sets where the only endpoint of a cluster is.
+    /// Sets where the only endpoint of a cluster is, and of those that have the same endpoint: one server that several
+    /// clusters lead to, each with bounds of its own.
     #[track_caller]
     pub fn set_cluster(&mut self, name: &str, address: SocketAddr) -> &mut Self {
         let told = self.told(&format!("no cluster {name:?} with one endpoint"));
-        let cluster = self.resource("clusters", name);
-        let endpoint =
-            cluster.and_then(|of| of.pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address"));
-        set_address(endpoint, address, &told);
+        let before = self.resource("clusters", name).and_then(|cluster| address_of(cluster.pointer(ENDPOINT)));
+        let Some(before) = before else { panic!("{told}") };
+        let clusters = self.tree["static_resources"]["clusters"].as_array_mut();
+        for endpoint in clusters.into_iter().flatten().filter_map(|cluster| cluster.pointer_mut(ENDPOINT)) {
+            if address_of(Some(endpoint)) == Some(before) {
+                set_address(Some(endpoint), address, &told);
+            }
+        }
         self
+    }
+
+    /// Adds a cluster like `upstream`, and returns it.
+    #[track_caller]
+    pub fn add_upstream(&mut self, name: &str, address: SocketAddr) -> &mut Value {
+        let told = self.told("no cluster \"upstream\"");
+        let mut cluster = self.resource("clusters", "upstream").unwrap_or_else(|| panic!("{told}")).clone();
+        cluster["name"] = name.into();
+        cluster["load_assignment"]["cluster_name"] = name.into();
+        set_address(cluster.pointer_mut(ENDPOINT), address, &told);
+        let clusters = self.tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
+        clusters.push(cluster);
+        clusters.last_mut().expect("the one that was added")
     }
 
     /// A key to try it with, and where.
@@ -296,14 +332,23 @@ impl EnvoyConfig {
         found
     }
 
-    /// The clusters that are upstreams, with where the file has them.
+    /// The clusters that are upstreams, with where the file has them. Of several that lead to the same place, the first.
     pub fn upstreams(&self) -> Vec<(String, SocketAddr)> {
         let clusters = self.tree.pointer("/static_resources/clusters").and_then(Value::as_array);
-        let named = clusters.into_iter().flatten().filter_map(|cluster| {
-            let endpoint = cluster.pointer("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address");
-            Some((cluster.get("name")?.as_str()?.to_owned(), address_of(endpoint)?))
+        let named = || {
+            clusters.into_iter().flatten().filter_map(|cluster| {
+                Some((cluster.get("name")?.as_str()?.to_owned(), address_of(cluster.pointer(ENDPOINT))?))
+            })
+        };
+        let ours = named().filter(|(name, _)| name == CONTROL_PLANE || name == RATE_LIMIT);
+        let mut known: Vec<_> = ours.map(|(_, address)| address).collect();
+        let mut upstreams: Vec<_> = named().collect();
+        upstreams.retain(|(_, address)| {
+            let is_new = !known.contains(address);
+            known.push(*address);
+            is_new
         });
-        named.filter(|(name, _)| name != CONTROL_PLANE && name != RATE_LIMIT).collect()
+        upstreams
     }
 
     #[track_caller]
@@ -343,6 +388,9 @@ fn write_listeners(mut listeners: Value, file: &Path) -> Result<()> {
 /// The HTTP connection manager of the gateway.
 const HCM: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 
+/// Where a cluster with one endpoint has it.
+const ENDPOINT: &str = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
+
 /// A first key and a first request.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -369,10 +417,12 @@ struct Variant {
     serve: Vec<String>,
     /// Merged into the filter's configuration.
     filter: Value,
-    /// Instead of the routes.
+    /// Instead of the routes behind the first, the public one.
     routes: Vec<Value>,
     /// Names of clusters like `upstream`.
     upstreams: Vec<String>,
+    /// Clusters that are not like it.
+    clusters: Vec<Value>,
     /// HTTP filters in front of the filter.
     before_filter: Vec<Value>,
     /// HTTP filters between the filter and the guard.
@@ -508,13 +558,46 @@ mod tests {
         }
     }
 
+    /// What one client may have at a time is less than what all requests with keys may have together.
+    #[test]
+    fn shipped_bounds_fit_the_number_of_streams() {
+        let mut files: Vec<_> = ["keyward", "exograph", "exona", "graph8", "ai-api", "auxot"]
+            .map(|dialect| EnvoyConfig::variant(dialect).unwrap())
+            .into();
+        files.push(EnvoyConfig::fleet().unwrap());
+        for config in files {
+            let of = |pointer: &str| config.tree.pointer(pointer).cloned().unwrap_or_else(|| panic!("no {pointer}"));
+            let streams = of(&format!("{HCM}/http2_protocol_options/max_concurrent_streams")).as_u64().unwrap();
+            let routes = of(&format!("{HCM}/route_config/virtual_hosts/0/routes"));
+            let clusters = of("/static_resources/clusters");
+            for route in routes.as_array().unwrap().iter().filter(|route| route.get("route").is_some()) {
+                let cluster = &route["route"]["cluster"];
+                assert_ne!(cluster, CONTROL_PLANE, "what users ask has a cluster of its own: {route}");
+                let cluster = clusters.as_array().unwrap().iter().find(|known| known["name"] == *cluster).unwrap();
+                let bounds = &cluster["circuit_breakers"]["thresholds"][0];
+                let bound = |name: &str| bounds[name].as_u64().unwrap_or_else(|| panic!("{name} of {cluster}"));
+                let timeout = route["route"].pointer("/max_stream_duration/max_stream_duration");
+                // Either for whoever has a key, or few and short.
+                if cluster["name"] == "upstream" || cluster["name"] == "sandbox" {
+                    assert!(bound("max_requests") >= 50 * streams && bound("max_connections") > bound("max_requests"));
+                } else {
+                    assert!(bound("max_requests") <= 100 && timeout.is_some(), "{route}");
+                }
+                let is_public = route["match"]["path"] == "/health";
+                assert_eq!(cluster["name"] == "upstream_public", is_public, "{route}");
+            }
+        }
+    }
+
     #[test]
     fn the_fleets_file_is_the_shipped_one_and_the_fleets_four_parts() {
         let mut fleet = EnvoyConfig::fleet().unwrap();
         let shipped = EnvoyConfig::shipped().unwrap();
         assert_eq!(fleet.upstreams(), shipped.upstreams());
         let names: Vec<_> = fleet.http_filters().iter().map(|filter| filter["name"].clone()).collect();
-        assert_eq!(names, ["keyward", "keyward_guard", RATE_LIMIT_FILTER, "envoy.filters.http.router"]);
+        let expected =
+            ["keyward", "keyward_guard", "envoy.filters.http.buffer", RATE_LIMIT_FILTER, "envoy.filters.http.router"];
+        assert_eq!(names, expected);
         fleet.http_filters().retain(|filter| filter["name"] != RATE_LIMIT_FILTER);
         let clusters = fleet.tree["static_resources"]["clusters"].as_array_mut().unwrap();
         clusters.retain(|cluster| cluster["name"] != RATE_LIMIT);

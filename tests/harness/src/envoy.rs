@@ -152,6 +152,11 @@ impl Envoy {
         self.admin
     }
 
+    /// The path that the filter answers itself with whether it can decide.
+    pub fn readiness_path(&self) -> Option<&str> {
+        self.readiness_path.as_deref()
+    }
+
     /// The number of workers.
     pub fn workers(&self) -> u32 {
         self.workers

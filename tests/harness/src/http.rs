@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long one exchange may take.
@@ -190,6 +191,43 @@ impl Connection {
             Err(_) => Err(Failure::new(format!("{told}: no answer within {LIMIT:?}"))),
         }
     }
+}
+
+/// A body that never ends, and of which nothing comes.
+#[derive(Debug)]
+struct Endless;
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<std::result::Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+/// Begins requests over one HTTP/2 connection whose bodies never end. Each task ends with the status of the answer, or
+/// with `None` if there is none; dropping the set ends all.
+///
+/// # Errors
+/// When nobody accepts the connection.
+pub async fn send_endless(to: SocketAddr, request: &Request, streams: usize) -> Result<JoinSet<Option<u16>>> {
+    let io = TokioIo::new(connect(to).await?);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.context(|| to.to_string())?;
+    tokio::spawn(connection);
+    let mut tasks = JoinSet::new();
+    for _ in 0..streams {
+        let mut sender: http2::SendRequest<Endless> = sender.clone();
+        let request = request.build(&format!("http://{to}{}", request.path), None)?.map(|_| Endless);
+        tasks.spawn(async move {
+            sender.ready().await.ok()?;
+            Some(sender.send_request(request).await.ok()?.status().as_u16())
+        });
+    }
+    Ok(tasks)
 }
 
 /// Sends a request on a connection of its own.

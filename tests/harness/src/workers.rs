@@ -28,7 +28,9 @@ impl WorkerConnections {
             if found.len() == envoy.workers() as usize {
                 return Ok(Self(found.into_values().collect()));
             }
-            let connection = Connection::open(envoy.gateway()).await?;
+            let mut connection = Connection::open(envoy.gateway()).await?;
+            // A worker takes it once something was sent on it.
+            connection.send(&Request::get(envoy.readiness_path().unwrap_or("/"))).await?;
             let now = until("a worker accepts a connection", Duration::from_secs(10), async || {
                 let now = accepted_by_worker(envoy).await?;
                 if now == accepted { Err(Failure::new("none did")) } else { Ok(now) }

@@ -180,19 +180,17 @@ fn common(places: &Places, feed: SocketAddr) -> Result<EnvoyConfig> {
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
     let manager = tree.pointer_mut(manager).and_then(Value::as_object_mut).expect("an HTTP connection manager");
     manager.remove("access_log").expect("an access log");
-    let clusters = tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
-    let named = |name: &str| clusters.iter().find(|cluster| cluster["name"] == name).expect("a shipped cluster");
-    let mut authorizer = named("upstream").clone();
-    let mut authorizer_grpc = authorizer.clone();
+    // Connections wait for their turn longer than clients' may.
+    manager["common_http_protocol_options"]["idle_timeout"] = "3600s".into();
+    let listener = tree["static_resources"]["listeners"][0].as_object_mut().expect("a listener");
+    listener.remove("listener_filters").expect("listener filters");
     // HTTP/2, as the feed has it.
     let options = "typed_extension_protocol_options";
-    authorizer_grpc[options] = named(CONTROL_PLANE)[options].clone();
-    for (cluster, name) in [(&mut authorizer, AUTHORIZER), (&mut authorizer_grpc, AUTHORIZER_GRPC)] {
-        cluster["name"] = name.into();
-        cluster["load_assignment"]["cluster_name"] = name.into();
-    }
-    clusters.extend([authorizer, authorizer_grpc]);
-    config.set_cluster(AUTHORIZER, places.authorizer).set_cluster(AUTHORIZER_GRPC, places.authorizer);
+    let clusters = tree["static_resources"]["clusters"].as_array().expect("clusters");
+    let control_plane = clusters.iter().find(|cluster| cluster["name"] == CONTROL_PLANE).expect("a shipped cluster");
+    let http2 = control_plane[options].clone();
+    config.add_upstream(AUTHORIZER, places.authorizer);
+    config.add_upstream(AUTHORIZER_GRPC, places.authorizer)[options] = http2;
     Ok(config)
 }
 
