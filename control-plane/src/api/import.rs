@@ -385,7 +385,7 @@ mod tests {
             being_written: Filling::default(),
             report: Report::default(),
         };
-        let stopped = import.run(Rows::new(Format::JsonLines), incoming).await;
+        let stopped = import.run(Rows::new(Format::JsonLines, None), incoming).await;
         assert!(matches!(stopped, Err(ApiError::ImportTooSlow { imported: 10_000 })), "{stopped:?}");
     }
 }
