@@ -68,7 +68,7 @@ use pages::Pages;
 use sight::Sight;
 use sqlx::AnyPool;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,7 @@ pub enum Error {
         evidence: PathBuf,
     },
     /// The database file is another kind of file.
-    #[error("{} is not an SQLite database: move it away or restore a backup", path.display())]
+    #[error("{} is not an SQLite database: {}", path.display(), way_out(path))]
     NotADatabase {
         /// The file.
         path: PathBuf,
@@ -140,7 +140,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The database file is damaged.
-    #[error("{} is damaged or cut short ({source}): restore a backup", path.display())]
+    #[error("{} is damaged or cut short ({source}): {}", path.display(), way_out(path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -242,6 +242,15 @@ pub enum Error {
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
     Interrupted,
+}
+
+/// What to do about a database file that cannot be used.
+fn way_out(path: &Path) -> &'static str {
+    if path.file_name().is_some_and(|name| name == RELAY_DATABASE_FILE) {
+        "remove the file, and the relay fetches everything from its upstream anew"
+    } else {
+        "restore a backup (docs/operations.md, Backup and restore)"
+    }
 }
 
 /// What a database says that refuses, in its own words and without the line of its source; of other errors, what sqlx says.
