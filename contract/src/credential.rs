@@ -1,6 +1,7 @@
 //! Finding the one credential of a request, the same for an edge and for a control plane that is asked with a key.
 
 use crate::dialect::{BasicPart, Source};
+use crate::malformation::{self, Malformation};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::borrow::Cow;
@@ -14,24 +15,21 @@ pub enum Credential<'a> {
     /// Nothing in any of them.
     Missing,
     /// Something that cannot be one credential: another scheme, empty, sent twice, or two that differ.
-    Malformed,
+    Malformed(Malformation),
     /// One credential, the same in every source that has one.
     One(Cow<'a, [u8]>),
 }
-
-/// Something is there, and it is not one credential.
-struct Malformed;
 
 /// The credential that the sources of a dialect hold.
 pub fn find<'a>(sources: &[Source], headers: &[Header<'a>]) -> Credential<'a> {
     match one(sources, headers) {
         Ok(Some(credential)) => Credential::One(credential),
         Ok(None) => Credential::Missing,
-        Err(Malformed) => Credential::Malformed,
+        Err(malformation) => Credential::Malformed(malformation),
     }
 }
 
-fn one<'a>(sources: &[Source], headers: &[Header<'a>]) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
+fn one<'a>(sources: &[Source], headers: &[Header<'a>]) -> Result<Option<Cow<'a, [u8]>>, Malformation> {
     let mut found: Option<Cow<'a, [u8]>> = None;
     for (n, source) in sources.iter().enumerate() {
         let credential = match source {
@@ -50,11 +48,14 @@ fn one<'a>(sources: &[Source], headers: &[Header<'a>]) -> Result<Option<Cow<'a, 
             Source::Cookie(cookie) => single(cookie_values(headers, cookie).map(Cow::Borrowed))?,
         };
         let Some(credential) = credential else { continue };
-        if credential.is_empty() || !credential.iter().all(u8::is_ascii_graphic) {
-            return Err(Malformed);
+        if credential.is_empty() {
+            return Err(Malformation::Empty);
+        }
+        if !credential.iter().all(u8::is_ascii_graphic) {
+            return Err(malformation::of_list(&credential).unwrap_or(Malformation::WrongCharacters));
         }
         if found.as_ref().is_some_and(|other| *other != credential) {
-            return Err(Malformed);
+            return Err(Malformation::TwoCredentials);
         }
         found = Some(credential);
     }
@@ -70,22 +71,40 @@ fn authorization_field(source: &Source) -> Option<&str> {
 }
 
 /// The credential in a field, in one of the schemes that the sources read from it.
-fn from_field<'a>(sources: &[Source], name: &str, headers: &[Header<'a>]) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
+fn from_field<'a>(
+    sources: &[Source],
+    name: &str,
+    headers: &[Header<'a>],
+) -> Result<Option<Cow<'a, [u8]>>, Malformation> {
     let values = headers.iter().filter(|(given, _)| *given == name).map(|(_, value)| value.trim_ascii());
     let Some(value) = single(values)? else { return Ok(None) };
-    let mut of_field = sources.iter().filter(|source| authorization_field(source) == Some(name));
-    let read = of_field.find_map(|source| match source {
+    let of_field = || sources.iter().filter(|source| authorization_field(source) == Some(name));
+    let read = of_field().find_map(|source| match source {
         Source::Header { scheme: None, .. } => Some(Cow::Borrowed(value)),
         Source::Header { scheme: Some(scheme), .. } => after_scheme(value, scheme).map(Cow::Borrowed),
         Source::Basic(part) => basic(after_scheme(value, "Basic")?, *part).map(Cow::Owned),
         Source::Query(_) | Source::Cookie(_) => None,
     });
-    read.map(Some).ok_or(Malformed)
+    read.map(Some).ok_or_else(|| {
+        let schemes = of_field().filter_map(Source::scheme);
+        if value.is_empty() || schemes.clone().any(|scheme| value.eq_ignore_ascii_case(scheme.as_bytes())) {
+            return Malformation::Empty;
+        }
+        // In one of the schemes, but not to be read.
+        let is_in_scheme = schemes.clone().any(|scheme| after_scheme(value, scheme).is_some());
+        if is_in_scheme { Malformation::WrongCharacters } else { Malformation::WrongScheme }
+    })
 }
 
-fn single<T>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, Malformed> {
+/// The only value. Of several, whether they are the same.
+fn single<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, Malformation> {
     let first = values.next();
-    if values.next().is_some() { Err(Malformed) } else { Ok(first) }
+    let mut others = values.peekable();
+    if others.peek().is_none() {
+        return Ok(first);
+    }
+    let is_same = others.all(|other| Some(other) == first);
+    Err(if is_same { Malformation::Repeated } else { Malformation::TwoCredentials })
 }
 
 /// What stands behind the scheme, one or more spaces apart (RFC 9110, section 11.4); `None` if it is another one.
@@ -213,7 +232,7 @@ mod tests {
     fn found_in(sources: &[Source], pairs: &[(&str, &[u8])]) -> Result<Vec<u8>, &'static str> {
         match find(sources, pairs) {
             Credential::Missing => Err("missing"),
-            Credential::Malformed => Err("malformed"),
+            Credential::Malformed(_) => Err("malformed"),
             Credential::One(credential) => Ok(credential.to_vec()),
         }
     }
@@ -256,6 +275,44 @@ mod tests {
         assert_eq!(found(&[("authorization", b"Bearer a"), ("x-api-key", b"b")]), Err("malformed"));
         assert_eq!(found(&[("authorization", b"Basic a"), ("x-api-key", b"a")]), Err("malformed"));
         assert_eq!(found(&[("x-api-key", b"")]), Err("malformed"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_credential_is_told_apart() {
+        use Malformation::{Empty, Repeated, TwoCredentials, WrongCharacters, WrongScheme};
+        let sources = Dialect::built_in("keyward").unwrap().unwrap().sources;
+        for (pairs, expected) in [
+            (&[("authorization", "Bearer a"), ("x-api-key", "b")][..], TwoCredentials),
+            (&[("authorization", "Bearer a"), ("authorization", "Bearer b")], TwoCredentials),
+            (&[("x-api-key", "a,b c")], TwoCredentials),
+            (&[("authorization", "Bearer a, Bearer b")], TwoCredentials),
+            (&[("authorization", "Bearer a"), ("authorization", "Bearer a")], Repeated),
+            (&[("authorization", "Bearer a, Bearer a")], Repeated),
+            (&[("x-api-key", "a, a")], Repeated),
+            (&[("x-api-key", "")], Empty),
+            (&[("authorization", "Bearer a"), ("x-api-key", " ")], Empty),
+            (&[("authorization", "")], Empty),
+            (&[("authorization", "bearer")], Empty),
+            (&[("authorization", "Bearer  ")], Empty),
+            (&[("authorization", "Basic YTpi")], WrongScheme),
+            (&[("authorization", "a")], WrongScheme),
+            (&[("authorization", "Bearera")], WrongScheme),
+            (&[("authorization", "Bearer a b")], WrongCharacters),
+            (&[("x-api-key", "\u{e9}")], WrongCharacters),
+        ] {
+            let headers: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+            assert_eq!(find(&sources, &headers), Credential::Malformed(expected), "{pairs:?}");
+        }
+        let basic = [Source::Basic(BasicPart::Password)];
+        for (value, expected) in
+            [("Basic !", WrongCharacters), ("Basic YQ==", WrongCharacters), ("Basic", Empty), ("Bearer a", WrongScheme)]
+        {
+            assert_eq!(
+                find(&basic, &[("authorization", value.as_bytes())]),
+                Credential::Malformed(expected),
+                "{value}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::document::{self, Node, Problems};
 use crate::error_shape::ErrorShape;
 use crate::key_format::KeyFormat;
 use crate::limit::{Limit, Limits};
+use crate::malformation::{self, Malformation};
 use std::ops::RangeInclusive;
 
 /// One system.
@@ -119,6 +120,16 @@ impl Dialect {
         self.formats.iter().find(|format| format.matches(credential))
     }
 
+    /// What is wrong with a credential that has no [format](Self::format_of), by the format whose prefix it has.
+    pub fn malformation_of(&self, credential: &[u8]) -> Malformation {
+        if let Some(several) = malformation::of_list(credential) {
+            return several;
+        }
+        let has_prefix = |format: &&KeyFormat| credential.starts_with(format.prefix.as_bytes());
+        let format = self.formats.iter().filter(has_prefix).max_by_key(|format| format.prefix.len());
+        format.and_then(|format| format.malformation_of(credential)).unwrap_or(Malformation::WrongPrefix)
+    }
+
     /// The kinds whose keys one of that kind may look after by self-service: its own, and those that the dialect names.
     pub fn managed_by<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
         let formats = self.formats.iter().filter(move |format| format.kind == kind);
@@ -139,6 +150,15 @@ impl Source {
             Self::Basic(_) => Some("authorization"),
             Self::Cookie(_) => Some("cookie"),
             Self::Query(_) => None,
+        }
+    }
+
+    /// The authentication scheme that it is read in, if it has one.
+    pub fn scheme(&self) -> Option<&str> {
+        match self {
+            Self::Header { scheme, .. } => scheme.as_deref(),
+            Self::Basic(_) => Some("Basic"),
+            Self::Query(_) | Self::Cookie(_) => None,
         }
     }
 
@@ -282,6 +302,26 @@ mod tests {
         let exograph = Dialect::built_in("exograph").unwrap().unwrap();
         assert!(exograph.format_of(b"exo_key_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_some());
         assert!(exograph.format_of(b"exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_shape_of_a_key_is_told_apart() {
+        use Malformation::{Repeated, TwoCredentials, WrongCharacters, WrongChecksum, WrongLength, WrongPrefix};
+        let dialect = Dialect::built_in("keyward").unwrap().unwrap();
+        let body = "a".repeat(36);
+        for (credential, expected) in [
+            ("nonsense".to_owned(), WrongPrefix),
+            ("kw_prod_x".to_owned(), WrongPrefix),
+            ("kw_live_short".to_owned(), WrongLength),
+            (format!("kw_test_{body}a"), WrongLength),
+            (format!("kw_live_{}", body.replacen('a', "-", 1)), WrongCharacters),
+            (format!("kw_live_{body}"), WrongChecksum),
+            (format!("kw_live_{body},kw_live_{body}"), Repeated),
+            (format!("kw_live_{body},kw_test_{body}"), TwoCredentials),
+        ] {
+            assert!(dialect.format_of(credential.as_bytes()).is_none());
+            assert_eq!(dialect.malformation_of(credential.as_bytes()), expected, "{credential}");
+        }
     }
 
     #[test]

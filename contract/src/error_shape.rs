@@ -7,6 +7,7 @@
 
 use crate::document::{self, Node, Problems};
 use crate::limit::Limit;
+use crate::malformation::Malformation;
 use crate::rate_limit_fields;
 use crate::verdict::Refusal;
 use serde_json::{Map, Value};
@@ -45,6 +46,10 @@ pub enum Fact {
     Limit,
     /// The length of the exhausted window in seconds, a number; of `rate_limited` only.
     Window,
+    /// What is wrong with the credential, a word ([`Malformation::name`]); of `malformed` only.
+    Reason,
+    /// The same as a sentence ([`Malformation::explanation`]); of `malformed` only.
+    Explanation,
 }
 
 /// The facts of one refusal.
@@ -70,6 +75,8 @@ pub struct Facts<'a> {
     pub window_s: u64,
     /// The key's windows, of which one is exhausted; told on every 429.
     pub windows: &'a [Window],
+    /// What is wrong with the credential, where it is malformed.
+    pub malformation: Option<Malformation>,
 }
 
 /// One window of a key.
@@ -386,7 +393,7 @@ impl<'a> Template<'a, '_> {
 }
 
 impl Fact {
-    const ALL: [(&'static str, Self); 10] = [
+    const ALL: [(&'static str, Self); 12] = [
         ("verdict", Self::Verdict),
         ("status", Self::Status),
         ("header", Self::Header),
@@ -397,6 +404,8 @@ impl Fact {
         ("retry_after", Self::RetryAfter),
         ("limit", Self::Limit),
         ("window", Self::Window),
+        ("reason", Self::Reason),
+        ("explanation", Self::Explanation),
     ];
 
     fn is_known_for(self, refusal: Refusal) -> bool {
@@ -407,6 +416,7 @@ impl Fact {
             Self::Scope => refusal == Refusal::InsufficientScope,
             Self::RetryAfter => matches!(refusal, Refusal::RateLimited | Refusal::Unavailable),
             Self::Limit | Self::Window => refusal == Refusal::RateLimited,
+            Self::Reason | Self::Explanation => refusal == Refusal::Malformed,
         }
     }
 
@@ -422,6 +432,11 @@ impl Fact {
             Self::RetryAfter => facts.retry_after_s.into(),
             Self::Limit => facts.limit.into(),
             Self::Window => facts.window_s.into(),
+            Self::Reason => facts.malformation.map_or("malformed", Malformation::name).into(),
+            Self::Explanation => facts
+                .malformation
+                .map_or("The credential is not a well-formed API key.", Malformation::explanation)
+                .into(),
         }
     }
 }

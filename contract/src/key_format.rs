@@ -2,6 +2,7 @@
 
 use crate::document::Node;
 use crate::entry::Environment;
+use crate::malformation::Malformation;
 use crate::secret::Secret;
 use std::ops::{Range, RangeInclusive};
 
@@ -162,6 +163,25 @@ impl KeyFormat {
         self.alphabet.contains(c) || c.is_ascii_alphanumeric()
     }
 
+    /// What is wrong with a credential that begins like such a key; `None` if it [matches](Self::matches).
+    pub fn malformation_of(&self, credential: &[u8]) -> Option<Malformation> {
+        if self.matches(credential) {
+            return None;
+        }
+        let Some(rest) = credential.strip_prefix(self.prefix.as_bytes()) else {
+            return Some(Malformation::WrongPrefix);
+        };
+        let checksum = self.checksum.length();
+        let lengths = self.min_length + checksum..=self.max_length + checksum;
+        if !lengths.contains(&rest.len()) {
+            return Some(Malformation::WrongLength);
+        }
+        // The digits of a checksum are those of base62.
+        let (body, sum) = rest.split_at_checked(rest.len() - checksum).unwrap_or_default();
+        let are_allowed = body.iter().all(|&c| self.alphabet.contains(c)) && sum.iter().all(u8::is_ascii_alphanumeric);
+        Some(if are_allowed { Malformation::WrongChecksum } else { Malformation::WrongCharacters })
+    }
+
     /// Makes a key out of `random`, which must fill the bytes it is given from a cryptographic source.
     ///
     /// # Errors
@@ -216,11 +236,7 @@ impl KeyFormat {
 
     /// The length of a key that is made here, in bytes. A longer one leaves no less unknown.
     pub fn issued_key_length(&self) -> usize {
-        let checksum = match self.checksum {
-            Checksum::None => 0,
-            Checksum::Crc32Base62 => CRC32_BASE62_LENGTH,
-        };
-        self.prefix.len() + self.issued_length + checksum
+        self.prefix.len() + self.issued_length + self.checksum.length()
     }
 
     /// Reads a format from a dialect.
@@ -288,6 +304,16 @@ impl KeyFormat {
             selector_length,
             at_rest: at_rest?.0,
         })
+    }
+}
+
+impl Checksum {
+    /// How many characters it has.
+    fn length(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Crc32Base62 => CRC32_BASE62_LENGTH,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod entry;
 pub mod error_shape;
 pub mod key_format;
 pub mod limit;
+pub mod malformation;
 pub mod page;
 pub mod rate_limit_fields;
 pub mod secret;

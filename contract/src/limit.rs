@@ -118,6 +118,12 @@ impl Limit {
         self.window_ms
     }
 
+    /// A wait for this limit in whole seconds, as clients are told it: rounded up, and never more than the window, which a
+    /// wait in milliseconds exceeds by one at the moment that a request is counted.
+    pub fn wait_s(&self, wait_ms: u64) -> u64 {
+        wait_ms.div_ceil(SECOND_MS).min(self.window_ms.get() / SECOND_MS)
+    }
+
     /// Appends the limit as 4 bytes of requests and 8 of milliseconds, little-endian.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.requests.to_le_bytes());
@@ -221,6 +227,25 @@ mod tests {
 
     fn limit(text: &str) -> Limit {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_wait_in_seconds_is_rounded_up_and_never_longer_than_the_window() {
+        for (limit, wait_ms, expected) in [
+            ("2/min", 0, 0),
+            ("2/min", 1, 1),
+            ("2/min", 1000, 1),
+            ("2/min", 1001, 2),
+            ("2/min", 59_001, 60),
+            ("2/min", 60_000, 60),
+            ("2/min", 60_001, 60),
+            ("1/s", 1001, 1),
+            ("1/31d", Limit::MAX_WINDOW_MS + 1, 31 * 86_400),
+            ("1/s", u64::MAX, 1),
+        ] {
+            let limit: Limit = limit.parse().unwrap();
+            assert_eq!(limit.wait_s(wait_ms), expected, "{limit} {wait_ms}");
+        }
     }
 
     #[test]

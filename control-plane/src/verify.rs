@@ -12,6 +12,7 @@ use keyward_contract::credential::is_jwt;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::digest::Digest;
 use keyward_contract::key_format::KeyFormat;
+use keyward_contract::malformation::Malformation;
 use keyward_contract::secret::Secret as Plaintext;
 use keyward_contract::verdict::Refusal;
 use sha2::{Digest as _, Sha256, Sha512};
@@ -34,6 +35,8 @@ pub struct Verified {
 pub struct Refused {
     /// What an edge would call it.
     pub refusal: Refusal,
+    /// What is wrong with a malformed credential.
+    pub malformation: Option<Malformation>,
     /// The key, where one was found.
     pub key: Option<Box<Key>>,
     /// Why nothing could be decided, where nothing could.
@@ -66,7 +69,9 @@ pub async fn verify_key(
     if is_jwt(credential) {
         return Err(Refusal::Jwt.into());
     }
-    let Some(format) = dialect.format_of(credential) else { return Err(Refusal::Malformed.into()) };
+    let Some(format) = dialect.format_of(credential) else {
+        return Err(dialect.malformation_of(credential).into());
+    };
     for (address, is_selector) in addresses(Some(format), hmac_pepper, credential) {
         let found = store.key_by_digest(&address).await.map_err(Refused::undecided)?;
         let Some((key, secret, owner)) = found else { continue };
@@ -149,7 +154,13 @@ impl Refused {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, key: None, source: None }
+        Self { refusal, malformation: None, key: None, source: None }
+    }
+}
+
+impl From<Malformation> for Refused {
+    fn from(malformation: Malformation) -> Self {
+        Self { malformation: Some(malformation), ..Refusal::Malformed.into() }
     }
 }
 

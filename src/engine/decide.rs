@@ -19,6 +19,7 @@ use keyward_contract::entry::KeyRecord;
 use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
 use keyward_contract::key_format::KeyFormat;
 use keyward_contract::limit::Limit;
+use keyward_contract::malformation::Malformation;
 use keyward_contract::secret::Secret;
 use keyward_contract::verdict::Refusal;
 use keyward_contract::verify::Answer;
@@ -78,6 +79,8 @@ pub struct Refused {
     pub refusal: Refusal,
     /// The key, once its record was found.
     pub holder: Option<Rc<Holder>>,
+    /// What is wrong with a malformed credential.
+    pub malformation: Option<Malformation>,
     /// The permission that is lacking.
     pub scope: String,
     /// The resource whose metadata the answer names.
@@ -113,6 +116,14 @@ impl Decision {
             Self::Delegated => "delegated",
             Self::Refuse(refused) => refused.refusal.name(),
             Self::Verify(_) => "verify",
+        }
+    }
+
+    /// What is wrong with a malformed credential, as it is named in filter state and logs.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Refuse(refused) => refused.malformation.map(Malformation::name),
+            _ => None,
         }
     }
 
@@ -158,6 +169,7 @@ impl Refused {
             limit: exhausted.map_or(0, |exhausted| exhausted.limit.requests().into()),
             window_s: exhausted.map_or(0, |exhausted| exhausted.limit.window_ms().get() / 1000),
             windows: if told.standard == When::Never { &[] } else { windows },
+            malformation: self.malformation,
         };
         let mut rendered = self.errors.as_deref().unwrap_or(&policy.dialect.errors).render(self.refusal, &facts);
         if rendered.status == 429 {
@@ -257,7 +269,8 @@ impl<S: SharedStore> Edge<'_, S> {
             return refused;
         };
         let Some(retry_after_ms) = guessing.fail(self.store, address, now.monotonic_ms) else { return refused };
-        let (limit, retry_after_s) = (guessing.threshold(), retry_after_ms.div_ceil(1000));
+        let limit = guessing.threshold();
+        let retry_after_s = limit.wait_s(retry_after_ms);
         let windows = vec![Window { limit, remaining: 0, reset_s: retry_after_s }];
         Refused { exhausted: Some(Exhausted { limit, retry_after_s, windows }), ..Refusal::RateLimited.into() }
     }
@@ -368,7 +381,7 @@ impl<S: SharedStore> Edge<'_, S> {
         let window = |state: &WindowState| Window {
             limit: state.limit,
             remaining: state.remaining,
-            reset_s: state.reset_ms.div_ceil(1000),
+            reset_s: state.limit.wait_s(state.reset_ms),
         };
         let key = (holder.key.key_id.as_str(), || holder.limit_hash());
         match self.limiter.admit_hashed(self.store, key, limits, cost, now_ms) {
@@ -380,7 +393,7 @@ impl<S: SharedStore> Edge<'_, S> {
                 // What never gets through is told to come back after a window, as a status of 429 has to say something.
                 let retry_after_ms = retry_after_ms.unwrap_or(limit.window_ms().get());
                 let windows = windows.iter().map(window).collect();
-                Err(Exhausted { limit, retry_after_s: retry_after_ms.div_ceil(1000), windows })
+                Err(Exhausted { limit, retry_after_s: limit.wait_s(retry_after_ms), windows })
             }
         }
     }
@@ -405,17 +418,19 @@ impl PossibleKey<'_> {
 }
 
 /// The request's credential, if it has one that can be a key.
-fn possible_key<'a>(policy: &'a Policy, credential: Credential<'a>) -> Result<PossibleKey<'a>, Refusal> {
+fn possible_key<'a>(policy: &'a Policy, credential: Credential<'a>) -> Result<PossibleKey<'a>, Stop> {
     let credential = match credential {
         Credential::One(credential) => credential,
-        Credential::Missing => return Err(Refusal::Missing),
-        Credential::Malformed => return Err(Refusal::Malformed),
+        Credential::Missing => return Err(Refusal::Missing.into()),
+        Credential::Malformed(malformation) => return Err(malformation.into()),
     };
     if credential::is_jwt(&credential) {
-        return Err(Refusal::Jwt);
+        return Err(Refusal::Jwt.into());
     }
-    let format = policy.dialect.format_of(&credential).ok_or(Refusal::Malformed)?;
-    Ok(PossibleKey { credential, format })
+    match policy.dialect.format_of(&credential) {
+        Some(format) => Ok(PossibleKey { credential, format }),
+        None => Err(policy.dialect.malformation_of(&credential).into()),
+    }
 }
 
 /// What the record of a key says against it by itself, whoever asks for what.
@@ -504,12 +519,19 @@ impl From<Refusal> for Refused {
         Self {
             refusal,
             holder: None,
+            malformation: None,
             scope: String::new(),
             resource: None,
             exhausted: None,
             retry_after_s: None,
             errors: None,
         }
+    }
+}
+
+impl From<Malformation> for Stop {
+    fn from(malformation: Malformation) -> Self {
+        Self::Refused(Refused { malformation: Some(malformation), ..Refusal::Malformed.into() })
     }
 }
 

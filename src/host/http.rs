@@ -184,6 +184,9 @@ impl Worker {
         let decision = Decision::Refuse(refused);
         let _ = headers::change(MapType::HttpRequestHeaders, &identity::of_refused(headers, decision.key_id()));
         let _ = self.mark(&decision, headers);
+        if let Some(reason) = decision.reason() {
+            let _ = hostcalls::set_property(vec!["keyward.reason"], Some(reason.as_bytes()));
+        }
         self.count(&decision);
         if is_grpc(headers) {
             return answer_grpc(&rendered, decision.verdict());

@@ -2,7 +2,7 @@
 
 use crate::common::{SOON, assert_refused};
 use keyward_harness::http::send_bytes;
-use keyward_harness::{CreatedKey, Gateway, Request};
+use keyward_harness::{CreatedKey, Failure, Gateway, Request, until};
 
 struct Served {
     gateway: Gateway,
@@ -124,5 +124,50 @@ async fn headers_that_only_the_filter_may_set_are_taken_from_the_client() {
         assert!(!answer.text().contains("spoofed"), "{}", answer.text());
     }
     assert_refused(&served.gateway.envoy.send(&spoof(Request::get("/"))).await.unwrap(), 401, "missing");
+    served.assert_still_serving().await;
+}
+
+#[tokio::test]
+async fn answer_and_access_log_say_why_a_credential_is_malformed() {
+    let served = served().await;
+    let key = &served.key.key;
+    let other = if key.ends_with('0') { '1' } else { '0' };
+    let mistyped = format!("{}{other}", &key[..key.len() - 1]);
+    let bearer = |value: &str| format!("authorization: Bearer {value}");
+    let field = |value: &str| format!("x-api-key: {value}");
+    let cases = [
+        ("two_credentials", vec![bearer(key), field("sk-ant-something-else")]),
+        ("two_credentials", vec![bearer(key), field(&mistyped)]),
+        ("empty", vec![field("")]),
+        ("empty", vec![bearer(key), field("")]),
+        ("empty", vec![bearer("")]),
+        ("repeated", vec![field(&format!("{key}, {key}"))]),
+        ("repeated", vec![field(&format!("{key},{key}"))]),
+        ("repeated", vec![bearer(key), bearer(key)]),
+        ("wrong_scheme", vec![format!("authorization: Basic {key}")]),
+        ("wrong_scheme", vec![format!("authorization: {key}")]),
+        ("wrong_characters", vec![bearer(&format!("{key} x"))]),
+        ("wrong_prefix", vec![bearer("sk-proj-something")]),
+        ("wrong_length", vec![bearer(&key[..key.len() - 1])]),
+        ("wrong_checksum", vec![bearer(&mistyped)]),
+    ];
+    for (reason, lines) in &cases {
+        let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+        let answer = served.raw(&lines).await;
+        assert_eq!(answer.status, 401, "{reason}");
+        let document = answer.json();
+        assert_eq!((&document["code"], &document["reason"]), (&"malformed".into(), &(*reason).into()), "{lines:?}");
+        assert!(document["detail"].as_str().unwrap().ends_with('.'), "{document}");
+    }
+    until("the reasons are in the access log, in order, and on no other line", SOON, async || {
+        let log = served.gateway.envoy.access_log()?;
+        let told: Vec<_> =
+            log.iter().filter(|line| line["verdict"] == "malformed").map(|line| &line["reason"]).collect();
+        let others = log.iter().filter(|line| line["verdict"] != "malformed").all(|line| line["reason"].is_null());
+        let is_right = told.len() == cases.len() && told.iter().zip(&cases).all(|(told, (reason, _))| *told == reason);
+        if is_right && others { Ok(()) } else { Err(Failure::new(format!("{told:?}"))) }
+    })
+    .await
+    .unwrap();
     served.assert_still_serving().await;
 }

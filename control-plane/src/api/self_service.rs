@@ -333,7 +333,7 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
     let fields = fields(parts);
     let verified = match credential::find(&app.dialect.sources, &fields) {
         Credential::Missing => return Err(Refusal::Missing.into()),
-        Credential::Malformed => Err(Refusal::Malformed.into()),
+        Credential::Malformed(malformation) => Err(malformation.into()),
         Credential::One(credential) => verify(parts, app, &credential).await?,
     };
     let verified = match verified {
@@ -429,6 +429,7 @@ fn refusal(app: &App, parts: &Parts, refused: &Refused, scope: &str, retry_after
         retry_after_s,
         limit: failures::THRESHOLD.into(),
         window_s: failures::WINDOW.as_secs(),
+        malformation: refused.malformation,
         ..Facts::default()
     };
     let rendered = app.dialect.errors.render(refused.refusal, &facts);

@@ -59,7 +59,7 @@ pub(crate) const KEYWARD: [Case; 13] = [
         "malformed",
         401,
         r#"Bearer realm="keyward", error="invalid_token""#,
-        r#"{"type":"urn:keyward:problem:malformed","title":"Invalid API key","status":401,"detail":"The credential is not a well-formed API key.","code":"malformed","request_id":"{request_id}"}"#,
+        r#"{"type":"urn:keyward:problem:malformed","title":"Invalid API key","status":401,"detail":"The credential does not begin like an API key.","code":"malformed","reason":"wrong_prefix","request_id":"{request_id}"}"#,
     ),
     case(
         "unknown",

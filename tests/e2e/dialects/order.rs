@@ -16,7 +16,7 @@ const FAULTS: [Fault; 8] = [
     ("revoked", |key| key.revoked_at_ms = Some(u64::MAX)),
     ("expired", |key| key.expires_at_ms = Some(1)),
     ("unassociated", |key| key.owner = Some("gone".to_owned())),
-    ("wrong_kind", |key| key.kind = "key".to_owned()),
+    ("wrong_kind", |key| key.kind = "internal".to_owned()),
     ("forbidden_ip", |key| key.allowlist = vec!["2001:db8::/32".parse().unwrap()]),
     ("insufficient_scope", |key| key.scopes = Vec::new()),
     ("rate_limited", |key| key.limits = Some(Limits::new(vec!["0/min".parse().unwrap()]).unwrap())),
@@ -28,7 +28,7 @@ async fn of_several_faults_the_first_decides() {
     let feed = Feed::start().await;
     let gateway = Gateway::builder()
         .filter(|filter| {
-            let rule = json!({"path": {"prefix": "/"}, "access": "key", "kinds": ["internal"], "scopes": ["admin"]});
+            let rule = json!({"path": {"prefix": "/"}, "access": "key", "kinds": ["key"], "scopes": ["admin"]});
             filter["rules"].as_array_mut().unwrap().insert(0, rule);
         })
         .feed_from(feed.address())
@@ -44,7 +44,7 @@ async fn of_several_faults_the_first_decides() {
     for (without, name) in names.iter().enumerate() {
         let mut key = KeyRecord {
             key_id: format!("key_{without}"),
-            kind: "internal".to_owned(),
+            kind: "key".to_owned(),
             scopes: vec!["admin".to_owned()],
             ..KeyRecord::default()
         };
