@@ -146,7 +146,7 @@ impl Process {
         let (now_ms, stream) = (self.now.monotonic_ms, self.streams);
         let Worker { verified, verifier, .. } = &mut self.workers[worker];
         verifier.wait(&self.store, &what, None, stream, now_ms).unwrap();
-        let (id, asked) = verifier.to_send(now_ms).unwrap();
+        let (id, asked) = verifier.to_send(&self.store, now_ms).unwrap();
         assert_eq!(asked.expose(), credential);
         verifier.ended(&self.store, verified, id, outcome, now_ms);
         let (ready, ended) = verifier.take_ready(1).remove(0);

@@ -1,6 +1,11 @@
 //! Who waits for the control plane to check a credential, and what is asked of it: each credential once at a time, and
 //! wrong ones not without end.
 //!
+//! Wrong credentials are counted by client and public beginning first, so who guesses one key keeps nobody from another. A
+//! client that was wrong about too many beginnings goes on in a *slow lane*: a few credentials at a time, and only with beginnings
+//! that it was not wrong about. So whoever shares its address and is right waits a little, and is not refused; and the control plane
+//! has no more to check than the lane lets through.
+//!
 //! It refuses to trust that an answer comes or that whoever waits is still there: a question and a request have deadlines,
 //! and a stream that goes away is forgotten. It sends nothing itself; the host takes what [is to be sent](Verifier::to_send)
 //! and tells how it [ended](Verifier::ended), and answers the streams that are [ready](Verifier::take_ready).
@@ -80,6 +85,8 @@ struct Question {
     what: Unverified,
     /// The client, as far as it can be told apart.
     client: String,
+    /// Whether it is sent in the client's slow lane.
+    is_slow: bool,
     /// When no answer is waited for any more; `None` as long as it was not sent.
     given_up_ms: Option<u64>,
     waiters: Vec<Waiter>,
@@ -108,14 +115,23 @@ pub const MAX_WAITERS: usize = 1000;
 pub const WRONG_OF_CLIENT: Limit = Limit::per_minute(5);
 /// See [`WRONG_OF_CLIENT`].
 pub const WRONG_OF_ALL: Limit = Limit::per_minute(60);
-/// How many wrong credentials with whatever public beginnings a client may have checked: who knows many of them must not
-/// keep the control plane busy for all others.
+/// How many wrong credentials with whatever public beginnings a client may have checked before it goes on in the slow lane:
+/// who knows many of them must not keep the control plane busy for all others.
 pub const WRONG_OF_CLIENT_IN_ALL: Limit = Limit::per_minute(30);
+/// How many wrong credentials a client may have checked in its slow lane.
+pub const WRONG_IN_SLOW_LANE: Limit = Limit::per_ten_seconds(20);
 /// How often a client may have asked a control plane that was too busy.
 pub const IN_VAIN_OF_CLIENT: Limit = Limit::per_ten_seconds(20);
 
 /// How much of [`MAX_QUESTIONS`] one client may have, so that something is left for the others.
 const MAX_QUESTIONS_OF_CLIENT: usize = MAX_QUESTIONS / 2;
+
+/// How many credentials of one client a worker has checked at once in the slow lane, and how many wait for that.
+const MAX_SLOW_AT_ONCE: usize = 4;
+/// See [`MAX_SLOW_AT_ONCE`].
+const MAX_SLOW_OF_CLIENT: usize = 16;
+/// How many credentials wait in the slow lanes of all clients, as they stay longer than others.
+const MAX_SLOW: usize = MAX_QUESTIONS / 2;
 
 /// After how many seconds to come back where nothing better is known.
 const RETRY_S: u64 = 1;
@@ -168,34 +184,71 @@ impl Verifier {
             if client != UNKNOWN && of_client >= MAX_QUESTIONS_OF_CLIENT {
                 return busy;
             }
-            self.have_budget(store, what, &client, now_ms)?;
+            let is_slow = self.have_budget(store, what, &client, now_ms)?;
             self.asked += 1;
-            let question = Question { what: what.clone(), client, given_up_ms: None, waiters: vec![waiter] };
+            let question = Question { what: what.clone(), client, is_slow, given_up_ms: None, waiters: vec![waiter] };
             self.questions.insert(self.asked, question);
         }
         self.waiting.insert(stream);
         Ok(())
     }
 
+    /// Whether a credential goes into its client's slow lane.
+    ///
     /// What this worker is asking with one public beginning counts as if it were wrong already, so that many at once get no
     /// further than one after another. (Not what a client asks with several: they may be the keys of many behind one address.)
-    fn have_budget(&self, store: &impl SharedStore, what: &Unverified, client: &str, now_ms: u64) -> Result<(), Busy> {
+    ///
+    /// # Errors
+    /// If it is not to be asked about now.
+    fn have_budget(
+        &self,
+        store: &impl SharedStore,
+        what: &Unverified,
+        client: &str,
+        now_ms: u64,
+    ) -> Result<bool, Busy> {
         let with_subject = self.questions.values().filter(|question| question.what.subject == what.subject);
         let of_all = with_subject.clone().count();
         let of_client = with_subject.filter(|question| question.client == client).count();
-        let wrong = wrong_of(&what.subject, client).zip([of_client, of_all, 0]);
+        let [here, everywhere] = wrong_with(&what.subject, client);
         let in_vain = in_vain_of(client).map(|of| ((of, IN_VAIN_OF_CLIENT), 0));
-        for ((of, limit), open) in wrong.chain(in_vain) {
+        let counted = [(here.clone(), of_client), (everywhere, of_all)];
+        for ((of, limit), open) in counted.into_iter().chain(in_vain) {
             let cost = u32::try_from(open).unwrap_or(u32::MAX).saturating_add(1);
             if cost > limit.requests() {
                 return Err(Busy { retry_after_s: RETRY_S });
             }
             let wait_ms = self.wrong.wait_ms(store, &of, limit, cost, now_ms);
             if wait_ms > 0 {
-                return Err(Busy { retry_after_s: wait_ms.div_ceil(1000) });
+                return Err(Busy { retry_after_s: limit.wait_s(wait_ms) });
             }
         }
-        Ok(())
+        let Some((in_all, limit)) = wrong_in_all(client) else { return Ok(false) };
+        let wait_ms = self.wrong.wait_ms(store, &in_all, limit, 1, now_ms);
+        if wait_ms == 0 {
+            return Ok(false);
+        }
+        // As long as not all of its budget is there, the client was wrong about this beginning.
+        let (of, limit) = here;
+        let suspected_ms = self.wrong.wait_ms(store, &of, limit, limit.requests(), now_ms);
+        if suspected_ms > 0 {
+            return Err(Busy { retry_after_s: limit.wait_s(suspected_ms.min(wait_ms)) });
+        }
+        let slow = || self.questions.values().filter(|question| question.is_slow);
+        let slow_of_client = slow().filter(|question| question.client == client).count();
+        if of_client > 0 || slow_of_client >= MAX_SLOW_OF_CLIENT || slow().count() >= MAX_SLOW {
+            return Err(Busy { retry_after_s: RETRY_S });
+        }
+        Ok(true)
+    }
+
+    /// Whether a client's slow lane lets nothing through at the moment. What is being asked counts as wrong.
+    fn is_lane_full(&self, store: &impl SharedStore, client: &str, now_ms: u64) -> bool {
+        let is_open =
+            |question: &&Question| question.is_slow && question.given_up_ms.is_some() && question.client == client;
+        let open = self.questions.values().filter(is_open).count();
+        let cost = u32::try_from(open).unwrap_or(u32::MAX).saturating_add(1);
+        open >= MAX_SLOW_AT_ONCE || self.wrong.wait_ms(store, &lane_of(client), WRONG_IN_SLOW_LANE, cost, now_ms) > 0
     }
 
     /// Whether a stream waits.
@@ -216,10 +269,22 @@ impl Verifier {
     }
 
     /// The next question that is to be sent, which then counts as sent: its number, and the credential.
-    pub fn to_send(&mut self, now_ms: u64) -> Option<(u64, Secret)> {
-        let (id, question) = self.questions.iter_mut().find(|(_, question)| question.given_up_ms.is_none())?;
+    pub fn to_send(&mut self, store: &impl SharedStore, now_ms: u64) -> Option<(u64, Secret)> {
+        let mut full = BTreeSet::new();
+        let mut may_be_sent = |question: &Question| {
+            if question.given_up_ms.is_some() || full.contains(&question.client) {
+                return false;
+            }
+            let is_held = question.is_slow && self.is_lane_full(store, &question.client, now_ms);
+            if is_held {
+                full.insert(question.client.clone());
+            }
+            !is_held
+        };
+        let id = self.questions.iter().find(|(_, question)| may_be_sent(question)).map(|(id, _)| *id)?;
+        let question = self.questions.get_mut(&id)?;
         question.given_up_ms = Some(now_ms.saturating_add(WAIT_MS));
-        Some((*id, question.what.credential.clone()))
+        Some((id, question.what.credential.clone()))
     }
 
     /// Whether an answer to a question is still waited for.
@@ -238,7 +303,9 @@ impl Verifier {
             }
             Outcome::Answered(Answer::Wrong) => {
                 verified.remember(store, credential, &what.secret_id, false, now_ms);
-                for (of, limit) in wrong_of(&what.subject, &question.client) {
+                let in_lane = question.is_slow.then(|| (lane_of(&question.client), WRONG_IN_SLOW_LANE));
+                let counted = wrong_with(&what.subject, &question.client).into_iter();
+                for (of, limit) in counted.chain(wrong_in_all(&question.client)).chain(in_lane) {
                     self.wrong.admit(store, &of, &[limit], NonZeroU32::MIN, now_ms);
                 }
             }
@@ -296,12 +363,19 @@ impl Outcome {
     }
 }
 
-/// What a wrong credential counts for, and how many there may be.
-fn wrong_of(subject: &Digest, client: &str) -> impl Iterator<Item = (String, Limit)> {
+/// What a wrong credential with a public beginning counts for, of its client and of all, and how many there may be.
+fn wrong_with(subject: &Digest, client: &str) -> [(String, Limit); 2] {
     let subject = hex::encode(subject.0);
-    let of_client = (format!("{subject} {client}"), WRONG_OF_CLIENT);
-    let in_all = (client != UNKNOWN).then(|| (format!("all {client}"), WRONG_OF_CLIENT_IN_ALL));
-    [of_client, (subject, WRONG_OF_ALL)].into_iter().chain(in_all)
+    [(format!("{subject} {client}"), WRONG_OF_CLIENT), (subject, WRONG_OF_ALL)]
+}
+
+/// What a wrong credential counts for whatever its public beginning.
+fn wrong_in_all(client: &str) -> Option<(String, Limit)> {
+    (client != UNKNOWN).then(|| (format!("all {client}"), WRONG_OF_CLIENT_IN_ALL))
+}
+
+fn lane_of(client: &str) -> String {
+    format!("lane {client}")
 }
 
 fn in_vain_of(client: &str) -> Option<String> {
@@ -357,7 +431,7 @@ mod tests {
         }
 
         fn send(&mut self) -> Option<(u64, String)> {
-            self.verifier.to_send(NOW).map(|(id, credential)| (id, credential.expose().to_owned()))
+            self.verifier.to_send(&self.store, NOW).map(|(id, credential)| (id, credential.expose().to_owned()))
         }
 
         fn end(&mut self, id: u64, outcome: Outcome, now_ms: u64) {
@@ -371,7 +445,7 @@ mod tests {
         /// A question from beginning to end.
         fn guess(&mut self, credential: &str, client: Option<IpAddr>, now_ms: u64) -> Result<(), Busy> {
             self.wait_from(credential, client, now_ms)?;
-            let (id, _) = self.verifier.to_send(now_ms).unwrap();
+            let (id, _) = self.verifier.to_send(&self.store, now_ms).ok_or(Busy { retry_after_s: 0 })?;
             self.end(id, Outcome::Answered(Answer::Wrong), now_ms);
             assert_eq!(self.ready().len(), 1);
             Ok(())
@@ -531,9 +605,88 @@ mod tests {
 
         let mut fixture = Fixture::new();
         let checked = beginnings().filter(|c| fixture.guess(&c.to_string(), CLIENT, NOW).is_ok()).count();
-        assert_eq!(checked, 30);
+        assert_eq!(checked, 30 + 20, "the rest in the slow lane");
         fixture.guess("A1", v6(0), NOW).unwrap();
         fixture.guess("A1", CLIENT, NOW + 60_001).unwrap();
+    }
+
+    /// Six keys, five wrong endings each, in one minute from one address.
+    fn guessed_at() -> Fixture {
+        let mut fixture = Fixture::new();
+        for c in 'a'..='f' {
+            for n in 0..5 {
+                fixture.guess(&format!("{c}{n}"), CLIENT, NOW).unwrap();
+            }
+        }
+        fixture
+    }
+
+    impl Fixture {
+        /// The first use of a key from beginning to end, which is sent at once or not at all.
+        fn first_use(&mut self, credential: &str, now_ms: u64) -> Result<(), Busy> {
+            self.wait_from(credential, CLIENT, now_ms)?;
+            let (id, sent) = self.verifier.to_send(&self.store, now_ms).ok_or(Busy { retry_after_s: 0 })?;
+            assert_eq!(sent.expose(), credential);
+            self.end(id, right(), now_ms);
+            assert_eq!(self.ready().len(), 1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn first_uses_of_other_keys_at_an_address_that_guesses_are_checked() {
+        let mut fixture = guessed_at();
+        for n in 0..200u8 {
+            let key = char::from_u32(0x100 + u32::from(n)).unwrap().to_string();
+            let what = Unverified { subject: Digest::of_selector(key.as_bytes()), ..unverified("x") };
+            let what = Unverified { digest: Digest::of_key(key.as_bytes()), ..what };
+            fixture.verifier.wait(&fixture.store, &what, CLIENT, 1, NOW + 1).unwrap();
+            let (id, _) = fixture.verifier.to_send(&fixture.store, NOW + 1).expect("it is sent at once");
+            fixture.end(id, right(), NOW + 1);
+            assert_eq!(fixture.ready(), [1]);
+        }
+        let Err(Busy { retry_after_s }) = fixture.first_use("a9", NOW + 1) else { panic!("it guessed that one") };
+        assert_eq!(retry_after_s, 60);
+        fixture.wait_from("a9", v6(0), NOW + 1).unwrap();
+    }
+
+    #[test]
+    fn a_beginning_that_the_client_was_wrong_about_once_is_suspect_beyond_its_bound_in_all() {
+        let mut fixture = guessed_at();
+        fixture.guess("g0", CLIENT, NOW + 1000).unwrap();
+        let Err(Busy { retry_after_s }) = fixture.first_use("g1", NOW + 1000) else { panic!("it guessed that one") };
+        assert_eq!(retry_after_s, 60, "until the client's bound or the suspicion is over, whichever is first");
+        fixture.first_use("h1", NOW + 1000).unwrap();
+        fixture.first_use("g1", NOW + 60_001).unwrap();
+    }
+
+    #[test]
+    fn the_slow_lane_is_bounded_and_what_does_not_fit_waits_for_it() {
+        let mut fixture = guessed_at();
+        let other = fixture.wait_from("A", v6(0), NOW).unwrap();
+        let slow: Vec<_> = ('g'..='z').filter_map(|c| fixture.wait(&c.to_string()).ok()).collect();
+        assert_eq!(slow.len(), MAX_SLOW_OF_CLIENT);
+        let mut open: VecDeque<u64> = VecDeque::new();
+        while let Some((id, _)) = fixture.send() {
+            open.push_back(id);
+        }
+        assert_eq!(open.len(), 1 + MAX_SLOW_AT_ONCE, "and another client is not kept");
+        fixture.end(open.pop_front().unwrap(), right(), NOW);
+        assert_eq!(fixture.ready(), [other]);
+        while let Some(id) = open.pop_front() {
+            fixture.end(id, Outcome::Answered(Answer::Wrong), NOW);
+            open.extend(fixture.send().map(|(id, _)| id));
+        }
+        assert_eq!(fixture.ready().len(), MAX_SLOW_OF_CLIENT);
+        // What is wrong in the lane uses it up for ten seconds; what is right does not.
+        let allowed = ('A'..='Z').filter(|c| fixture.guess(&c.to_string(), CLIENT, NOW).is_ok()).count();
+        assert_eq!(MAX_SLOW_OF_CLIENT + allowed, 20);
+        fixture.verifier.tick(NOW + WAIT_MS);
+        fixture.ready();
+        assert!(fixture.first_use("0", NOW + 9000).is_err());
+        fixture.verifier.tick(NOW + 9000 + WAIT_MS);
+        fixture.ready();
+        fixture.first_use("1", NOW + 10_001 + WAIT_MS).unwrap();
     }
 
     #[test]
@@ -541,7 +694,7 @@ mod tests {
         let mut fixture = Fixture::new();
         let mut ask = |n: u32, client, outcome: &Outcome, now_ms| {
             fixture.wait_from(&format!("a{n}"), client, now_ms)?;
-            let (id, _) = fixture.verifier.to_send(now_ms).unwrap();
+            let (id, _) = fixture.verifier.to_send(&fixture.store, now_ms).unwrap();
             fixture.end(id, outcome.clone(), now_ms);
             fixture.ready();
             Ok(())
@@ -550,7 +703,7 @@ mod tests {
         assert!((0..100).all(|n| ask(n, CLIENT, &away, NOW).is_ok()), "it is nobody's fault");
         assert!((0..100).all(|n| ask(n, None, &busy, NOW).is_ok()), "that may be anybody");
         assert_eq!((0..100).filter(|n| ask(*n, CLIENT, &busy, NOW).is_ok()).count(), 20);
-        assert_eq!(ask(0, CLIENT, &busy, NOW + 1), Err(Busy { retry_after_s: 10 }));
+        assert_eq!(ask(0, CLIENT, &busy, NOW), Err(Busy { retry_after_s: 10 }), "never longer than the window");
         ask(0, v6(0), &busy, NOW).unwrap();
         ask(0, CLIENT, &busy, NOW + 10_001).unwrap();
     }
@@ -604,8 +757,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_any_order_of_events_each_stream_ends_once_and_none_is_held_for_ever(steps in steps()) {
-            let mut fixture = Fixture::new();
+        fn in_any_order_of_events_each_stream_ends_once_and_none_is_held_for_ever(steps in steps(), has_guessed: bool) {
+            let mut fixture = if has_guessed { guessed_at() } else { Fixture::new() };
+            let before = fixture.streams;
             let (mut waiting, mut now_ms) = (BTreeSet::new(), NOW);
             let end = |taken: Vec<(u32, Rc<Ended>)>, waiting: &mut BTreeSet<u32>| {
                 for (stream, _) in taken {
@@ -616,23 +770,24 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Wait(n) => {
-                        let credential = format!("{}{n}", char::from(b'a' + n % 2));
+                        let credential = format!("{}{n}", char::from(if has_guessed { b'g' + n } else { b'a' + n % 2 }));
                         if let Ok(stream) = fixture.wait_from(&credential, CLIENT, now_ms) {
                             waiting.insert(stream);
                         }
                     }
                     Step::Leave(stream) => {
+                        let stream = before + stream;
                         fixture.verifier.leave(stream);
                         waiting.remove(&stream);
                     }
-                    Step::Send => drop(fixture.verifier.to_send(now_ms)),
+                    Step::Send => drop(fixture.verifier.to_send(&fixture.store, now_ms)),
                     Step::End(id, outcome) => {
                         let outcome = match outcome {
                             0 => right(),
                             1 => Outcome::Answered(Answer::Wrong),
                             _ => Outcome::Unavailable { retry_after_s: 1 },
                         };
-                        fixture.end(id, outcome, now_ms);
+                        fixture.end(u64::from(before) + id, outcome, now_ms);
                     }
                     Step::Tick(ms) => {
                         now_ms += ms;

@@ -34,7 +34,7 @@ impl Calls {
         let now_ms = clock::monotonic_ms();
         worker.verifier.borrow_mut().tick(now_ms);
         loop {
-            let next = worker.verifier.borrow_mut().to_send(now_ms);
+            let next = worker.verifier.borrow_mut().to_send(&SharedData, now_ms);
             let Some((question, credential)) = next else { break };
             match send(worker, token, &credential) {
                 Ok(call) => {

@@ -222,11 +222,35 @@ async fn guesses_with_one_public_beginning_are_bounded_and_a_key_that_is_known_i
         [401, 401, 401, 401, 401, 503, 503, 503]
     );
     let wait_s: u64 = statuses[5].header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=61).contains(&wait_s), "{wait_s}");
+    assert!((1..=60).contains(&wait_s), "{wait_s}");
     assert_eq!(fixture.asked(), 5);
     assert_eq!(connection.send(&request(&keys[0])).await.unwrap().status, 200);
     assert_eq!(connection.send(&request(&keys[1])).await.unwrap().status, 200, "another public beginning");
     assert_eq!(fixture.asked(), 1);
+}
+
+/// Six keys, five wrong endings each, from one address.
+#[tokio::test]
+async fn first_uses_at_an_address_that_guesses_are_verified() {
+    let keys: Vec<String> = (1..=26).map(key).collect();
+    let (guessed, others) = keys.split_at(6);
+    let fixture = Fixture::start(&keys).await;
+    let mut connection = Connection::open(fixture.address()).await.unwrap();
+    for key in guessed {
+        for n in 0..5 {
+            assert_eq!(connection.send(&request(&guess(key, n))).await.unwrap().status, 401);
+        }
+    }
+    for key in others {
+        let answer = connection.send(&request(key)).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let suspect = connection.send(&request(&guessed[0])).await.unwrap();
+    assert_eq!(suspect.status, 503, "that beginning was guessed too often");
+    let wait_s: u64 = suspect.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait_s), "{wait_s}");
+    let asked = fixture.asked();
+    assert_eq!(asked, 6 * 5 + others.len());
 }
 
 #[tokio::test]
