@@ -16,6 +16,7 @@ use keyward_contract::MAX_WAIT_SECONDS;
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::{Node, Problems, read_value};
 use keyward_contract::limit::Limit;
+use rules::Surroundings;
 
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,10 +101,6 @@ impl Config {
             None => Some(vec![DigestSetting::Sha256]),
         };
         let readiness_path = fields.maybe("readiness_path", |n| rules::read_path(n).map(str::to_owned));
-        let rules = match fields.optional("rules") {
-            Some(n) => rules::read(&n),
-            None => Some(Rules::everything_needs_a_key().rules),
-        };
         let identity = match fields.optional("identity_headers") {
             Some(n) => n.each(|n| n.one_of(&IDENTITY)),
             None => Some(identity::FIELDS.to_vec()),
@@ -114,15 +111,24 @@ impl Config {
         };
         let guessing = fields.maybe("guessing", limits::read_guessing);
         let ignore_case = fields.optional("ignore_path_case").map_or(Some(false), |n| n.boolean());
+        let surroundings = Surroundings {
+            dialect: dialect.as_ref(),
+            readiness_path: readiness_path.as_ref().and_then(Option::as_deref),
+            ignore_case: ignore_case.unwrap_or_default(),
+        };
+        let rules = match fields.optional("rules") {
+            Some(n) => rules::read(&n, &surroundings),
+            None => Some(Rules { ignore_case: surroundings.ignore_case, ..Rules::everything_needs_a_key() }),
+        };
         fields.finish();
         let (control_plane, max_staleness_ms) = control_plane?;
-        let rules = Rules { rules: rules?, ignore_case: ignore_case? };
+        ignore_case?;
         let dialect = dialect?;
         Some(Self {
             policy: Policy {
                 redaction: Redaction::new(&dialect),
                 dialect,
-                rules,
+                rules: rules?,
                 max_staleness_ms,
                 identity: identity?,
                 rate_limit_headers: rate_limit_headers?,
@@ -337,8 +343,8 @@ mod tests {
             "rules[0].path: expected exactly one of",
             "rules[1].access: expected one of",
             "rules[1].scopes[0]: expected a scope",
-            "rules[2].path.template: expected segments that are all in braces",
-            "rules[2].scopes.post: expected a method in capital letters, or *",
+            "rules[2].path.template: \"{a}:b\" is a pattern of another notation",
+            "rules[2].scopes.post: expected a method in capital letters: write \"POST\" (or \"*\"",
             "rules[3]: \"kinds\" and \"scopes\" are asked of keys only",
             "rules[4].credential: expected one of \"strip\", \"keep\"",
             "rules[5].credential: it is removed on a public route and stays on a delegated one",

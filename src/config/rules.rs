@@ -1,35 +1,96 @@
-//! Reading the rules: which requests they are for, and what they ask.
+//! Reading the rules: which requests they are for, and what they ask. A rule that cannot do what it says is a mistake.
+
+mod notation;
 
 use crate::engine::identity::Strip;
 use crate::engine::rules::{
-    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, ScopesByMethod, canonical_path,
+    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, Rules, ScopesByMethod, canonical_path,
 };
 use keyward_contract::dialect::Dialect;
 use keyward_contract::document::{Fields, Node};
 use keyward_contract::error_shape::ErrorShape;
+use notation::{PathKind, host_mistake, method_mistake, path_mistake};
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-/// The rules in order. A protected resource's metadata is found by a rule of its own, before all others.
-pub(super) fn read(node: &Node<'_>) -> Option<Vec<Rule>> {
-    let rules = node.each(read_rule)?;
-    let metadata = rules.iter().filter_map(metadata_rule).collect::<Vec<_>>();
-    Some(metadata.into_iter().chain(rules).collect())
+/// What rules can be wrong about beside themselves.
+pub(super) struct Surroundings<'a> {
+    /// The dialect, if it can be read.
+    pub(super) dialect: Option<&'a Dialect>,
+    /// The path that the filter answers itself.
+    pub(super) readiness_path: Option<&'a str>,
+    /// Whether paths are compared without case.
+    pub(super) ignore_case: bool,
 }
 
-fn read_rule(node: &Node<'_>) -> Option<Rule> {
+/// The rules in order. A protected resource's metadata is found by a rule of its own, before all others.
+pub(super) fn read(node: &Node<'_>, surroundings: &Surroundings<'_>) -> Option<Rules> {
+    let nodes = node.list()?;
+    let read: Vec<_> = nodes.iter().map(|n| read_rule(n, surroundings)).collect();
+    let rules: Vec<Rule> = read.into_iter().collect::<Option<_>>()?;
+    let metadata = rules.iter().filter_map(metadata_rule).collect::<Vec<_>>();
+    let generated = metadata.len();
+    let rules = Rules { rules: metadata.into_iter().chain(rules).collect(), ignore_case: surroundings.ignore_case };
+    let mut can_all_decide = true;
+    for (number, rule) in nodes.iter().enumerate() {
+        let Some(hiding) = rules.hidden_by(generated + number) else { continue };
+        let named: Vec<_> = hiding.iter().map(|number| name_of(*number, generated, &rules)).collect();
+        let (match_, before) = if named.len() == 1 { ("matches", "") } else { ("match", " together") };
+        let first = hiding.first().and_then(|first| first.checked_sub(generated));
+        let remedy = first.map_or_else(
+            || "remove it, as the filter answers these requests itself".to_owned(),
+            |first| format!("put it before rules[{first}], or remove it"),
+        );
+        rule.problem(format!(
+            "unreachable: {} before it {match_}{before} every request that it matches; {remedy}",
+            named.join(" and ")
+        ));
+        can_all_decide = false;
+    }
+    can_all_decide.then_some(rules)
+}
+
+/// A rule as it is called in messages.
+fn name_of(number: usize, generated: usize, rules: &Rules) -> String {
+    match (number.checked_sub(generated), rules.rules.get(number)) {
+        (Some(number), Some(rule)) => format!("rules[{number}] ({})", rule.path),
+        _ => "the metadata of a protected_resource".to_owned(),
+    }
+}
+
+fn read_rule(node: &Node<'_>, surroundings: &Surroundings<'_>) -> Option<Rule> {
     let mut fields = node.fields()?;
-    let path = fields.required("path").and_then(|n| read_path_match(&n));
+    let path_node = fields.required("path");
+    let path = path_node.as_ref().and_then(read_path_match);
     let methods = fields.optional("methods").map_or(Some(Vec::new()), |n| n.each(read_method));
     let hosts = fields.optional("hosts").map_or(Some(Vec::new()), |n| n.each(read_host));
-    let ambiguous_paths = fields.optional("ambiguous_paths").map_or(Some(false), |n| n.boolean());
-    let access = read_access(&mut fields);
+    let ambiguous = fields.optional("ambiguous_paths");
+    let ambiguous_paths = ambiguous.as_ref().map_or(Some(false), Node::boolean);
+    let access = read_access(&mut fields, surroundings.dialect, methods.as_deref());
     let errors = fields.maybe("errors", read_errors);
-    let cost = fields
-        .optional("cost")
+    let cost_node = fields.optional("cost");
+    let cost = cost_node
+        .as_ref()
         .map_or(Some(NonZeroU32::MIN), |n| NonZeroU32::new(u32::try_from(n.number(1..=u64::from(u32::MAX))?).ok()?));
     fields.finish();
-    let route = Route { access: access?, errors: errors?, cost: cost? };
+    if let (Some(PathMatch::Exact(_)), Some(true), Some(n)) = (&path, ambiguous_paths, &ambiguous) {
+        n.problem("an exact path can be read in one way only: remove this, or write a prefix or a template");
+        return None;
+    }
+    if let (Some(PathMatch::Exact(path)), Some(n)) = (&path, &path_node)
+        && surroundings.readiness_path == Some(path)
+    {
+        n.problem("the filter answers its readiness_path itself, whatever a rule says: remove this rule");
+        return None;
+    }
+    let access = access?;
+    if let (Access::Public | Access::Delegated(_), Some(n)) = (&access, &cost_node) {
+        n.problem(
+            "a request without a key uses nothing of a key's limits: to be said of \"key\" and \"optional\" only",
+        );
+        return None;
+    }
+    let route = Route { access, errors: errors?, cost: cost? };
     Some(Rule { path: path?, methods: methods?, hosts: hosts?, ambiguous_paths: ambiguous_paths?, route })
 }
 
@@ -46,7 +107,7 @@ const ACCESS: [(&str, Word); 4] =
 
 const CREDENTIAL: [(&str, Strip); 2] = [("strip", Strip::IdentityAndCredentials), ("keep", Strip::IdentityAndUnread)];
 
-fn read_access(fields: &mut Fields<'_>) -> Option<Access> {
+fn read_access(fields: &mut Fields<'_>, dialect: Option<&Dialect>, methods: Option<&[String]>) -> Option<Access> {
     let word = fields.required("access").and_then(|n| n.one_of(&ACCESS));
     let kinds = fields.optional("kinds");
     let scopes = fields.optional("scopes");
@@ -55,10 +116,10 @@ fn read_access(fields: &mut Fields<'_>) -> Option<Access> {
     let asks = kinds.is_some() || scopes.is_some();
     let requirement = {
         let kinds = match &kinds {
-            Some(n) => n.strings().map(|kinds| Some(kinds.into_iter().map(str::to_owned).collect())),
+            Some(n) => n.each(|n| read_kind(n, dialect)).map(Some),
             None => Some(None),
         };
-        let scopes = scopes.as_ref().map_or(Some(ScopesByMethod::default()), read_scopes);
+        let scopes = scopes.as_ref().map_or(Some(ScopesByMethod::default()), |n| read_scopes(n, methods));
         let strip = credential.as_ref().map_or(Some(Strip::default()), |n| n.one_of(&CREDENTIAL));
         kinds.zip(scopes).zip(strip).map(|((kinds, scopes), strip)| Requirement { kinds, scopes, strip })
     };
@@ -97,8 +158,8 @@ fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     let template = fields.optional("template");
     fields.finish();
     match (exact, prefix, template) {
-        (Some(n), None, None) => read_canonical(&n).map(|path| PathMatch::exact(&path)),
-        (None, Some(n), None) => read_canonical(&n).map(|path| PathMatch::prefix(&path)),
+        (Some(n), None, None) => read_canonical(&n, PathKind::Exact).map(|path| PathMatch::exact(&path)),
+        (None, Some(n), None) => read_canonical(&n, PathKind::Prefix).map(|path| PathMatch::prefix(&path)),
         (None, None, Some(n)) => read_template(&n),
         _ => {
             node.problem("expected exactly one of \"exact\", \"prefix\" and \"template\"");
@@ -107,55 +168,67 @@ fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     }
 }
 
+/// The path of the filter's own answer, which is compared as it stands.
 pub(super) fn read_path<'a>(node: &Node<'a>) -> Option<&'a str> {
+    read_written(node, PathKind::Exact)
+}
+
+fn read_written<'a>(node: &Node<'a>, kind: PathKind) -> Option<&'a str> {
     let path = node.string()?;
-    if !path.starts_with('/') || path.contains(['?', '#']) || !path.bytes().all(|c| c.is_ascii_graphic()) {
-        node.problem("expected a path that begins with / and has no query, in visible ASCII");
+    if let Some(mistake) = path_mistake(kind, path) {
+        node.problem(mistake);
         return None;
     }
     Some(path)
 }
 
 /// A path in the form that requests' paths are compared in.
-fn read_canonical(node: &Node<'_>) -> Option<String> {
-    let canonical = canonical_path(read_path(node)?.as_bytes()).and_then(|path| String::from_utf8(path).ok());
-    if canonical.is_none() {
-        node.problem("this path can be read in two ways, so no request matches it");
-    }
-    canonical
+fn read_canonical(node: &Node<'_>, kind: PathKind) -> Option<String> {
+    String::from_utf8(canonical_path(read_written(node, kind)?.as_bytes())?).ok()
 }
 
 fn read_template(node: &Node<'_>) -> Option<PathMatch> {
-    let template = PathMatch::template(&read_canonical(node)?);
-    if template.is_none() {
-        node.problem("expected segments that are all in braces, such as {id}, or have none");
-    }
-    template
+    PathMatch::template(read_written(node, PathKind::Template)?)
 }
 
 fn read_method(node: &Node<'_>) -> Option<String> {
-    let method = node.nonempty()?;
-    if !is_method(method) {
-        node.problem("expected a method in capital letters");
+    let method = node.string()?;
+    if let Some(mistake) = method_mistake(method) {
+        node.problem(mistake);
         return None;
     }
     Some(method.to_owned())
 }
 
-fn is_method(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|c| c.is_ascii_uppercase() || c == b'-')
-}
-
 fn read_host(node: &Node<'_>) -> Option<HostMatch> {
-    let host = HostMatch::new(node.nonempty()?);
+    let written = node.nonempty()?;
+    let host = HostMatch::new(written);
     if host.is_none() {
-        node.problem("expected a host without its port, or *. and a domain");
+        node.problem(host_mistake(written));
     }
     host
 }
 
+/// A kind of key that the dialect has.
+fn read_kind(node: &Node<'_>, dialect: Option<&Dialect>) -> Option<String> {
+    let kind = node.nonempty()?;
+    if let Some(dialect) = dialect
+        && !dialect.formats.iter().any(|format| format.kind == kind)
+    {
+        let mut known: Vec<&str> = dialect.formats.iter().map(|format| format.kind.as_str()).collect();
+        known.dedup();
+        let name = &dialect.name;
+        node.problem(format!(
+            "the dialect {name:?} has no kind of key {kind:?}; it has: {}; for all kinds leave \"kinds\" out, for none write []",
+            known.join(", ")
+        ));
+        return None;
+    }
+    Some(kind.to_owned())
+}
+
 /// A list for all methods, or an object of lists by method in which `*` stands for all others.
-fn read_scopes(node: &Node<'_>) -> Option<ScopesByMethod> {
+fn read_scopes(node: &Node<'_>, methods: Option<&[String]>) -> Option<ScopesByMethod> {
     if node.value().is_array() {
         return Some(ScopesByMethod { by_method: Vec::new(), otherwise: node.each(read_scope)? });
     }
@@ -165,11 +238,13 @@ fn read_scopes(node: &Node<'_>) -> Option<ScopesByMethod> {
     for (method, list_of) in node.fields()?.all() {
         match list_of.each(read_scope) {
             Some(list) if method == "*" => otherwise = Some(list),
-            Some(list) if is_method(method) => scopes.by_method.push((method.to_owned(), list)),
-            Some(_) => {
-                list_of.problem("expected a method in capital letters, or *");
-                complete = false;
-            }
+            Some(list) => match scopes_mistake(method, methods) {
+                None => scopes.by_method.push((method.to_owned(), list)),
+                Some(mistake) => {
+                    list_of.problem(mistake);
+                    complete = false;
+                }
+            },
             None => complete = false,
         }
     }
@@ -179,6 +254,22 @@ fn read_scopes(node: &Node<'_>) -> Option<ScopesByMethod> {
     };
     scopes.otherwise = otherwise;
     complete.then_some(scopes)
+}
+
+/// What is wrong with a method that scopes are given for.
+fn scopes_mistake(method: &str, methods: Option<&[String]>) -> Option<String> {
+    if let Some(mistake) = method_mistake(method) {
+        return Some(format!("{mistake} (or \"*\" for all other methods)"));
+    }
+    let methods = methods.unwrap_or_default();
+    let is_matched =
+        methods.is_empty() || methods.iter().any(|matched| matched == method || (matched == "GET" && method == "HEAD"));
+    (!is_matched).then(|| {
+        format!(
+            "the rule is for {} only, so this is never asked: add {method:?} to \"methods\" or remove it",
+            methods.join(", ")
+        )
+    })
 }
 
 /// A scope token (RFC 6749, section 3.3), so that it can stand in a challenge.

@@ -1,7 +1,13 @@
 //! Which route asks for what. The first rule that matches decides; where none does, no kind of key is enough.
 
+mod coverage;
+mod explain;
+
+pub use explain::{Decides, Explanation, Mismatch};
+
 use crate::engine::identity::Strip;
 use keyward_contract::error_shape::ErrorShape;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
@@ -202,15 +208,19 @@ impl<'a> Spellings<'a> {
 impl Rule {
     /// Whether it is for such requests, and if so, for the path as it was sent.
     fn matches(&self, method: &[u8], host: &[u8], path: Spellings<'_>, ignore_case: bool) -> Option<bool> {
-        // HEAD asks for what GET does (RFC 9110, section 9.3.2).
-        let is_named = |given: &String| given.as_bytes() == method || (given == "GET" && method == b"HEAD");
-        let is_meant = (self.methods.is_empty() || self.methods.iter().any(is_named))
-            && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)));
+        let is_meant =
+            self.is_for_method(method) && (self.hosts.is_empty() || self.hosts.iter().any(|given| given.matches(host)));
         if is_meant && self.path.matches(path.sent, ignore_case) {
             return Some(true);
         }
         let is_wide = matches!(self.route.access, Access::Key(_));
         (is_meant && is_wide && self.path.matches(path.respelled, ignore_case)).then_some(false)
+    }
+
+    fn is_for_method(&self, method: &[u8]) -> bool {
+        // HEAD asks for what GET does (RFC 9110, section 9.3.2).
+        let is_named = |given: &String| given.as_bytes() == method || (given == "GET" && method == b"HEAD");
+        self.methods.is_empty() || self.methods.iter().any(is_named)
     }
 }
 
@@ -225,16 +235,19 @@ impl PathMatch {
         Self::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned())
     }
 
-    /// Segments, of which those in braces stand for any; `None` where a brace is in a segment that is not all in braces.
+    /// Segments, of which those in braces stand for any; `None` where a brace is in a segment that is not all in braces, or
+    /// a segment can be read in two ways. An encoded brace is a literal one.
     pub fn template(path: &str) -> Option<Self> {
         let read = |segment: &str| match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             Some(name) => (!name.contains(['{', '}'])).then_some(None),
-            None => (!segment.contains(['{', '}'])).then(|| Some(segment.to_owned())),
+            None if segment.contains(['{', '}']) => None,
+            None => canonical_path(segment.as_bytes()).and_then(|literal| String::from_utf8(literal).ok()).map(Some),
         };
         path.split('/').map(read).collect::<Option<_>>().map(Self::Template)
     }
 
-    fn matches(&self, path: &[u8], ignore_case: bool) -> bool {
+    /// Whether a path, in the form of [`canonical_path`], is among them.
+    pub fn matches(&self, path: &[u8], ignore_case: bool) -> bool {
         let same = |a: &[u8], b: &str| {
             if ignore_case { a.eq_ignore_ascii_case(b.as_bytes()) } else { a == b.as_bytes() }
         };
@@ -256,13 +269,35 @@ impl PathMatch {
     }
 }
 
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => write!(f, "exact {path:?}"),
+            Self::Prefix(path) => write!(f, "prefix {:?}", if path.is_empty() { "/" } else { path }),
+            Self::Template(segments) => {
+                let segments: Vec<_> = segments.iter().map(|segment| segment.as_deref().unwrap_or("{…}")).collect();
+                write!(f, "template {:?}", segments.join("/"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for HostMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Below(domain) => write!(f, "*{domain}"),
+        }
+    }
+}
+
 impl HostMatch {
     /// `api.example.com`, or `*.example.com` for every host below; `None` where no request could ever match: for a host with
     /// a port, or what is no host.
     pub fn new(host: &str) -> Option<Self> {
         // With a port, so that one that is there already is one too many.
         let canonical = |name: &str| String::from_utf8(host_of(format!("{name}:0").as_bytes())?).ok();
-        let named = |name: &String| !name.is_empty();
+        let named = |name: &String| !name.is_empty() && name.split('.').all(|label| !label.is_empty());
         match host.strip_prefix("*.") {
             Some(domain) => Some(Self::Below(format!(".{}", canonical(domain).filter(named)?))),
             None => canonical(host).filter(named).map(Self::Exact),

@@ -48,7 +48,7 @@ const RULES: &str = r#"[
     {"path": {"prefix": "/mcp"}, "access": "delegated", "protected_resource": {"resource": "https://h/mcp"}},
     {"path": {"prefix": "/other"}, "access": "delegated"},
     {"path": {"prefix": "/maybe"}, "access": "optional"},
-    {"path": {"prefix": "/team"}, "access": "key", "kinds": ["none"]},
+    {"path": {"prefix": "/team"}, "access": "key", "kinds": []},
     {"path": {"prefix": "/admin"}, "access": "key", "scopes": ["admin"], "errors": "openai"},
     {"path": {"template": "/keys/{id}"}, "methods": ["GET"], "access": "key", "scopes": {"GET": ["read"], "*": ["admin"]}},
     {"path": {"prefix": "/files"}, "ambiguous_paths": true, "access": "key"},
