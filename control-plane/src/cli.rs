@@ -5,6 +5,7 @@ mod arguments;
 pub mod audit;
 mod backup;
 mod client;
+mod config;
 mod file;
 pub mod keys;
 mod leaks;
@@ -19,6 +20,7 @@ mod usage;
 
 pub use arguments::{Arguments, Command, RelayArguments, ServeArguments, database_url, hmac_pepper};
 pub use backup::{BackupArguments, backup};
+pub use config::{CheckArguments, RulesCommand, check, rules};
 pub use measure::{MeasureArguments, measure};
 pub use typed_secrets::{TypedSecret, refuse as refuse_typed_secrets};
 pub use usage::{UsageArguments, usage};
@@ -78,6 +80,9 @@ pub enum CliError {
     /// Some rows or lines of a file were refused, as was reported.
     #[error("{0}")]
     Partial(String),
+    /// A configuration has mistakes, or none is in the file.
+    #[error("{0}")]
+    Mistakes(String),
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     File {

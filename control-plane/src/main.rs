@@ -43,6 +43,8 @@ fn run() -> Result<()> {
         Command::Usage(arguments) => cli::usage(&arguments).map_err(Into::into),
         Command::Backup(arguments) => backup(&arguments),
         Command::MeasureVerifications(arguments) => cli::measure(&arguments).map_err(Into::into),
+        Command::CheckConfig(arguments) => cli::check(&arguments).map_err(Into::into),
+        Command::Rules { command } => cli::rules(command).map_err(Into::into),
         Command::Openapi { dialect } => openapi(&dialect),
         Command::Completions { shell } => cli::completions(shell).map_err(Into::into),
     }

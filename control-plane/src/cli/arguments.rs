@@ -5,7 +5,7 @@ use super::keys::KeysCommand;
 use super::owners::OwnersCommand;
 use super::plans::PlansCommand;
 use super::tokens::TokensCommand;
-use super::{BackupArguments, CliError, MeasureArguments, UsageArguments};
+use super::{BackupArguments, CheckArguments, CliError, MeasureArguments, RulesCommand, UsageArguments};
 use crate::model::OnLeak;
 use crate::relay::POLL_WAITS;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
@@ -33,7 +33,8 @@ pub struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused, or failed: the control plane refused or could not be reached, or `serve` or `relay` could not start
+  1  refused, or failed: the control plane refused or could not be reached, `serve` or `relay` could not start, or
+     a configuration has mistakes
   2  wrong usage: nothing was asked of the control plane
   3  some rows of an import failed, or some lines of a leak report held no key of this server; the others were taken
   4  a local file could not be read: missing, no permission, a directory, empty";
@@ -96,6 +97,14 @@ pub enum Command {
     Backup(BackupArguments),
     /// Measure how many first uses of keys with password hashes this machine can check
     MeasureVerifications(MeasureArguments),
+    /// Check a configuration of the filter, and what stands beside it in a configuration of Envoy
+    CheckConfig(CheckArguments),
+    /// Explain what the rules of a configuration ask of requests
+    Rules {
+        /// What to do.
+        #[command(subcommand)]
+        command: RulesCommand,
+    },
     /// Print the description of the API: OpenAPI, as JSON
     Openapi {
         /// What keys look like: a dialect that comes with Keyward, or a file

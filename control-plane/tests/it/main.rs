@@ -7,6 +7,7 @@ mod audit;
 mod authorization;
 #[cfg(test)]
 mod cli;
+mod config;
 #[cfg(test)]
 mod database;
 #[cfg(test)]
