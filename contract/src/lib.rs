@@ -33,7 +33,7 @@ pub const FEED_PATH: &str = "/v1/edge/feed";
 pub const USAGE_PATH: &str = "/v1/edge/usage";
 
 /// The media type of a feed page; its parameter is the version of the framing.
-pub const FEED_MEDIA_TYPE: &str = "application/vnd.keyward.feed; version=1";
+pub const FEED_MEDIA_TYPE: &str = "application/vnd.keyward.feed; version=2";
 
 /// The longest page a control plane sends and an edge accepts, in bytes.
 pub const MAX_PAGE_BYTES: usize = 1 << 20;

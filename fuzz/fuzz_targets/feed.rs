@@ -5,7 +5,7 @@
 
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Frames};
-use keyward_contract::page::Page;
+use keyward_contract::page::{Page, seal};
 use keyward_filter::engine::feed::{Application, Asked, Now, Progress};
 use keyward_filter::engine::snapshot::{Found, Snapshot};
 use keyward_filter::engine::store::{Conflict, Names, SharedStore, Stored};
@@ -27,7 +27,15 @@ fuzz_target!(|data: &[u8]| {
         let (bytes, tail) = tail.split_at(usize::from(u16::from_le_bytes(*length)).min(tail.len()));
         rest = tail;
         let _ = Frames::new(bytes).map_while(Result::ok).filter(|frame| frame.decode().is_ok()).count();
-        let Ok(page) = Page::decode(bytes) else { continue };
+        // As it came: its checksum is hardly ever right. The rest is tried with one that is.
+        let damaged = Page::decode(bytes).is_err();
+        let mut bytes = bytes.to_vec();
+        seal(&mut bytes);
+        let Ok(page) = Page::decode(&bytes) else {
+            assert!(damaged);
+            continue;
+        };
+        refuse_damaged(&store, &names, &bytes);
         assert_eq!(Page::decode(&page.encode()), Ok(page));
         let asked = Asked::read(&store, &names, false);
         // As it stands, and as the answer to what was asked.
@@ -39,6 +47,17 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
+
+/// One flipped bit anywhere, and the page is not begun with.
+fn refuse_damaged(store: &Memory, names: &Names, page: &[u8]) {
+    let asked = Asked::read(store, names, false);
+    let place = page.len() * usize::from(page.last().copied().unwrap_or_default()) / 256;
+    let mut damaged = page.to_vec();
+    if let Some(byte) = damaged.get_mut(place) {
+        *byte ^= 1 << (place % 8);
+        assert!(Application::begin(store, names, BITS, &asked, damaged).is_err(), "a flipped bit was not noticed");
+    }
+}
 
 fn apply(store: &Memory, names: &Names, asked: &Asked, page: &Page<'_>, subjects: &mut BTreeSet<Digest>) {
     // What was revoked long ago may be let go.

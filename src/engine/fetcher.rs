@@ -321,10 +321,13 @@ impl Fetcher {
     fn refuse(&mut self, refused: NotApplied, now_ms: u64, events: &mut Vec<Event>) {
         events.push(Event::PageRefused(refused));
         self.forget();
-        // What cannot be followed is begun anew; another version would be another version then, too.
+        // What cannot be followed is begun anew. What was damaged on the way is asked for again as it is, and another version
+        // would be another version then, too.
         self.from_the_start = match refused {
             NotApplied::Superseded => false,
-            NotApplied::Unreadable(UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage) => self.from_the_start,
+            NotApplied::Unreadable(
+                UnreadablePage::Damaged | UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage,
+            ) => self.from_the_start,
             NotApplied::Unreadable(UnreadablePage::BrokenFraming) | NotApplied::DoesNotFollow => true,
         };
         self.back_off(now_ms);
@@ -481,11 +484,40 @@ mod tests {
         process.answer(&mut fetcher, poll.id, page(other_version));
         let again = process.poll_within(&mut fetcher, 1_100).unwrap();
         assert_eq!(again.path, poll.path);
-        process.answer(&mut fetcher, again.id, page(snapshot()[..20].to_vec()));
+        let extent = Extent::Snapshot { end: Some(Digest([0; 32])) };
+        let contradicts_itself = Page { answers: Position::Nothing, head: HEAD, extent, entries: &[] };
+        process.answer(&mut fetcher, again.id, page(contradicts_itself.encode()));
         let anew = process.poll_within(&mut fetcher, 1_100).unwrap();
         assert_eq!(anew.path, first.path.replace("wait=0", "wait=20"));
         assert!(process.answer(&mut fetcher, anew.id, page(snapshot())).is_some());
         assert_eq!(process.status().generation, 2);
+    }
+
+    #[test]
+    fn a_page_with_a_flipped_bit_changes_nothing_and_is_asked_for_again() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let first = process.tick(&mut fetcher, false).unwrap();
+        let first = process.answer(&mut fetcher, first.id, page(snapshot())).unwrap();
+        let mut entries = Vec::new();
+        let body = Body::Key(KeyRecord { revoked_at_ms: Some(1), ..KeyRecord::default() });
+        Entry { subject: Digest([7; 32]), version: 6, body }.encode(&mut entries).unwrap();
+        let answers = Position::Changes { applied: 5, seen: HEAD };
+        let head = Cursor { sequence: 6, ..HEAD };
+        let whole = Page { answers, head, extent: Extent::Changes { to: 6 }, entries: &entries }.encode();
+        let mut poll = first.clone();
+        let before = process.store.values().len();
+        for bit in 0..whole.len() * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            process.events.clear();
+            assert_eq!(process.answer(&mut fetcher, poll.id, page(damaged)), None);
+            assert!(matches!(process.events[..], [Event::PageRefused(NotApplied::Unreadable(_))]), "bit {bit}");
+            poll = process.poll_within(&mut fetcher, 1_100).expect("it is asked again soon");
+            assert_eq!((&poll.path, process.store.values().len()), (&first.path, before), "bit {bit}");
+        }
+        process.answer(&mut fetcher, poll.id, page(whole)).unwrap();
+        assert_eq!((process.status().sequence, process.status().records), (6, 1));
     }
 
     #[test]

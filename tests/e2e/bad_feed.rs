@@ -74,9 +74,15 @@ async fn a_bad_page_is_counted_and_the_feed_goes_on() {
     feed.send(other_version);
     assert_eq!(feed.asked().await, at_two);
 
-    // Cut short: nothing in it can be trusted, so the edge begins anew.
+    // Cut short: nothing in it can be trusted, and it is asked for again.
     let whole = changes(&frame(KEYS[2], 3));
     feed.send(whole[..whole.len() - 1].to_vec());
+    assert_eq!(feed.asked().await, at_two);
+
+    // It came as it was sent, and contradicts itself: the edge begins anew.
+    let beyond_its_head =
+        Page { answers: at_two, head: head(4), extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
+    feed.send(beyond_its_head);
     assert_eq!(feed.asked().await, Position::Nothing);
     assert_eq!(workers.statuses(&with(KEYS[0])).await.unwrap(), [200, 200], "the last snapshot serves on");
     feed.send(snapshot(2));
@@ -96,7 +102,58 @@ async fn a_bad_page_is_counted_and_the_feed_goes_on() {
             counted("keyward_snapshot_sequence").await,
             counted("keyward_snapshot_records").await,
         ];
-        if counts == [2, 1, 4, 3] { Ok(()) } else { Err(Failure::new(format!("{counts:?}"))) }
+        if counts == [3, 1, 4, 3] { Ok(()) } else { Err(Failure::new(format!("{counts:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_page_with_a_flipped_bit_leaves_no_revoked_key_valid() {
+    let keys: Vec<String> = (0..10).map(|n| format!("exo_live_{}", n.to_string().repeat(36))).collect();
+    let at = |sequence| Position::Changes { applied: sequence, seen: head(sequence) };
+    let entry = |key: &str, version, revoked_at_ms| {
+        let body = Body::Key(KeyRecord {
+            key_id: format!("key_{version}"),
+            kind: "key".into(),
+            environment: Some(Environment::Live),
+            revoked_at_ms,
+            ..KeyRecord::default()
+        });
+        let mut out = Vec::new();
+        Entry { subject: Digest::of_key(key.as_bytes()), version, body }.encode(&mut out).unwrap();
+        out
+    };
+    let mut snapshot: Vec<_> = keys.iter().map(|key| (Digest::of_key(key.as_bytes()), entry(key, 1, None))).collect();
+    snapshot.sort();
+    let entries: Vec<u8> = snapshot.into_iter().flat_map(|(_, frame)| frame).collect();
+    let extent = Extent::Snapshot { end: None };
+    let feed = Feed::start().await;
+    let gateway = Gateway::builder().dialect("exona").feed_from(feed.address()).start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let with = |key: &str| Request::get("/").bearer(key);
+    feed.send(Page { answers: Position::Nothing, head: head(1), extent, entries: &entries }.encode());
+    workers.until_status(&with(&keys[0]), 200, SOON).await.unwrap();
+
+    for (key, sequence) in keys.iter().zip(1..) {
+        assert_eq!(feed.asked().await, at(sequence));
+        assert_eq!(workers.statuses(&with(key)).await.unwrap(), [200, 200]);
+        let entries = entry(key, sequence + 1, Some(1_700_000_000_000));
+        let extent = Extent::Changes { to: sequence + 1 };
+        let page = Page { answers: at(sequence), head: head(sequence + 1), extent, entries: &entries }.encode();
+        // In the digest of the record: its frame begins with two bytes of length.
+        let mut damaged = page.clone();
+        let digest = damaged.len() - entries.len() + 2;
+        damaged[digest + usize::try_from(sequence).unwrap()] ^= 1;
+        feed.send(damaged);
+        assert_eq!(feed.asked().await, at(sequence), "the damaged page is not applied, and asked for again");
+        feed.send(page);
+        workers.until_status(&with(key), 401, SOON).await.unwrap();
+    }
+
+    until("each refused page is counted", SOON, async || {
+        let stats = gateway.envoy.stats("keyward_feed_pages_refused$").await.unwrap();
+        if stats.values().eq(&[10]) { Ok(()) } else { Err(Failure::new(format!("{stats:?}"))) }
     })
     .await
     .unwrap();

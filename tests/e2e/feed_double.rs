@@ -4,7 +4,7 @@ use crate::common::SOON;
 use keyward_contract::cursor::Position;
 use keyward_contract::usage::{Batch, Receipt};
 use keyward_contract::verify::{self, VERIFY_ANSWER_TYPE, VERIFY_PATH};
-use keyward_contract::{FEED_PATH, USAGE_PATH};
+use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, USAGE_PATH};
 use keyward_harness::echo::{Answer, CLOSE, Reply, SeenRequest};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, until};
@@ -116,7 +116,7 @@ impl Script {
                     return (503, "text/plain", Vec::new());
                 }
                 if let Some(page) = state.1.pop_front() {
-                    return (200, "application/vnd.keyward.feed; version=1", page);
+                    return (200, FEED_MEDIA_TYPE, page);
                 }
             }
             changed.await;

@@ -145,7 +145,9 @@ impl Follower<'_> {
         self.from_the_start |= match failure {
             // A position that the upstream cannot read will not become readable; what cannot be followed is begun anew.
             Failure::Status(status) => *status == StatusCode::BAD_REQUEST,
-            Failure::Page(WrongPage::Unreadable(UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage)) => false,
+            Failure::Page(WrongPage::Unreadable(
+                UnreadablePage::Damaged | UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage,
+            )) => false,
             Failure::Page(_) => true,
             Failure::Ask(_) | Failure::Token(_) | Failure::Store(_) => false,
         };

@@ -582,6 +582,15 @@ fn frame(subject: u8, version: u64) -> Vec<u8> {
     frame
 }
 
+/// In the digest of the only record.
+fn with_a_flipped_bit(page: &[u8]) -> Vec<u8> {
+    let mut damaged = page.to_vec();
+    let entries = Page::decode(page).unwrap().entries.len();
+    let place = damaged.len() - entries + 5;
+    damaged[place] ^= 0x10;
+    damaged
+}
+
 #[test]
 fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
     let begin = Cursor { epoch: EPOCH, sequence: 1, chain: [1; 16] };
@@ -597,9 +606,13 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
         |answers, head, entries: &[u8]| Page { answers, head, extent: Extent::Changes { to: 2 }, entries }.encode();
     let good = changes(at, after, &changed);
     let elsewhere = Position::Changes { applied: 1, seen: Cursor { chain: [2; 16], ..begin } };
+    let changes_beyond_its_head =
+        Page { answers: at, head: after, extent: Extent::Changes { to: 3 }, entries: &changed }.encode();
     let bad = vec![
         b"<html>".to_vec(),
         good[..good.len() - 1].to_vec(),
+        with_a_flipped_bit(&good),
+        changes_beyond_its_head,
         vec![b' '; keyward_contract::MAX_PAGE_BYTES + 1],
         changes(elsewhere, after, &changed),
         changes(at, Cursor { epoch: EPOCH + 1, ..after }, &changed),
@@ -644,7 +657,9 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
     });
     assert!(next.load(Ordering::SeqCst) > count, "all of them came");
     let log = relay.log_so_far();
-    for told in ["not a feed page", "framing", "too long", "does not follow", "not those of the history"] {
+    for told in
+        ["not a feed page", "damaged on the way", "framing", "too long", "does not follow", "not those of the history"]
+    {
         assert!(log.contains(told), "{told}: {log}");
     }
 }
