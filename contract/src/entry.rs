@@ -6,6 +6,7 @@
 
 use crate::digest::Digest;
 use crate::limit::Limits;
+use crate::summary::Summary;
 use crate::wire::Reader;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -102,6 +103,8 @@ pub struct Frame<'a> {
     /// The version of the state.
     pub version: u64,
     body: &'a [u8],
+    /// All of it, as it stands.
+    encoded: &'a [u8],
 }
 
 /// Walks the frames of a page or a bucket; ends with an error where the framing itself cannot be read.
@@ -376,11 +379,17 @@ impl<'a> Frame<'a> {
     const HEADER_LENGTH: usize = Digest::LENGTH + 8;
 
     fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let encoded = reader.rest();
         let length = usize::from(reader.u16()?);
         let mut inside = Reader::new(reader.bytes(length)?);
         let subject = Digest(inside.array()?);
         let version = inside.u64()?;
-        Some(Self { subject, version, body: inside.rest() })
+        Some(Self { subject, version, body: inside.rest(), encoded: encoded.get(..2 + length)? })
+    }
+
+    /// The summary of this one record.
+    pub fn summary(&self) -> Summary {
+        Summary::of(self.encoded)
     }
 
     /// How many bytes it takes where it stands, its length prefix among them.

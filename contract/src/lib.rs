@@ -20,6 +20,7 @@ pub mod page;
 pub mod rate_limit_fields;
 pub mod secret;
 pub mod secret_recognizer;
+pub mod summary;
 pub mod usage;
 pub mod verdict;
 pub mod verify;

@@ -7,6 +7,7 @@
 use crate::cursor::{Cursor, Position};
 use crate::digest::Digest;
 use crate::entry::Frames;
+use crate::summary::Summary;
 use crate::wire::Reader;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -18,6 +19,8 @@ pub struct Page<'a> {
     pub answers: Position,
     /// The head of the history when the page was made.
     pub head: Cursor,
+    /// The summary of all records there were at `head`; `None` where it is not known.
+    pub summary: Option<Summary>,
     /// How far it goes.
     pub extent: Extent,
     /// The frames; those of a snapshot are sorted by subject.
@@ -69,7 +72,7 @@ const CHECKED_FROM: usize = MAGIC.len() + 1 + CHECKSUM_LENGTH;
 
 /// The number of bytes a page has beside its entries, at most.
 pub const MAX_HEADER_BYTES: usize =
-    CHECKED_FROM + Position::MAX_ENCODED_LENGTH + Cursor::ENCODED_LENGTH + 1 + Digest::LENGTH;
+    CHECKED_FROM + Position::MAX_ENCODED_LENGTH + Cursor::ENCODED_LENGTH + 1 + Summary::LENGTH + 1 + Digest::LENGTH;
 
 const CHANGES: u8 = 0;
 const SNAPSHOT: u8 = 1;
@@ -84,6 +87,7 @@ impl<'a> Page<'a> {
         out.extend_from_slice(&[0; CHECKSUM_LENGTH]);
         self.answers.encode(&mut out);
         self.head.encode(&mut out);
+        Summary::encode_optional(self.summary, &mut out);
         match &self.extent {
             Extent::Changes { to } => {
                 out.push(CHANGES);
@@ -127,13 +131,14 @@ impl<'a> Page<'a> {
     fn read(mut reader: Reader<'a>) -> Option<Self> {
         let answers = Position::read(&mut reader)?;
         let head = Cursor::read(&mut reader)?;
+        let summary = Summary::read_optional(&mut reader)?;
         let extent = match reader.u8()? {
             CHANGES => Extent::Changes { to: reader.u64()? },
             SNAPSHOT => Extent::Snapshot { end: Some(Digest(reader.array()?)) },
             LAST_OF_SNAPSHOT => Extent::Snapshot { end: None },
             _ => return None,
         };
-        Some(Self { answers, head, extent, entries: reader.rest() })
+        Some(Self { answers, head, summary, extent, entries: reader.rest() })
     }
 
     fn is_sound(&self) -> bool {
@@ -208,7 +213,7 @@ mod tests {
     }
 
     fn pages(entries: &[u8]) -> [(Page<'_>, Position); 4] {
-        let page = |answers, extent| Page { answers, head: HEAD, extent, entries };
+        let page = |answers, extent| Page { summary: None, answers, head: HEAD, extent, entries };
         let middle = Position::Snapshot { base: 2, next: Digest([1; 32]), seen: HEAD };
         let end = Digest([7; 32]);
         [
@@ -278,7 +283,7 @@ mod tests {
     fn a_page_that_contradicts_itself_is_not_read() {
         let entries = entries();
         let refused = |answers, extent| {
-            let page = Page { answers, head: HEAD, extent, entries: &entries };
+            let page = Page { summary: None, answers, head: HEAD, extent, entries: &entries };
             assert_eq!(Page::decode(&page.encode()), Err(UnreadablePage::BrokenFraming), "{page:?}");
         };
         refused(CHANGES, Extent::Changes { to: 2 });

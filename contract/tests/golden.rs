@@ -10,6 +10,7 @@ use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry, Environment, Frames, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_contract::limit::Limits;
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::summary::Summary;
 use std::path::Path;
 
 fn entries() -> Vec<Entry> {
@@ -100,12 +101,13 @@ fn pages_are_encoded_and_read_as_they_always_were() {
     let head = Cursor { epoch: 0x0123_4567_89ab_cdef, sequence: 9, chain: chain(&[0; 16], &entries) };
     let changes = Position::Changes { applied: 5, seen: Cursor { sequence: 6, ..head } };
     let snapshot = Position::Snapshot { base: 4, next: Digest([0; 32]), seen: head };
-    for (name, answers, extent) in [
-        ("page-changes.hex", changes, Extent::Changes { to: 9 }),
-        ("page-snapshot.hex", snapshot, Extent::Snapshot { end: Some(Digest([0xff; 32])) }),
-        ("page-last.hex", Position::Nothing, Extent::Snapshot { end: None }),
+    let summary = Frames::new(&entries).map(|frame| frame.unwrap().summary()).reduce(Summary::plus);
+    for (name, answers, extent, summary) in [
+        ("page-changes.hex", changes, Extent::Changes { to: 9 }, summary),
+        ("page-snapshot.hex", snapshot, Extent::Snapshot { end: Some(Digest([0xff; 32])) }, None),
+        ("page-last.hex", Position::Nothing, Extent::Snapshot { end: None }, summary),
     ] {
-        let page = Page { answers, head, extent, entries: &entries };
+        let page = Page { summary, answers, head, extent, entries: &entries };
         let golden = check(name, &page.encode());
         assert_eq!(Page::decode(&golden), Ok(page), "{name}");
     }

@@ -86,14 +86,15 @@ impl Feed {
             // Before looking: what is found is as new as that, or newer.
             let as_of = self.as_of();
             let answered = |page| Answered { page, age: as_of.age(Instant::now()) };
-            if let Some(page) = self.look(&position, as_of).await? {
-                return Ok(answered(page));
-            }
+            let summary = match self.look(&position, as_of).await? {
+                Found::Page(page) => return Ok(answered(page)),
+                Found::UpToDate(summary) => summary,
+            };
             // What follows nothing or continues a snapshot is always a page.
             let Position::Changes { applied, seen } = position else { continue };
             let nothing = || {
                 let extent = Extent::Changes { to: applied };
-                answered(Bytes::from(Page { answers: position, head: seen, extent, entries: &[] }.encode()))
+                answered(Bytes::from(Page { answers: position, head: seen, summary, extent, entries: &[] }.encode()))
             };
             if is_over {
                 as_of.check()?;
@@ -162,20 +163,17 @@ impl Feed {
         }
     }
 
-    async fn look(&self, position: &Position, as_of: AsOf) -> Result<Option<Bytes>, Error> {
+    async fn look(&self, position: &Position, as_of: AsOf) -> Result<Found, Error> {
         if let Position::Changes { applied, seen } = position {
             match self.store.hub().changes_after(*applied, seen) {
-                Recent::Page(page) => return Ok(Some(page)),
-                Recent::UpToDate => return Ok(None),
+                Recent::Page(page) => return Ok(Found::Page(page)),
+                Recent::UpToDate(summary) => return Ok(Found::UpToDate(summary)),
                 Recent::Unknown => {}
             }
         }
         // The store has pages from before.
         as_of.check()?;
-        Ok(match self.store.feed_after(position).await? {
-            Found::Page(page) => Some(page),
-            Found::UpToDate => None,
-        })
+        self.store.feed_after(position).await
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::digest::Digest;
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::summary::Summary;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ pub struct Change {
     pub subject: Digest,
     /// The state that it made, as it is sent.
     pub frame: Bytes,
+    /// The summary of all records there; `None` where it is not known.
+    pub summary: Option<Summary>,
 }
 
 /// What the hub has for a reader.
@@ -31,8 +34,8 @@ pub struct Change {
 pub enum Recent {
     /// The page after the reader's cursor.
     Page(Bytes),
-    /// The reader has everything that was published.
-    UpToDate,
+    /// The reader has everything that was published; with the summary of all records there.
+    UpToDate(Option<Summary>),
     /// The cursor is not one of the recent ones; the store knows more.
     Unknown,
 }
@@ -66,6 +69,8 @@ struct Ring {
     bounds: Bounds,
     /// Where a reader stands who lacks exactly what is in the ring.
     base: Cursor,
+    /// The summary of all records there.
+    base_summary: Option<Summary>,
     changes: VecDeque<Change>,
     frame_bytes: usize,
     /// The newest change of every subject in the ring.
@@ -75,10 +80,11 @@ struct Ring {
 
 impl Hub {
     /// A hub that knows of nothing before `base`.
-    pub fn new(base: Cursor, bounds: Bounds) -> Self {
+    pub fn new(base: Cursor, summary: Option<Summary>, bounds: Bounds) -> Self {
         let ring = Ring {
             bounds,
             base,
+            base_summary: summary,
             changes: VecDeque::new(),
             frame_bytes: 0,
             newest: HashMap::new(),
@@ -112,12 +118,12 @@ impl Hub {
 
     /// Forgets everything and goes on from `head`, if the history stands at `known` here: the database has another history,
     /// or more of it than can be told. Everyone who waits is woken to ask the store.
-    pub fn begin_anew(&self, known: &Cursor, head: Cursor) -> bool {
+    pub fn begin_anew(&self, known: &Cursor, head: Cursor, summary: Option<Summary>) -> bool {
         let mut ring = self.ring();
         if ring.head() != *known {
             return false;
         }
-        ring.begin_anew(head);
+        ring.begin_anew(head, summary);
         drop(ring);
         self.head.send_replace(head.sequence);
         true
@@ -148,7 +154,7 @@ impl Ring {
         self.pages.clear();
         for change in changes {
             if change.sequence != self.head().sequence + 1 {
-                self.begin_anew(self.cursor(&change));
+                self.begin_anew(self.cursor(&change), change.summary);
                 continue;
             }
             self.frame_bytes += change.frame.len();
@@ -158,6 +164,7 @@ impl Ring {
         while self.changes.len() > self.bounds.changes || self.frame_bytes > self.bounds.frame_bytes {
             let Some(oldest) = self.changes.pop_front() else { break };
             self.base = self.cursor(&oldest);
+            self.base_summary = oldest.summary;
             self.frame_bytes -= oldest.frame.len();
             if self.newest.get(&oldest.subject) == Some(&oldest.sequence) {
                 self.newest.remove(&oldest.subject);
@@ -166,8 +173,9 @@ impl Ring {
     }
 
     /// After a gap nothing that was kept can be continued.
-    fn begin_anew(&mut self, base: Cursor) {
+    fn begin_anew(&mut self, base: Cursor, summary: Option<Summary>) {
         self.base = base;
+        self.base_summary = summary;
         self.pages.clear();
         self.changes.clear();
         self.newest.clear();
@@ -177,7 +185,7 @@ impl Ring {
     fn page_after(&mut self, applied: u64, seen: &Cursor) -> Recent {
         let Some(first) = self.place_after(applied, seen) else { return Recent::Unknown };
         if first == self.changes.len() {
-            return Recent::UpToDate;
+            return Recent::UpToDate(self.summary().filter(|_| *seen == self.head()));
         }
         let answers = Position::Changes { applied, seen: *seen };
         if let Some((_, page)) = self.pages.iter().find(|(position, _)| *position == answers) {
@@ -213,7 +221,9 @@ impl Ring {
             to = change.sequence;
         }
         let extent = Extent::Changes { to };
-        Bytes::from(Page { answers, head: self.head(), extent, entries: entries.as_slice() }.encode())
+        Bytes::from(
+            Page { answers, head: self.head(), summary: self.summary(), extent, entries: entries.as_slice() }.encode(),
+        )
     }
 
     /// The subject's state after its newest change, which is this one or a later one.
@@ -227,6 +237,11 @@ impl Ring {
 
     fn head(&self) -> Cursor {
         self.changes.back().map_or(self.base, |change| self.cursor(change))
+    }
+
+    /// The summary of all records at the head.
+    fn summary(&self) -> Option<Summary> {
+        self.changes.back().map_or(self.base_summary, |change| change.summary)
     }
 
     fn cursor(&self, change: &Change) -> Cursor {
@@ -255,12 +270,13 @@ mod tests {
             self.0.sequence += 1;
             Entry { subject, version: self.0.sequence, body: Body::Key(record) }.encode(&mut frame).unwrap();
             self.0.chain = chain(&self.0.chain, &frame);
-            Change { sequence: self.0.sequence, chain: self.0.chain, subject, frame: frame.into() }
+            let summary = Some(Summary::of(&frame));
+            Change { sequence: self.0.sequence, chain: self.0.chain, subject, frame: frame.into(), summary }
         }
     }
 
     fn hub(changes: usize) -> (Hub, History) {
-        (Hub::new(START, Bounds { changes, ..Bounds::default() }), History(START))
+        (Hub::new(START, None, Bounds { changes, ..Bounds::default() }), History(START))
     }
 
     fn page(recent: Recent) -> Bytes {
@@ -281,6 +297,10 @@ mod tests {
         hub.changes_after(cursor.sequence, cursor)
     }
 
+    fn is_up_to_date(hub: &Hub, cursor: &Cursor) -> bool {
+        matches!(after(hub, cursor), Recent::UpToDate(_))
+    }
+
     fn at(applied: u64, seen: Cursor) -> Position {
         Position::Changes { applied, seen }
     }
@@ -292,7 +312,23 @@ mod tests {
         let (to, entries) = versions(&page(after(&hub, &START)));
         assert_eq!(to, at(4, history.0));
         assert_eq!(entries, [(1, 3), (2, 2), (3, 4)]);
-        assert_eq!(after(&hub, &history.0), Recent::UpToDate);
+        assert!(is_up_to_date(&hub, &history.0));
+    }
+
+    #[test]
+    fn a_page_tells_the_summary_of_its_head_and_a_reader_at_the_head_gets_the_same() {
+        let (hub, mut history) = hub(2);
+        for subject in 1..=4 {
+            let changes: Vec<_> = [0, 10].map(|add| history.change(subject + add, 1)).into();
+            let (before, last) = (hub.head(), changes[1].summary);
+            hub.publish(changes);
+            assert!(last.is_some());
+            assert_eq!(Page::decode(&page(after(&hub, &before))).unwrap().summary, last);
+            assert_eq!(after(&hub, &history.0), Recent::UpToDate(last));
+        }
+        let (known, summary) = (hub.head(), Some(Summary::of(b"?")));
+        assert!(hub.begin_anew(&known, Cursor { chain: [9; 16], ..known }, summary));
+        assert_eq!(after(&hub, &hub.head()), Recent::UpToDate(summary));
     }
 
     #[test]
@@ -317,7 +353,7 @@ mod tests {
         ] {
             assert_eq!(after(&hub, &other), Recent::Unknown);
         }
-        assert_eq!(after(&hub, &history.0), Recent::UpToDate);
+        assert!(is_up_to_date(&hub, &history.0));
     }
 
     #[test]
@@ -335,7 +371,7 @@ mod tests {
     #[test]
     fn the_ring_is_bounded_in_bytes_too_and_keeps_the_newest_state_of_what_it_has() {
         let bounds = Bounds { frame_bytes: 200_000, ..Bounds::default() };
-        let (hub, mut history) = (Hub::new(START, bounds), History(START));
+        let (hub, mut history) = (Hub::new(START, None, bounds), History(START));
         let mut cursors = vec![START];
         for subject in [1, 1, 2, 1, 3] {
             hub.publish(vec![history.change(subject, 60_000)]);
@@ -379,11 +415,11 @@ mod tests {
         let known = hub.head();
         let bell = hub.subscribe();
         let restored = Cursor { chain: [9; 16], ..START };
-        assert!(!hub.begin_anew(&START, restored));
-        assert!(hub.begin_anew(&known, restored));
+        assert!(!hub.begin_anew(&START, restored, None));
+        assert!(hub.begin_anew(&known, restored, None));
         assert!(bell.has_changed().unwrap());
         assert_eq!((after(&hub, &known), after(&hub, &START)), (Recent::Unknown, Recent::Unknown));
-        assert_eq!(after(&hub, &restored), Recent::UpToDate);
+        assert!(is_up_to_date(&hub, &restored));
     }
 
     #[test]

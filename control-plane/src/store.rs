@@ -28,6 +28,7 @@ mod self_service;
 mod sight;
 mod sql;
 mod sqlite_files;
+mod summary;
 mod tail;
 mod tokens;
 mod usage;
@@ -342,6 +343,11 @@ impl Store {
         begin_history(&database.writer).await?;
         if matches!(location, Location::Relay(_)) {
             relay::begin(&database).await?;
+        }
+        if matches!(location, Location::Relay(_)) {
+            relay::verify(&database).await?;
+        } else {
+            summary::establish(&database).await?;
         }
         let looked = Instant::now();
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);

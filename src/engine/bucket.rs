@@ -3,9 +3,13 @@
 //! A bucket is replaced whole. Its stamp only rises, so a fetcher that fell behind can take nothing back; and a record
 //! that says *revoked*, or when its secret ends, is never replaced by one that says less, whatever a restored database
 //! sends.
+//!
+//! A bucket bears a checksum, the summary of its records and its stamp together, so that bits which rotted in memory are
+//! noticed: such a bucket goes on serving, stays marked as damaged, and is replaced whole by the next snapshot.
 
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord, UnreadableEntry};
+use keyward_contract::summary::Summary;
 
 /// How far a bucket reflects the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -30,6 +34,15 @@ pub enum Input<'a> {
     },
 }
 
+/// What readers see in a bucket, in sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Content {
+    /// The summary of its records.
+    pub summary: Summary,
+    /// How many of them were kept though the control plane says something else of them, or nothing.
+    pub kept: u64,
+}
+
 /// What became of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -41,6 +54,12 @@ pub struct Outcome {
     pub in_range: u64,
     /// How many of the frames that came in cannot be understood; their subjects are refused.
     pub unreadable: u64,
+    /// What it held before, as far as it was of this generation.
+    pub before: Content,
+    /// What it holds then.
+    pub after: Content,
+    /// Whether it was not what was once written.
+    pub was_damaged: bool,
 }
 
 /// How long a revoked record that a snapshot does not mention is kept, in milliseconds: as long as the control plane
@@ -48,13 +67,18 @@ pub struct Outcome {
 pub const REVOKED_RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 const STAMP_LENGTH: usize = 4 + 8;
+const HEADER_LENGTH: usize = STAMP_LENGTH + Summary::LENGTH;
+
+/// What is written as the version of a record that was kept against what the control plane says; no change has this number.
+/// So whatever the control plane tells next is newer.
+const KEPT: u64 = 0;
 
 /// Finds a record.
 ///
 /// # Errors
 /// If the bucket cannot be read; nothing in it can be trusted then.
 pub fn find<'a>(bucket: &'a [u8], subject: &Digest) -> Result<Option<Frame<'a>>, BrokenFraming> {
-    let (_, frames) = split(bucket).ok_or(BrokenFraming)?;
+    let Header { frames, .. } = split(bucket).ok_or(BrokenFraming)?;
     for frame in Frames::new(frames) {
         let frame = frame?;
         if frame.subject == *subject {
@@ -66,7 +90,18 @@ pub fn find<'a>(bucket: &'a [u8], subject: &Digest) -> Result<Option<Frame<'a>>,
 
 /// The stamp of a bucket; the lowest if it was never written.
 pub fn stamp_of(bucket: &[u8]) -> Stamp {
-    split(bucket).map_or_else(Stamp::default, |(stamp, _)| stamp)
+    split(bucket).map_or_else(Stamp::default, |header| header.stamp)
+}
+
+/// What readers of a generation see in a bucket; `None` if it is damaged.
+pub fn inspect(bucket: &[u8], generation: u32) -> Option<Content> {
+    if bucket.is_empty() {
+        return Some(Content::default());
+    }
+    let header = split(bucket)?;
+    let content = header.content()?;
+    // Left behind by a stale fetcher: nobody reads it.
+    Some(if header.stamp.generation < generation { Content::default() } else { content })
 }
 
 /// Merges frames into a bucket, whose own are in the order of their subjects.
@@ -80,15 +115,27 @@ pub fn merge<'a>(
     input: Input<'_>,
     now_ms: u64,
 ) -> Outcome {
-    let (old_stamp, old_frames) = split(bucket).unwrap_or((Stamp::default(), &[]));
+    let nothing = Header { stamp: Stamp::default(), check: Summary::EMPTY, frames: &[] };
+    let (mut old, content) = match split(bucket) {
+        Some(old) => (old, old.content()),
+        None => (nothing, bucket.is_empty().then(Content::default)),
+    };
+    let was_damaged = content.is_none();
+    if was_damaged && matches!(input, Input::Range { .. }) {
+        // Nothing in it can be trusted, so that nothing of it is kept.
+        old = nothing;
+    }
+    let Header { stamp: old_stamp, frames: old_frames, .. } = old;
+    let content = content.unwrap_or_default();
     let before = || Frames::new(old_frames).map_while(Result::ok);
     let outdated = match input {
-        Input::Changes => stamp <= old_stamp,
+        Input::Changes => stamp <= old_stamp && !was_damaged,
         Input::Range { .. } => stamp < old_stamp,
     };
     if outdated {
         let in_range = before().filter(|frame| input.covers(&frame.subject)).count() as u64;
-        return Outcome { rewritten: None, gained: 0, in_range, unreadable: 0 };
+        let (before, after) = (content, content);
+        return Outcome { rewritten: None, gained: 0, in_range, unreadable: 0, before, after, was_damaged };
     }
     let survives = |old: &Merged<'_>| {
         let ended = || ended_at(&old.frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
@@ -107,23 +154,25 @@ pub fn merge<'a>(
     let mut incoming: Vec<Frame<'_>> = incoming.into_iter().collect();
     incoming.sort_by_key(|frame| frame.subject);
     let arriving: usize = incoming.iter().map(Frame::encoded_length).sum();
-    let mut rewritten = Vec::with_capacity(STAMP_LENGTH + old_frames.len() + arriving);
-    rewritten.extend_from_slice(&stamp.generation.to_le_bytes());
-    rewritten.extend_from_slice(&stamp.sequence.to_le_bytes());
+    let mut rewritten = Vec::with_capacity(HEADER_LENGTH + old_frames.len() + arriving);
+    rewritten.extend_from_slice(&encoded_stamp(stamp));
+    rewritten.extend_from_slice(&Summary::EMPTY.to_bytes());
+    let mut after = Content::default();
     let (mut gained, mut in_range, mut unreadable) = (0, 0, 0);
     let (mut old, mut new) = (before().peekable(), incoming.into_iter().peekable());
     while let Some(subject) = first_of(old.peek(), new.peek()) {
         let mut merged = old.next_if(|frame| frame.subject == subject).map(|frame| {
             gained -= 1;
             // Versions of another generation say nothing in this one: whatever comes now is newer.
-            let version = if old_stamp.generation == stamp.generation { frame.version } else { 0 };
+            let version = if old_stamp.generation == stamp.generation { frame.version } else { KEPT };
             Merged { version, frame, told_again: false }
         });
         while let Some(frame) = new.next_if(|frame| frame.subject == subject) {
             let body = frame.decode();
             unreadable += u64::from(body.is_err());
             match &mut merged {
-                Some(old) if !replaces(&frame, &body, old) => old.told_again = true,
+                Some(old) if frame.version <= old.version => old.told_again = true,
+                Some(old) if !replaces(&body, old) => (old.version, old.told_again) = (KEPT, true),
                 _ if matches!(body, Ok(Body::Removed)) => merged = None,
                 _ => merged = Some(Merged { version: frame.version, frame, told_again: true }),
             }
@@ -131,10 +180,63 @@ pub fn merge<'a>(
         if let Some(merged) = merged.filter(|merged| merged.told_again || survives(merged)) {
             gained += 1;
             in_range += u64::from(input.covers(&subject));
+            let written_from = rewritten.len();
             merged.frame.encode_with_version(merged.version, &mut rewritten);
+            after.summary = after.summary.plus(Summary::of(rewritten.get(written_from..).unwrap_or_default()));
+            after.kept += u64::from(merged.version == KEPT);
         }
     }
-    Outcome { rewritten: Some(rewritten), gained, in_range, unreadable }
+    // What was damaged stays marked so until a snapshot replaces it.
+    let stays_damaged = was_damaged && matches!(input, Input::Changes);
+    let check = if stays_damaged { Summary::EMPTY } else { check(stamp, after.summary) };
+    if let Some(place) = rewritten.get_mut(STAMP_LENGTH..).and_then(<[u8]>::first_chunk_mut) {
+        *place = check.to_bytes();
+    }
+    let before = if old_stamp.generation < stamp.generation { Content::default() } else { content };
+    Outcome { rewritten: Some(rewritten), gained, in_range, unreadable, before, after, was_damaged }
+}
+
+impl Content {
+    /// This after a part of it has changed.
+    #[must_use]
+    pub fn changed(self, before: &Self, after: &Self) -> Self {
+        Self {
+            summary: self.summary.minus(before.summary).plus(after.summary),
+            kept: self.kept.saturating_sub(before.kept) + after.kept,
+        }
+    }
+}
+
+/// A bucket, as it lies in shared data.
+#[derive(Clone, Copy)]
+struct Header<'a> {
+    stamp: Stamp,
+    check: Summary,
+    frames: &'a [u8],
+}
+
+impl Header<'_> {
+    /// What it holds; `None` if that is not what was written.
+    fn content(&self) -> Option<Content> {
+        let mut content = Content::default();
+        for frame in Frames::new(self.frames) {
+            let frame = frame.ok()?;
+            content.summary = content.summary.plus(frame.summary());
+            content.kept += u64::from(frame.version == KEPT);
+        }
+        (check(self.stamp, content.summary) == self.check).then_some(content)
+    }
+}
+
+fn check(stamp: Stamp, records: Summary) -> Summary {
+    records.plus(Summary::of(&encoded_stamp(stamp)))
+}
+
+fn encoded_stamp(stamp: Stamp) -> [u8; STAMP_LENGTH] {
+    let mut bytes = [0; STAMP_LENGTH];
+    let fields = stamp.generation.to_le_bytes().into_iter().chain(stamp.sequence.to_le_bytes());
+    bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+    bytes
 }
 
 /// The lower subject of two frames.
@@ -150,11 +252,8 @@ struct Merged<'a> {
     told_again: bool,
 }
 
-/// Whether a frame that says `body` takes the place of an older one.
-fn replaces(new: &Frame<'_>, body: &Result<Body, UnreadableEntry>, old: &Merged<'_>) -> bool {
-    if new.version <= old.version {
-        return false;
-    }
+/// Whether a newer frame that says `body` takes the place of an older one.
+fn replaces(body: &Result<Body, UnreadableEntry>, old: &Merged<'_>) -> bool {
     // The end of a secret is moved forward at most. A frame that cannot be read refuses, but cannot say why, so one
     // that says *ended* stays.
     match body {
@@ -184,10 +283,12 @@ fn ended_at(frame: &Frame<'_>, now_ms: u64) -> Option<u64> {
     }
 }
 
-fn split(bucket: &[u8]) -> Option<(Stamp, &[u8])> {
+fn split(bucket: &[u8]) -> Option<Header<'_>> {
     let (generation, rest) = bucket.split_first_chunk::<4>()?;
-    let (sequence, frames) = rest.split_first_chunk::<8>()?;
-    Some((Stamp { generation: u32::from_le_bytes(*generation), sequence: u64::from_le_bytes(*sequence) }, frames))
+    let (sequence, rest) = rest.split_first_chunk::<8>()?;
+    let (check, frames) = rest.split_first_chunk::<{ Summary::LENGTH }>()?;
+    let stamp = Stamp { generation: u32::from_le_bytes(*generation), sequence: u64::from_le_bytes(*sequence) };
+    Some(Header { stamp, check: Summary::from_bytes(*check), frames })
 }
 
 impl Input<'_> {
@@ -322,12 +423,48 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_with_any_bit_flipped_is_damaged_until_a_snapshot_replaces_it() {
+        let bucket = written(&[], at(1, 5), &[key(1, 5, None), key(2, 4, Some(NOW))].concat(), Input::Changes);
+        let whole = inspect(&bucket, 1).unwrap();
+        assert_eq!((whole.kept, inspect(&bucket, 2)), (0, Some(Content::default())));
+        for bit in 0..bucket.len() * 8 {
+            let mut damaged = bucket.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(inspect(&damaged, 1), None, "bit {bit}");
+            let changed = merged(&damaged, at(1, 6), &key(3, 6, None), Input::Changes);
+            assert!(changed.was_damaged && inspect(&changed.rewritten.unwrap(), 1).is_none(), "bit {bit}");
+            let renewed = merged(&damaged, at(2, 6), &key(3, 6, None), EVERYTHING);
+            let renewed = renewed.rewritten.unwrap();
+            assert_eq!((inspect(&renewed, 2).unwrap().kept, state(&renewed, 2)), (0, None), "bit {bit}");
+            assert_eq!(state(&renewed, 3), Some((6, false)), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_tells_the_summary_of_its_records_and_how_many_were_kept_against_what_is_told() {
+        let one = [key(1, 5, None), key(2, 4, Some(NOW))].concat();
+        let sum =
+            |frames: &[u8]| Frames::new(frames).map(|frame| frame.unwrap().summary()).reduce(Summary::plus).unwrap();
+        let first = merged(&[], at(1, 5), &one, Input::Changes);
+        assert_eq!(first.before, Content::default());
+        assert_eq!(first.after, Content { summary: sum(&one), kept: 0 });
+        let bucket = first.rewritten.unwrap();
+        let second = merged(&bucket, at(1, 7), &[key(1, 6, None), frame(9, 7, Body::Removed)].concat(), Input::Changes);
+        assert_eq!(second.before, first.after);
+        assert_eq!(second.after, Content { summary: sum(&[key(1, 6, None), key(2, 4, Some(NOW))].concat()), kept: 0 });
+        let restored = merged(&bucket, at(2, 3), &[key(1, 2, None), key(2, 3, None)].concat(), EVERYTHING);
+        assert_eq!((restored.before, restored.after.kept), (Content::default(), 1), "it stays revoked");
+        let stale = merged(&bucket, at(1, 4), &one, Input::Changes);
+        assert_eq!((stale.before, stale.after), (first.after, first.after));
+    }
+
+    #[test]
     fn an_unreadable_frame_is_kept_as_it_is_but_does_not_hide_a_revocation() {
         let mut strange = frame(1, 6, Body::Removed);
         *strange.last_mut().unwrap() = 99;
         let bucket = written(&[], at(1, 6), &strange, Input::Changes);
         assert!(find(&bucket, &Digest([1; 32])).unwrap().unwrap().decode().is_err());
         let bucket = written(&[], at(1, 5), &key(1, 5, Some(1)), Input::Changes);
-        assert_eq!(state(&written(&bucket, at(1, 6), &strange, Input::Changes), 1), Some((5, true)));
+        assert_eq!(state(&written(&bucket, at(1, 6), &strange, Input::Changes), 1), Some((KEPT, true)));
     }
 }

@@ -6,6 +6,7 @@
 //! of.) The property test in `feed_model.rs` beside this file interleaves fetchers, deaths, replays and restored
 //! databases.
 
+use crate::engine::audit::Written;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::cells::{CursorCell, Status};
 use crate::engine::store::{Names, SharedStore, update};
@@ -13,6 +14,7 @@ use keyward_contract::cursor::Position;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Frame, Frames};
 use keyward_contract::page::{Extent, Page, UnreadablePage};
+use keyward_contract::summary::Summary;
 
 /// What a fetcher asked for, and what the cursor was then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,7 @@ pub struct Application {
     cell: CursorCell,
     tag: Option<u32>,
     next: Position,
+    summary: Option<Summary>,
     stamp: Stamp,
     page: Vec<u8>,
     places: Vec<Place>,
@@ -46,6 +49,7 @@ pub struct Application {
     heard_at_ms: Option<u64>,
     age_ms: u64,
     unreadable: u64,
+    last_written: Option<Written>,
 }
 
 /// Where in a page a frame begins, and into which bucket it belongs.
@@ -157,6 +161,7 @@ impl Application {
             cell,
             tag,
             next: page.next(),
+            summary: page.summary,
             stamp: Stamp { generation, sequence },
             places: places(&page, bytes.len() - page.entries.len(), bucket_bits),
             page: bytes,
@@ -168,6 +173,7 @@ impl Application {
             heard_at_ms: None,
             age_ms: 0,
             unreadable: 0,
+            last_written: None,
         })
     }
 
@@ -203,6 +209,22 @@ impl Application {
             (Kind::Changes, next @ Position::Changes { applied, seen }) if applied < seen.sequence => Some(next),
             _ => None,
         }
+    }
+
+    /// The generation of snapshots that it belongs to.
+    pub fn generation(&self) -> u32 {
+        self.stamp.generation
+    }
+
+    /// What the control plane has where the page leads, if that is the head of the history.
+    pub fn summary_at_head(&self) -> Option<Summary> {
+        let is_at_head = matches!(self.next, Position::Changes { applied, seen } if applied == seen.sequence);
+        self.summary.filter(|_| is_at_head)
+    }
+
+    /// What the last step has done to a bucket, once.
+    pub fn take_written(&mut self) -> Option<Written> {
+        self.last_written.take()
     }
 
     /// How many of the entries that were written so far cannot be understood; their subjects are refused.
@@ -253,13 +275,15 @@ impl Application {
             }
             let incoming = places.iter().filter_map(|place| frame_at(&self.page, *place));
             let merged = bucket::merge(current.unwrap_or_default(), self.stamp, incoming, input, now_ms);
-            (merged.rewritten, Some((merged.gained, merged.in_range, merged.unreadable)))
+            let bucket::Outcome { rewritten, gained, in_range, unreadable, before, after, was_damaged } = merged;
+            (rewritten, Some((gained, in_range, unreadable, Written { index, before, after, was_damaged })))
         });
         self.written += places.len();
-        if let Some((gained, in_range, unreadable)) = counted {
+        if let Some((gained, in_range, unreadable, written)) = counted {
             self.gained += gained;
             self.in_range += in_range;
             self.unreadable += unreadable;
+            self.last_written = Some(written);
             // Announced even where another fetcher wrote the bucket: it may have died before it could say so.
             self.touched |= 1 << Status::stripe_of(index);
         }

@@ -1,6 +1,9 @@
 //! The feed under attack: fetchers that interleave write by write, die anywhere, get old pages, and follow a database
-//! that is restored from a backup; against a model that remembers what was once revoked, and which plan says what.
+//! that is restored from a backup; against a model that remembers what was once revoked, and which plan says what. And bits that
+//! rot in memory, and pages that lack a record although their checksum fits: left alone, the edge finds out and heals; and where
+//! nothing of that happened, it never believes so.
 
+use crate::engine::audit::{Audit, Compared};
 use crate::engine::bucket::{self, Stamp};
 use crate::engine::feed::{Application, Asked, Now, Progress};
 use crate::engine::snapshot::{Found, PlanState, Snapshot};
@@ -8,9 +11,10 @@ use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, SharedStore};
 use keyward_contract::cursor::{Cursor, Position, chain};
 use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, PlanRecord};
+use keyward_contract::entry::{Body, Entry, Frames, KeyRecord, PlanRecord};
 use keyward_contract::limit::{Limit, Limits};
 use keyward_contract::page::{Extent, Page};
+use keyward_contract::summary::Summary;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,6 +23,8 @@ const KEYS: u8 = 12;
 /// Every third key is on the first plan, every third on the second, and the others on none.
 const PLANS: [&str; 2] = ["a", "b"];
 const FETCHERS: usize = 3;
+/// A bucket's stamp and its checksum.
+const BUCKET_HEADER: usize = 4 + 8 + 16;
 const CHANGES_PER_PAGE: usize = 2;
 const ENTRIES_PER_PAGE: usize = 3;
 const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_000 };
@@ -77,7 +83,14 @@ impl Database {
         let to = (from + CHANGES_PER_PAGE).min(self.log.len());
         let subjects: BTreeSet<Digest> = self.log[from..to].iter().map(|(subject, _)| *subject).collect();
         let entries: Vec<u8> = subjects.iter().flat_map(|subject| self.entry(subject)).collect();
-        Page { answers, head: self.cursor(), extent: Extent::Changes { to: to as u64 }, entries: &entries }.encode()
+        Page {
+            summary: self.summary(),
+            answers,
+            head: self.cursor(),
+            extent: Extent::Changes { to: to as u64 },
+            entries: &entries,
+        }
+        .encode()
     }
 
     fn snapshot(&self, answers: Position) -> Vec<u8> {
@@ -89,12 +102,24 @@ impl Database {
         let page: Vec<Digest> = subjects.by_ref().take(ENTRIES_PER_PAGE).map(|(subject, _)| *subject).collect();
         let end = subjects.next().map(|(subject, _)| *subject);
         let entries: Vec<u8> = page.iter().flat_map(|subject| self.entry(subject)).collect();
-        Page { answers, head: self.cursor(), extent: Extent::Snapshot { end }, entries: &entries }.encode()
+        Page {
+            summary: self.summary(),
+            answers,
+            head: self.cursor(),
+            extent: Extent::Snapshot { end },
+            entries: &entries,
+        }
+        .encode()
     }
 
     fn entry(&self, subject: &Digest) -> Vec<u8> {
         let (version, state) = self.current[subject];
         encoded(*subject, version, state)
+    }
+
+    fn summary(&self) -> Option<Summary> {
+        let there = self.current.iter().filter(|(_, (_, state))| *state != State::Removed);
+        Some(there.fold(Summary::EMPTY, |sum, (subject, _)| sum.plus(Summary::of(&self.entry(subject)))))
     }
 
     fn state(&self, subject: &Digest) -> Option<State> {
@@ -146,7 +171,18 @@ enum Op {
     Replay(usize, usize),
     Step(usize, usize),
     Die(usize),
+    /// The record of a key in shared data is lost, or altered into another state.
+    Rot(u8, Rot),
+    /// The next answer lacks its first entry.
+    Lack,
     Look(u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Rot {
+    Lost,
+    Altered,
+    OfAnother,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -164,6 +200,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (fetcher(), any::<prop::sample::Index>()).prop_map(|(f, n)| Op::Replay(f, n.index(64))),
         16 => (fetcher(), 1..4usize).prop_map(|(f, n)| Op::Step(f, n)),
         2 => fetcher().prop_map(Op::Die),
+        1 => (key(), prop_oneof![Just(Rot::Lost), Just(Rot::Altered), Just(Rot::OfAnother)])
+            .prop_map(|(key, rot)| Op::Rot(key, rot)),
+        1 => Just(Op::Lack),
         6 => key().prop_map(Op::Look),
     ];
     prop::collection::vec(op, 1..160)
@@ -172,6 +211,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 #[derive(Default)]
 struct Fetcher {
     from_the_start: bool,
+    audit: Audit,
+    compared: Option<Compared>,
     applying: Option<Application>,
     /// When it was made, where the cursor is to be then, and the page.
     ahead: Option<(usize, Position, Vec<u8>)>,
@@ -191,6 +232,10 @@ struct World {
     worker: Snapshot,
     seen_revoked: BTreeSet<Digest>,
     stamps: HashMap<u32, Stamp>,
+    /// Whether the next answer lacks an entry, and whether one ever did.
+    lacks: bool,
+    ever_lacked: bool,
+    ever_rotted: bool,
 }
 
 impl World {
@@ -208,6 +253,9 @@ impl World {
             fetchers: (0..FETCHERS).map(|_| Fetcher::default()).collect(),
             seen_revoked: BTreeSet::new(),
             stamps: HashMap::new(),
+            lacks: false,
+            ever_lacked: false,
+            ever_rotted: false,
         }
     }
 
@@ -252,13 +300,13 @@ impl World {
             Op::Poll(n) => {
                 let from_the_start = self.fetchers[n].from_the_start;
                 let asked = Asked::read(&self.store, &self.names, from_the_start);
-                let page = self.database.answer(asked.position);
+                let page = self.answer(asked.position);
                 self.begin(n, &asked, &page);
                 self.pages.push((self.time, page));
             }
             Op::PollAhead(n) => {
                 let position = self.fetchers[n].applying.as_ref().and_then(Application::followed_at);
-                self.fetchers[n].ahead = position.map(|position| (self.time, position, self.database.answer(position)));
+                self.fetchers[n].ahead = position.map(|position| (self.time, position, self.answer(position)));
             }
             Op::Replay(n, page) => {
                 if let Some((_, page)) = self.pages.get(page).cloned() {
@@ -268,6 +316,8 @@ impl World {
             }
             Op::Step(n, steps) => (0..steps).for_each(|_| self.step(n)),
             Op::Die(n) => self.fetchers[n] = Fetcher::default(),
+            Op::Rot(key, rot) => self.rot(key, rot),
+            Op::Lack => self.lacks = true,
             Op::Look(key) => {
                 self.worker.poll(&self.store, NOW.monotonic_ms);
                 self.worker.find(&self.store, &subject(key), [subject(key)]);
@@ -276,9 +326,60 @@ impl World {
         self.check_invariants();
     }
 
+    fn answer(&mut self, position: Position) -> Vec<u8> {
+        let page = self.database.answer(position);
+        if !std::mem::take(&mut self.lacks) {
+            return page;
+        }
+        self.ever_lacked = true;
+        let page = Page::decode(&page).unwrap();
+        let first = Frames::new(page.entries).next().map_or(0, |frame| frame.unwrap().encoded_length());
+        Page { entries: &page.entries[first..], ..page }.encode()
+    }
+
+    fn rot(&mut self, key: u8, rot: Rot) {
+        let name = self.names.bucket(subject(key).leading_bits(BUCKET_BITS));
+        let Some(stored) = self.store.get(&name) else { return };
+        let (header, frames) = stored.bytes.split_at(BUCKET_HEADER);
+        let mut rotted = header.to_vec();
+        for frame in Frames::new(frames) {
+            let frame = frame.unwrap();
+            let (mut record, mut subject) = (Vec::new(), frame.subject);
+            frame.encode_with_version(frame.version, &mut record);
+            if subject == self::subject(key) {
+                let Ok(Body::Key(found)) = frame.decode() else { return };
+                let other = if found.revoked_at_ms.is_some() { State::Active } else { State::Revoked };
+                match rot {
+                    Rot::Lost => record.clear(),
+                    Rot::Altered => record = encoded(subject, frame.version, other),
+                    Rot::OfAnother => {
+                        subject.0[31] ^= 1;
+                        record = encoded(subject, frame.version, other);
+                    }
+                }
+            }
+            rotted.extend_from_slice(&record);
+        }
+        if rotted != stored.bytes {
+            self.ever_rotted = true;
+            self.store.put(&name, &rotted, Some(stored.tag)).unwrap();
+        }
+    }
+
+    fn is_damaged(&self, bucket: u32) -> bool {
+        let stored = self.store.get(&self.names.bucket(bucket));
+        stored.is_some_and(|stored| bucket::inspect(&stored.bytes, 0).is_none())
+    }
+
     fn begin(&mut self, n: usize, asked: &Asked, page: &[u8]) {
         match Application::begin(&self.store, &self.names, BUCKET_BITS, asked, page.to_vec()) {
-            Ok(application) => self.fetchers[n] = Fetcher { applying: Some(application), ..Fetcher::default() },
+            Ok(application) => {
+                let mut audit = std::mem::take(&mut self.fetchers[n].audit);
+                if !application.is_of_changes() {
+                    audit.stop();
+                }
+                self.fetchers[n] = Fetcher { applying: Some(application), audit, ..Fetcher::default() };
+            }
             Err(_) => self.fetchers[n].from_the_start = true,
         }
     }
@@ -286,9 +387,24 @@ impl World {
     fn step(&mut self, n: usize) {
         let fetcher = &mut self.fetchers[n];
         if let Some(application) = &mut fetcher.applying {
-            match application.step(&self.store, &self.names, NOW) {
+            let progress = application.step(&self.store, &self.names, NOW);
+            if let Some(written) = application.take_written() {
+                fetcher.audit.note(&written);
+                fetcher.from_the_start |= written.was_damaged && application.is_of_changes();
+            }
+            match progress {
                 Ok(Progress::More) => {}
-                Ok(Progress::Done) => fetcher.applying = None,
+                Ok(Progress::Done) => {
+                    let (generation, theirs) = (application.generation(), application.summary_at_head());
+                    if fetcher.audit.generation() == Some(generation) {
+                        let compared = fetcher.audit.compare(theirs);
+                        fetcher.from_the_start |= compared == Compared::Different;
+                        fetcher.compared = Some(compared);
+                    } else if application.followed_at().is_none() {
+                        fetcher.audit.begin(generation);
+                    }
+                    fetcher.applying = None;
+                }
                 Err(_) => *fetcher = Fetcher::default(),
             }
         } else if let Some((_, position, page)) = fetcher.ahead.take() {
@@ -301,13 +417,23 @@ impl World {
 
     /// Whatever happened: what was once revoked here is not accepted again, and no bucket went backwards.
     fn check_invariants(&mut self) {
+        let damaged: Vec<u32> = (0..1 << BUCKET_BITS).filter(|index| self.is_damaged(*index)).collect();
         for index in 0..1 << BUCKET_BITS {
             let Some(stored) = self.store.get(&self.names.bucket(index)) else { continue };
+            if damaged.contains(&index) {
+                // What it says is not to be relied on, and a snapshot replaces it whole.
+                self.stamps.remove(&index);
+                self.seen_revoked.retain(|subject| subject.leading_bits(BUCKET_BITS) != index);
+                continue;
+            }
             let stamp = bucket::stamp_of(&stored.bytes);
             let before = self.stamps.insert(index, stamp).unwrap_or_default();
             assert!(before <= stamp, "bucket {index} went from {before:?} to {stamp:?}");
         }
         for key in 0..KEYS {
+            if damaged.contains(&subject(key).leading_bits(BUCKET_BITS)) {
+                continue;
+            }
             match self.state(key) {
                 Some(State::Revoked) => {
                     self.seen_revoked.insert(subject(key));
@@ -326,22 +452,35 @@ impl World {
         state_of(&snapshot.find(&self.store, &subject(key), [subject(key)]))
     }
 
-    /// Left alone with one fetcher, the snapshot comes to say what the database says, in warm caches too.
-    fn settle(&mut self) {
+    /// Left alone with one fetcher, the snapshot comes to say what the database says, in warm caches too. Tells whether it knows
+    /// that: where the process has kept what a restored database denies, it cannot compare.
+    fn settle(&mut self) -> bool {
         self.fetchers.iter_mut().for_each(|fetcher| *fetcher = Fetcher::default());
-        for _ in 0..200 {
+        self.lacks = false;
+        for _ in 0..400 {
             let asked = Asked::read(&self.store, &self.names, self.fetchers[0].from_the_start);
             let head = self.database.cursor();
-            if asked.position == (Position::Changes { applied: head.sequence, seen: head }) {
-                self.run(&Op::Poll(0));
-                while self.fetchers[0].applying.is_some() {
-                    self.step(0);
-                }
-                return;
-            }
+            let is_level = asked.position == (Position::Changes { applied: head.sequence, seen: head });
+            let was_looked_at = self.fetchers[0].audit.has_looked();
             self.run(&Op::Poll(0));
             while self.fetchers[0].applying.is_some() {
                 self.run(&Op::Step(0, 1));
+            }
+            let fetcher = &mut self.fetchers[0];
+            if is_level && was_looked_at && !fetcher.from_the_start {
+                match fetcher.compared {
+                    Some(Compared::Same) => return true,
+                    Some(Compared::Not) => return false,
+                    _ => assert!(self.ever_rotted || self.ever_lacked, "a difference where there can be none"),
+                }
+            }
+            let fetcher = &mut self.fetchers[0];
+            // As many as there are between two looks.
+            for _ in 0..17 {
+                if fetcher.audit.tick(&self.store, &self.names, BUCKET_BITS).is_err() {
+                    assert!(self.ever_rotted, "damage where there can be none");
+                    fetcher.from_the_start = true;
+                }
             }
         }
         panic!("the feed stopped for good");
@@ -399,7 +538,10 @@ proptest! {
         for op in &ops {
             world.run(op);
         }
-        world.settle();
-        world.check_settled();
+        let compared = world.settle();
+        // What a page lacked is not noticed where nothing can be compared.
+        if compared || !world.ever_lacked {
+            world.check_settled();
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! It refuses to trust that an answer ever comes: a poll has a deadline of its own, because Envoy drops callouts
 //! without a word when a listener is replaced.
 
+use crate::engine::audit::{Audit, Compared};
 use crate::engine::backoff::Backoff;
 use crate::engine::feed::{Application, Asked, NotApplied, Now, Progress};
 use crate::engine::lease::Lease;
@@ -13,6 +14,7 @@ use crate::engine::store::{Metered, Names, SharedStore};
 use keyward_contract::FEED_PATH;
 use keyward_contract::cursor::Position;
 use keyward_contract::page::UnreadablePage;
+use keyward_contract::summary::Summary;
 
 /// The part of a VM that keeps the snapshot current while it holds the lease.
 #[derive(Debug)]
@@ -33,9 +35,24 @@ pub struct Fetcher {
     not_before_ms: u64,
     backoff: Backoff,
     from_the_start: bool,
+    audit: Audit,
+    resnapshot: Resnapshot,
     /// Whether a page was applied; until then a poll does not wait for news, since what is here may be old.
     has_heard: bool,
+    /// Whether the last poll had an answer, in whatever time: the next one is then to have one in short.
+    was_answered: bool,
     polls: u64,
+}
+
+/// Whether the snapshot is to be taken anew because it is not what the control plane has.
+///
+/// Where even a new one differs, something is wrong that a snapshot does not mend; so each one that changed nothing doubles the
+/// pause until the next.
+#[derive(Debug)]
+struct Resnapshot {
+    is_wanted: bool,
+    not_before_ms: u64,
+    pause_ms: u64,
 }
 
 #[derive(Debug)]
@@ -111,13 +128,20 @@ pub enum Event {
     },
     /// No answer came in time.
     PollLost,
+    /// The snapshot is not what the control plane has; it is taken anew.
+    SnapshotMismatch,
 }
 
-/// How long an answer may take beyond what it was asked to wait, in milliseconds.
-const ANSWER_GRACE_MS: u64 = 5000;
+/// How long an answer may take beyond what it was asked to wait, in milliseconds: of a poll for changes, so that a lost answer is
+/// soon asked for again; and of one for a part of a snapshot, which is long, or where the last answer did not come in time.
+const ANSWER_GRACE_MS: (u64, u64) = (1000, 5000);
 
 /// The shortest and the longest pause after a failure, in milliseconds.
 pub const BACKOFF_MS: (u64, u64) = (50, 1000);
+
+/// The shortest and the longest pause between two snapshots that are taken because the one before differed from what the
+/// control plane has, in milliseconds.
+pub const RESNAPSHOT_PAUSE_MS: (u64, u64) = (60_000, 24 * 60 * 60 * 1000);
 
 /// After what cost, as [`Metered`] counts it, a call leaves the rest of a page to the next one.
 ///
@@ -145,7 +169,10 @@ impl Fetcher {
             not_before_ms: 0,
             backoff: Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed),
             from_the_start: false,
+            audit: Audit::default(),
+            resnapshot: Resnapshot { is_wanted: false, not_before_ms: 0, pause_ms: RESNAPSHOT_PAUSE_MS.0 },
             has_heard: false,
+            was_answered: false,
             polls: 0,
         }
     }
@@ -154,11 +181,13 @@ impl Fetcher {
     pub fn tick(&mut self, store: &impl SharedStore, now: Now, serves: bool, events: &mut Vec<Event>) -> Option<Poll> {
         if !self.hold_lease(store, now.monotonic_ms, serves) {
             self.forget();
+            self.audit.stop();
             self.not_before_ms = now.monotonic_ms;
             return None;
         }
         if self.out.take_if(|out| now.monotonic_ms >= out.deadline_ms).is_some() {
             events.push(Event::PollLost);
+            self.was_answered = false;
             self.back_off(now.monotonic_ms);
         }
         if self.applying.is_none()
@@ -167,6 +196,9 @@ impl Fetcher {
             self.begin_ahead(store, ahead, now.monotonic_ms, events);
         }
         self.apply(store, now, events);
+        if !self.is_applying() && self.audit.tick(store, &self.names, self.bucket_bits).is_err() {
+            self.differs(now.monotonic_ms, events);
+        }
         self.next_poll(store, now.monotonic_ms)
     }
 
@@ -184,6 +216,7 @@ impl Fetcher {
         match (answer, out.question) {
             (Answer::Failed { status }, _) => {
                 events.push(Event::PollFailed { status });
+                self.was_answered = status != 0;
                 // A position that this control plane cannot read will not become readable.
                 self.from_the_start |= status == 400;
                 self.back_off(now_ms);
@@ -225,6 +258,7 @@ impl Fetcher {
         self.lease.release(store, &self.names, now_ms);
         self.hands_over = false;
         self.forget();
+        self.audit.stop();
         self.not_before_ms = 0;
     }
 
@@ -251,14 +285,19 @@ impl Fetcher {
         }
         let question = match &self.applying {
             Some(application) => Question::Ahead(application.followed_at()?),
-            None => Question::Cursor(Asked::read(store, &self.names, self.from_the_start)),
+            None => {
+                let from_the_start = self.from_the_start || self.resnapshot.is_wanted;
+                Question::Cursor(Asked::read(store, &self.names, from_the_start))
+            }
         };
         let position = match question {
             Question::Cursor(asked) => asked.position,
             Question::Ahead(position) => position,
         };
         let wait_s = if self.has_heard { self.wait_s } else { 0 };
-        let timeout_ms = u64::from(wait_s) * 1000 + ANSWER_GRACE_MS;
+        let is_short = matches!(question, Question::Cursor(_)) && matches!(position, Position::Changes { .. });
+        let grace_ms = if is_short && self.was_answered { ANSWER_GRACE_MS.0 } else { ANSWER_GRACE_MS.1 };
+        let timeout_ms = u64::from(wait_s) * 1000 + grace_ms;
         self.polls += 1;
         // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
         self.out = Some(Out { poll: self.polls, question, deadline_ms: now_ms + timeout_ms + 1000 });
@@ -288,6 +327,10 @@ impl Fetcher {
         match Application::begin(store, &self.names, self.bucket_bits, asked, page) {
             Ok(application) => {
                 events.push(Event::Page);
+                if !application.is_of_changes() {
+                    self.audit.stop();
+                    self.resnapshot.is_wanted = false;
+                }
                 self.applying = Some(Box::new(application.heard(heard_at_ms, age_ms)));
             }
             Err(refused) => self.refuse(refused, heard_at_ms, events),
@@ -302,25 +345,84 @@ impl Fetcher {
                 application.announce(&store, &self.names);
                 return;
             }
-            match application.step(&store, &self.names, now) {
+            let progress = application.step(&store, &self.names, now);
+            let mut was_damaged = false;
+            if let Some(written) = application.take_written() {
+                self.audit.note(&written);
+                was_damaged = written.was_damaged;
+            }
+            // A snapshot mends what it finds.
+            was_damaged &= application.is_of_changes();
+            match progress {
                 Ok(Progress::More) => {}
                 Ok(Progress::Done) => {
+                    let (generation, theirs) = (application.generation(), application.summary_at_head());
+                    let follows = application.followed_at().is_some();
                     if application.unreadable() > 0 {
                         events.push(Event::Unreadable { entries: application.unreadable() });
                     }
                     self.backoff.reset();
                     self.from_the_start = false;
                     self.has_heard = true;
+                    self.was_answered = true;
                     self.applying = None;
+                    self.compare(generation, theirs, follows, now.monotonic_ms, events);
                 }
                 Err(refused) => self.refuse(refused, now.monotonic_ms, events),
             }
+            if was_damaged {
+                self.differs(now.monotonic_ms, events);
+            }
+        }
+    }
+
+    /// Compares the snapshot with what the control plane has, once a page is applied.
+    fn compare(
+        &mut self,
+        generation: u32,
+        theirs: Option<Summary>,
+        is_followed: bool,
+        now_ms: u64,
+        events: &mut Vec<Event>,
+    ) {
+        if self.audit.generation() != Some(generation) {
+            // A snapshot that is not complete yet cannot be looked at.
+            if !is_followed || self.audit.generation().is_some() {
+                self.audit.begin(generation);
+            }
+            return;
+        }
+        match self.audit.compare(theirs) {
+            Compared::Not | Compared::Suspicious => {}
+            Compared::Same => self.resnapshot.pause_ms = RESNAPSHOT_PAUSE_MS.0,
+            Compared::Different => self.differs(now_ms, events),
+        }
+    }
+
+    /// The snapshot is not what it should be.
+    fn differs(&mut self, now_ms: u64, events: &mut Vec<Event>) {
+        let resnapshot = &mut self.resnapshot;
+        if resnapshot.is_wanted {
+            return;
+        }
+        events.push(Event::SnapshotMismatch);
+        if now_ms >= resnapshot.not_before_ms {
+            resnapshot.is_wanted = true;
+            resnapshot.not_before_ms = now_ms.saturating_add(resnapshot.pause_ms);
+            resnapshot.pause_ms = resnapshot.pause_ms.saturating_mul(2).min(RESNAPSHOT_PAUSE_MS.1);
+        }
+        if let Some(generation) = self.audit.generation() {
+            self.audit.begin(generation);
         }
     }
 
     fn refuse(&mut self, refused: NotApplied, now_ms: u64, events: &mut Vec<Event>) {
         events.push(Event::PageRefused(refused));
         self.forget();
+        if refused == NotApplied::Superseded {
+            // What another fetcher writes is not in the sum.
+            self.audit.stop();
+        }
         // What cannot be followed is begun anew. What was damaged on the way is asked for again as it is, and another version
         // would be another version then, too.
         self.from_the_start = match refused {
@@ -348,6 +450,7 @@ impl Fetcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::bucket;
     use crate::engine::cells::Status;
     use crate::engine::snapshot::Snapshot;
     use crate::engine::store::memory::MemoryStore;
@@ -407,7 +510,14 @@ mod tests {
     }
 
     fn snapshot() -> Vec<u8> {
-        Page { answers: Position::Nothing, head: HEAD, extent: Extent::Snapshot { end: None }, entries: &[] }.encode()
+        Page {
+            summary: None,
+            answers: Position::Nothing,
+            head: HEAD,
+            extent: Extent::Snapshot { end: None },
+            entries: &[],
+        }
+        .encode()
     }
 
     fn page(bytes: Vec<u8>) -> Answer {
@@ -437,7 +547,8 @@ mod tests {
         assert_eq!(process.status().contact_ms, -4000, "the relay lost the control plane before the clock began");
         assert_eq!(process.status().age_ms(process.now_ms), 5000);
         let answers = Position::Changes { applied: 5, seen: HEAD };
-        let nothing = Page { answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
+        let nothing =
+            Page { summary: None, answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
         let mut poll = process.answer(&mut fetcher, poll.id, page(nothing.clone())).unwrap();
         assert_eq!(process.status().age_ms(process.now_ms), 0);
         for age_ms in [3000, u64::MAX] {
@@ -458,6 +569,28 @@ mod tests {
         assert_eq!(process.answer(&mut fetcher, lost.id, page(snapshot())), None, "the lost one comes late");
         assert_eq!(process.status(), Status::START);
         assert!(process.answer(&mut fetcher, poll.id, page(snapshot())).is_some());
+    }
+
+    #[test]
+    fn a_lost_answer_is_asked_for_again_a_second_after_it_should_have_come_and_then_more_patiently() {
+        let mut process = Process::new();
+        let mut fetcher = Fetcher::new(process.names.clone(), BITS, 2, 1);
+        let first = process.tick(&mut fetcher, false).unwrap();
+        assert_eq!(first.timeout_ms, 5000, "a snapshot takes its time");
+        let lost = process.answer(&mut fetcher, first.id, page(snapshot())).unwrap();
+        assert_eq!(lost.timeout_ms, 3000);
+        // As Envoy tells of a call that has timed out.
+        process.now_ms += lost.timeout_ms;
+        process.answer(&mut fetcher, lost.id, Answer::Failed { status: 0 });
+        let again = process.poll_within(&mut fetcher, 100).expect("it is asked again at once");
+        assert_eq!((&again.path, again.timeout_ms), (&lost.path, 7000), "the answer may be long, and the way slow");
+        let answers = Position::Changes { applied: 5, seen: HEAD };
+        let nothing = Page { summary: None, answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] };
+        let next = process.answer(&mut fetcher, again.id, page(nothing.encode())).unwrap();
+        assert_eq!(next.timeout_ms, 3000);
+        // Where even that does not come, as where a listener was replaced.
+        assert!(process.poll_within(&mut fetcher, 4_200).is_some());
+        assert_eq!(process.events.last(), Some(&Event::PollLost));
     }
 
     #[test]
@@ -485,7 +618,7 @@ mod tests {
         let again = process.poll_within(&mut fetcher, 1_100).unwrap();
         assert_eq!(again.path, poll.path);
         let extent = Extent::Snapshot { end: Some(Digest([0; 32])) };
-        let contradicts_itself = Page { answers: Position::Nothing, head: HEAD, extent, entries: &[] };
+        let contradicts_itself = Page { summary: None, answers: Position::Nothing, head: HEAD, extent, entries: &[] };
         process.answer(&mut fetcher, again.id, page(contradicts_itself.encode()));
         let anew = process.poll_within(&mut fetcher, 1_100).unwrap();
         assert_eq!(anew.path, first.path.replace("wait=0", "wait=20"));
@@ -504,7 +637,8 @@ mod tests {
         Entry { subject: Digest([7; 32]), version: 6, body }.encode(&mut entries).unwrap();
         let answers = Position::Changes { applied: 5, seen: HEAD };
         let head = Cursor { sequence: 6, ..HEAD };
-        let whole = Page { answers, head, extent: Extent::Changes { to: 6 }, entries: &entries }.encode();
+        let whole =
+            Page { summary: None, answers, head, extent: Extent::Changes { to: 6 }, entries: &entries }.encode();
         let mut poll = first.clone();
         let before = process.store.values().len();
         for bit in 0..whole.len() * 8 {
@@ -520,6 +654,71 @@ mod tests {
         assert_eq!((process.status().sequence, process.status().records), (6, 1));
     }
 
+    /// The only record that there is.
+    fn record() -> Vec<u8> {
+        let mut record = Vec::new();
+        let body = Body::Key(KeyRecord { key_id: "key_a".into(), ..KeyRecord::default() });
+        Entry { subject: Digest([7; 32]), version: 5, body }.encode(&mut record).unwrap();
+        record
+    }
+
+    /// Answers each poll with all there is, or with nothing new; returns how many snapshots were asked for.
+    fn follow(process: &mut Process, fetcher: &mut Fetcher, poll: &mut Option<Poll>, ms: u64, there: &[u8]) -> usize {
+        let summary = Some(Summary::of(&record()));
+        let mut snapshots = 0;
+        let end = process.now_ms + ms;
+        while process.now_ms < end {
+            if let Some(asked) = poll.take() {
+                let nothing = Position::Changes { applied: 5, seen: HEAD };
+                let (answers, extent, entries) = if asked.path.contains("after=00&") {
+                    snapshots += 1;
+                    (Position::Nothing, Extent::Snapshot { end: None }, there)
+                } else {
+                    (nothing, Extent::Changes { to: 5 }, &[][..])
+                };
+                let answer = page(Page { answers, head: HEAD, summary, extent, entries }.encode());
+                // A long poll takes its time.
+                process.now_ms += 1000;
+                *poll = process.answer(fetcher, asked.id, answer);
+            }
+            process.now_ms += 25;
+            *poll = poll.take().or(process.tick(fetcher, false));
+        }
+        snapshots
+    }
+
+    #[test]
+    fn a_record_that_rots_in_memory_is_noticed_and_a_snapshot_brings_it_back() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let mut poll = process.tick(&mut fetcher, false);
+        assert_eq!(follow(&mut process, &mut fetcher, &mut poll, 60_000, &record()), 1, "nothing differs");
+        let name = process.names.bucket(Digest([7; 32]).leading_bits(BITS));
+        let bucket = process.store.get(&name).unwrap();
+        let mut rotted = bucket.bytes.clone();
+        *rotted.last_mut().unwrap() ^= 1;
+        process.store.put(&name, &rotted, Some(bucket.tag)).unwrap();
+        assert_eq!(follow(&mut process, &mut fetcher, &mut poll, 60_000, &record()), 1);
+        assert_eq!(process.events.iter().filter(|event| **event == Event::SnapshotMismatch).count(), 1);
+        let found = process.store.get(&name).unwrap().bytes;
+        assert!(bucket::inspect(&found, 2).is_some_and(|content| content.summary == Summary::of(&record())));
+    }
+
+    #[test]
+    fn a_snapshot_that_differs_is_taken_anew_and_ever_less_often_where_that_does_not_help() {
+        let mut process = Process::new();
+        let mut fetcher = process.fetcher(1);
+        let mut poll = process.tick(&mut fetcher, false);
+        // The control plane sends what its own summary contradicts.
+        const HOUR_MS: u64 = 60 * 60 * 1000;
+        let first = follow(&mut process, &mut fetcher, &mut poll, HOUR_MS, &[]);
+        assert!((5..=8).contains(&first), "{first} in the first hour");
+        let later = follow(&mut process, &mut fetcher, &mut poll, 24 * HOUR_MS, &[]);
+        assert!((1..=6).contains(&later), "{later} in the day that follows");
+        assert!(process.events.contains(&Event::SnapshotMismatch));
+        assert_eq!(follow(&mut process, &mut fetcher, &mut poll, 48 * HOUR_MS, &record()), 1, "this one helps");
+    }
+
     #[test]
     fn a_page_that_more_follows_does_not_make_the_snapshot_look_current() {
         let mut process = Process::new();
@@ -531,7 +730,7 @@ mod tests {
         let head = Cursor { sequence: 7, ..HEAD };
         let page = |applied, seen, to| {
             let answers = Position::Changes { applied, seen };
-            self::page(Page { answers, head, extent: Extent::Changes { to }, entries: &[] }.encode())
+            self::page(Page { summary: None, answers, head, extent: Extent::Changes { to }, entries: &[] }.encode())
         };
         let poll = process.answer(&mut fetcher, poll.id, page(5, HEAD, 6)).unwrap();
         assert_eq!(process.status().contact_ms, contact_ms);
@@ -549,7 +748,7 @@ mod tests {
         }
         let head = Cursor { sequence: head, ..HEAD };
         let answers = Position::Changes { applied, seen: if applied == HEAD.sequence { HEAD } else { head } };
-        page(Page { answers, head, extent: Extent::Changes { to }, entries: &entries }.encode())
+        page(Page { summary: None, answers, head, extent: Extent::Changes { to }, entries: &entries }.encode())
     }
 
     /// A fetcher that has a snapshot, has begun to apply a page that more follows, and has asked for what does.
@@ -642,6 +841,7 @@ mod tests {
         let poll = process.tick(&mut fetcher, false).unwrap();
         let middle = Digest([0x80; 32]);
         let first = Page {
+            summary: None,
             answers: Position::Nothing,
             head: HEAD,
             extent: Extent::Snapshot { end: Some(middle) },
@@ -649,11 +849,13 @@ mod tests {
         };
         let poll = process.answer(&mut fetcher, poll.id, page(first.encode())).unwrap();
         let head = Cursor { sequence: 6, ..HEAD };
-        let last = Page { answers: first.next(), head, extent: Extent::Snapshot { end: None }, entries: &[] };
+        let last =
+            Page { summary: None, answers: first.next(), head, extent: Extent::Snapshot { end: None }, entries: &[] };
         let poll = process.answer(&mut fetcher, poll.id, page(last.encode())).unwrap();
         let status = process.status();
         assert_eq!((status.generation, status.contact_ms, status.answered_ms), (1, i64::MIN, 0));
-        let changes = Page { answers: last.next(), head, extent: Extent::Changes { to: 6 }, entries: &[] };
+        let changes =
+            Page { summary: None, answers: last.next(), head, extent: Extent::Changes { to: 6 }, entries: &[] };
         process.answer(&mut fetcher, poll.id, page(changes.encode())).unwrap();
         assert_eq!((process.status().contact_ms, process.status().answered_ms), (1000, 1000));
     }
@@ -685,7 +887,8 @@ mod tests {
         assert!(poll.path.ends_with("&wait=0"), "it does not wait for news: {}", poll.path);
         assert!(!serves(&process));
         let answers = Position::Changes { applied: 5, seen: HEAD };
-        let nothing = Page { answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
+        let nothing =
+            Page { summary: None, answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
         let old = Answer::Page { bytes: nothing, age_ms: 30_000 };
         assert!(process.answer(&mut back, poll.id, old).unwrap().path.ends_with("&wait=20"));
         assert!(serves(&process) && early.is_usable_now(&process.store, process.now_ms, None));
@@ -802,7 +1005,7 @@ mod tests {
             Position::Nothing => Extent::Snapshot { end: None },
             _ => Extent::Changes { to: version },
         };
-        Page { answers, head, extent, entries: &entries }.encode()
+        Page { summary: None, answers, head, extent, entries: &entries }.encode()
     }
 
     #[test]
@@ -850,8 +1053,8 @@ mod tests {
         let cells = [&process.names.status, &process.names.cursor, &process.names.lease]
             .map(|name| name.len() + process.store.get(name).unwrap().bytes.len());
         let stored = process.store.bytes() - cells.iter().sum::<usize>();
-        // A bucket's stamp and its name.
-        let per_bucket = 12 + process.names.bucket(255).len();
+        // A bucket's stamp, its checksum and its name.
+        let per_bucket = 28 + process.names.bucket(255).len();
         assert!(stored <= entries + 256 * per_bucket, "{stored} bytes for {entries}");
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here knows Envoy or reads a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
 //! that every safeguard can be tested natively against a model.
 
+pub mod audit;
 pub mod backoff;
 pub mod bucket;
 pub mod cache;

@@ -47,7 +47,7 @@ pub struct Names {
     pub status: String,
 }
 
-const LAYOUT_VERSION: u8 = 2;
+const LAYOUT_VERSION: u8 = 3;
 
 impl Names {
     /// The names for a control plane and a number of buckets.

@@ -17,6 +17,7 @@ pub(super) struct Metrics {
     page_failures: Counter,
     pages_refused: Counter,
     unreadable_entries: Counter,
+    mismatches: Counter,
     verified_right: Counter,
     verified_wrong: Counter,
     verification_failures: Counter,
@@ -47,6 +48,7 @@ impl Metrics {
             page_failures: Counter::define("keyward_feed_failures"),
             pages_refused: Counter::define("keyward_feed_pages_refused"),
             unreadable_entries: Counter::define("keyward_feed_entries_unreadable"),
+            mismatches: Counter::define("keyward_snapshot_mismatches"),
             verified_right: Counter::define("keyward_verifications_right"),
             verified_wrong: Counter::define("keyward_verifications_wrong"),
             verification_failures: Counter::define("keyward_verifications_failed"),
@@ -74,6 +76,7 @@ impl Metrics {
             }
             Event::PageRefused(NotApplied::Superseded) => {}
             Event::PageRefused(_) => self.pages_refused.pending += 1,
+            Event::SnapshotMismatch => self.mismatches.pending += 1,
             Event::PollFailed { .. } | Event::PollLost => self.page_failures.pending += 1,
         }
     }
@@ -100,7 +103,13 @@ impl Metrics {
     /// Hands what was counted to Envoy.
     pub(super) fn flush(&mut self) {
         let verdicts = self.verdicts.iter_mut().map(|(_, counter)| counter);
-        let feed = [&mut self.pages, &mut self.page_failures, &mut self.pages_refused, &mut self.unreadable_entries];
+        let feed = [
+            &mut self.pages,
+            &mut self.page_failures,
+            &mut self.pages_refused,
+            &mut self.unreadable_entries,
+            &mut self.mismatches,
+        ];
         let verifications = [&mut self.verified_right, &mut self.verified_wrong, &mut self.verification_failures];
         let usage = [&mut self.usage_batches, &mut self.usage_failures, &mut self.usage_dropped];
         verdicts.chain(feed).chain(verifications).chain(usage).for_each(Counter::flush);

@@ -243,6 +243,11 @@ impl Running {
                 Event::PageRefused(refused) => self.fail(Failure::Page(refused)),
                 Event::PollFailed { status } => self.fail(Failure::Status(status)),
                 Event::PollLost => self.fail(Failure::Lost),
+                Event::SnapshotMismatch => log(
+                    LogLevel::Warn,
+                    "the snapshot of this Envoy differs from what the control plane has, or was damaged in memory; it is taken \
+                     anew, at most once a minute and ever less often where that changes nothing",
+                ),
             }
         }
     }

@@ -9,6 +9,7 @@ use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
 use keyward_contract::page::{Extent, Page};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, Gateway, Request, until};
+use std::time::{Duration, Instant};
 
 const KEYS: [&str; 3] = [
     "exo_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -46,7 +47,7 @@ fn snapshot(sequence: u64) -> Vec<u8> {
     keys.sort_by_key(|key| Digest::of_key(key.as_bytes()));
     let entries: Vec<u8> = keys.iter().flat_map(|key| frame(key, sequence)).collect();
     let extent = Extent::Snapshot { end: None };
-    Page { answers: Position::Nothing, head: head(sequence), extent, entries: &entries }.encode()
+    Page { summary: None, answers: Position::Nothing, head: head(sequence), extent, entries: &entries }.encode()
 }
 
 #[tokio::test]
@@ -67,8 +68,9 @@ async fn a_bad_page_is_counted_and_the_feed_goes_on() {
     assert_eq!(feed.asked().await, at_two);
 
     // Another version: the edge asks the same again, in case it was a mistake.
-    let changes =
-        |entries: &[u8]| Page { answers: at_two, head: head(4), extent: Extent::Changes { to: 4 }, entries }.encode();
+    let changes = |entries: &[u8]| {
+        Page { summary: None, answers: at_two, head: head(4), extent: Extent::Changes { to: 4 }, entries }.encode()
+    };
     let mut other_version = changes(&[]);
     other_version[4] = 9;
     feed.send(other_version);
@@ -81,7 +83,8 @@ async fn a_bad_page_is_counted_and_the_feed_goes_on() {
 
     // It came as it was sent, and contradicts itself: the edge begins anew.
     let beyond_its_head =
-        Page { answers: at_two, head: head(4), extent: Extent::Changes { to: 5 }, entries: &[] }.encode();
+        Page { summary: None, answers: at_two, head: head(4), extent: Extent::Changes { to: 5 }, entries: &[] }
+            .encode();
     feed.send(beyond_its_head);
     assert_eq!(feed.asked().await, Position::Nothing);
     assert_eq!(workers.statuses(&with(KEYS[0])).await.unwrap(), [200, 200], "the last snapshot serves on");
@@ -132,7 +135,7 @@ async fn a_page_with_a_flipped_bit_leaves_no_revoked_key_valid() {
     let gateway = Gateway::builder().dialect("exona").feed_from(feed.address()).start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let with = |key: &str| Request::get("/").bearer(key);
-    feed.send(Page { answers: Position::Nothing, head: head(1), extent, entries: &entries }.encode());
+    feed.send(Page { summary: None, answers: Position::Nothing, head: head(1), extent, entries: &entries }.encode());
     workers.until_status(&with(&keys[0]), 200, SOON).await.unwrap();
 
     for (key, sequence) in keys.iter().zip(1..) {
@@ -140,7 +143,8 @@ async fn a_page_with_a_flipped_bit_leaves_no_revoked_key_valid() {
         assert_eq!(workers.statuses(&with(key)).await.unwrap(), [200, 200]);
         let entries = entry(key, sequence + 1, Some(1_700_000_000_000));
         let extent = Extent::Changes { to: sequence + 1 };
-        let page = Page { answers: at(sequence), head: head(sequence + 1), extent, entries: &entries }.encode();
+        let page =
+            Page { summary: None, answers: at(sequence), head: head(sequence + 1), extent, entries: &entries }.encode();
         // In the digest of the record: its frame begins with two bytes of length.
         let mut damaged = page.clone();
         let digest = damaged.len() - entries.len() + 2;
@@ -157,6 +161,34 @@ async fn a_page_with_a_flipped_bit_leaves_no_revoked_key_valid() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_on_a_connection_that_lives_is_asked_for_again_within_four_seconds() {
+    let feed = Feed::start().await;
+    let gateway = Gateway::builder().dialect("exona").feed_from(feed.address()).start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    feed.send(snapshot(2));
+    workers.until_status(&Request::get("/").bearer(KEYS[0]), 200, SOON).await.unwrap();
+    feed.hold();
+    let at_two = Position::Changes { applied: 2, seen: head(2) };
+    // The one that is out may have been asked before.
+    assert_eq!(feed.asked().await, at_two);
+    for _ in 0..2 {
+        assert_eq!(feed.asked().await, at_two);
+        let asked = Instant::now();
+        assert_eq!(feed.asked().await, at_two, "it is asked for again");
+        // The second time more patiently: with Envoy's own timeout, 2 s of waiting and 5 s of grace.
+        assert!(asked.elapsed() < Duration::from_secs(9), "{:?}", asked.elapsed());
+    }
+    feed.send(
+        Page { summary: None, answers: at_two, head: head(2), extent: Extent::Changes { to: 2 }, entries: &[] }
+            .encode(),
+    );
+    let answered = Instant::now();
+    assert_eq!(feed.asked().await, at_two);
+    assert_eq!(feed.asked().await, at_two, "nothing was answered to the poll that followed");
+    assert!(answered.elapsed() < Duration::from_secs(5), "{:?}", answered.elapsed());
 }
 
 #[tokio::test]

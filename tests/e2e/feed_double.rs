@@ -2,6 +2,7 @@
 
 use crate::common::SOON;
 use keyward_contract::cursor::Position;
+use keyward_contract::page::{Extent, Page};
 use keyward_contract::usage::{Batch, Receipt};
 use keyward_contract::verify::{self, VERIFY_ANSWER_TYPE, VERIFY_PATH};
 use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, USAGE_PATH};
@@ -10,8 +11,11 @@ use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, until};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 /// A control plane that sends just what it is given, to whoever asked last: a VM that hands the lease over leaves a poll
 /// behind whose answer nobody wants.
@@ -22,6 +26,8 @@ pub(crate) struct Feed {
 
 #[derive(Default)]
 struct Script {
+    /// Whether polls have no answer but what is sent.
+    holds: AtomicBool,
     verify: watch::Sender<Verify>,
     asked: Mutex<Vec<SeenRequest>>,
     state: Mutex<(u64, VecDeque<Vec<u8>>)>,
@@ -78,7 +84,7 @@ impl Script {
         match request.path.as_str() {
             USAGE_PATH => self.usage.lock().unwrap().answer(request.body).into(),
             VERIFY_PATH => self.verify(request).await,
-            _ => self.answer().await.into(),
+            _ => self.answer(&request.path).await.into(),
         }
     }
 
@@ -101,7 +107,23 @@ impl Script {
         }
     }
 
-    async fn answer(&self) -> Answer {
+    /// The next page that is to be sent; or, once the edge has waited for as long as it wants, that there is nothing new.
+    async fn answer(&self, path: &str) -> Answer {
+        let parameter = |name| path.split(['?', '&']).find_map(|part| part.strip_prefix(name));
+        let wait: u64 = parameter("wait=").and_then(|wait| wait.parse().ok()).unwrap_or(0);
+        let nothing = match parameter("after=").and_then(|after| after.parse().ok()) {
+            Some(position @ Position::Changes { applied, seen }) if wait > 0 && !self.holds.load(Ordering::Relaxed) => {
+                let extent = Extent::Changes { to: applied };
+                let page = Page { summary: None, answers: position, head: seen, extent, entries: &[] };
+                Some((200, FEED_MEDIA_TYPE, page.encode()))
+            }
+            _ => None,
+        };
+        let wait = if nothing.is_some() { Duration::from_secs(wait) } else { Duration::MAX };
+        timeout(wait, self.page()).await.unwrap_or_else(|_| nothing.unwrap_or((503, "text/plain", Vec::new())))
+    }
+
+    async fn page(&self) -> Answer {
         let mine = {
             let mut state = self.state.lock().unwrap();
             state.0 += 1;
@@ -144,6 +166,11 @@ impl Feed {
     pub(crate) fn send(&self, page: Vec<u8>) {
         self.script.state.lock().unwrap().1.push_back(page);
         self.script.changed.notify_waiters();
+    }
+
+    /// Lets polls wait for ever where nothing is sent, like something on the way that has lost the answer.
+    pub(crate) fn hold(&self) {
+        self.script.holds.store(true, Ordering::Relaxed);
     }
 
     /// Checks credentials like this from now on, also those that wait.

@@ -26,7 +26,7 @@ fn page(answers: Position, sequence: u64, extent: Extent, mut records: Vec<(Dige
     for (subject, body) in records {
         Entry { subject, version: sequence, body }.encode(&mut entries).unwrap();
     }
-    Page { answers, head: head(sequence), extent, entries: &entries }.encode()
+    Page { summary: None, answers, head: head(sequence), extent, entries: &entries }.encode()
 }
 
 fn head(sequence: u64) -> Cursor {

@@ -47,7 +47,8 @@ fn snapshot() -> Vec<u8> {
         Entry { subject, version: 1, body: Body::Key(record) }.encode(&mut entries).unwrap();
     }
     let head = Cursor { epoch: 1, sequence: 3, chain: [1; 16] };
-    Page { answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &entries }.encode()
+    Page { summary: None, answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &entries }
+        .encode()
 }
 
 /// A gateway that has the keys, and counts of what it was asked.

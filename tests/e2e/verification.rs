@@ -82,7 +82,9 @@ impl Fixture {
         entries.sort_by_key(|(subject, _)| *subject);
         let entries: Vec<u8> = entries.into_iter().flat_map(|(_, frame)| frame).collect();
         let extent = Extent::Snapshot { end: None };
-        feed.send(Page { answers: Position::Nothing, head: head(1), extent, entries: &entries }.encode());
+        feed.send(
+            Page { summary: None, answers: Position::Nothing, head: head(1), extent, entries: &entries }.encode(),
+        );
         gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
         Self { feed, gateway, sequence: 1 }
     }
@@ -123,7 +125,9 @@ impl Fixture {
         .unwrap();
         self.sequence += 1;
         let (to, entries) = (self.sequence, frame(self.sequence));
-        self.feed.send(Page { answers, head: head(to), extent: Extent::Changes { to }, entries: &entries }.encode());
+        self.feed.send(
+            Page { summary: None, answers, head: head(to), extent: Extent::Changes { to }, entries: &entries }.encode(),
+        );
     }
 
     /// As many clients at once, each on a connection of its own.

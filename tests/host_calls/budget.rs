@@ -80,7 +80,7 @@ fn page_of(keys: u32) -> (Cost, Cost) {
         entries.extend(entry);
     }
     let answers = Position::Changes { applied: before.sequence, seen: before };
-    let page = Page { answers, head, extent: Extent::Changes { to: head.sequence }, entries: &entries };
+    let page = Page { summary: None, answers, head, extent: Extent::Changes { to: head.sequence }, entries: &entries };
     // The callout after the one that brought the snapshot.
     let mut calls = vec![Cost::from(&vm.answer_callout(2, "200", &page.encode()))];
     while vm.sent().is_empty() {

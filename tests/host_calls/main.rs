@@ -79,7 +79,13 @@ fn ready_at(mut vm: Vm, address: Digest, change: impl FnOnce(&mut KeyRecord)) ->
         Entry { subject, version: 1, body }.encode(&mut entries).unwrap();
     }
     let head = Cursor { epoch: 1, sequence: 2, chain: [0; 16] };
-    let page = Page { answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &entries };
+    let page = Page {
+        summary: None,
+        answers: Position::Nothing,
+        head,
+        extent: Extent::Snapshot { end: None },
+        entries: &entries,
+    };
     vm.answer_callout(poll.number, "200", &page.encode());
     vm.tick();
     vm.sent();

@@ -13,8 +13,9 @@ use keyward_contract::{FEED_PATH, MAX_PAGE_BYTES};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long an answer may take beyond what it was asked to wait.
-const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// How long an answer may take beyond what it was asked to wait: where the relay waits for news, so that a lost answer is soon
+/// asked for again; and where it reads what is long, or the last answer did not come in time.
+const ANSWER_GRACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// The shortest and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How often those who are in a hurry may cut a poll short.
@@ -43,6 +44,8 @@ struct Follower<'a> {
     clock: &'a Clock,
     standing: Standing,
     from_the_start: bool,
+    /// Whether the last question had an answer in time.
+    was_answered: bool,
 }
 
 /// Follows until it is dropped.
@@ -54,7 +57,8 @@ pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact
         }
         sleep(BACKOFF.1).await;
     };
-    let mut follower = Follower { store, upstream, contact, clock, standing, from_the_start: false };
+    let mut follower =
+        Follower { store, upstream, contact, clock, standing, from_the_start: false, was_answered: false };
     let (mut last_failure, mut pause) = (None, BACKOFF.0);
     let (mut is_hurried, mut last_hurry) = (false, Instant::now());
     loop {
@@ -69,6 +73,7 @@ pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact
             }
         };
         is_hurried = false;
+        follower.was_answered = answer.is_ok();
         let before = follower.standing.position;
         let outcome = match answer {
             Ok(answer) => follower.take(asked, &answer).await,
@@ -116,7 +121,9 @@ impl Follower<'_> {
     /// Asks for the next page. It can be cancelled.
     async fn ask(&self, wait: Duration) -> Result<Answer, AskError> {
         let path = format!("{FEED_PATH}?after={}&wait={}", self.position(), wait.as_secs());
-        self.upstream.get(&path, wait + ANSWER_GRACE, MAX_PAGE_BYTES).await
+        let is_short = self.was_answered && !self.from_the_start && self.standing.is_level();
+        let grace = if is_short { ANSWER_GRACE.0 } else { ANSWER_GRACE.1 };
+        self.upstream.get(&path, wait + grace, MAX_PAGE_BYTES).await
     }
 
     /// Takes what came.
@@ -148,6 +155,7 @@ impl Follower<'_> {
             Failure::Page(WrongPage::Unreadable(
                 UnreadablePage::Damaged | UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage,
             )) => false,
+            // Of what differs, too.
             Failure::Page(_) => true,
             Failure::Ask(_) | Failure::Token(_) | Failure::Store(_) => false,
         };

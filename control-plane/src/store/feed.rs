@@ -1,7 +1,7 @@
 //! The feed, read from the database: changes after a cursor, or a snapshot, each page from one read transaction.
 
 use super::database::Database;
-use super::rows::{HeadRow, chain, digest, sequence, stored_sequence};
+use super::rows::{HEAD_COLUMNS, Head, HeadRow, chain, digest, sequence, stored_sequence};
 use super::{Error, PATIENCE, Store, within};
 use crate::hub::{Bounds, Change, Hub};
 use crate::page::PageEntries;
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use keyward_contract::cursor::{Cursor, Position};
 use keyward_contract::page::{Extent, Page};
-use sqlx::AnyConnection;
+use keyward_contract::summary::Summary;
+use sqlx::{AnyConnection, AssertSqlSafe};
 use std::collections::HashSet;
 
 /// What the database has for a reader of the feed.
@@ -17,8 +18,8 @@ use std::collections::HashSet;
 pub enum Found {
     /// A page, encoded.
     Page(Bytes),
-    /// The reader has everything that was committed.
-    UpToDate,
+    /// The reader has everything that was committed; with the summary of all records there.
+    UpToDate(Option<Summary>),
 }
 
 impl Store {
@@ -40,7 +41,7 @@ impl Store {
 
     async fn read_after(&self, position: &Position) -> Result<Found, Error> {
         let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
-        let head = head(&mut transaction).await?;
+        let Head { cursor: head, summary } = full_head(&mut transaction).await?;
         let fits = match position {
             Position::Nothing => false,
             Position::Changes { applied: from, seen } | Position::Snapshot { base: from, seen, .. } => {
@@ -53,9 +54,17 @@ impl Store {
             return Ok(Found::Page(page));
         }
         let page = match answers {
-            Position::Changes { applied, .. } if applied == head.sequence => return Ok(Found::UpToDate),
-            Position::Changes { applied, .. } => changes_page(&mut transaction, head, answers, applied).await?,
-            Position::Nothing | Position::Snapshot { .. } => snapshot_page(&mut transaction, head, answers).await?,
+            Position::Changes { applied, .. } if applied == head.sequence => {
+                return Ok(Found::UpToDate(
+                    summary.filter(|_| *position == (Position::Changes { applied, seen: head })),
+                ));
+            }
+            Position::Changes { applied, .. } => {
+                changes_page(&mut transaction, Head { cursor: head, summary }, answers, applied).await?
+            }
+            Position::Nothing | Position::Snapshot { .. } => {
+                snapshot_page(&mut transaction, Head { cursor: head, summary }, answers).await?
+            }
         };
         let page = Bytes::from(page);
         self.pages.keep(answers, head, page.clone());
@@ -66,15 +75,19 @@ impl Store {
 /// A hub that has the newest changes already, so that after a restart edges are served from memory as before.
 pub(super) async fn recent(database: &Database, bounds: Bounds) -> Result<Hub, Error> {
     let mut transaction = database.begin_read(&database.readers).await?;
-    let head = head(&mut transaction).await?;
+    let Head { cursor: head, summary } = full_head(&mut transaction).await?;
     let window = u64::try_from(bounds.changes).unwrap_or(u64::MAX);
     let first = head.sequence.saturating_sub(window);
     let base = cursor_at(&mut transaction, &head, first).await?;
-    let hub = Hub::new(base.unwrap_or(head), bounds);
+    let at_head = |cursor: &Cursor| summary.filter(|_| *cursor == head);
+    let begin = base.unwrap_or(head);
+    let hub = Hub::new(begin, at_head(&begin), bounds);
     if let Some(base) = base {
         let mut changes = changes_after(&mut transaction, base.sequence);
         while let Some(change) = changes.try_next().await? {
-            hub.publish(vec![change.try_into()?]);
+            let mut change = Change::try_from(change)?;
+            change.summary = summary.filter(|_| change.sequence == head.sequence);
+            hub.publish(vec![change]);
         }
     }
     Ok(hub)
@@ -97,12 +110,19 @@ impl TryFrom<ChangeRow> for Change {
             chain: chain(row.chain)?,
             subject: digest(row.subject)?,
             frame: row.entry.into(),
+            summary: None,
         })
     }
 }
 
 pub(super) async fn head(connection: &mut AnyConnection) -> Result<Cursor, Error> {
-    let row: HeadRow = sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(connection).await?;
+    Ok(full_head(connection).await?.cursor)
+}
+
+/// The head with the summary of all records there.
+pub(super) async fn full_head(connection: &mut AnyConnection) -> Result<Head, Error> {
+    let query = format!("SELECT {HEAD_COLUMNS} FROM head");
+    let row: HeadRow = sqlx::query_as(AssertSqlSafe(query)).fetch_one(connection).await?;
     row.try_into()
 }
 
@@ -152,7 +172,7 @@ pub(super) fn changes_after(
 
 async fn changes_page(
     connection: &mut AnyConnection,
-    head: Cursor,
+    Head { cursor: head, summary }: Head,
     answers: Position,
     applied: u64,
 ) -> Result<Vec<u8>, Error> {
@@ -167,11 +187,15 @@ async fn changes_page(
         }
         to = change.sequence;
     }
-    Ok(Page { answers, head, extent: Extent::Changes { to }, entries: entries.as_slice() }.encode())
+    Ok(Page { answers, head, summary, extent: Extent::Changes { to }, entries: entries.as_slice() }.encode())
 }
 
-async fn snapshot_page(connection: &mut AnyConnection, head: Cursor, answers: Position) -> Result<Vec<u8>, Error> {
-    let mut page = Page { answers, head, extent: Extent::Snapshot { end: None }, entries: &[] };
+async fn snapshot_page(
+    connection: &mut AnyConnection,
+    Head { cursor: head, summary }: Head,
+    answers: Position,
+) -> Result<Vec<u8>, Error> {
+    let mut page = Page { answers, head, summary, extent: Extent::Snapshot { end: None }, entries: &[] };
     let mut entries = PageEntries::default();
     let start = page.start();
     let mut current = sqlx::query_as::<_, (Vec<u8>, Vec<u8>)>(
@@ -197,7 +221,7 @@ mod tests {
     fn page(found: Found) -> Bytes {
         match found {
             Found::Page(page) => page,
-            Found::UpToDate => panic!("no page"),
+            Found::UpToDate(_) => panic!("no page"),
         }
     }
 

@@ -4,15 +4,18 @@ use super::Error;
 use super::audit;
 use super::authorization::{Access, Authorization};
 use super::database::{Database, Engine};
-use super::rows::{HeadRow, stored_sequence};
+use super::feed::full_head;
+use super::rows::{Head, digest, stored_sequence};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
 use crate::clock::Timestamp;
 use crate::hub::Change;
 use keyward_contract::cursor::{Cursor, chain};
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Entry};
+use keyward_contract::summary::Summary;
 use serde_json::{Map, Value};
 use sqlx::{Any, AnyConnection, Transaction};
+use std::collections::HashMap;
 
 /// How many changes the log keeps. An edge that missed more takes a snapshot.
 pub(super) const KEPT_CHANGES: u64 = 100_000;
@@ -27,6 +30,8 @@ pub(super) struct Mutation {
     engine: Engine,
     before: Cursor,
     head: Cursor,
+    /// The summary of all records at the head; `None` where it is not known.
+    summary: Option<Summary>,
     changes: Vec<Change>,
     kept_changes: u64,
     #[cfg(test)]
@@ -46,9 +51,7 @@ impl Mutation {
     pub(super) async fn begin(database: &Database, by: Authorization, begun: Timestamp) -> Result<Self, Error> {
         let mut transaction = database.begin_write().await?;
         by.check(&mut transaction, Access::Write).await?;
-        let head: HeadRow =
-            sqlx::query_as("SELECT epoch, sequence, chain FROM head").fetch_one(&mut *transaction).await?;
-        let head = head.try_into()?;
+        let Head { cursor: head, summary } = full_head(&mut transaction).await?;
         Ok(Self {
             transaction,
             now: by.now(begun),
@@ -57,6 +60,7 @@ impl Mutation {
             engine: database.engine,
             before: head,
             head,
+            summary,
             changes: Vec::new(),
             kept_changes: KEPT_CHANGES,
             #[cfg(test)]
@@ -125,16 +129,25 @@ impl Mutation {
     /// order.
     pub(super) async fn append_all(&mut self, states: Vec<(Digest, Body)>) -> Result<(), Error> {
         let first = self.changes.len();
+        let before = match self.summary {
+            Some(_) => self.summaries_of(&states).await?,
+            None => HashMap::new(),
+        };
         let mut removed = Vec::with_capacity(states.len());
         for (subject, body) in states {
-            removed.push(body == Body::Removed);
+            let is_removed = body == Body::Removed;
+            removed.push(is_removed);
             let sequence = self.head.sequence + 1;
             let mut frame = Vec::new();
             Entry { subject, version: sequence, body }.encode(&mut frame)?;
             let chain = chain(&self.head.chain, &frame);
             self.head.sequence = sequence;
             self.head.chain = chain;
-            self.changes.push(Change { sequence, chain, subject, frame: frame.into() });
+            self.summary = self.summary.map(|summary| {
+                let others = summary.minus(before.get(&subject).copied().unwrap_or_default());
+                if is_removed { others } else { others.plus(Summary::of(&frame)) }
+            });
+            self.changes.push(Change { sequence, chain, subject, frame: frame.into(), summary: self.summary });
         }
         let appended = self.changes.get(first..).unwrap_or_default();
         let entries: Vec<_> = appended.iter().zip(removed).collect();
@@ -160,13 +173,33 @@ impl Mutation {
         write_log(self.engine, &mut self.transaction, kept).await
     }
 
+    /// The summaries of the subjects' records as they are, of those that have one.
+    async fn summaries_of(&mut self, states: &[(Digest, Body)]) -> Result<HashMap<Digest, Summary>, Error> {
+        let mut found = HashMap::new();
+        for some in states.chunks(ROWS_OF_A_STATEMENT) {
+            let mut query = Sql::of_many_values(
+                self.engine,
+                "SELECT subject, entry FROM edge_entries WHERE NOT removed AND subject IN (",
+            );
+            query.bind_all(some.iter().map(|(subject, _)| subject.0.as_slice())).push(")");
+            let rows: Vec<(Vec<u8>, Vec<u8>)> =
+                query.build_as()?.persistent(keep(some.len())).fetch_all(self.connection()).await?;
+            for (subject, frame) in rows {
+                found.insert(digest(subject)?, Summary::of(&frame));
+            }
+        }
+        Ok(found)
+    }
+
     /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
     pub(super) async fn commit(mut self) -> Result<Committed, Error> {
         if !self.changes.is_empty() {
             let head = self.head;
-            sqlx::query("UPDATE head SET sequence = $1, chain = $2")
+            let summary = self.summary.map(|summary| summary.to_bytes().to_vec());
+            sqlx::query("UPDATE head SET sequence = $1, chain = $2, summary = $3, summary_at = $1")
                 .bind(stored_sequence(head.sequence))
                 .bind(head.chain.as_slice())
+                .bind(summary)
                 .execute(self.connection())
                 .await?;
             let kept_changes = self.kept_changes;

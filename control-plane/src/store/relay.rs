@@ -8,17 +8,20 @@
 //! known, except where every change before it was told.
 
 use super::database::Database;
-use super::feed::{cursor_at, head};
+use super::feed::{cursor_at, full_head, head};
 use super::mutation::{Committed, KEPT_CHANGES, cut_log, write_log};
-use super::rows::{digest, sequence, stored_sequence};
+use super::rows::{Head, digest, sequence, stored_sequence};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::summary;
 use super::tail::{MOST, WRITERS_PATIENCE};
 use super::{Error, LATE, PATIENCE, Store, turn, within};
 use crate::clock::Timestamp;
 use crate::hub::Change;
+use futures_util::TryStreamExt;
 use keyward_contract::cursor::{Cursor, Position, chain};
 use keyward_contract::entry::{Body, Frames};
 use keyward_contract::page::{Extent, Page, UnreadablePage};
+use keyward_contract::summary::Summary;
 use sqlx::AnyConnection;
 use tokio::time::timeout;
 
@@ -69,6 +72,9 @@ pub enum WrongPage {
     /// Its entries cannot be those of the history that it names.
     #[error("the page's entries are not those of the history that it names")]
     Contradiction,
+    /// With them, what the relay has is not what the upstream has.
+    #[error("what this relay has differs from what its upstream has; a snapshot is taken")]
+    Differs,
 }
 
 /// The chain where it is not known; none that is computed is all zeros but that of an empty history, at sequence 0.
@@ -160,15 +166,15 @@ impl Store {
             sqlx::query("DELETE FROM staged").execute(&mut *transaction).await?;
             base = Some(Position::Changes { applied: page.head.sequence, seen: page.head });
         }
+        let is_anew = base.is_some();
         stage(&self.database, &mut transaction, &page).await?;
         let mut standing = Standing {
             position: page.next(),
             is_complete: row.complete != 0,
             current_at: row.current_at.map(Timestamp::from_stored),
         };
-        let before = head(&mut transaction).await?;
+        let Head { cursor: before, mut summary } = full_head(&mut transaction).await?;
         let mut following = None;
-        let is_anew = base.is_some();
         if standing.is_level() {
             let anchor = match base.take() {
                 None => before,
@@ -178,7 +184,21 @@ impl Store {
                 }
                 Some(_) => return Err(Error::Corrupt("begin of a snapshot").into()),
             };
+            let known = if is_anew { Some(Summary::EMPTY) } else { summary };
+            summary = with_staged(&mut transaction, known).await?;
+            if let (Some(ours), Some(theirs)) = (summary, page.summary)
+                && ours != theirs
+            {
+                if !is_anew {
+                    return Err(WrongPage::Differs.into());
+                }
+                tracing::warn!(
+                    "the upstream's snapshot is not what its summary says; edges compare theirs with neither"
+                );
+                summary = None;
+            }
             following = Some(merge(&self.database, &mut transaction, &anchor, &page.head, kept_changes).await?);
+            summary::store(&mut transaction, page.head.sequence, summary).await?;
             standing.is_complete = true;
             standing.current_at = Some(current_at);
         }
@@ -195,10 +215,15 @@ impl Store {
         match (committed, following) {
             (Err(error), _) => self.publish(Err(error)).await?,
             (Ok(()), None) => {}
-            (Ok(()), Some(Some(changes))) if !is_anew => self.publish(Ok(Committed { before, changes })).await?,
+            (Ok(()), Some(Some(mut changes))) if !is_anew => {
+                if let Some(last) = changes.last_mut() {
+                    last.summary = summary;
+                }
+                self.publish(Ok(Committed { before, changes })).await?;
+            }
             (Ok(()), Some(_)) => {
                 // Only relays write here, one page after the other, so the hub stands where the database stood.
-                if !self.hub.begin_anew(&before, page.head) {
+                if !self.hub.begin_anew(&before, page.head, summary) {
                     within(WRITERS_PATIENCE, self.catch_up()).await?;
                 }
             }
@@ -289,6 +314,44 @@ async fn replace_all(connection: &mut AnyConnection, begin: &Cursor) -> Result<(
     Ok(())
 }
 
+/// The summary of what is served once what is staged is merged into it.
+async fn with_staged(connection: &mut AnyConnection, known: Option<Summary>) -> Result<Option<Summary>, Error> {
+    let Some(mut summary) = known else { return Ok(None) };
+    let mut before = sqlx::query_scalar::<_, Vec<u8>>(
+        "SELECT edge_entries.entry FROM staged JOIN edge_entries ON edge_entries.subject = staged.subject
+         WHERE NOT edge_entries.removed",
+    )
+    .fetch(&mut *connection);
+    while let Some(frame) = before.try_next().await? {
+        summary = summary.minus(Summary::of(&frame));
+    }
+    drop(before);
+    let mut after = sqlx::query_scalar::<_, Vec<u8>>("SELECT entry FROM staged WHERE NOT removed").fetch(connection);
+    while let Some(frame) = after.try_next().await? {
+        summary = summary.plus(Summary::of(&frame));
+    }
+    Ok(Some(summary))
+}
+
+/// Compares what is served with its summary. Where the disk has lost or changed something, what is there is served on without a
+/// summary, and the upstream is asked for a snapshot.
+pub(super) async fn verify(database: &Database) -> Result<(), Error> {
+    let mut transaction = database.begin_write().await?;
+    let head = full_head(&mut transaction).await?;
+    let Some(known) = head.summary else { return Ok(()) };
+    if summary::sum(&mut transaction).await? == known {
+        return Ok(());
+    }
+    tracing::error!("the relay's database has lost or changed what it was told; a snapshot is taken from the upstream");
+    sqlx::query("DELETE FROM staged").execute(&mut *transaction).await?;
+    sqlx::query("UPDATE upstream SET position = $1, base = NULL")
+        .bind(encoded(&Position::Nothing))
+        .execute(&mut *transaction)
+        .await?;
+    summary::store(&mut transaction, head.cursor.sequence, None).await?;
+    Ok(transaction.commit().await?)
+}
+
 /// Makes what is staged the state at `head`, and logs what followed `anchor`; returns that unless it is too much to be told
 /// at once.
 async fn merge(
@@ -370,11 +433,12 @@ impl Log {
         let untold = self.last.sequence + 1..version;
         self.chain = self.chain.filter(|_| untold.is_empty()).map(|last| chain(&last, &frame));
         for sequence in untold.start.max(cut + 1)..untold.end {
-            self.changes.push(Change { sequence, chain: UNKNOWN_CHAIN, subject, frame: frame.clone() });
+            let frame = frame.clone();
+            self.changes.push(Change { sequence, chain: UNKNOWN_CHAIN, subject, frame, summary: None });
         }
         let chain = if version == head.sequence { head.chain } else { self.chain.unwrap_or(UNKNOWN_CHAIN) };
         if version > cut {
-            self.changes.push(Change { sequence: version, chain, subject, frame });
+            self.changes.push(Change { sequence: version, chain, subject, frame, summary: None });
         }
         self.last.sequence = version;
         Ok(())
@@ -452,13 +516,13 @@ mod tests {
         if let Position::Changes { applied, seen } = position {
             match store.hub().changes_after(*applied, seen) {
                 Recent::Page(page) => return Some(page.to_vec()),
-                Recent::UpToDate => return None,
+                Recent::UpToDate(_) => return None,
                 Recent::Unknown => {}
             }
         }
         match store.feed_after(position).await.unwrap() {
             Found::Page(page) => Some(page.to_vec()),
-            Found::UpToDate => None,
+            Found::UpToDate(_) => None,
         }
     }
 
@@ -573,7 +637,7 @@ mod tests {
         for seen in heads {
             let position = Position::Changes { applied: seen.sequence, seen };
             known.push(
-                relay.feed_after(&position).await.unwrap() == Found::UpToDate || {
+                matches!(relay.feed_after(&position).await.unwrap(), Found::UpToDate(_)) || {
                     let page = page(&relay, &position).await.unwrap();
                     Page::decode(&page).unwrap().answers == position
                 },

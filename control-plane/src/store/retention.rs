@@ -3,7 +3,7 @@
 use super::mutation::Mutation;
 use super::rows::digest;
 use super::sql::Sql;
-use super::{Authorization, Error, Store, idempotency, keys};
+use super::{Authorization, Error, Store, idempotency, keys, summary};
 use crate::clock::Timestamp;
 use keyward_contract::entry::Body;
 use std::time::Duration;
@@ -42,6 +42,7 @@ impl Store {
     /// # Errors
     /// If it cannot be stored.
     pub async fn keep_retention(&self, now: Timestamp, retention: Duration) -> Result<Swept, Error> {
+        summary::establish(&self.database).await?;
         self.mutate(Authorization::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
         let ended_until = now.minus(retention);
         let mut swept = Swept::default();

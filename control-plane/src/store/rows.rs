@@ -7,6 +7,7 @@ use keyward_contract::cursor::Cursor;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::Environment;
 use keyward_contract::limit::Limits;
+use keyward_contract::summary::Summary;
 use serde::de::DeserializeOwned;
 
 #[derive(sqlx::FromRow)]
@@ -69,6 +70,18 @@ pub(super) struct HeadRow {
     epoch: i64,
     sequence: i64,
     chain: Vec<u8>,
+    summary: Option<Vec<u8>>,
+    summary_at: Option<i64>,
+}
+
+/// The columns of the head, in every query for a [`HeadRow`].
+pub(super) const HEAD_COLUMNS: &str = "epoch, sequence, chain, summary, summary_at";
+
+/// Where the history stands, and the summary of all records there, if it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) cursor: Cursor,
+    pub(super) summary: Option<Summary>,
 }
 
 impl KeyRow {
@@ -172,12 +185,17 @@ impl TryFrom<PlanRow> for Plan {
     }
 }
 
-impl TryFrom<HeadRow> for Cursor {
+impl TryFrom<HeadRow> for Head {
     type Error = Error;
 
     fn try_from(row: HeadRow) -> Result<Self, Error> {
+        let summary = row.summary.filter(|_| row.summary_at == Some(row.sequence));
+        let summary = summary.map(|stored| stored.try_into().map_err(|_| Error::Corrupt("summary of the feed")));
         let sequence = sequence(row.sequence)?;
-        Ok(Self { epoch: row.epoch.cast_unsigned(), sequence, chain: chain(row.chain)? })
+        Ok(Self {
+            cursor: Cursor { epoch: row.epoch.cast_unsigned(), sequence, chain: chain(row.chain)? },
+            summary: summary.transpose()?.map(Summary::from_bytes),
+        })
     }
 }
 

@@ -5,8 +5,9 @@
 //! that was restored has instead. On PostgreSQL the other servers are woken by a notification that is part of the
 //! transaction; a poll covers those that are lost.
 
-use super::feed::{changes_after, cursor_at, head};
+use super::feed::{changes_after, cursor_at, full_head, head};
 use super::mutation::Committed;
+use super::rows::Head;
 use super::{Error, PATIENCE, Store, within};
 use crate::hub::Change;
 use futures_util::TryStreamExt;
@@ -34,7 +35,7 @@ enum Following {
     /// These, in order and without a gap.
     Changes(Vec<Change>),
     /// Another history, or too much of the same; it stands there.
-    Anew(Cursor),
+    Anew(Head),
 }
 
 impl Store {
@@ -70,7 +71,7 @@ impl Store {
                     return Ok(news);
                 }
                 Following::Changes(changes) => self.hub.publish_after(&known, changes),
-                Following::Anew(head) => self.hub.begin_anew(&known, head),
+                Following::Anew(head) => self.hub.begin_anew(&known, head.cursor, head.summary),
             };
             // Where somebody else has published meanwhile, it is asked again from there.
             if taken {
@@ -121,7 +122,8 @@ impl Store {
             return Ok(Following::Nothing);
         }
         let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
-        let head = head(&mut transaction).await?;
+        let full = full_head(&mut transaction).await?;
+        let head = full.cursor;
         let of_this_history =
             known.epoch == head.epoch && cursor_at(&mut transaction, &head, known.sequence).await? == Some(*known);
         if !of_this_history {
@@ -132,10 +134,14 @@ impl Store {
             );
         }
         if !of_this_history || head.sequence - known.sequence > MOST {
-            return Ok(Following::Anew(head));
+            return Ok(Following::Anew(full));
         }
         let rows: Vec<_> = changes_after(&mut transaction, known.sequence).try_collect().await?;
-        Ok(Following::Changes(rows.into_iter().map(Change::try_from).collect::<Result<_, _>>()?))
+        let mut changes = rows.into_iter().map(Change::try_from).collect::<Result<Vec<_>, _>>()?;
+        if let Some(last) = changes.last_mut() {
+            last.summary = full.summary;
+        }
+        Ok(Following::Changes(changes))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::database;
 use keyward_contract::cursor::chain;
 use keyward_contract::digest::Digest;
 use keyward_contract::entry::{Body, Frames};
+use keyward_contract::summary::Summary;
 use sqlx::AnyConnection;
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,8 +33,19 @@ impl History {
     pub(crate) fn check(url: &str) -> Self {
         database::with(url, async |connection| {
             assert_eq!(halves(connection).await?, Vec::<String>::new());
-            let (sequence, head): (i64, Vec<u8>) =
-                sqlx::query_as("SELECT sequence, chain FROM head").fetch_one(&mut *connection).await?;
+            let (sequence, head, summary, summary_at): (i64, Vec<u8>, Vec<u8>, i64) =
+                sqlx::query_as("SELECT sequence, chain, summary, summary_at FROM head")
+                    .fetch_one(&mut *connection)
+                    .await?;
+            let records: Vec<Vec<u8>> = sqlx::query_scalar("SELECT entry FROM edge_entries WHERE NOT removed")
+                .fetch_all(&mut *connection)
+                .await?;
+            let sum = records.iter().fold(Summary::EMPTY, |sum, record| sum.plus(Summary::of(record)));
+            assert_eq!(
+                (summary, summary_at),
+                (sum.to_bytes().to_vec(), sequence),
+                "the summary is that of all records"
+            );
             let links: Vec<Link> = sqlx::query_as(
                 "SELECT feed.sequence, feed.subject, feed.chain, edge_entries.version, edge_entries.entry
                  FROM feed JOIN edge_entries ON edge_entries.subject = feed.subject ORDER BY feed.sequence",

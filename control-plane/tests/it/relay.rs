@@ -599,15 +599,22 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
     let at = Position::Changes { applied: 1, seen: begin };
     let snapshot = {
         let entries = frame(1, 1);
-        Page { answers: Position::Nothing, head: begin, extent: Extent::Snapshot { end: None }, entries: &entries }
-            .encode()
+        Page {
+            summary: None,
+            answers: Position::Nothing,
+            head: begin,
+            extent: Extent::Snapshot { end: None },
+            entries: &entries,
+        }
+        .encode()
     };
-    let changes =
-        |answers, head, entries: &[u8]| Page { answers, head, extent: Extent::Changes { to: 2 }, entries }.encode();
+    let changes = |answers, head, entries: &[u8]| {
+        Page { summary: None, answers, head, extent: Extent::Changes { to: 2 }, entries }.encode()
+    };
     let good = changes(at, after, &changed);
     let elsewhere = Position::Changes { applied: 1, seen: Cursor { chain: [2; 16], ..begin } };
     let changes_beyond_its_head =
-        Page { answers: at, head: after, extent: Extent::Changes { to: 3 }, entries: &changed }.encode();
+        Page { summary: None, answers: at, head: after, extent: Extent::Changes { to: 3 }, entries: &changed }.encode();
     let bad = vec![
         b"<html>".to_vec(),
         good[..good.len() - 1].to_vec(),
@@ -635,7 +642,16 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
         }
         let position: Position = asked.path.split(['=', '&']).nth(1)?.parse().ok()?;
         let Position::Changes { applied, seen } = position else { return None };
-        page_of(Page { answers: position, head: seen, extent: Extent::Changes { to: applied }, entries: &[] }.encode())
+        page_of(
+            Page {
+                summary: None,
+                answers: position,
+                head: seen,
+                extent: Extent::Changes { to: applied },
+                entries: &[],
+            }
+            .encode(),
+        )
     });
     let dir = tempfile::tempdir().unwrap();
     write_token(dir.path(), "kwe_any");
@@ -678,7 +694,7 @@ fn an_entry_with_a_critical_field_that_nobody_knows_is_passed_on_as_it_is() {
             return None;
         }
         let extent = Extent::Snapshot { end: None };
-        page_of(Page { answers: Position::Nothing, head, extent, entries: &entry }.encode())
+        page_of(Page { summary: None, answers: Position::Nothing, head, extent, entries: &entry }.encode())
     });
     let dir = tempfile::tempdir().unwrap();
     let relay = TestRelay::start(dir.path(), &double.url, "kwe_any");

@@ -103,5 +103,6 @@ pub(crate) fn page(mut entries: Vec<(Digest, Body)>) -> Vec<u8> {
         Entry { subject, version: 1, body }.encode(&mut encoded).unwrap();
     }
     let head = Cursor { epoch: 1, sequence: 1, chain: [1; 16] };
-    Page { answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &encoded }.encode()
+    Page { summary: None, answers: Position::Nothing, head, extent: Extent::Snapshot { end: None }, entries: &encoded }
+        .encode()
 }

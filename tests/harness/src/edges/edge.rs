@@ -180,12 +180,16 @@ mod tests {
     fn a_page_moves_the_position_only_if_it_follows_on_it() {
         let (edge, shared) = (Edge::default(), shared());
         let head = Cursor { epoch: 1, sequence: 4, chain: [0; 16] };
-        let snapshot = |answers| Page { answers, head, extent: Extent::Snapshot { end: None }, entries: &[] }.encode();
+        let snapshot = |answers| {
+            Page { summary: None, answers, head, extent: Extent::Snapshot { end: None }, entries: &[] }.encode()
+        };
         assert!(edge.apply(Position::Nothing, &snapshot(Position::Nothing), &shared, true));
         assert_eq!(edge.applied(), Some(4));
         let here = edge.place().position;
         let later = Cursor { sequence: 6, ..head };
-        let changes = |answers| Page { answers, head: later, extent: Extent::Changes { to: 6 }, entries: &[] }.encode();
+        let changes = |answers| {
+            Page { summary: None, answers, head: later, extent: Extent::Changes { to: 6 }, entries: &[] }.encode()
+        };
         let elsewhere = Position::Changes { applied: 3, seen: head };
         assert!(!edge.apply(here, &changes(elsewhere), &shared, true));
         assert_eq!(edge.place().position, here);
