@@ -74,7 +74,7 @@ const IDENTITY: [(&str, &str); 6] = [
 const DEFAULT_BUCKETS: u64 = 65_536;
 const DEFAULT_LIMIT_BUCKETS: u64 = 4096;
 const DEFAULT_CACHE_RECORDS: u64 = 16_384;
-const DEFAULT_POLL_WAIT_S: u64 = 20;
+const DEFAULT_POLL_WAIT_S: u64 = 2;
 /// How much later than asked an answer of the feed may be without anything being wrong, in seconds.
 const MIN_STALENESS_BEYOND_WAIT_S: u64 = 6;
 const DEFAULT_TOKEN_ENV: &str = "KEYWARD_EDGE_TOKEN";

@@ -1,6 +1,7 @@
 //! Envoy behind a relay: as soon as at the control plane, and without it when that is away.
 
 use crate::common::{SOON, assert_refused};
+use keyward_harness::config::CONTROL_PLANE;
 use keyward_harness::envoy::Options;
 use keyward_harness::gateway::Builder;
 use keyward_harness::{Envoy, Failure, Gateway, Relay, Request, TestDir, WorkerConnections, until};
@@ -61,6 +62,37 @@ async fn behind_a_relay_too_a_revoked_key_closes_every_worker_within_the_promise
     let (median, largest) = (times[ROUNDS / 2], times[ROUNDS - 1]);
     println!("closing behind a relay: median {median:?}, max {largest:?} of {ROUNDS}");
     assert!(times[ROUNDS - 2] < PROMISED, "{times:?}");
+}
+
+/// Where several servers serve one feed, relays here, a gateway that knows both does not wait for one that hangs.
+#[tokio::test]
+async fn a_server_that_hangs_is_passed_over_within_two_seconds() {
+    const ROUNDS: usize = 12;
+    let dirs = [TestDir::new().unwrap(), TestDir::new().unwrap()];
+    let mut relays = [0, 1].map(|n: usize| Relay::new(dirs[n].path()).unwrap());
+    let second = relays[1].address();
+    let builder = Gateway::builder().feed_from(relays[0].address());
+    let mut gateway =
+        builder.configure(|config| drop(config.add_endpoint(CONTROL_PLANE, second))).start().await.unwrap();
+    for relay in &mut relays {
+        relay.start(&gateway.control_plane).await.unwrap();
+    }
+    gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let created = gateway.control_plane.create_named(&format!("round {round}")).await.unwrap();
+        let request = Request::get("/").bearer(&created.key);
+        workers.until_status(&request, 200, SOON).await.unwrap();
+        let hanging = &mut relays[round % 2];
+        hanging.pause().unwrap();
+        gateway.control_plane.revoke(&created.id).await.unwrap();
+        times.push(time_until(&mut workers, &request, 401).await);
+        hanging.resume().unwrap();
+    }
+    times.sort();
+    println!("closing while one of two servers hangs: {times:?}");
+    assert!(times[ROUNDS - 2] < Duration::from_secs(2), "{times:?}");
 }
 
 #[tokio::test]

@@ -190,7 +190,7 @@ pub struct RelayArguments {
     pub edge_token_file: Option<PathBuf>,
     /// How long the upstream is let wait for news, from 1s to 1min in whole seconds; so much older edges can take what they
     /// have to be
-    #[arg(long, env = "KEYWARD_POLL_WAIT", default_value = "5s", value_parser = poll_wait, value_name = "DURATION")]
+    #[arg(long, env = "KEYWARD_POLL_WAIT", default_value = "2s", value_parser = poll_wait, value_name = "DURATION")]
     pub poll_wait: Duration,
 }
 

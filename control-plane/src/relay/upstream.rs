@@ -97,6 +97,8 @@ pub enum AskError {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the other end is asked whether it is still there, on a connection that says nothing.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+/// The same over HTTP/2, and how long it may take to say so.
+const HTTP2_KEEPALIVE: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Upstream {
@@ -125,7 +127,8 @@ impl Upstream {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .http2_keep_alive_interval(KEEPALIVE)
+            .http2_keep_alive_interval(HTTP2_KEEPALIVE)
+            .http2_keep_alive_timeout(HTTP2_KEEPALIVE)
             .build(connector);
         let authorization = RwLock::new(read_token(token_file)?);
         let url = url.trim_end_matches('/').to_owned();

@@ -300,6 +300,19 @@ impl EnvoyConfig {
         clusters.last_mut().expect("the one that was added")
     }
 
+    /// Adds an endpoint to a cluster that has one.
+    #[track_caller]
+    pub fn add_endpoint(&mut self, name: &str, address: SocketAddr) -> &mut Self {
+        let told = self.told(&format!("no cluster {name:?} with one endpoint"));
+        let cluster = self.resource("clusters", name);
+        let endpoints = cluster.and_then(|of| of.pointer_mut("/load_assignment/endpoints/0/lb_endpoints"));
+        let endpoints = endpoints.and_then(Value::as_array_mut).unwrap_or_else(|| panic!("{told}"));
+        let mut added = endpoints.first().unwrap_or_else(|| panic!("{told}")).clone();
+        set_address(added.pointer_mut("/endpoint/address"), address, &told);
+        endpoints.push(added);
+        self
+    }
+
     /// A key to try it with, and where.
     pub fn example(&self) -> &Example {
         &self.example

@@ -3,6 +3,7 @@
 use crate::ports::ReservedPort;
 use crate::process::Process;
 use crate::{ControlPlane, Failure, Request, Result, artifacts, http};
+use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,6 +62,26 @@ impl Relay {
             .await?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Lets it hang: its connections stay, and nothing is answered.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.as_mut().ok_or_else(|| Failure::new("the relay does not run"))?.signal(signal)
     }
 
     /// Ends it as a crash would.

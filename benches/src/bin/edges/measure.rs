@@ -23,7 +23,7 @@ pub(crate) struct Plan {
 }
 
 /// The filter's `poll_wait_s` unless its configuration says otherwise.
-const WAIT_S: u32 = 20;
+const WAIT_S: u32 = 2;
 
 /// How long all edges together may take for anything.
 const LIMIT: Duration = Duration::from_secs(300);
