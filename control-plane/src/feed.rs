@@ -61,7 +61,7 @@ impl Feed {
         Self { contact: Some(contact), ..self }
     }
 
-    /// The page that follows the position. Where nothing does, it waits that long and then answers with a page
+    /// The page that follows the position, for a reader that is known by its token. Where nothing does, it waits that long and then answers with a page
     /// of no changes; and sooner once `end` rings.
     ///
     /// # Errors
@@ -69,6 +69,7 @@ impl Feed {
     /// than the reader knows.
     pub async fn page_after(
         &self,
+        reader: &str,
         position: Position,
         wait: Duration,
         mut end: watch::Receiver<()>,
@@ -86,7 +87,7 @@ impl Feed {
             // Before looking: what is found is as new as that, or newer.
             let as_of = self.as_of();
             let answered = |page| Answered { page, age: as_of.age(Instant::now()) };
-            let summary = match self.look(&position, as_of).await? {
+            let summary = match self.look(reader, &position, as_of).await? {
                 Found::Page(page) => return Ok(answered(page)),
                 Found::UpToDate(summary) => summary,
             };
@@ -163,7 +164,7 @@ impl Feed {
         }
     }
 
-    async fn look(&self, position: &Position, as_of: AsOf) -> Result<Found, Error> {
+    async fn look(&self, reader: &str, position: &Position, as_of: AsOf) -> Result<Found, Error> {
         if let Position::Changes { applied, seen } = position {
             match self.store.hub().changes_after(*applied, seen) {
                 Recent::Page(page) => return Ok(Found::Page(page)),
@@ -173,7 +174,7 @@ impl Feed {
         }
         // The store has pages from before.
         as_of.check()?;
-        self.store.feed_after(position).await
+        self.store.feed_after(reader, position).await
     }
 }
 

@@ -101,10 +101,13 @@ const MAX_CANDIDATES: usize = 64;
 /// The formats that come with Keyward.
 static BUILT_IN: LazyLock<SecretRecognizer> = LazyLock::new(SecretRecognizer::built_in);
 
+/// In whose turn password hashes are checked for reports of leaks.
+const LEAKS: &str = "leaks";
+
 async fn is_it(verifier: &Verifier, found: &FoundSecret, is_selector: bool, key: &Plaintext) -> Result<bool, Busy> {
     match (&found.hash, is_selector) {
         (None, false) => Ok(true),
-        (Some(hash), true) => verifier.check(key.expose().as_bytes(), hash).await,
+        (Some(hash), true) => verifier.check(LEAKS, key.expose().as_bytes(), hash).await,
         _ => Ok(false),
     }
 }

@@ -12,6 +12,7 @@ pub mod clock;
 mod connections;
 pub mod csv;
 pub mod failures;
+pub mod fair_queue;
 pub mod feed;
 pub mod github;
 pub mod hub;

@@ -20,6 +20,7 @@ mod mutation;
 mod owners;
 mod pages;
 mod plans;
+mod queues;
 mod relay;
 mod retention;
 mod rows;
@@ -47,6 +48,7 @@ pub use keys::{KeyPage, KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS, Rotated}
 pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
 pub use owners::{OwnerPage, OwnerQuery};
 pub use plans::{PlanDeleted, PlanPage};
+pub use queues::Turn;
 pub use relay::{NotTaken, Standing, WrongPage};
 pub use retention::{RETENTION, Swept};
 pub use self_service::{
@@ -66,6 +68,7 @@ use keyward_contract::entry::EntryTooLarge;
 use maintenance::Health;
 use mutation::Mutation;
 use pages::Pages;
+use queues::Queues;
 use sight::Sight;
 use sqlx::AnyPool;
 use std::io;
@@ -84,10 +87,9 @@ pub struct Store {
     pages: Arc<Pages>,
     /// Held from before a transaction of this process begins until the hub knows of it.
     commit_order: Arc<Mutex<()>>,
-    /// Edges and users are many, and none of them may keep an operator from revoking a key: of each, one at a time waits
-    /// among the other writers.
-    edges_turn: Arc<Mutex<()>>,
-    users_turn: Arc<Mutex<()>>,
+    queues: Queues,
+    /// When the database was last found to answer; held while it is asked, so that all who want to know share one look.
+    answered_at: Arc<Mutex<Option<Instant>>>,
     hub: Arc<Hub>,
     /// How many revocations of tokens are known of; `None` at a relay, which has none.
     token_revocations: Option<Arc<watch::Sender<i64>>>,
@@ -213,12 +215,15 @@ pub enum Error {
     /// No epoch can be drawn.
     #[error(transparent)]
     Random(#[from] NoRandomness),
-    /// More readers of the feed wait than can be served in time.
-    #[error("too many edges wait for pages of the feed")]
+    /// More requests wait than can be served in time.
+    #[error("too many requests are waiting")]
     Crowded,
     /// The credential that was shown has ended: it was revoked or removed, or has expired.
     #[error("the credential that was shown is not valid any more")]
     NotAuthorized,
+    /// More requests of this caller wait than may.
+    #[error("too many requests of this caller are waiting")]
+    TooManyOfCaller,
     /// What the write rests on was changed before its turn came.
     #[error("what this rests on was changed meanwhile")]
     Changed,
@@ -267,6 +272,7 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Crowded
+            | Self::TooManyOfCaller
             | Self::Changed
             | Self::NoSnapshot
             | Self::Behind
@@ -366,8 +372,8 @@ impl Store {
             database,
             pages: Arc::new(Pages::new(pages::PLACES)),
             commit_order: Arc::default(),
-            edges_turn: Arc::default(),
-            users_turn: Arc::default(),
+            queues: Queues::new(),
+            answered_at: Arc::default(),
             hub,
             token_revocations,
             sight,
@@ -393,22 +399,22 @@ impl Store {
         self.sight.seen_at()
     }
 
-    /// Waits for the turn of a user's change; whatever it takes is done while this is held.
-    ///
-    /// # Errors
-    /// If others are in the way for too long.
-    pub async fn users_turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
-        turn(&self.users_turn).await
-    }
-
     /// Whether the database answers, and changes can be stored in it.
     ///
     /// # Errors
     /// If it does not, or they cannot.
     pub async fn check(&self) -> Result<(), Error> {
         self.check_storage()?;
+        let came = Instant::now();
         within(PATIENCE, async {
-            sqlx::query("SELECT sequence FROM head").fetch_one(&self.database.readers).await?;
+            let mut answered_at = self.answered_at.lock().await;
+            // Somebody else has asked since.
+            if answered_at.is_some_and(|asked| asked > came) {
+                return Ok(());
+            }
+            let asked = Instant::now();
+            sqlx::query("SELECT sequence FROM head").fetch_one(&self.database.guard_readers).await?;
+            *answered_at = Some(asked);
             Ok(())
         })
         .await
@@ -449,10 +455,38 @@ impl Store {
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
-        let (store, by) = (self.clone(), by.into());
+        let by = by.into();
+        let turn = self.queues.write(&by, false).await?;
+        self.mutate_in(turn, by, begun, steps).await
+    }
+
+    /// The same for one of many changes that follow each other and are not to be in the way of others.
+    async fn mutate_bulk<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
+    {
+        let by = by.into();
+        let turn = self.queues.write(&by, true).await?;
+        self.mutate_in(turn, by, begun, steps).await
+    }
+
+    async fn mutate_in<T, F>(
+        &self,
+        held: Option<Turn>,
+        by: Authorization,
+        begun: Timestamp,
+        steps: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
+    {
+        let store = self.clone();
         let requester = Arc::new(());
         let waits = Arc::downgrade(&requester);
         let write = async move {
+            let _held = held;
             let _turn = turn(&store.commit_order).await?;
             if waits.strong_count() == 0 {
                 return Err(Error::Interrupted);

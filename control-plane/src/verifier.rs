@@ -1,6 +1,7 @@
 //! Checks credentials against password hashes, a bounded number at once, so that first uses of keys slow down first uses
-//! of keys and nothing else.
+//! of keys and nothing else. Callers are served in turn, so that one that asks much waits for itself.
 
+use crate::fair_queue::{Bounds, FairQueue};
 use crate::model::PasswordHash;
 use crate::password::{self, HashError, SALT_LENGTH};
 use crate::random::{self, NoRandomness};
@@ -11,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -21,10 +22,8 @@ use zeroize::Zeroizing;
 pub struct Verifier(Arc<Shared>);
 
 struct Shared {
-    /// One for each hash that is being checked.
-    slots: Arc<Semaphore>,
-    /// One for each that is being checked or waits for that.
-    places: Arc<Semaphore>,
+    /// Those that are being checked and those that wait for that.
+    checks: FairQueue<String>,
     /// One for each that is being made: operators wait for each other, and not for clients.
     makers: Arc<Semaphore>,
     patience: Duration,
@@ -55,24 +54,29 @@ pub enum Unhashed {
 type Question = [u8; 32];
 type Verdict = Result<bool, Busy>;
 
-/// How many wait for each that is being checked.
+/// How many of one caller wait for each that is being checked. All edges can have one token, and be one caller.
 const WAITING_PER_SLOT: usize = 4;
+/// How many callers can have as many waiting as one may.
+const CALLERS: usize = 16;
 /// How long one waits at most: less than an edge does for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Verifier {
-    /// Checks that many at once, and lets four times as many wait for two seconds at most.
+    /// Checks that many at once, and lets four times as many of each caller wait for two seconds at most.
     pub fn new(at_once: NonZeroUsize) -> Self {
         Self::with_patience(at_once, PATIENCE)
     }
 
     fn with_patience(at_once: NonZeroUsize, patience: Duration) -> Self {
-        let at_once = at_once.get().min(Semaphore::MAX_PERMITS / (1 + WAITING_PER_SLOT));
-        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let at_once = at_once.get().min(Semaphore::MAX_PERMITS / (WAITING_PER_SLOT * CALLERS));
         Self(Arc::new(Shared {
-            slots: semaphore(at_once),
-            places: semaphore(at_once * (1 + WAITING_PER_SLOT)),
-            makers: semaphore(at_once),
+            checks: FairQueue::new(Bounds {
+                at_once,
+                at_once_per_caller: at_once,
+                waiting: at_once * WAITING_PER_SLOT * CALLERS,
+                waiting_per_caller: at_once * WAITING_PER_SLOT,
+            }),
+            makers: Arc::new(Semaphore::new(at_once)),
             patience,
             running: Mutex::default(),
             computed: AtomicU64::new(0),
@@ -83,8 +87,8 @@ impl Verifier {
     ///
     /// # Errors
     /// If it would have to wait for too long.
-    pub async fn check(&self, credential: &[u8], hash: &PasswordHash) -> Result<bool, Busy> {
-        let mut answer = self.ask(credential, hash)?;
+    pub async fn check(&self, caller: &str, credential: &[u8], hash: &PasswordHash) -> Result<bool, Busy> {
+        let mut answer = self.ask(caller, credential, hash);
         let answered = answer.wait_for(Option::is_some).await;
         // Whoever seeks the answer goes without one only if the process ends.
         answered.map_or(Err(Busy), |verdict| verdict.unwrap_or(Err(Busy)))
@@ -112,37 +116,35 @@ impl Verifier {
     }
 
     /// Where the answer will be; begins to seek it, unless that is under way.
-    fn ask(&self, credential: &[u8], hash: &PasswordHash) -> Result<watch::Receiver<Option<Verdict>>, Busy> {
+    fn ask(&self, caller: &str, credential: &[u8], hash: &PasswordHash) -> watch::Receiver<Option<Verdict>> {
         let question = question(credential, hash);
         let mut running = self.0.running();
         if let Some(answer) = running.get(&question) {
-            return Ok(answer.clone());
+            return answer.clone();
         }
-        let place = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| Busy)?;
         let (tell, answer) = watch::channel(None);
         running.insert(question, answer.clone());
-        let search = Search { shared: Arc::clone(&self.0), question, _place: place };
-        let (credential, hash) = (Zeroizing::new(credential.to_vec()), hash.clone());
+        let search = Search { shared: Arc::clone(&self.0), question };
+        let (caller, credential, hash) = (caller.to_owned(), Zeroizing::new(credential.to_vec()), hash.clone());
         // Not stopped where its only listener goes: others may have joined.
         tokio::spawn(async move {
-            let verdict = search.run(credential, hash).await;
+            let verdict = search.run(caller, credential, hash).await;
             drop(search);
             tell.send_replace(Some(verdict));
         });
-        Ok(answer)
+        answer
     }
 }
 
-/// A question that is being answered, for as long as others can join; takes a place until then.
+/// A question that is being answered, for as long as others can join.
 struct Search {
     shared: Arc<Shared>,
     question: Question,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Search {
-    async fn run(&self, credential: Zeroizing<Vec<u8>>, hash: PasswordHash) -> Verdict {
-        let slot = timeout(self.shared.patience, Arc::clone(&self.shared.slots).acquire_owned()).await;
+    async fn run(&self, caller: String, credential: Zeroizing<Vec<u8>>, hash: PasswordHash) -> Verdict {
+        let slot = timeout(self.shared.patience, self.shared.checks.acquire(caller)).await;
         let Ok(Ok(slot)) = slot else { return Err(Busy) };
         self.shared.computed.fetch_add(1, Ordering::Relaxed);
         let checking = tokio::task::spawn_blocking(move || {
@@ -181,6 +183,7 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
+    const CALLER: &str = "token:tok_1";
     const KEY: &str = "user.key";
     const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -195,7 +198,7 @@ mod tests {
     /// Asks on a task of its own.
     fn asking(verifier: &Verifier, credential: String, hash: &PasswordHash) -> tokio::task::JoinHandle<Verdict> {
         let (verifier, hash) = (verifier.clone(), hash.clone());
-        tokio::spawn(async move { verifier.check(credential.as_bytes(), &hash).await })
+        tokio::spawn(async move { verifier.check(CALLER, credential.as_bytes(), &hash).await })
     }
 
     async fn until(condition: impl Fn() -> bool) {
@@ -212,41 +215,41 @@ mod tests {
         let (one, other) = (hashed(&verifier).await, hashed(&verifier).await);
         assert_ne!(one, other);
         for hash in [one, other] {
-            assert_eq!(verifier.check(KEY.as_bytes(), &hash).await, Ok(true));
-            assert_eq!(verifier.check(b"user.kez", &hash).await, Ok(false));
+            assert_eq!(verifier.check(CALLER, KEY.as_bytes(), &hash).await, Ok(true));
+            assert_eq!(verifier.check(CALLER, b"user.kez", &hash).await, Ok(false));
         }
         assert_eq!(verifier.computed(), 4);
-        assert_eq!(verifier.check(b"any", &PasswordHash::new("nonsense".into())).await, Ok(false));
+        assert_eq!(verifier.check(CALLER, b"any", &PasswordHash::new("nonsense".into())).await, Ok(false));
     }
 
     #[tokio::test]
-    async fn of_twenty_at_once_one_is_checked_four_wait_and_the_rest_are_sent_away() {
+    async fn of_twenty_behind_another_four_wait_and_the_rest_are_sent_away() {
         let verifier = verifier(DEADLINE);
         let hash = hashed(&verifier).await;
-        let slot = Arc::clone(&verifier.0.slots).acquire_owned().await.unwrap();
+        let slot = verifier.0.checks.acquire("another".to_owned()).await.unwrap();
         let asking: Vec<_> = (0..20).map(|n| asking(&verifier, format!("user.{n}"), &hash)).collect();
-        until(|| asking.iter().filter(|asking| asking.is_finished()).count() == 15).await;
-        assert_eq!((verifier.computed(), verifier.0.running().len()), (0, 5));
+        until(|| asking.iter().filter(|asking| asking.is_finished()).count() == 16).await;
+        assert_eq!((verifier.computed(), verifier.0.running().len()), (0, 4));
         drop(slot);
         let mut verdicts = Vec::new();
         for asking in asking {
             verdicts.push(asking.await.unwrap());
         }
-        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Ok(false)).count(), 5);
-        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Err(Busy)).count(), 15);
-        assert_eq!(verifier.computed(), 5);
-        assert_eq!(verifier.check(KEY.as_bytes(), &hash).await, Ok(true), "the places are free again");
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Ok(false)).count(), 4);
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Err(Busy)).count(), 16);
+        assert_eq!(verifier.computed(), 4);
+        assert_eq!(verifier.check(CALLER, KEY.as_bytes(), &hash).await, Ok(true), "the places are free again");
     }
 
     #[tokio::test]
     async fn those_who_ask_the_same_at_once_share_one_check_and_a_place_though_the_first_goes_away() {
         let verifier = verifier(DEADLINE);
         let hash = hashed(&verifier).await;
-        let slot = Arc::clone(&verifier.0.slots).acquire_owned().await.unwrap();
+        let slot = verifier.0.checks.acquire("another".to_owned()).await.unwrap();
         let first = asking(&verifier, KEY.to_owned(), &hash);
         until(|| verifier.0.running().len() == 1).await;
         first.abort();
-        let answers: Vec<_> = (0..20).map(|_| verifier.ask(KEY.as_bytes(), &hash).unwrap()).collect();
+        let answers: Vec<_> = (0..20).map(|_| verifier.ask(CALLER, KEY.as_bytes(), &hash)).collect();
         drop(slot);
         for mut answer in answers {
             assert_eq!(*answer.wait_for(Option::is_some).await.unwrap(), Some(Ok(true)));
@@ -256,11 +259,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_caller_that_floods_does_not_delay_another() {
+        let verifier = verifier(DEADLINE);
+        let hash = hashed(&verifier).await;
+        let slot = verifier.0.checks.acquire("another".to_owned()).await.unwrap();
+        let flood: Vec<_> = (0..20).map(|n| asking(&verifier, format!("user.{n}"), &hash)).collect();
+        until(|| verifier.0.checks.waiting() == WAITING_PER_SLOT).await;
+        let answer = verifier.ask("token:tok_2", KEY.as_bytes(), &hash);
+        until(|| verifier.0.checks.waiting() == WAITING_PER_SLOT + 1).await;
+        drop(slot);
+        until(|| answer.borrow().is_some()).await;
+        assert_eq!(*answer.borrow(), Some(Ok(true)));
+        assert!(verifier.computed() <= 3, "{} were checked before", verifier.computed() - 1);
+        for asking in flood {
+            drop(asking.await);
+        }
+    }
+
+    #[tokio::test]
     async fn another_hash_is_another_question() {
         let verifier = verifier(DEADLINE);
         let hash = hashed(&verifier).await;
         let other = verifier.hash(&Plaintext::new("user.other".to_owned())).await.unwrap();
-        let slot = Arc::clone(&verifier.0.slots).acquire_owned().await.unwrap();
+        let slot = verifier.0.checks.acquire("another".to_owned()).await.unwrap();
         let (right, wrong) = (asking(&verifier, KEY.to_owned(), &hash), asking(&verifier, KEY.to_owned(), &other));
         until(|| verifier.0.running().len() == 2).await;
         drop(slot);
@@ -271,10 +292,10 @@ mod tests {
     async fn who_has_waited_for_too_long_is_sent_away_and_nothing_was_computed() {
         let verifier = verifier(Duration::from_millis(1));
         let hash = hashed(&verifier).await;
-        let slot = Arc::clone(&verifier.0.slots).acquire_owned().await.unwrap();
-        assert_eq!(verifier.check(KEY.as_bytes(), &hash).await, Err(Busy));
+        let slot = verifier.0.checks.acquire("another".to_owned()).await.unwrap();
+        assert_eq!(verifier.check(CALLER, KEY.as_bytes(), &hash).await, Err(Busy));
         assert_eq!(verifier.computed(), 0);
         drop(slot);
-        assert_eq!(verifier.check(KEY.as_bytes(), &hash).await, Ok(true));
+        assert_eq!(verifier.check(CALLER, KEY.as_bytes(), &hash).await, Ok(true));
     }
 }

@@ -73,7 +73,10 @@ pub async fn verify_key(
         return Err(dialect.malformation_of(credential).into());
     };
     for (address, is_selector) in addresses(Some(format), hmac_pepper, credential) {
-        let found = store.key_by_digest(&address).await.map_err(Refused::undecided)?;
+        // Not held while a password hash is computed.
+        let turn = store.turn_to_look_up(credential).await.map_err(Refused::undecided)?;
+        let found = store.key_by_digest(&turn, &address).await.map_err(Refused::undecided)?;
+        drop(turn);
         let Some((key, secret, owner)) = found else { continue };
         // What is found by a public beginning alone is nothing yet, and what has a hash is found by nothing else.
         if is_selector != secret.hash.is_some() {
@@ -82,7 +85,9 @@ pub async fn verify_key(
         let standing = standing(&key, &secret, owner.as_ref(), dialect, now);
         if let Some(hash) = &secret.hash {
             // Whoever shows a public selector has shown nothing, and learns nothing of a key that has ended.
-            let is_right = standing.is_none() && verifier.check(credential, hash).await.map_err(Refused::busy)?;
+            let caller = key.owner.as_deref().unwrap_or(&key.id);
+            let is_right =
+                standing.is_none() && verifier.check(caller, credential, hash).await.map_err(Refused::busy)?;
             if !is_right {
                 return Err(Refusal::Unknown.into());
             }

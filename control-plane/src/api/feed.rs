@@ -6,6 +6,7 @@ use super::openapi::{number, schema, text};
 use super::problem::ApiError;
 use crate::clock::Clock;
 use crate::feed::Feed;
+use crate::model::Actor;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -43,6 +44,7 @@ pub(super) async fn page(
     State(clock): State<Clock>,
     Extension(TokenReloads(token_reloads)): Extension<TokenReloads>,
     Extension(TokenEnd(token_end)): Extension<TokenEnd>,
+    Extension(reader): Extension<Actor>,
     mut parameters: Parameters,
 ) -> Result<impl IntoResponse, ApiError> {
     let after = parameters.take("after", "a position of the feed", |text| text.parse().ok());
@@ -52,7 +54,8 @@ pub(super) async fn page(
     // Nobody waits for longer than the token is good for.
     let left = token_end.map(|end| Duration::from_millis(end.as_ms().saturating_sub(clock().as_ms())));
     let wait = left.map_or(wait, |left| left.min(wait));
-    let answered = feed.page_after(after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
+    let answered =
+        feed.page_after(&reader.to_string(), after.unwrap_or(Position::Nothing), wait, token_reloads).await?;
     let age =
         answered.age.map(|age| [(FEED_AGE_HEADER, u64::try_from(age.as_millis()).unwrap_or(u64::MAX).to_string())]);
     Ok(([(CONTENT_TYPE, FEED_MEDIA_TYPE), (CACHE_CONTROL, "no-store")], age, answered.page))

@@ -131,6 +131,8 @@ pub(super) enum ApiError {
     BadUsage(UnreadableUsage),
     #[error("{0}; try again")]
     Busy(Busy),
+    #[error("too many requests of this caller are being served; wait for their answers, then try again")]
+    TooManyRequests,
     #[error("this cannot be done at the moment{}; try again", storage_cause(.0))]
     Unavailable(#[source] store::Error),
     #[error("whether this was done is not known; look before you try it again")]
@@ -196,6 +198,7 @@ impl From<store::Error> for ApiError {
             store::Error::OtherRequest => Self::IdempotencyKeyReused,
             store::Error::NoSuchPlan => invalid("plan", NO_SUCH_PLAN),
             store::Error::EntryTooLarge(error) => invalid("", &error.to_string()),
+            store::Error::TooManyOfCaller => Self::TooManyRequests,
             error @ store::Error::OutcomeUnknown(_) => Self::OutcomeUnknown(error),
             error if error.is_temporary() => Self::Unavailable(error),
             error => Self::Internal(error.into()),
@@ -293,6 +296,7 @@ impl ApiError {
             Self::KindIsGone { .. } => (StatusCode::CONFLICT, "kind_is_gone", "Kind not in the dialect"),
             Self::BadUsage(_) => (StatusCode::BAD_REQUEST, "bad_usage", "Invalid batch of usage"),
             Self::Busy(_) | Self::TooManyBodies => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
+            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -366,6 +370,7 @@ impl IntoResponse for ApiError {
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             Self::Unavailable(_)
+            | Self::TooManyRequests
             | Self::OutcomeUnknown(_)
             | Self::Busy(_)
             | Self::TooManyBodies

@@ -6,6 +6,7 @@ use super::problem::ApiError;
 use super::{MAX_BODY_BYTES, answer, feed, health, request_log, verify};
 use crate::clock::Clock;
 use crate::feed::Feed;
+use crate::model::Actor;
 use crate::relay::{Contact, Upstream};
 use crate::store::{self, Store};
 use crate::tokens::{Audience, Tokens};
@@ -73,6 +74,7 @@ async fn require_edge(State(app): State<RelayApp>, mut request: Request, next: N
     }
     request.extensions_mut().insert(token_reloads);
     request.extensions_mut().insert(TokenEnd(None));
+    request.extensions_mut().insert(Actor::edge());
     Ok(next.run(request).await)
 }
 

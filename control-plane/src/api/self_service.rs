@@ -14,7 +14,7 @@ use crate::failures;
 use crate::issue::issue;
 use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
 use crate::random;
-use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, Rotated, RotatedBy};
+use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, Rotated, RotatedBy, Turn};
 use crate::verify::{Refused, Verified, verify_key};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
@@ -143,13 +143,14 @@ pub(super) async fn list(
         ..KeyQuery::default()
     };
     parameters.finish()?;
+    let turn = app.store.users_turn_to_read(caller.asking.owner()).await?;
     let no_such_key = || ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")]));
     if let Some(after) = &query.after {
         // Whether somebody else has a key of that id is not told.
-        caller.visible(&app, after).await?.ok_or_else(no_such_key)?;
+        caller.visible(&app, &turn, after).await?.ok_or_else(no_such_key)?;
     }
     let now = (app.clock)();
-    let page = app.store.keys(&query, now).await?.ok_or_else(no_such_key)?;
+    let page = app.store.keys_for_user(&turn, &query, now).await?.ok_or_else(no_such_key)?;
     let keys = page.keys.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
@@ -178,10 +179,8 @@ pub(super) async fn create(
     if asks.credits.is_some() {
         return Err(ApiError::HasCredits);
     }
-    if let Some(retry_after) = app.store.share_used_up(&caller.asking, now).await? {
-        return Err(too_soon(retry_after));
-    }
-    let _turn = app.store.users_turn().await?;
+    caller.check_issuance(&app, now).await?;
+    let _turn = app.store.users_turn(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key {
         owner: new.owner,
@@ -218,7 +217,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn revoke(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let _turn = app.store.users_turn().await?;
+    let _turn = app.store.users_turn(caller.asking.owner()).await?;
     let key = app.store.revoke_key_by(caller.asking, id, &app.clock).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, by = caller.verified.key.id, "key revoked");
     json(StatusCode::OK, &resource(&key, None, now))
@@ -245,7 +244,9 @@ pub(super) async fn rotate(
     caller.check_again(&app).await?;
     let now = (app.clock)();
     let rotation = Rotation::read(&document).map_err(ApiError::Invalid)?;
-    let key = caller.visible(&app, &id).await?.ok_or(NO_KEY)?;
+    let turn_to_read = app.store.users_turn_to_read(caller.asking.owner()).await?;
+    let key = caller.visible(&app, &turn_to_read, &id).await?.ok_or(NO_KEY)?;
+    drop(turn_to_read);
     caller.may_hand_on()?;
     // Whoever rotates a key is shown one that does what it does.
     if key.id != caller.verified.key.id {
@@ -254,10 +255,8 @@ pub(super) async fn rotate(
     let format =
         app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
-    if let Some(retry_after) = app.store.share_used_up(&caller.asking, now).await? {
-        return Err(too_soon(retry_after));
-    }
-    let _turn = app.store.users_turn().await?;
+    caller.check_issuance(&app, now).await?;
+    let _turn = app.store.users_turn(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
     let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await? {
         RotatedBy::Decided(rotated) => rotated,
@@ -293,12 +292,22 @@ impl Caller {
     /// anything is decided in the transaction that does.
     async fn check_again(&self, app: &App) -> Result<(), ApiError> {
         let by = Authorization::of_key(self.asking.clone(), &app.clock);
+        let _turn = app.store.users_turn_to_read(self.asking.owner()).await?;
         Ok(app.store.check_authorization(&by).await?)
     }
 
     /// The key of that id, if there is one that the caller may know of.
-    async fn visible(&self, app: &App, id: &str) -> Result<Option<Key>, ApiError> {
-        Ok(app.store.key(id).await?.filter(|key| self.asking.may_see(key)))
+    async fn visible(&self, app: &App, turn: &Turn, id: &str) -> Result<Option<Key>, ApiError> {
+        Ok(app.store.key_for_user(turn, id).await?.filter(|key| self.asking.may_see(key)))
+    }
+
+    /// Whether the owner can make another secret now, before one is made and hashed.
+    async fn check_issuance(&self, app: &App, now: Timestamp) -> Result<(), ApiError> {
+        let turn = app.store.users_turn_to_read(self.asking.owner()).await?;
+        match app.store.share_used_up(&turn, &self.asking, now).await? {
+            Some(retry_after) => Err(too_soon(retry_after)),
+            None => Ok(()),
+        }
     }
 
     /// A secret that was replaced may have been so since others know it, and of one that was found in public this is
@@ -551,7 +560,7 @@ mod tests {
         store.create_key(Actor::server(), key).await.unwrap();
         store.create_key(Actor::server(), rotated).await.unwrap();
         let service = TowerToHyperService::new(crate::api::router(app));
-        let another_user = store.users_turn().await.unwrap();
+        let another_user = store.users_turn("acme").await.unwrap();
         let asking = [
             (Request::post("/api-keys"), r#"{"name": "n"}"#),
             (Request::delete("/api-keys/key_2"), ""),

@@ -7,7 +7,7 @@ use super::extract::Body;
 use super::openapi::{Refused, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::State as KeyState;
+use crate::model::{Actor, State as KeyState};
 use crate::password;
 use crate::store::Authorization;
 use axum::Extension;
@@ -44,24 +44,28 @@ pub(super) async fn verify(
 ) -> Result<impl IntoResponse, ApiError> {
     let credential = wiped(body);
     // The body may have taken longer than the token was valid.
+    let turn = app.store.edges_turn_to_look_up(by.actor()).await?;
     app.store.check_authorization(&by).await?;
-    let answer = answer(&app, &credential, (app.clock)()).await?;
+    drop(turn);
+    let answer = answer(&app, by.actor(), &credential, (app.clock)()).await?;
     Ok(([(CONTENT_TYPE, VERIFY_ANSWER_TYPE), (CACHE_CONTROL, "no-store")], answer.encode()))
 }
 
-async fn answer(app: &App, credential: &[u8], now: Timestamp) -> Result<Answer, ApiError> {
+async fn answer(app: &App, edge: &Actor, credential: &[u8], now: Timestamp) -> Result<Answer, ApiError> {
     let format = app.dialect.format_of(credential);
     let Some(selector) = format.and_then(|format| format.selector_of(credential)) else { return Ok(Answer::Wrong) };
-    let Some((key, secret)) = app.store.secret_at(&Digest::of_selector(selector)).await? else {
-        return Ok(Answer::Wrong);
-    };
+    let turn = app.store.edges_turn_to_look_up(edge).await?;
+    let found = app.store.secret_at(&turn, &Digest::of_selector(selector)).await?;
+    // Not held while a password hash is computed.
+    drop(turn);
+    let Some((key, secret)) = found else { return Ok(Answer::Wrong) };
     let usable = key.state(now) == KeyState::Active && secret.is_valid(now);
     let Some(hash) = secret.hash.filter(|_| usable) else { return Ok(Answer::Wrong) };
     if let Err(error) = password::check(&hash) {
         tracing::error!(key = key.id, secret = secret.id, %error, "a key cannot be verified by what is stored of it");
         return Ok(Answer::Wrong);
     }
-    if app.verifier.check(credential, &hash).await? {
+    if app.verifier.check(&edge.to_string(), credential, &hash).await? {
         Ok(Answer::Right { secret_id: secret.id })
     } else {
         Ok(Answer::Wrong)
@@ -81,7 +85,7 @@ pub(super) fn wiped(body: Bytes) -> Zeroizing<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::issue::issue;
-    use crate::model::{Actor, Key, PasswordHash, Secret};
+    use crate::model::{Key, PasswordHash, Secret};
     use crate::random;
 
     const NOW: Timestamp = Timestamp::EXAMPLE;
@@ -98,7 +102,7 @@ mod tests {
     }
 
     async fn ask(app: &App, credential: &str) -> Answer {
-        answer(app, credential.as_bytes(), NOW).await.unwrap()
+        answer(app, &Actor::token_file(), credential.as_bytes(), NOW).await.unwrap()
     }
 
     #[tokio::test]
@@ -130,7 +134,7 @@ mod tests {
         {
             assert_eq!(ask(&app, credential).await, Answer::Wrong, "{credential}");
         }
-        assert_eq!(answer(&app, b"\xff\0user", NOW).await.unwrap(), Answer::Wrong);
+        assert_eq!(answer(&app, &Actor::token_file(), b"\xff\0user", NOW).await.unwrap(), Answer::Wrong);
         assert_eq!(app.verifier.computed(), 0);
     }
 

@@ -8,6 +8,7 @@
 //! [`Store`] makes no change without an [`Authorization`], and only a credential that was shown makes one: a route cannot
 //! forget the check.
 
+use super::queues::CallerClass;
 use super::self_service::{self, Asking};
 use super::{Error, READ_PATIENCE, Store, tokens, within};
 use crate::clock::{Clock, Timestamp};
@@ -108,6 +109,21 @@ impl Authorization {
         &self.actor
     }
 
+    /// In which class of callers it waits for its turn.
+    pub(super) fn class(&self) -> CallerClass {
+        match &self.basis {
+            Basis::Server => CallerClass::Server,
+            Basis::Shown { credential, .. } => match credential {
+                Credential::FileToken { audience, .. } | Credential::IssuedToken { audience, .. } => match audience {
+                    Audience::Admin => CallerClass::Operator,
+                    Audience::Edge => CallerClass::Edge,
+                },
+                Credential::Key(_) => CallerClass::User,
+                Credential::GithubSignature { .. } => CallerClass::Operator,
+            },
+        }
+    }
+
     /// When the credential ends by itself.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.basis {
@@ -172,8 +188,10 @@ impl Store {
         if !by.needs_database() {
             return Ok(());
         }
-        within(READ_PATIENCE, async { by.check(&mut *self.database.readers.acquire().await?, Access::Read).await })
-            .await
+        within(READ_PATIENCE, async {
+            by.check(&mut *self.database.guard_readers.acquire().await?, Access::Read).await
+        })
+        .await
     }
 
     /// Done once the authorization does not hold any more, for streams. As long as the database cannot be read, what was

@@ -68,7 +68,15 @@ pub(super) enum Engine {
 pub(super) struct Database {
     pub(super) engine: Engine,
     pub(super) writer: AnyPool,
+    /// For what operators ask.
     pub(super) readers: AnyPool,
+    /// For what users ask.
+    pub(super) user_readers: AnyPool,
+    /// For what takes long: exports, imports and the retention.
+    pub(super) bulk_readers: AnyPool,
+    /// For what guards: look-ups of tokens and keys, and whether the database answers. Each takes one or a few rows by an
+    /// index, so that no one waits here for long.
+    pub(super) guard_readers: AnyPool,
     /// The feed's own, so that operators do not wait behind a thousand edges, nor edges behind operators.
     pub(super) feed_readers: AnyPool,
     /// How PostgreSQL is reached for its notifications, which the `Any` driver does not have.
@@ -91,6 +99,12 @@ pub const DATABASE_FILE: &str = "keyward.db";
 pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
 const READERS: u32 = 4;
+/// As many lists are served to users at once.
+pub(super) const USER_READERS: u32 = 2;
+/// Exports have two, see [`super::export`].
+const BULK_READERS: u32 = 3;
+/// Look-ups of keys have two at most, see [`super::Store::key_look_up`]; the others are for tokens and for health checks.
+const GUARD_READERS: u32 = 4;
 /// Of PostgreSQL, where one write follows the other all the same. A connection that breaks without a word can keep its place for
 /// as long as the system takes to give it up.
 const WRITERS: u32 = 2;
@@ -149,6 +163,9 @@ impl Database {
             engine: Engine::Sqlite,
             writer,
             readers: sqlite_pool(READERS).connect(&readers).await?,
+            user_readers: sqlite_pool(USER_READERS).connect(&readers).await?,
+            bulk_readers: sqlite_pool(BULK_READERS).connect(&readers).await?,
+            guard_readers: sqlite_pool(GUARD_READERS).connect(&readers).await?,
             feed_readers: sqlite_pool(FEED_READERS).connect(&readers).await?,
             notifications: None,
             sqlite: Some(Arc::new(Sqlite { files: locked.watch()?, keeper: Mutex::new(Some(keeper)) })),
@@ -169,6 +186,9 @@ impl Database {
             engine: Engine::Postgres,
             writer: postgres_pool(WRITERS).connect_with(options.clone()).await?,
             readers: postgres_pool(READERS).connect_with(options.clone()).await?,
+            user_readers: postgres_pool(USER_READERS).connect_with(options.clone()).await?,
+            bulk_readers: postgres_pool(BULK_READERS).connect_with(options.clone()).await?,
+            guard_readers: postgres_pool(GUARD_READERS).connect_with(options.clone()).await?,
             feed_readers: postgres_pool(FEED_READERS).connect_with(options).await?,
             notifications: Some(notifications),
             sqlite: None,
@@ -215,8 +235,10 @@ impl Database {
 
     /// Closes every connection.
     pub(super) async fn close(&self) {
-        self.feed_readers.close().await;
-        self.readers.close().await;
+        for readers in [&self.feed_readers, &self.guard_readers, &self.bulk_readers, &self.user_readers, &self.readers]
+        {
+            readers.close().await;
+        }
         self.writer.close().await;
         if let Some(sqlite) = &self.sqlite
             && let Some(mut keeper) = sqlite.keeper.lock().await.take()

@@ -31,7 +31,7 @@ impl Store {
     pub async fn export(&self) -> Result<Export, Error> {
         let place = Arc::clone(&self.exports).try_acquire_owned().map_err(|_| Error::Exporting)?;
         within(READ_PATIENCE, async {
-            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            let mut transaction = self.database.begin_read(&self.database.bulk_readers).await?;
             self.database.engine.let_idle(&mut transaction).await?;
             Ok(Export { transaction, after: None, _place: place })
         })

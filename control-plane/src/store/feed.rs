@@ -23,16 +23,16 @@ pub enum Found {
 }
 
 impl Store {
-    /// What follows the position. A position that does not fit this history is answered with the begin of a snapshot.
+    /// What follows the position, for a reader that is known by its token. A position that does not fit this history is answered with the begin of a snapshot.
     ///
     /// # Errors
     /// If the database cannot be read, or too many want to.
-    pub async fn feed_after(&self, position: &Position) -> Result<Found, Error> {
+    pub async fn feed_after(&self, reader: &str, position: &Position) -> Result<Found, Error> {
         let find = || self.pages.find(position, &self.hub.head());
         if let Some(page) = find() {
             return Ok(Found::Page(page));
         }
-        let _turn = self.pages.turn().await?;
+        let _turn = self.pages.turn(reader).await?;
         if let Some(page) = find() {
             return Ok(Found::Page(page));
         }
@@ -230,7 +230,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let of_another_history = Cursor { epoch: 0, sequence: 5, chain: [9; 16] };
-        let turn = store.pages.turn().await.unwrap();
+        let turn = store.pages.turn("a reader").await.unwrap();
         let asking: Vec<_> = (0..1000)
             .map(|n| {
                 let position = match n % 2 {
@@ -238,11 +238,11 @@ mod tests {
                     _ => Position::Changes { applied: 5, seen: of_another_history },
                 };
                 let store = store.clone();
-                tokio::spawn(async move { page(store.feed_after(&position).await.unwrap()) })
+                tokio::spawn(async move { page(store.feed_after("a reader", &position).await.unwrap()) })
             })
             .collect();
         let all_wait = async {
-            while store.pages.taken() < 1001 {
+            while store.pages.waiting() < 1000 {
                 tokio::task::yield_now().await;
             }
         };

@@ -79,7 +79,7 @@ impl Store {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Imported, Error> {
-        self.mutate(by, now, move |mutation| Box::pin(import(mutation, batch))).await
+        self.mutate_bulk(by, now, move |mutation| Box::pin(import(mutation, batch))).await
     }
 
     /// What would become of the batch, as far as the authorization holds. What earlier batches of the same file would have brought is not known.
@@ -88,7 +88,7 @@ impl Store {
     /// If the database cannot be read.
     pub async fn try_import(&self, by: &Authorization, batch: Batch, now: Timestamp) -> Result<Imported, Error> {
         within(READ_PATIENCE, async {
-            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            let mut transaction = self.database.begin_read(&self.database.bulk_readers).await?;
             by.check(&mut transaction, Access::Write).await?;
             Ok(choose(self.database.engine, &mut transaction, batch.keys, batch.skip_known, now).await?.1)
         })

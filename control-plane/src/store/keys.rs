@@ -5,7 +5,7 @@ use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
 use super::sql::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::{Authorization, Error, READ_PATIENCE, Store, owners, plans, secrets, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, Turn, owners, plans, secrets, within};
 use crate::clock::Timestamp;
 use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_contract::digest::Digest;
@@ -110,13 +110,18 @@ impl Store {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
-    /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment.
+    /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment; for whoever has the turn
+    /// to look one up.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn key_by_digest(&self, digest: &Digest) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
+    pub async fn key_by_digest(
+        &self,
+        _turn: &Turn,
+        digest: &Digest,
+    ) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
         within(READ_PATIENCE, async {
-            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            let mut transaction = self.database.begin_read(&self.database.guard_readers).await?;
             let Some((id, secret)) = secrets::at(&mut transaction, digest).await? else { return Ok(None) };
             let Some(key) = find_with(&mut transaction, &id, Forgotten::Secret(&secret)).await? else {
                 return Ok(None);
@@ -140,6 +145,31 @@ impl Store {
     pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            list(&mut transaction, query, now).await
+        })
+        .await
+    }
+
+    /// As [`Self::key`], of a user who has the turn to read.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key_for_user(&self, _turn: &Turn, id: &str) -> Result<Option<Key>, Error> {
+        within(READ_PATIENCE, async { find(&mut *self.database.user_readers.acquire().await?, id).await }).await
+    }
+
+    /// As [`Self::keys`], of a user who has the turn to read.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn keys_for_user(
+        &self,
+        _turn: &Turn,
+        query: &KeyQuery,
+        now: Timestamp,
+    ) -> Result<Option<KeyPage>, Error> {
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.user_readers).await?;
             list(&mut transaction, query, now).await
         })
         .await

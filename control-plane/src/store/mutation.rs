@@ -279,7 +279,7 @@ mod tests {
     }
 
     async fn page(store: &Store, position: Position) -> (Position, bool, Vec<u8>) {
-        let Found::Page(bytes) = store.feed_after(&position).await.unwrap() else { panic!("nothing new") };
+        let Found::Page(bytes) = store.feed_after("a reader", &position).await.unwrap() else { panic!("nothing new") };
         let page = Page::decode(&bytes).unwrap();
         let subjects = Frames::new(page.entries).map(|frame| frame.unwrap().subject.0[0]).collect();
         (page.next(), matches!(page.extent, Extent::Snapshot { .. }), subjects)

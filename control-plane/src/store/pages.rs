@@ -4,37 +4,33 @@
 //! are so many at most that what they get is still of use to them.
 
 use super::Error;
+use crate::fair_queue::{Bounds, FairQueue, Permit};
 use bytes::Bytes;
 use keyward_contract::cursor::{Cursor, Position};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The pages, and the turn to read one that is not among them.
 #[derive(Debug)]
 pub(super) struct Pages {
-    /// One turn, so that whoever has it finds what the one before has read.
-    turn: Semaphore,
-    places: Semaphore,
+    /// One turn, so that whoever has it finds what the one before has read; in turn by token.
+    turns: FairQueue<String>,
     kept: Mutex<VecDeque<(Position, Cursor, Bytes)>>,
 }
 
-/// The right to read from the database for the feed.
-#[derive(Debug)]
-pub(super) struct Turn<'a> {
-    _turn: SemaphorePermit<'a>,
-    _place: SemaphorePermit<'a>,
-}
-
-/// The most who wait or read.
+/// The most who wait.
 pub(super) const PLACES: usize = 2048;
+/// So many places are left to those with other tokens.
+const LEFT_TO_OTHERS: usize = PLACES / 4;
 
 /// The most pages that are kept; each has [`PAGE_BYTES`](crate::page::PAGE_BYTES) at most.
 const KEPT: usize = 64;
 
 impl Pages {
     pub(super) fn new(places: usize) -> Self {
-        Self { turn: Semaphore::new(1), places: Semaphore::new(places), kept: Mutex::new(VecDeque::new()) }
+        let waiting_per_caller = places.saturating_sub(LEFT_TO_OTHERS);
+        let bounds = Bounds { at_once: 1, at_once_per_caller: 1, waiting: places, waiting_per_caller };
+        Self { turns: FairQueue::new(bounds), kept: Mutex::new(VecDeque::new()) }
     }
 
     /// The page that answers the position while the history has that head.
@@ -53,16 +49,14 @@ impl Pages {
     }
 
     /// Waits for the turn, unless too many wait already.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>, Error> {
-        let place = self.places.try_acquire().map_err(|_| Error::Crowded)?;
-        let turn = self.turn.acquire().await.map_err(|_| Error::Interrupted)?;
-        Ok(Turn { _turn: turn, _place: place })
+    pub(super) async fn turn(&self, reader: &str) -> Result<Permit<String>, Error> {
+        self.turns.acquire(reader.to_owned()).await.map_err(|_| Error::Crowded)
     }
 
-    /// How many wait or read.
+    /// How many wait.
     #[cfg(test)]
-    pub(super) fn taken(&self) -> usize {
-        PLACES - self.places.available_permits()
+    pub(super) fn waiting(&self) -> usize {
+        self.turns.waiting()
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<(Position, Cursor, Bytes)>> {
@@ -80,11 +74,13 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_every_place_taken_is_sent_away() {
-        let pages = Pages::new(1);
-        let turn = pages.turn().await.unwrap();
-        assert!(matches!(pages.turn().await, Err(Error::Crowded)));
+        let pages = Pages::new(0);
+        let turn = pages.turn("token:tok_1").await.unwrap();
+        for reader in ["token:tok_1", "token:tok_2"] {
+            assert!(matches!(pages.turn(reader).await, Err(Error::Crowded)));
+        }
         drop(turn);
-        assert!(pages.turn().await.is_ok());
+        assert!(pages.turn("token:tok_1").await.is_ok());
     }
 
     #[test]

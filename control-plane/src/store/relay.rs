@@ -520,7 +520,7 @@ mod tests {
                 Recent::Unknown => {}
             }
         }
-        match store.feed_after(position).await.unwrap() {
+        match store.feed_after("a reader", position).await.unwrap() {
             Found::Page(page) => Some(page.to_vec()),
             Found::UpToDate(_) => None,
         }
@@ -637,7 +637,7 @@ mod tests {
         for seen in heads {
             let position = Position::Changes { applied: seen.sequence, seen };
             known.push(
-                matches!(relay.feed_after(&position).await.unwrap(), Found::UpToDate(_)) || {
+                matches!(relay.feed_after("a reader", &position).await.unwrap(), Found::UpToDate(_)) || {
                     let page = page(&relay, &position).await.unwrap();
                     Page::decode(&page).unwrap().answers == position
                 },

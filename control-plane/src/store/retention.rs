@@ -77,7 +77,7 @@ impl Store {
     async fn concerned(&self, which: &'static str, ended_until: Timestamp) -> Result<Vec<String>, Error> {
         let mut query = Sql::with_value("SELECT secrets.id ", which, ended_until.as_stored());
         query.push(" LIMIT ").bind(i64::from(FOUND_AT_ONCE));
-        let found: Vec<(String,)> = query.build_as()?.fetch_all(&self.database.readers).await?;
+        let found: Vec<(String,)> = query.build_as()?.fetch_all(&self.database.bulk_readers).await?;
         Ok(found.into_iter().map(|(id,)| id).collect())
     }
 }
@@ -226,7 +226,8 @@ mod tests {
         let read = store.key("key_1").await.unwrap().unwrap();
         assert_eq!(ids(&read), ["sec_2"]);
         assert!(store.is_taken(&Digest([1; 32])).await.unwrap() && !store.is_taken(&Digest([9; 32])).await.unwrap());
-        let (_, found, _) = store.key_by_digest(&Digest([1; 32])).await.unwrap().unwrap();
+        let turn = store.turn_to_look_up(b"key").await.unwrap();
+        let (_, found, _) = store.key_by_digest(&turn, &Digest([1; 32])).await.unwrap().unwrap();
         assert_eq!((found.id.as_str(), found.is_valid(later)), ("sec_1", false), "it is known to have been one");
         // What has ended with its key is shown for good.
         store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap();

@@ -1,18 +1,18 @@
 //! Secrets, found by what leads to them.
 
-use super::{Error, READ_PATIENCE, Store, keys, within};
+use super::{Error, READ_PATIENCE, Store, Turn, keys, within};
 use crate::model::{Key, Secret};
 use keyward_contract::digest::Digest;
 use sqlx::AnyConnection;
 
 impl Store {
-    /// The secret that the digest or address leads to, with its key.
+    /// The secret that the digest or address leads to, with its key; for whoever has the turn to look one up.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn secret_at(&self, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
+    pub async fn secret_at(&self, _turn: &Turn, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
         within(READ_PATIENCE, async {
-            let mut connection = self.database.readers.acquire().await?;
+            let mut connection = self.database.guard_readers.acquire().await?;
             let Some((key_id, _)) = at(&mut connection, address).await? else { return Ok(None) };
             let Some(key) = keys::find(&mut connection, &key_id).await? else { return Ok(None) };
             let secret = key.secrets.iter().find(|secret| secret.digest == *address).cloned();

@@ -5,7 +5,7 @@
 
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
-use super::{Authorization, Error, READ_PATIENCE, Store, owners, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, Turn, owners, within};
 use crate::clock::{Clock, Timestamp};
 use crate::model::{Actor, Key, Secret, State};
 use crate::verify::Verified;
@@ -123,9 +123,14 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn share_used_up(&self, asking: &Asking, now: Timestamp) -> Result<Option<Duration>, Error> {
+    pub async fn share_used_up(
+        &self,
+        _turn: &Turn,
+        asking: &Asking,
+        now: Timestamp,
+    ) -> Result<Option<Duration>, Error> {
         within(READ_PATIENCE, async {
-            let mut connection = self.database.readers.acquire().await?;
+            let mut connection = self.database.user_readers.acquire().await?;
             let full_at = share_full_at(&mut connection, &asking.owner).await?;
             Ok(match Share::at(full_at, now) {
                 Share::Left(_) => None,
@@ -335,7 +340,8 @@ mod tests {
     }
 
     async fn asking(store: &Store, n: u8) -> Asking {
-        let (key, secret, owner) = store.key_by_digest(&Digest([n; 32])).await.unwrap().unwrap();
+        let turn = store.turn_to_look_up(&[n]).await.unwrap();
+        let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
         let dialect = Dialect::built_in("keyward").unwrap().unwrap();
         Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
     }
@@ -447,8 +453,9 @@ mod tests {
         let rotated = rotate(other, 4, NOW).await.unwrap();
         let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
         let second = Duration::from_secs(1);
-        assert_eq!(store.share_used_up(&asking, NOW).await.unwrap(), Some(SHARE_STEP));
-        assert_eq!(store.share_used_up(&asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
+        let turn = store.users_turn_to_read(asking.owner()).await.unwrap();
+        assert_eq!(store.share_used_up(&turn, &asking, NOW).await.unwrap(), Some(SHARE_STEP));
+        assert_eq!(store.share_used_up(&turn, &asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
         for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
             let made = store.create_key_by(asking.clone(), made(5, now), &at(now)).await;
             assert!(matches!(made, Ok(CreatedBy::TooSoon { retry_after }) if retry_after == left), "{made:?}");

@@ -78,7 +78,7 @@ impl Store {
         query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE digest = ").bind(digest.as_slice());
         // All who ask with the same token at a time wait for this.
         within(PATIENCE, async {
-            let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.readers).await?;
+            let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.guard_readers).await?;
             row.map(Token::try_from).transpose()
         })
         .await
@@ -94,7 +94,7 @@ impl Store {
                 "SELECT digest FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
             )
             .bind(now.as_stored())
-            .fetch_all(&self.database.readers)
+            .fetch_all(&self.database.guard_readers)
             .await?;
             digests.into_iter().map(|stored| stored.try_into().map_err(|_| Error::Corrupt("token's digest"))).collect()
         })

@@ -6,7 +6,7 @@
 use super::mutation::Mutation;
 use super::rows::{amount, stored_amount};
 use super::sql::Sql;
-use super::{Authorization, Error, READ_PATIENCE, Store, keys, turn, within};
+use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use keyward_contract::entry::Environment;
 use keyward_contract::usage::{Batch, KeyUsage};
@@ -71,7 +71,6 @@ impl Store {
     /// # Errors
     /// If it cannot be stored; nothing of it was then.
     pub async fn take_usage(&self, by: impl Into<Authorization>, batch: Batch, now: Timestamp) -> Result<Taken, Error> {
-        let _turn = turn(&self.edges_turn).await?;
         self.mutate(by, now, |mutation| Box::pin(take(mutation, batch))).await
     }
 

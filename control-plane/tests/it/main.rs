@@ -17,6 +17,8 @@ mod export;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod harness;
