@@ -1,9 +1,10 @@
 //! What edges tell of the use of keys: batches of counts, sent to [`USAGE_PATH`](crate::USAGE_PATH) as JSON.
 //!
 //! A batch that was not answered is sent again with the same id and the same contents, so whoever takes batches adds up
-//! each id once, and answers 200 each time. Unlike the feed, nothing is decided by it: a reader keeps verdicts that it
-//! does not know, and ignores such fields.
+//! each id once, and answers 200 each time. A reader counts verdicts that it does not know as [`OTHER`], and ignores such
+//! fields, so that a newer edge loses nothing.
 
+use crate::verdict::Refusal;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -29,8 +30,23 @@ pub const MAX_VERDICTS: usize = 32;
 /// The longest of these names, in bytes.
 pub const MAX_VERDICT_BYTES: usize = 32;
 
+/// The most that one request can cost by its route.
+pub const MAX_COST: u64 = u32::MAX as u64;
+
+/// The verdict of a request that was allowed, for which alone a key pays.
+pub const ALLOW: &str = "allow";
+
+/// Under which name a server counts a verdict that it does not know, such as that of a newer edge.
+pub const OTHER: &str = "other";
+
 /// The pauses between two batches that an edge keeps to whatever it is told, in milliseconds.
 pub const INTERVAL_MS: RangeInclusive<u64> = 200..=60_000;
+
+/// The name under which a verdict is counted: its own if it is one that is known here.
+pub fn counted_as(verdict: &str) -> &'static str {
+    let known = ["allow", "public", "delegated"].into_iter().chain(Refusal::ALL.into_iter().map(Refusal::name));
+    known.into_iter().find(|known| *known == verdict).unwrap_or(OTHER)
+}
 
 /// How many requests ended in which verdict, by its name: see [`Refusal::name`](crate::verdict::Refusal::name), and
 /// `allow`, `public` and `delegated`.
@@ -112,6 +128,9 @@ pub enum UnreadableUsage {
     /// A number is larger than [`MAX_COUNT`].
     #[error("a number is larger than {MAX_COUNT}")]
     TooLarge,
+    /// More credits than the allowed requests can have cost, at [`MAX_COST`] each.
+    #[error("keys[{0}] has more credits than its allowed requests can cost, {MAX_COST} each at most")]
+    TooManyCredits(usize),
 }
 
 /// Why a text is not the id of a batch.
@@ -157,6 +176,10 @@ impl Batch {
             check_verdicts(&key.verdicts)?;
             check_count(key.credits)?;
             check_count(key.last_used_ms.unwrap_or_default())?;
+            let allowed = key.verdicts.get(ALLOW).copied().unwrap_or_default();
+            if key.credits > allowed.saturating_mul(MAX_COST) {
+                return Err(UnreadableUsage::TooManyCredits(n));
+            }
         }
         check_verdicts(&batch.others)?;
         check_count(batch.dropped)?;
@@ -248,7 +271,6 @@ impl TryFrom<String> for BatchId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Refusal;
 
     fn verdicts(counts: &[(&str, u64)]) -> Verdicts {
         counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
@@ -297,6 +319,32 @@ mod tests {
         assert_eq!(read.id, batch().id);
         assert_eq!(read.keys[0].verdicts, verdicts(&[("some_new_verdict", 1)]));
         assert_eq!((read.keys[0].last_used_ms, read.others.len(), read.dropped), (None, 0, 0));
+    }
+
+    #[test]
+    fn credits_beyond_what_requests_can_cost_are_refused() {
+        let read = |allowed: u64, credits: u64| {
+            let mut changed = batch();
+            changed.keys[0].verdicts = verdicts(&[("allow", allowed), ("rate_limited", 9)]);
+            changed.keys[0].credits = credits;
+            Batch::decode(&changed.encode()).map(|_| ())
+        };
+        for (allowed, credits) in [(0, 0), (1, MAX_COST), (2, MAX_COST + 1), (MAX_COUNT, MAX_COUNT)] {
+            assert_eq!(read(allowed, credits), Ok(()), "{allowed} {credits}");
+        }
+        for (allowed, credits) in [(0, 1), (1, MAX_COST + 1), (1, MAX_COUNT)] {
+            assert_eq!(read(allowed, credits), Err(UnreadableUsage::TooManyCredits(0)), "{allowed} {credits}");
+        }
+    }
+
+    #[test]
+    fn unknown_verdicts_share_one_name() {
+        for known in ["allow", "public", "delegated"].into_iter().chain(Refusal::ALL.map(Refusal::name)) {
+            assert_eq!(counted_as(known), known);
+        }
+        for unknown in ["dropped", "pay_me", "", "other", "Allow"] {
+            assert_eq!(counted_as(unknown), OTHER);
+        }
     }
 
     #[test]

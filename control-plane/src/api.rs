@@ -227,6 +227,8 @@ impl Routes {
             .routes(routes!(tokens::show, tokens::revoke))
             .routes(routes!(leaks::report))
             .routes(routes!(usage::of_all))
+            .routes(routes!(usage::reports))
+            .routes(routes!(usage::undo))
             .routes(routes!(audit::list));
         let for_edges = OpenApiRouter::default()
             .routes(routes!(feed::page))

@@ -20,8 +20,8 @@ pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak}
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use request::{
-    KeyChange, KeysToRevoke, MetadataChange, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, document,
-    is_id, schema,
+    KeyChange, KeysToRevoke, MAX_CREDITS, MetadataChange, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation,
+    UsageToUndo, document, is_id, schema,
 };
 pub use target::{Expected, Target};
 pub use token::{NewToken, Token, TokenScope};

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What the database, the listener and whoever is no edge need.
-const BESIDE_EDGES: u64 = 96;
+const BESIDE_EDGES: u64 = 128;
 
 /// Raises the soft limit to the hard one, which is what a service manager or an administrator means by a limit (the soft one
 /// is often 1024, for the sake of programs that use `select`), and tells how many may be open then; `None` if any number.

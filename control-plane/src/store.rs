@@ -57,7 +57,7 @@ pub use self_service::{
 pub use sqlite_files::STATE_FILE;
 pub use tokens::{TokenPage, TokenQuery};
 pub(crate) use usage::HOUR_MS;
-pub use usage::{Hourly, Taken, Whose};
+pub use usage::{Hourly, REPORTS_KEPT, Reported, Taken, Undone, Whose};
 
 use crate::clock::Timestamp;
 use crate::hub::{Bounds, Hub};

@@ -292,7 +292,11 @@ const REFUSALS: [(u16, &str, &[Field]); 13] = [
     (413, "The body is too long.", &[]),
     (415, "The body is of another kind than is taken here, by its media type.", &[]),
     (422, "Some fields cannot be used; `errors` has each of them.", &[]),
-    (429, "Too many bad tokens have come from this address.", &[("Retry-After", "Seconds to wait.")]),
+    (
+        429,
+        "Too many bad tokens have come from this address, or too many requests of this caller are waiting.",
+        &[("Retry-After", "Seconds to wait.")],
+    ),
     (500, "The request could not be carried out; the log says why.", &[]),
     (503, "Not at the moment; try again.", &[("Retry-After", "Seconds to wait.")]),
 ];

@@ -2,11 +2,12 @@
 
 use super::App;
 use super::answer;
-use super::extract::{Body, Id, Parameters, problem};
+use super::extract::{Body, Document, Id, Parameters, problem};
 use super::keys::KeyId;
 use super::openapi::{Refused, number, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
+use crate::model::UsageToUndo;
 use crate::store::{Authorization, HOUR_MS, Hourly, Whose};
 use axum::Extension;
 use axum::extract::State;
@@ -87,9 +88,49 @@ struct Hour {
     verdicts: Verdicts,
 }
 
+/// What was reported with each edge token.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageReports)]
+struct ReportsResource {
+    #[serde(flatten)]
+    span: Span,
+    /// The most credits first.
+    tokens: Vec<ReportsOfToken>,
+}
+
+/// What was reported with one edge token.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageReportsOfToken)]
+struct ReportsOfToken {
+    /// The id of the token; `token-file` for those of the data directory's file.
+    token: String,
+    /// Of how many keys.
+    keys: u64,
+    /// How many requests.
+    requests: u64,
+    /// How much it added to what the keys have spent.
+    credits: u64,
+    /// In which hour it last reported.
+    last_reported_at: Timestamp,
+}
+
+/// What was undone.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UsageUndone)]
+struct UndoneResource {
+    token: String,
+    /// The hour with which it began.
+    since: Timestamp,
+    /// How many requests are counted no more.
+    requests: u64,
+    /// How many credits are spent no more.
+    credits: u64,
+}
+
 /// Takes what an edge has counted
 ///
-/// A batch that comes again counts once. Fields that are not known are no mistake.
+/// A batch that comes again counts once. Fields that are not known are no mistake, and verdicts that are not known are counted as
+/// `other`. It is kept which token has reported what, see `listUsageReports`.
 #[utoipa::path(
     post,
     path = USAGE_PATH,
@@ -143,6 +184,56 @@ pub(super) async fn of_all(State(app): State<App>, parameters: Parameters) -> Re
     let span = Span::read(parameters, (app.clock)())?;
     let (keys, others) = (usage(&app, Whose::AllKeys, span).await?, usage(&app, Whose::Nobody, span).await?);
     answer::json(StatusCode::OK, &AllResource { span, keys, others })
+}
+
+/// Which edge token has reported how much
+///
+/// By the time of the reports, of all keys or of one; kept for 31 days.
+#[utoipa::path(
+    get,
+    path = "/v1/usage/reports",
+    operation_id = "listUsageReports",
+    tag = "usage",
+    params(("from" = inline(Option<Timestamp>), Query, description = "The first hour; a day before `to` unless it is said"), ("to" = inline(Option<Timestamp>), Query, description = "Before which hour to end, at most 31 days later; now unless it is said"), ("key" = Option<KeyId>, Query, description = "Only what was reported of this key")),
+    responses((status = OK, description = "What was reported with each token", body = ReportsResource))
+)]
+pub(super) async fn reports(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
+    let key = parameters.text("key", "the id of a key");
+    let span = Span::read(parameters, (app.clock)())?;
+    let reported = app.store.reported_usage(key.as_deref(), span.hours()).await?;
+    let tokens = reported.into_iter().map(|reported| ReportsOfToken {
+        token: reported.token,
+        keys: reported.keys,
+        requests: reported.requests,
+        credits: reported.credits,
+        last_reported_at: Timestamp::from_ms(reported.last_hour.saturating_mul(HOUR_MS)),
+    });
+    answer::json(StatusCode::OK, &ReportsResource { span, tokens: tokens.collect() })
+}
+
+/// Undoes what was reported with an edge token
+///
+/// Its requests are counted no more, and what they cost is no more spent. When keys were used last stays as it was told. What was
+/// reported more than 31 days ago cannot be undone.
+#[utoipa::path(
+    post,
+    path = "/v1/usage/undo",
+    operation_id = "undoUsage",
+    tag = "usage",
+    request_body(content = ref("#/components/schemas/UsageToUndo"), content_type = "application/json"),
+    responses((status = OK, description = "What was undone", body = UndoneResource))
+)]
+pub(super) async fn undo(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    Document(document): Document,
+) -> Result<Response, ApiError> {
+    let UsageToUndo { token, since } = UsageToUndo::read(&document).map_err(ApiError::Invalid)?;
+    let since = Timestamp::from_ms(since.as_ms() / HOUR_MS * HOUR_MS);
+    let undone = app.store.undo_usage(by, token.clone(), since, (app.clock)()).await?;
+    tracing::info!(token, %since, requests = undone.requests, credits = undone.credits, "reported usage undone");
+    let resource = UndoneResource { token, since, requests: undone.requests, credits: undone.credits };
+    answer::json(StatusCode::OK, &resource)
 }
 
 async fn usage(app: &App, whose: Whose, span: Span) -> Result<Usage, ApiError> {

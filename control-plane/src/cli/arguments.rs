@@ -341,8 +341,8 @@ mod tests {
         let words = ["token", "secret", "password", "pepper", "key", "database"];
         let mut found = ids(&Arguments::command());
         found.retain(|id| words.iter().any(|word| id.contains(word)));
-        // GitHub's public keys, files with tokens, the id of a key, and the id of a secret, which is checked to be one.
-        assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key"]);
+        // GitHub's public keys, files with tokens, the ids of keys, and the id of a secret, which is checked to be one.
+        assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key", "key"]);
     }
 
     #[test]

@@ -187,6 +187,9 @@ pub struct ChangeArguments {
     /// How much it may spend altogether
     #[arg(long)]
     credits: Option<u64>,
+    /// How much it has spent so far, to put right what edges reported
+    #[arg(long, value_name = "CREDITS")]
+    spent: Option<u64>,
     /// Let it spend without bound
     #[arg(long, conflicts_with = "credits")]
     unbounded: bool,
@@ -323,6 +326,7 @@ impl ChangeArguments {
             ("limits", or_null(list(self.limit), self.default_limits)),
             ("plan", or_null(self.plan.map(Value::from), self.no_plan)),
             ("credits", or_null(self.credits.map(Value::from), self.unbounded)),
+            ("spent", self.spent.map(Value::from)),
             ("metadata", noted.then(|| metadata(self.meta, self.no_meta))),
             ("expires_in_s", or_null(lifetime, self.never_expires)),
         ])

@@ -51,9 +51,14 @@ impl Actor {
         Self(format!("webhook:{name}"))
     }
 
-    /// An edge.
+    /// An edge, with a token of the data directory's file.
     pub fn edge() -> Self {
         Self("edge".to_owned())
+    }
+
+    /// How the token is named of an edge that reports usage: its id, or `token-file`.
+    pub fn token_name(&self) -> &str {
+        self.0.strip_prefix("token:").unwrap_or("token-file")
     }
 }
 

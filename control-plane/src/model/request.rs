@@ -8,13 +8,15 @@ mod owner;
 mod plan;
 mod rotation;
 pub mod schema;
+mod usage;
 
-pub use fields::is_id;
+pub use fields::{MAX_CREDITS, is_id};
 pub use key_change::{KeyChange, MetadataChange};
 pub use new_key::NewKey;
 pub use owner::{KeysToRevoke, OwnerChange, OwnerSettings};
 pub use plan::PlanSettings;
 pub use rotation::Rotation;
+pub use usage::UsageToUndo;
 
 pub(super) use expiry::lifetime;
 pub(super) use fields::{credits, fits, id, metadata, name, network, optional, owner, scope};

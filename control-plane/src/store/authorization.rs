@@ -8,7 +8,6 @@
 //! [`Store`] makes no change without an [`Authorization`], and only a credential that was shown makes one: a route cannot
 //! forget the check.
 
-use super::queues::CallerClass;
 use super::self_service::{self, Asking};
 use super::{Error, READ_PATIENCE, Store, tokens, within};
 use crate::clock::{Clock, Timestamp};
@@ -109,18 +108,15 @@ impl Authorization {
         &self.actor
     }
 
-    /// In which class of callers it waits for its turn.
-    pub(super) fn class(&self) -> CallerClass {
-        match &self.basis {
-            Basis::Server => CallerClass::Server,
-            Basis::Shown { credential, .. } => match credential {
-                Credential::FileToken { audience, .. } | Credential::IssuedToken { audience, .. } => match audience {
-                    Audience::Admin => CallerClass::Operator,
-                    Audience::Edge => CallerClass::Edge,
-                },
-                Credential::Key(_) => CallerClass::User,
-                Credential::GithubSignature { .. } => CallerClass::Operator,
-            },
+    /// Whether it is an operator's, or that of a webhook.
+    pub(super) fn is_operators(&self) -> bool {
+        let Basis::Shown { credential, .. } = &self.basis else { return false };
+        match credential {
+            Credential::FileToken { audience, .. } | Credential::IssuedToken { audience, .. } => {
+                *audience == Audience::Admin
+            }
+            Credential::GithubSignature { .. } => true,
+            Credential::Key(_) => false,
         }
     }
 

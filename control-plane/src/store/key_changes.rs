@@ -135,8 +135,8 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     key.version += 1;
     sqlx::query(
         "UPDATE keys SET name = $1, member = $2, scopes = $3, allow_ip = $4, limits = $5, plan = $6, credits = $7,
-                         metadata = $8, expires_at = $9, version = $10, name_folded = $11
-         WHERE id = $12",
+                         metadata = $8, expires_at = $9, version = $10, name_folded = $11, spent = $12
+         WHERE id = $13",
     )
     .bind(&key.name)
     .bind(&key.member)
@@ -149,6 +149,7 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     .bind(key.expires_at.map(Timestamp::as_stored))
     .bind(stored_amount(key.version))
     .bind(folded(&key.name))
+    .bind(stored_amount(key.spent))
     .bind(&key.id)
     .execute(mutation.connection())
     .await?;
@@ -171,6 +172,7 @@ fn what_changed(old: &Key, new: &Key) -> Map<String, Value> {
         ("limits", limits(old), limits(new)),
         ("plan", json!(old.plan), json!(new.plan)),
         ("credits", json!(old.credits), json!(new.credits)),
+        ("spent", json!(old.spent), json!(new.spent)),
         ("expires_at", json!(old.expires_at), json!(new.expires_at)),
     ]);
     let names: BTreeSet<_> = old.metadata.keys().chain(new.metadata.keys()).collect();

@@ -15,19 +15,6 @@ pub type Turn = Permit<String>;
 
 type Queue = FairQueue<String>;
 
-/// Who waits for each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallerClass {
-    /// The server itself.
-    Server,
-    /// Whoever administers keys: with a token, or by a webhook.
-    Operator,
-    /// The user of a key.
-    User,
-    /// An edge that reports.
-    Edge,
-}
-
 /// The queues of one process.
 #[derive(Clone, Debug)]
 pub(super) struct Queues {
@@ -63,21 +50,27 @@ impl Queues {
         }
     }
 
-    /// Waits for the turn among the changes of the caller's class. Users have theirs already, see [`Store::users_turn`], and the
-    /// server asks for one change at a time.
+    /// Waits for the turn among the changes of operators. Users and edges have theirs already, see [`Store::users_turn`] and
+    /// [`Self::edges_turn`], and the server asks for one change at a time.
     pub(super) async fn write(&self, by: &Authorization, is_bulk: bool) -> Result<Option<Turn>, Error> {
-        let queue = match by.class() {
-            CallerClass::Operator if is_bulk => &self.bulk_writes,
-            CallerClass::Operator => &self.operator_writes,
-            CallerClass::Edge => &self.edge_writes,
-            CallerClass::User | CallerClass::Server => return Ok(None),
-        };
-        let turn = turn(queue, by.actor().to_string()).await;
-        match turn {
-            // An edge can only be told to try again.
-            Err(Error::TooManyOfCaller) if by.class() == CallerClass::Edge => Err(Error::Crowded),
-            turn => turn.map(Some),
+        if !by.is_operators() {
+            return Ok(None);
         }
+        let queue = if is_bulk { &self.bulk_writes } else { &self.operator_writes };
+        turn(queue, by.actor().to_string()).await.map(Some)
+    }
+
+    /// Waits for the turn of an edge to report.
+    pub(super) async fn edges_turn(&self, edge: &Actor) -> Result<Turn, Error> {
+        // An edge can only be told to try again.
+        turn(&self.edge_writes, edge.to_string()).await.map_err(told_to_edges)
+    }
+}
+
+fn told_to_edges(error: Error) -> Error {
+    match error {
+        Error::TooManyOfCaller => Error::Crowded,
+        other => other,
     }
 }
 
@@ -120,8 +113,7 @@ impl Store {
     /// # Errors
     /// If too many wait, or others are in the way for too long.
     pub async fn edges_turn_to_look_up(&self, edge: &Actor) -> Result<Turn, Error> {
-        // An edge can only be told to try again.
-        turn(&self.queues.key_look_ups, edge.to_string()).await.map_err(|_| Error::Crowded)
+        turn(&self.queues.key_look_ups, edge.to_string()).await.map_err(told_to_edges)
     }
 }
 

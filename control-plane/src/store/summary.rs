@@ -117,7 +117,7 @@ mod tests {
             let head = store.hub().head();
             assert_eq!(store.hub().changes_after(head.sequence, &head), Recent::UpToDate(summary));
             for position in [Position::Nothing, Position::Changes { applied: 0, seen: begin }] {
-                let crate::store::Found::Page(page) = store.feed_after(&position).await.unwrap() else {
+                let crate::store::Found::Page(page) = store.feed_after("a reader", &position).await.unwrap() else {
                     panic!("a page")
                 };
                 assert_eq!(Page::decode(&page).unwrap().summary, summary, "{states:?}");

@@ -2,14 +2,20 @@
 //!
 //! A batch counts once, whoever sends it again and when: its id is written in the transaction that adds it up. None of it is a
 //! change to a key that anybody asked for, so it is neither audited nor does it touch a key's version.
+//!
+//! An edge reports and does not rule: what each token has reported is kept for [`REPORTS_KEPT`], so that an operator can see
+//! it and undo what came with one that was stolen.
 
+use super::audit::details;
 use super::mutation::Mutation;
 use super::rows::{amount, stored_amount};
 use super::sql::Sql;
 use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
+use crate::model::MAX_CREDITS;
 use keyward_contract::entry::Environment;
-use keyward_contract::usage::{Batch, KeyUsage};
+use keyward_contract::usage::{ALLOW, Batch, KeyUsage, counted_as};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
@@ -45,6 +51,32 @@ pub struct Hourly {
     pub requests: u64,
 }
 
+/// What one token has reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// The id of the token, or `token-file` for those of the data directory's file.
+    pub token: String,
+    /// Of how many keys.
+    pub keys: u64,
+    /// How many requests.
+    pub requests: u64,
+    /// What it added to what the keys have spent.
+    pub credits: u64,
+    /// The number of the hour in which it last reported, since the Unix epoch.
+    pub last_hour: u64,
+}
+
+/// What was undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Undone {
+    /// How many rows of reports; one for each hour, key and verdict.
+    pub reports: u64,
+    /// How many requests.
+    pub requests: u64,
+    /// How many credits.
+    pub credits: u64,
+}
+
 /// The length of an hour, in milliseconds.
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 
@@ -53,6 +85,8 @@ const LATEST_TELLING: Duration = Duration::from_secs(86_400);
 /// How long a batch may be sent again. Edges give up much sooner.
 const BATCHES_KEPT: Duration = Duration::from_secs(86_400);
 const HOURS_KEPT: Duration = Duration::from_secs(400 * 86_400);
+/// How long it is kept who has reported what, and can be undone.
+pub const REPORTS_KEPT: Duration = Duration::from_secs(31 * 86_400);
 /// More than that of one verdict in one hour is not told apart. No key has so many, and with eight million such keys a sum
 /// still fits the database's integers.
 const MAX_REQUESTS: u64 = 1 << 40;
@@ -60,8 +94,12 @@ const MAX_REQUESTS: u64 = 1 << 40;
 const DROPPED: &str = "dropped";
 /// The key under which requests are counted for which none was found.
 const NO_KEY: &str = "";
-/// How many rows a statement writes: with four values each, well below what SQLite can bind.
+/// How many rows a statement writes: with seven values each, well below what SQLite can bind.
 const ROWS: usize = 2000;
+/// How many rows of reports a transaction undoes, so that others do not wait for long.
+const UNDONE_AT_ONCE: i64 = 500;
+/// The most tokens that are listed.
+const LISTED_TOKENS: i64 = 1000;
 /// How many rows a transaction sweeps, so that others do not wait for long.
 const SWEPT_AT_ONCE: u32 = 5000;
 
@@ -71,7 +109,67 @@ impl Store {
     /// # Errors
     /// If it cannot be stored; nothing of it was then.
     pub async fn take_usage(&self, by: impl Into<Authorization>, batch: Batch, now: Timestamp) -> Result<Taken, Error> {
-        self.mutate(by, now, |mutation| Box::pin(take(mutation, batch))).await
+        let by = by.into();
+        let token = by.actor().token_name().to_owned();
+        let _turn = self.queues.edges_turn(by.actor()).await?;
+        self.mutate(by, now, |mutation| Box::pin(take(mutation, token, batch))).await
+    }
+
+    /// What was reported in those hours by each token, of one key or of all; the most credits first.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn reported_usage(&self, key: Option<&str>, hours: Range<u64>) -> Result<Vec<Reported>, Error> {
+        within(READ_PATIENCE, async {
+            // Sums of whatever was reported do not fit an integer.
+            let mut query = Sql::new(
+                "SELECT token, COUNT(DISTINCT NULLIF(key_id, '')), SUM(CAST(requests AS DOUBLE PRECISION)),
+                        SUM(CAST(credits AS DOUBLE PRECISION)) AS spent, MAX(received_hour)
+                 FROM reported_usage WHERE received_hour >= ",
+            );
+            query.bind(stored_amount(hours.start)).push(" AND received_hour < ").bind(stored_amount(hours.end));
+            if let Some(key) = key {
+                query.push(" AND key_id = ").bind(key);
+            }
+            query.push(" GROUP BY token ORDER BY spent DESC, token LIMIT ").bind(LISTED_TOKENS);
+            let rows: Vec<(String, i64, f64, f64, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let reported = |(token, keys, requests, credits, last_hour)| {
+                Ok(Reported {
+                    token,
+                    keys: amount(keys, "number of keys")?,
+                    requests: whole(requests),
+                    credits: whole(credits),
+                    last_hour: amount(last_hour, "hour")?,
+                })
+            };
+            rows.into_iter().map(reported).collect()
+        })
+        .await
+    }
+
+    /// Takes back what a token has reported in that hour and later: requests are counted no more, and what they cost is no more
+    /// spent. When keys were last used stays as it is. If it fails, a part may be undone, and the rest can be once more.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn undo_usage(
+        &self,
+        by: impl Into<Authorization>,
+        token: String,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Undone, Error> {
+        let (by, mut undone) = (by.into(), Undone::default());
+        loop {
+            let (token, hour) = (token.clone(), since.as_ms() / HOUR_MS);
+            let some = self.mutate_bulk(by.clone(), now, move |mutation| Box::pin(undo(mutation, token, hour))).await?;
+            if some.reports == 0 {
+                return Ok(undone);
+            }
+            undone.reports += some.reports;
+            undone.requests = undone.requests.saturating_add(some.requests);
+            undone.credits = undone.credits.saturating_add(some.credits);
+        }
     }
 
     /// The requests of those hours, by hour and verdict.
@@ -88,7 +186,8 @@ impl Store {
                 Whose::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
                 Whose::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
             };
-            query.push(" GROUP BY hour, verdict ORDER BY hour, verdict");
+            // What was undone may leave nothing.
+            query.push(" GROUP BY hour, verdict HAVING SUM(requests) > 0 ORDER BY hour, verdict");
             let rows: Vec<(i64, String, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
             let hourly = |(hour, verdict, requests)| {
                 Ok(Hourly { hour: amount(hour, "hour")?, verdict, requests: amount(requests, "number of requests")? })
@@ -121,7 +220,7 @@ struct Used {
     spent: u64,
 }
 
-async fn take(mutation: &mut Mutation, batch: Batch) -> Result<Taken, Error> {
+async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<Taken, Error> {
     let now = mutation.now();
     let first = sqlx::query("INSERT INTO usage_batches (id, received_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
         .bind(batch.id.0.as_slice())
@@ -131,21 +230,47 @@ async fn take(mutation: &mut Mutation, batch: Batch) -> Result<Taken, Error> {
     if first.rows_affected() == 0 {
         return Ok(Taken::Before);
     }
-    let known = known_keys(mutation, &batch.keys).await?;
+    let known = known_keys(mutation, batch.keys.iter().map(|usage| usage.key_id.as_str())).await?;
     let used: Vec<_> = batch.keys.iter().filter(|usage| known.contains_key(&usage.key_id)).collect();
-    count(mutation, &used, &batch).await?;
+    let spending = Spending::new(&used, &known);
+    count(mutation, &token, &used, &spending, &batch).await?;
     note_use(mutation, &used).await?;
-    spend(mutation, &used, &known).await?;
+    set_spent(mutation, spending.spent, &known).await?;
     Ok(Taken::Now)
 }
 
+/// What the keys have spent with a batch, and how much of that each use of one has added.
+struct Spending<'a> {
+    spent: BTreeMap<&'a str, u64>,
+    added: Vec<u64>,
+}
+
+impl<'a> Spending<'a> {
+    /// A key spends no more than can ever be set, so that an operator can always set more.
+    fn new(used: &[&'a KeyUsage], known: &HashMap<String, Used>) -> Self {
+        let mut spent = BTreeMap::new();
+        let added = used.iter().map(|usage| {
+            let Some(key) = known.get(&usage.key_id).filter(|key| key.spends && usage.credits > 0) else { return 0 };
+            let sum = spent.entry(usage.key_id.as_str()).or_insert(key.spent);
+            let added = usage.credits.min(MAX_CREDITS.saturating_sub(*sum));
+            *sum += added;
+            added
+        });
+        let added = added.collect();
+        Self { spent, added }
+    }
+}
+
 /// Those keys that there are.
-async fn known_keys(mutation: &mut Mutation, keys: &[KeyUsage]) -> Result<HashMap<String, Used>, Error> {
-    if keys.is_empty() {
+async fn known_keys<'a>(
+    mutation: &mut Mutation,
+    ids: impl ExactSizeIterator<Item = &'a str>,
+) -> Result<HashMap<String, Used>, Error> {
+    if ids.len() == 0 {
         return Ok(HashMap::new());
     }
     let mut query = Sql::new("SELECT id, environment, credits, spent FROM keys WHERE id IN (");
-    query.bind_all(keys.iter().map(|usage| usage.key_id.as_str())).push(")");
+    query.bind_all(ids).push(")");
     let rows: Vec<(String, Option<String>, Option<i64>, i64)> =
         query.build_as()?.fetch_all(mutation.connection()).await?;
     rows.into_iter()
@@ -167,25 +292,34 @@ fn believable(last_used_ms: u64, now: Timestamp) -> Timestamp {
 
 /// Adds the requests to their hours. Those of a key that were refused count in the hour of its last use with them, or else
 /// in this one, as those of nobody do.
-async fn count(mutation: &mut Mutation, used: &[&KeyUsage], batch: &Batch) -> Result<(), Error> {
+async fn count(
+    mutation: &mut Mutation,
+    token: &str,
+    used: &[&KeyUsage],
+    spending: &Spending<'_>,
+    batch: &Batch,
+) -> Result<(), Error> {
     let now = mutation.now();
-    let mut counts: BTreeMap<(&str, u64, &str), u64> = BTreeMap::new();
-    let mut add = |key, time: Timestamp, verdict, requests: u64| {
+    let mut counts: BTreeMap<(&str, u64, &str), (u64, u64)> = BTreeMap::new();
+    let mut add = |key, time: Timestamp, verdict, requests: u64, credits: u64| {
         if requests > 0 {
             let count = counts.entry((key, time.as_ms() / HOUR_MS, verdict)).or_default();
-            *count = count.saturating_add(requests).min(MAX_REQUESTS);
+            *count = (count.0.saturating_add(requests).min(MAX_REQUESTS), count.1.saturating_add(credits));
         }
     };
-    for usage in used {
+    for (usage, added) in used.iter().zip(&spending.added) {
         let time = usage.last_used_ms.map_or(now, |time| believable(time, now));
-        usage.verdicts.iter().for_each(|(verdict, requests)| add(&usage.key_id, time, verdict, *requests));
+        for (verdict, requests) in &usage.verdicts {
+            let credits = if verdict == ALLOW { *added } else { 0 };
+            add(usage.key_id.as_str(), time, counted_as(verdict), *requests, credits);
+        }
     }
-    batch.others.iter().for_each(|(verdict, requests)| add(NO_KEY, now, verdict, *requests));
-    add(NO_KEY, now, DROPPED, batch.dropped);
+    batch.others.iter().for_each(|(verdict, requests)| add(NO_KEY, now, counted_as(verdict), *requests, 0));
+    add(NO_KEY, now, DROPPED, batch.dropped, 0);
     let counts: Vec<_> = counts.into_iter().collect();
     for rows in counts.chunks(ROWS) {
         let mut query = Sql::new("INSERT INTO usage (key_id, hour, verdict, requests) VALUES ");
-        for (n, ((key, hour, verdict), requests)) in rows.iter().enumerate() {
+        for (n, ((key, hour, verdict), (requests, _))) in rows.iter().enumerate() {
             query.push(if n == 0 { "(" } else { ", (" }).bind(*key).push(", ").bind(stored_amount(*hour));
             query.push(", ").bind(*verdict).push(", ").bind(stored_amount(*requests)).push(")");
         }
@@ -195,6 +329,22 @@ async fn count(mutation: &mut Mutation, used: &[&KeyUsage], batch: &Batch) -> Re
             .push(" THEN ")
             .bind(stored_amount(MAX_REQUESTS))
             .push(" ELSE usage.requests + excluded.requests END");
+        query.execute(mutation.connection(), false).await?;
+        let received_hour = now.as_ms() / HOUR_MS;
+        let mut query = Sql::new(
+            "INSERT INTO reported_usage (token, received_hour, key_id, hour, verdict, requests, credits) VALUES ",
+        );
+        for (n, ((key, hour, verdict), (requests, credits))) in rows.iter().enumerate() {
+            query.push(if n == 0 { "(" } else { ", (" }).bind(token).push(", ").bind(stored_amount(received_hour));
+            query.push(", ").bind(*key).push(", ").bind(stored_amount(*hour)).push(", ").bind(*verdict);
+            query.push(", ").bind(stored_amount(*requests)).push(", ").bind(stored_amount(*credits)).push(")");
+        }
+        // A key has at most MAX_CREDITS to spend until some are undone or set anew, so both sums stay far below what is stored.
+        query.push(
+            " ON CONFLICT (token, received_hour, key_id, hour, verdict) DO UPDATE
+             SET requests = reported_usage.requests + excluded.requests,
+                 credits = reported_usage.credits + excluded.credits",
+        );
         query.execute(mutation.connection(), false).await?;
     }
     Ok(())
@@ -237,14 +387,12 @@ async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Err
     Ok(())
 }
 
-/// Takes credits off the keys that spend any, and tells the edges of those that have none left now.
-async fn spend(mutation: &mut Mutation, used: &[&KeyUsage], known: &HashMap<String, Used>) -> Result<(), Error> {
-    let mut spent: BTreeMap<&str, u64> = BTreeMap::new();
-    for usage in used.iter().filter(|usage| usage.credits > 0) {
-        let Some(key) = known.get(&usage.key_id).filter(|key| key.spends) else { continue };
-        let sum = spent.entry(&usage.key_id).or_insert(key.spent);
-        *sum = sum.saturating_add(usage.credits).min(i64::MAX.cast_unsigned());
-    }
+/// Stores what the keys have spent, and tells the edges of those that have no credits left now, or some again.
+async fn set_spent(
+    mutation: &mut Mutation,
+    spent: BTreeMap<&str, u64>,
+    known: &HashMap<String, Used>,
+) -> Result<(), Error> {
     if spent.is_empty() {
         return Ok(());
     }
@@ -255,14 +403,95 @@ async fn spend(mutation: &mut Mutation, used: &[&KeyUsage], known: &HashMap<Stri
     query.push(") UPDATE keys SET spent = used.spent FROM used WHERE keys.id = used.id");
     query.execute(mutation.connection(), false).await?;
     for (id, spent) in spent {
-        let crossed = known.get(id).and_then(|key| Some(key.spent..spent).zip(key.credits));
-        if crossed.is_some_and(|(spent, credits)| spent.start < credits && credits <= spent.end)
+        let changes = known.get(id).and_then(|key| Some((key.credits?, key.spent)));
+        if changes.is_some_and(|(credits, before)| (before >= credits) != (spent >= credits))
             && let Some(key) = keys::find(mutation.connection(), id).await?
         {
             keys::tell(mutation, &key, |_| true).await?;
         }
     }
     Ok(())
+}
+
+/// Some of what a token has reported in that hour and later.
+#[derive(sqlx::FromRow)]
+struct ReportRow {
+    received_hour: i64,
+    key_id: String,
+    hour: i64,
+    verdict: String,
+    requests: i64,
+    credits: i64,
+}
+
+async fn undo(mutation: &mut Mutation, token: String, since_hour: u64) -> Result<Undone, Error> {
+    let rows: Vec<ReportRow> = sqlx::query_as(
+        "SELECT received_hour, key_id, hour, verdict, requests, credits FROM reported_usage
+         WHERE token = $1 AND received_hour >= $2 ORDER BY received_hour, key_id, hour, verdict LIMIT $3",
+    )
+    .bind(&token)
+    .bind(stored_amount(since_hour))
+    .bind(UNDONE_AT_ONCE)
+    .fetch_all(mutation.connection())
+    .await?;
+    let Some(last) = rows.last() else { return Ok(Undone::default()) };
+    let mut undone = Undone { reports: rows.len() as u64, ..Undone::default() };
+    let (mut requests, mut credits) = (BTreeMap::<_, u64>::new(), BTreeMap::<&str, u64>::new());
+    for row in &rows {
+        let (of_row, spent) = (amount(row.requests, "number of requests")?, amount(row.credits, "number of credits")?);
+        undone.requests = undone.requests.saturating_add(of_row);
+        undone.credits = undone.credits.saturating_add(spent);
+        let sum = requests.entry((row.key_id.as_str(), row.hour, row.verdict.as_str())).or_default();
+        *sum = sum.saturating_add(of_row);
+        if spent > 0 {
+            let sum = credits.entry(&row.key_id).or_default();
+            *sum = sum.saturating_add(spent);
+        }
+    }
+    let mut query = Sql::new("WITH undone (key_id, hour, verdict, requests) AS (VALUES ");
+    for (n, ((key, hour, verdict), requests)) in requests.into_iter().enumerate() {
+        query.push(if n == 0 { "(" } else { ", (" }).bind(key).push(", ").bind(hour);
+        query.push(", ").bind(verdict).push(", ").bind(stored_amount(requests)).push(")");
+    }
+    query.push(
+        ") UPDATE usage
+         SET requests = CASE WHEN usage.requests > undone.requests THEN usage.requests - undone.requests ELSE 0 END
+         FROM undone WHERE (usage.key_id, usage.hour, usage.verdict) = (undone.key_id, undone.hour, undone.verdict)",
+    );
+    query.execute(mutation.connection(), false).await?;
+    let known = known_keys(mutation, credits.keys().copied()).await?;
+    let mut spent = BTreeMap::new();
+    for (id, credits) in &credits {
+        if let Some(key) = known.get(*id) {
+            spent.insert(*id, key.spent.saturating_sub(*credits));
+        }
+    }
+    set_spent(mutation, spent, &known).await?;
+    sqlx::query(
+        "DELETE FROM reported_usage WHERE token = $1 AND received_hour >= $2
+         AND (received_hour, key_id, hour, verdict) <= ($3, $4, $5, $6)",
+    )
+    .bind(&token)
+    .bind(stored_amount(since_hour))
+    .bind(last.received_hour)
+    .bind(&last.key_id)
+    .bind(last.hour)
+    .bind(&last.verdict)
+    .execute(mutation.connection())
+    .await?;
+    let facts = details([
+        ("since", json!(Timestamp::from_ms(since_hour.saturating_mul(HOUR_MS)))),
+        ("keys", json!(credits.len())),
+        ("requests", json!(undone.requests)),
+        ("credits", json!(undone.credits)),
+    ]);
+    mutation.audit("usage.undone", &token, facts).await?;
+    Ok(undone)
+}
+
+/// A sum, as far as it can be told exactly in JSON.
+fn whole(sum: f64) -> u64 {
+    sum.clamp(0.0, MAX_CREDITS as f64) as u64
 }
 
 async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
@@ -281,7 +510,15 @@ async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
     .bind(i64::from(SWEPT_AT_ONCE))
     .execute(mutation.connection())
     .await?;
-    Ok(batches.rows_affected() + hours.rows_affected())
+    let reports = sqlx::query(
+        "DELETE FROM reported_usage WHERE (token, received_hour, key_id, hour, verdict) IN
+         (SELECT token, received_hour, key_id, hour, verdict FROM reported_usage WHERE received_hour < $1 LIMIT $2)",
+    )
+    .bind(stored_amount(now.minus(REPORTS_KEPT).as_ms() / HOUR_MS))
+    .bind(i64::from(SWEPT_AT_ONCE))
+    .execute(mutation.connection())
+    .await?;
+    Ok(batches.rows_affected() + hours.rows_affected() + reports.rows_affected())
 }
 
 #[cfg(test)]
@@ -494,7 +731,7 @@ mod tests {
     async fn numbers_that_are_too_large_stop_at_the_largest() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path()).await;
-        stored(&store, 1, |key| key.spent = i64::MAX.cast_unsigned() - 1).await;
+        stored(&store, 1, |key| key.spent = MAX_CREDITS - 1).await;
         stored(&store, 2, |_| {}).await;
         for n in 0..3 {
             let mut keys = vec![used(1, Some(NOW), &[("allow", MAX_COUNT)], MAX_COUNT); MAX_KEYS - 1];
@@ -505,7 +742,7 @@ mod tests {
             assert_eq!(hours(&store, whose).await[0].2, MAX_REQUESTS);
         }
         assert_eq!(hours(&store, Whose::AllKeys).await[0].2, 2 * MAX_REQUESTS);
-        assert_eq!(key(&store, 1).await.spent, i64::MAX.cast_unsigned());
+        assert_eq!(key(&store, 1).await.spent, MAX_CREDITS, "no more than an operator can set");
     }
 
     #[tokio::test]
@@ -519,6 +756,8 @@ mod tests {
         assert_eq!(store.sweep_usage(NOW.plus(day)).await.unwrap(), 0);
         assert_eq!(store.take_usage(Actor::edge(), told, NOW.plus(day)).await.unwrap(), Taken::Before);
         assert_eq!(store.sweep_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
+        assert_eq!(store.sweep_usage(NOW.plus(31 * day)).await.unwrap(), 0);
+        assert_eq!(store.sweep_usage(NOW.plus(31 * day + HOUR)).await.unwrap(), 1, "who reported it");
         assert_eq!(store.sweep_usage(NOW.plus(400 * day)).await.unwrap(), 0);
         assert_eq!(hours(&store, Whose::AllKeys).await.len(), 1);
         assert_eq!(store.sweep_usage(NOW.plus(400 * day + HOUR)).await.unwrap(), 1, "the hour");

@@ -9,6 +9,7 @@ use keyward_control_plane::serve::SelfService;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many requests of an attacker are open at a time.
@@ -16,6 +17,8 @@ const ATTACKERS: usize = 32;
 /// After how long an attack stops by itself.
 const LONGEST_ATTACK: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 20;
+const ATTEMPTS: usize = 3;
+static ALONE: Mutex<()> = Mutex::new(());
 /// How much more than twice as long others may wait: what a debug build on a busy machine needs for itself. Without turns
 /// they wait for seconds.
 const FLOOR: Duration = Duration::from_millis(400);
@@ -117,15 +120,30 @@ impl Fixture {
         waits
     }
 
-    /// Measures the others without the attack and with it.
+    /// Measures the others without the attack and with it. A machine that does something else at the moment gets another
+    /// chance; an attack that works does so each time.
     fn compare(&self, attack: impl Fn(usize) -> u16 + Sync) {
+        // One attack at a time: the others would be part of it.
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut delayed = Vec::new();
+        for _ in 0..ATTEMPTS {
+            delayed = self.delayed(&attack);
+            if delayed.is_empty() {
+                return;
+            }
+        }
+        panic!("{delayed:#?}");
+    }
+
+    /// What others waited for too long.
+    fn delayed(&self, attack: &(impl Fn(usize) -> u16 + Sync)) -> Vec<String> {
         let quiet = self.measure();
         let (ended, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
         let begun = Instant::now();
         let attacked = std::thread::scope(|scope| {
             let ends = Ends(&ended);
             for n in 0..ATTACKERS {
-                let (attack, ended, answered) = (&attack, &ended, &answered);
+                let (ended, answered) = (&ended, &answered);
                 scope.spawn(move || {
                     while !ended.load(Ordering::Relaxed) && begun.elapsed() < LONGEST_ATTACK {
                         let status = attack(n);
@@ -142,15 +160,20 @@ impl Fixture {
             attacked
         });
         println!("{} requests of the attacker; without it {quiet:?}, with it {attacked:?}", answered.into_inner());
+        let mut delayed = Vec::new();
         for (what, quiet, attacked) in [
             ("an operator's revocation", quiet.revocation, attacked.revocation),
             ("another user's list", quiet.list, attacked.list),
             ("/readyz and /healthz", quiet.readiness, attacked.readiness),
         ] {
-            assert!(attacked <= 2 * quiet + FLOOR, "{what}: {attacked:?} and without the attack {quiet:?}");
+            if attacked > 2 * quiet + FLOOR {
+                delayed.push(format!("{what}: {attacked:?} and without the attack {quiet:?}"));
+            }
         }
-        let most = REVOCATION.max(2 * quiet.feed_median);
-        assert!(attacked.feed_median <= most, "a revocation took {:?} to a reader", attacked.feed_median);
+        if attacked.feed_median > REVOCATION.max(2 * quiet.feed_median) {
+            delayed.push(format!("a revocation took {:?} to a reader", attacked.feed_median));
+        }
+        delayed
     }
 
     fn status(&self, method: &str, path: &str, token: &str, body: Option<Vec<u8>>) -> u16 {

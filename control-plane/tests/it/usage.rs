@@ -175,6 +175,132 @@ fn credits_that_are_used_up_reach_the_edges_and_more_of_them_do_too() {
     assert!(!exhausted(&live));
 }
 
+/// Reports of an edge whose token was stolen, and of another.
+#[test]
+fn what_a_stolen_edge_token_reported_is_seen_and_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let key = client.create(json!({"name": "a", "credits": 100}));
+    let made = client.ask("POST", "/v1/tokens", Some(json!({"name": "edge", "scope": "edge"}))).expect(201);
+    let thief = client.at(&client.url, made["token"].as_str().unwrap());
+    let token = made["id"].as_str().unwrap();
+    let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
+    let mut reader = Reader::new(client.clone());
+    let mut exhausted = || {
+        reader.catch_up();
+        reader.record(&key["key"]).unwrap().credits_exhausted
+    };
+    tell(&client, &batch(1, vec![used(&key, Some(NOW_MS), &[("allow", 5)], 5)]));
+    server.advance(2 * seconds(3600));
+    for n in 2..6 {
+        let told = used(&key, Some(NOW_MS), &[("allow", 1 << 30), ("revoked", 7)], (1 << 53) - 1);
+        tell(&thief, &Batch { others: verdicts(&[("missing", 3)]), ..batch(n, vec![told]) });
+    }
+    assert_eq!(show(&client, &key)["spent"], (1_u64 << 53) - 1, "no more than can be set");
+    assert!(exhausted());
+
+    let reports = client.get("/v1/usage/reports").expect(200);
+    let of_thief = &reports["tokens"][0];
+    assert_eq!((&of_thief["token"], &of_thief["keys"]), (&json!(token), &json!(1)), "{reports}");
+    assert_eq!(
+        (&of_thief["credits"], &of_thief["requests"]),
+        (&json!((1_u64 << 53) - 6), &json!(4 * ((1_u64 << 30) + 10)))
+    );
+    assert_eq!(reports["tokens"][1]["token"], "token-file", "{reports}");
+    let of_key = client.get(&format!("/v1/usage/reports?key={}", key["id"].as_str().unwrap())).expect(200);
+    assert_eq!(of_key["tokens"].as_array().unwrap().len(), 2);
+    assert_eq!(client.get("/v1/usage/reports?key=key_none").expect(200)["tokens"], json!([]));
+
+    let undo = |since: &str| client.ask("POST", "/v1/usage/undo", Some(json!({"token": token, "since": since})));
+    let undone = undo("2027-01-15T09:59:00Z").expect(200);
+    assert_eq!((&undone["credits"], &undone["since"]), (&of_thief["credits"], &json!("2027-01-15T09:00:00.000Z")));
+    assert_eq!(show(&client, &key)["spent"], 5);
+    assert!(!exhausted(), "the edges are told");
+    assert_eq!(usage(&client, &key, "")["totals"], json!({"allow": 5}));
+    assert_eq!(client.get("/v1/usage").expect(200)["others"]["totals"], json!({}));
+    assert_eq!(undo("2027-01-15T09:59:00Z").expect(200)["requests"], 0, "once");
+    client.ask("PATCH", &path, Some(json!({"spent": 2}))).expect(200);
+    assert_eq!(show(&client, &key)["spent"], 2);
+    let audit = client.get(&format!("/v1/audit?subject={token}")).expect(200);
+    let entry = &audit["entries"][0];
+    assert_eq!(
+        (&entry["action"], &entry["details"]["credits"]),
+        (&json!("usage.undone"), &of_thief["credits"]),
+        "{audit}"
+    );
+    let audit = client.get(&format!("/v1/audit?subject={}", key["id"].as_str().unwrap())).expect(200);
+    assert_eq!(audit["entries"][0]["details"], json!({"spent": {"old": 5, "new": 2}}));
+    let problem = client.ask("POST", "/v1/usage/undo", Some(json!({"token": thief.edge, "since": "now"}))).expect(422);
+    assert_eq!(fields(&problem), ["token", "since"]);
+    assert!(!problem.to_string().contains(&thief.edge));
+}
+
+#[test]
+fn a_batch_beyond_what_can_be_true_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let key = client.create(json!({"name": "a"}));
+    for (n, allowed, credits) in [(1, 0, 1), (2, 1, 1 << 33), (3, 1, (1 << 53) - 1)] {
+        let told = batch(n, vec![used(&key, Some(NOW_MS), &[("allow", allowed)], credits)]);
+        let answer = client.send("POST", USAGE_PATH, Some(&client.edge), Some(told.encode()));
+        assert_eq!(answer.expect(400)["type"], "urn:keyward:problem:bad_usage", "{allowed} {credits}");
+    }
+    assert_eq!(show(&client, &key)["spent"], 0);
+}
+
+#[test]
+fn a_verdict_of_a_newer_edge_is_counted_as_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let key = client.create(json!({"name": "a"}));
+    let told = used(&key, Some(NOW_MS), &[("allow", 2), ("call_me_back", 3), ("some_new_verdict", 4)], 2);
+    tell(&client, &Batch { others: verdicts(&[("free_text", 5)]), ..batch(1, vec![told]) });
+    assert_eq!(usage(&client, &key, "")["totals"], json!({"allow": 2, "other": 7}));
+    assert_eq!(client.get("/v1/usage").expect(200)["others"]["totals"], json!({"other": 5}));
+}
+
+/// Whatever an edge says of when, it counts within the last day.
+#[test]
+fn hours_of_the_far_past_and_future_are_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let key = client.create(json!({"name": "a"}));
+    let times = [0, NOW_MS - seconds(90 * 86_400), NOW_MS + seconds(90 * 86_400), (1 << 53) - 1];
+    for (n, time) in (1..).zip(times) {
+        tell(&client, &batch(n, vec![used(&key, Some(time), &[("allow", 1)], 0)]));
+    }
+    let told = usage(&client, &key, "?from=2027-01-14T08:00:00Z");
+    let hours: Vec<_> = told["hours"].as_array().unwrap().iter().map(|hour| hour["hour"].as_str().unwrap()).collect();
+    assert_eq!(hours, ["2027-01-14T08:00:00.000Z", "2027-01-15T08:00:00.000Z"]);
+    assert_eq!(told["totals"], json!({"allow": 4}));
+    assert_eq!(show(&client, &key)["last_used_at"], "2027-01-15T08:00:00.000Z");
+}
+
+#[test]
+fn the_command_line_lists_reports_and_undoes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(&dir.path().join(".keyward"));
+    let client = server.client();
+    let key = client.create(json!({"name": "a"}));
+    tell(&client, &batch(1, vec![used(&key, Some(NOW_MS), &[("allow", 42)], 42)]));
+    let run = |arguments: &[&str]| {
+        let command = ["usage"].iter().chain(arguments);
+        program().args(command).current_dir(dir.path()).env("KEYWARD_URL", &server.address).output().unwrap()
+    };
+    let reports = run(&["reports"]);
+    assert!(stdout(&reports).contains("token-file  1     42        42"), "{reports:?}");
+    let undone = run(&["undo", "--reporter", "token-file", "--since", "2027-01-15T08:00:00Z"]);
+    assert_eq!(stdout(&undone), "undone since 2027-01-15T08:00:00.000Z: 42 requests, 42 credits\n", "{undone:?}");
+    assert_eq!(show(&client, &key)["spent"], 0);
+    let pasted = run(&["undo", "--reporter", &client.edge, "--since", "2027-01-15T08:00:00Z"]);
+    assert_eq!(pasted.status.code(), Some(2));
+    assert!(!stderr(&pasted).contains(&client.edge), "{pasted:?}");
+}
+
 #[test]
 fn old_usage_goes_with_the_retention() {
     let dir = tempfile::tempdir().unwrap();

@@ -15,8 +15,9 @@ pub(super) const MAX_SCOPE_LENGTH: usize = 64;
 pub(super) const MAX_ID_LENGTH: usize = 128;
 pub(super) const MAX_METADATA_NAME_LENGTH: usize = 64;
 pub(super) const MAX_METADATA_VALUE_LENGTH: usize = 500;
-/// What every reader of JSON tells from its neighbours (RFC 8259, section 6).
-pub(super) const MAX_CREDITS: u64 = (1 << 53) - 1;
+/// The most credits that a key can have or can have spent: what every reader of JSON tells from its neighbours (RFC 8259,
+/// section 6).
+pub const MAX_CREDITS: u64 = (1 << 53) - 1;
 
 /// Reads the document together with an id that stands in the path, so that the mistakes of both are told at once.
 pub(super) fn read_with_id<T>(

@@ -28,6 +28,8 @@ pub struct KeyChange {
     pub plan: Option<Option<String>>,
     /// How much it may spend altogether; the inner `None` does not bound it.
     pub credits: Option<Option<u64>>,
+    /// How much it has spent so far, where what edges reported is not so.
+    pub spent: Option<u64>,
     /// What is to become of the notes about it.
     pub metadata: Option<MetadataChange>,
     /// When it ends by itself; the inner `None` for never.
@@ -57,6 +59,7 @@ impl KeyChange {
             let allow_ip = nullable(&mut fields, "allow_ip", |n| n.each(network));
             let limits = nullable(&mut fields, "limits", read_limits);
             let plan = nullable(&mut fields, "plan", id);
+            let spent = fields.maybe("spent", credits);
             let credits = nullable(&mut fields, "credits", credits);
             let metadata = nullable(&mut fields, "metadata", metadata);
             let expires_at = expiry(&mut fields, dialect, created_at, now);
@@ -74,6 +77,7 @@ impl KeyChange {
                 limits: limits?,
                 plan: plan?,
                 credits: credits?,
+                spent: spent?,
                 metadata: metadata?.map(|entries| entries.map_or(MetadataChange::Cleared, MetadataChange::Merged)),
                 expires_at: expires_at?,
             })
@@ -89,6 +93,7 @@ impl KeyChange {
         set(&mut key.limits, self.limits);
         set(&mut key.plan, self.plan);
         set(&mut key.credits, self.credits);
+        set(&mut key.spent, self.spent);
         set(&mut key.expires_at, self.expires_at);
         match self.metadata {
             None => {}

@@ -15,12 +15,12 @@ use crate::model::{MAX_METADATA, MAX_REPORTED_KEYS, OwnerKind, TokenScope};
 use keyward_contract::dialect::Dialect;
 use keyward_contract::entry::Environment;
 use keyward_contract::limit::{Limit, Limits};
-use keyward_contract::usage::{MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
+use keyward_contract::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// The schemas of all documents that requests carry, each with its name, for a server of that dialect.
-pub fn all(dialect: &Dialect) -> [(&'static str, Value); 11] {
+pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
     [
         ("KeyCreate", new_key(dialect)),
         ("KeyChange", key_change()),
@@ -33,6 +33,7 @@ pub fn all(dialect: &Dialect) -> [(&'static str, Value); 11] {
         ("LeakReport", leak_report()),
         ("OwnKeyCreate", new_own_key(dialect)),
         ("UsageBatch", usage_batch()),
+        ("UsageToUndo", usage_to_undo()),
     ]
 }
 
@@ -78,6 +79,7 @@ fn key_change() -> Value {
         ("limits", described("What it may use; null: the plan's, or the dialect's.", or_null(limits()))),
         ("plan", described("The id of its plan, which must be there.", or_null(id()))),
         ("credits", described("How much it may spend altogether; null does not bound it.", or_null(credits()))),
+        ("spent", described("How much it has spent so far; to put right what edges reported.", number(0, MAX_CREDITS))),
         (
             "metadata",
             described("Notes to set, or with null to remove; null instead of all removes all.", or_null(metadata)),
@@ -194,7 +196,10 @@ fn usage_batch() -> Value {
             "secret_id": id(0),
             "last_used_ms": or_null(count()),
             "verdicts": verdicts,
-            "credits": count(),
+            "credits": described(
+                &format!("What its allowed requests cost: at most {MAX_COST} for each of the verdict `allow`."),
+                count(),
+            ),
         },
         "required": ["key_id", "verdicts"],
     });
@@ -209,6 +214,15 @@ fn usage_batch() -> Value {
         },
         "required": ["batch"],
     })
+}
+
+fn usage_to_undo() -> Value {
+    let token = json!({"type": "string", "maxLength": MAX_ID_LENGTH, "pattern": "^(tok_[0-9A-Za-z]*|token-file)$"});
+    let fields = [
+        ("token", described("The id of the token with which it was reported; `token-file` for the file's.", token)),
+        ("since", described("From when on; whole hours are undone, beginning with that of this time.", time())),
+    ];
+    object("Reported usage that is to be undone.", fields, &["token", "since"])
 }
 
 fn name() -> Value {
