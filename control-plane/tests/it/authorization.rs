@@ -68,6 +68,7 @@ const NUMBERS: &[&str] = &[
     "SELECT COUNT(*) FROM idempotency",
     "SELECT COUNT(*) FROM usage",
     "SELECT COUNT(*) FROM usage_batches",
+    "SELECT COUNT(*) FROM reported_usage",
     "SELECT CAST(SUM(version) AS BIGINT) FROM owners",
     "SELECT CAST(COALESCE(SUM(version), 0) AS BIGINT) FROM plans",
     "SELECT sequence FROM head",
@@ -163,6 +164,12 @@ impl Fixture {
                 let batch = Batch { id: BatchId(batch_id), keys: vec![used], others: Verdicts::new(), dropped: 0 };
                 case.body = Some(batch.encode());
                 (USAGE_PATH.to_owned(), None)
+            }
+            "undoUsage" => {
+                // Something to undo.
+                let (told, edge) = (self.case("tellUsage", "POST"), Some(client.edge.as_str()));
+                client.send("POST", USAGE_PATH, edge, told.body).expect(200);
+                ("/v1/usage/undo".to_owned(), Some(json!({"token": "token-file", "since": "2027-01-01T00:00:00Z"})))
             }
             "verifyKey" => {
                 (case.media_type, case.body) = (VERIFY_REQUEST_TYPE, Some(plaintext.into()));

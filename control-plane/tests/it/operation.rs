@@ -244,8 +244,9 @@ fn no_key_and_no_token_is_in_the_files_or_in_the_log_at_its_most_talkative() {
     client.send("GET", "/v1/keys", Some("kwa_a_token_that_is_not_valid_anywhere"), None);
     client.ask("DELETE", &format!("/v1/keys/{id}"), None).expect(200);
     // Somebody takes the key for its id.
-    client.ask("DELETE", &format!("/v1/keys/{}", created["key"].as_str().unwrap()), None).expect(404);
-    client.ask("GET", &format!("/{}", created["key"].as_str().unwrap()), None).expect(404);
+    client.ask("DELETE", &format!("/v1/keys/{}", created["key"].as_str().unwrap()), None).expect(400);
+    client.ask("GET", &format!("/{}", created["key"].as_str().unwrap()), None).expect(400);
+    client.ask("DELETE", "/v1/keys/key_none", None).expect(404);
     let while_running = stored(dir.path());
     process.signal("TERM");
     process.wait();

@@ -181,12 +181,13 @@ fn connections_that_broke_in_the_middle_of_a_question_are_replaced() {
         });
         is_locked.recv().unwrap();
         for _ in 0..4 {
-            scope.spawn(|| assert_eq!(client.get("/readyz").status, 503));
+            // Those that share the look that breaks may be answered by the next one, which is well.
+            scope.spawn(|| assert!([200, 503].contains(&client.get("/readyz").status)));
         }
-        // All that operators have, and the one with which the feed is followed.
+        // The look that all of these share, and the connection with which the feed is followed.
         database::until_found(
             &url,
-            "SELECT CASE WHEN count(*) >= 5 THEN 1::bigint ELSE 0 END FROM pg_stat_activity
+            "SELECT CASE WHEN count(*) >= 2 THEN 1::bigint ELSE 0 END FROM pg_stat_activity
              WHERE datname = current_database() AND application_name = 'keyward' AND wait_event_type = 'Lock'",
         );
         wire.cut();
