@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-pub use explain::ExplainArguments;
+pub(super) use explain::ExplainArguments;
 
 /// What to check.
 #[derive(Debug, Args)]
