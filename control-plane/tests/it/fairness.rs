@@ -19,9 +19,9 @@ const LONGEST_ATTACK: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 20;
 const ATTEMPTS: usize = 3;
 static ALONE: Mutex<()> = Mutex::new(());
-/// How much more than twice as long others may wait: what a debug build on a busy machine needs for itself. Without turns
-/// they wait for seconds.
-const FLOOR: Duration = Duration::from_millis(400);
+/// How much more than twice as long others may wait: what a debug build on a busy machine needs for itself, where decoding a
+/// thousand rows of PostgreSQL takes a thread a good part of a second.
+const FLOOR: Duration = Duration::from_millis(1000);
 /// How long a revocation may take to a reader of the feed, as a rule.
 const REVOCATION: Duration = Duration::from_millis(100);
 
