@@ -29,7 +29,7 @@ async fn of_several_faults_the_first_decides() {
     let gateway = Gateway::builder()
         .filter(|filter| {
             let rule = json!({"path": {"prefix": "/"}, "access": "key", "kinds": ["key"], "scopes": ["admin"]});
-            filter["rules"].as_array_mut().unwrap().insert(0, rule);
+            filter["rules"] = json!([rule]);
         })
         .feed_from(feed.address())
         .start()

@@ -6,6 +6,7 @@ use super::page::Page;
 use super::records::Records;
 use crate::common::SOON;
 use crate::feed_double::Feed;
+use keyward_contract::malformation::Malformation;
 use keyward_harness::http::Connection;
 use keyward_harness::{Failure, Gateway, Request, Response, until};
 use serde_json::Value;
@@ -265,39 +266,57 @@ impl Run {
         let case = subject.cases.iter().find(|case| case.verdict == "malformed").unwrap();
         let (key, other) = (self.records.credential("valid"), self.records.credential("unknown"));
         let get = || Request::get(case.path);
+        use Malformation::{
+            Empty, Repeated, TwoCredentials, WrongCharacters, WrongChecksum, WrongLength, WrongPrefix, WrongScheme,
+        };
         let mut requests = vec![
-            ("another scheme", get().header("authorization", format!("Basic {key}"))),
-            ("no scheme", get().header("authorization", &key)),
-            ("nothing behind the scheme", get().header("authorization", "Bearer")),
-            ("an empty field", get().header("authorization", "")),
-            ("two credentials in one field", get().header("authorization", format!("Bearer {key} {other}"))),
-            ("too long", get().bearer(&key.repeat(8))),
-            ("too short", get().bearer(&key[..8])),
-            ("not ASCII", get().header("authorization", [format!("Bearer {key}").as_bytes(), &[0xe9]].concat())),
-            ("sent twice", get().bearer(&key).bearer(&key)),
-            ("two that differ", get().bearer(&key).bearer(&other)),
+            ("another scheme", WrongScheme, get().header("authorization", format!("Basic {key}"))),
+            ("no scheme", WrongScheme, get().header("authorization", &key)),
+            ("nothing behind the scheme", Empty, get().header("authorization", "Bearer")),
+            ("an empty field", Empty, get().header("authorization", "")),
+            (
+                "two credentials in one field",
+                WrongCharacters,
+                get().header("authorization", format!("Bearer {key} {other}")),
+            ),
+            ("too long", WrongLength, get().bearer(&key.repeat(8))),
+            ("too short", WrongLength, get().bearer(&key[..8])),
+            (
+                "not ASCII",
+                WrongCharacters,
+                get().header("authorization", [format!("Bearer {key}").as_bytes(), &[0xe9]].concat()),
+            ),
+            ("sent twice", Repeated, get().bearer(&key).bearer(&key)),
+            ("two that differ", TwoCredentials, get().bearer(&key).bearer(&other)),
         ];
         if dialect != "graph8" {
-            requests.push(("another prefix", get().bearer(&format!("zz{}", &key[2..]))));
-            requests.push(("one character more", get().bearer(&format!("{key}x"))));
-            requests.push(("one character less", get().bearer(&key[..key.len() - 1])));
-            requests.push(("another alphabet", get().bearer(&format!("{}!", &key[..key.len() - 1]))));
+            requests.push(("another prefix", WrongPrefix, get().bearer(&format!("zz{}", &key[2..]))));
+            requests.push(("one character more", WrongLength, get().bearer(&format!("{key}x"))));
+            requests.push(("one character less", WrongLength, get().bearer(&key[..key.len() - 1])));
+            requests.push(("another alphabet", WrongCharacters, get().bearer(&format!("{}!", &key[..key.len() - 1]))));
         }
         if dialect == "keyward" {
             let last = if key.ends_with('0') { '1' } else { '0' };
-            requests.push(("another checksum", get().bearer(&format!("{}{last}", &key[..key.len() - 1]))));
+            requests.push((
+                "another checksum",
+                WrongChecksum,
+                get().bearer(&format!("{}{last}", &key[..key.len() - 1])),
+            ));
         }
         if ["keyward", "exograph", "auxot"].contains(&dialect) {
-            requests.push(("two sources that differ", get().bearer(&key).header("x-api-key", &other)));
-            requests.push(("only X-API-Key, and no key", get().header("x-api-key", "not-a-key")));
+            requests.push(("two sources that differ", TwoCredentials, get().bearer(&key).header("x-api-key", &other)));
+            requests.push(("only X-API-Key, and no key", WrongPrefix, get().header("x-api-key", "not-a-key")));
             for allowed in [get().header("x-api-key", &key), get().bearer(&key).header("x-api-key", &key)] {
                 assert_eq!(self.http1.send(&allowed).await.unwrap().status, 200);
             }
         }
-        for (what, request) in requests {
+        // The published answer is that to a wrong prefix; where the dialect has words for the reason, each has its own.
+        for (what, reason, request) in requests {
             let answer = self.http1.send(&request).await.unwrap();
             assert_eq!(answer.status, 401, "{what}: {}", answer.text());
-            assert_answer(&answer, subject, case);
+            let body = case.body.replace(WrongPrefix.name(), reason.name());
+            let body = body.replace(WrongPrefix.explanation(), reason.explanation());
+            assert_answer(&answer, subject, &Case { body: body.leak(), ..*case });
         }
     }
 
