@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_header_of_any_shape_is_read() {
-        let rows = vec![(3, Ok(json!({"name": "a,b", "owner": "acme"})))];
+        let rows = [(3, Ok(json!({"name": "a,b", "owner": "acme"})))];
         for (text, line) in [
             ("\u{feff}\"name\",\"owner\"\r\n\"a,b\",\"acme\"\r\n", 2),
             ("#TYPE System.Object\r\n\"Name\",\"Owner\"\r\n\"a,b\",\"acme\"\r\n", 3),

@@ -245,7 +245,10 @@ mod tests {
     use super::*;
     use regex::Regex;
 
-    fn read(bytes: &[u8]) -> (Vec<(u64, Result<String, Unusable>, &'static str)>, Encoding) {
+    /// The number of a line, what stands in it, and how it ends.
+    type ReadLine = (u64, Result<String, Unusable>, &'static str);
+
+    fn read(bytes: &[u8]) -> (Vec<ReadLine>, Encoding) {
         let mut expected = None;
         for size in [bytes.len().max(1), 1, 2, 3, 5] {
             let (mut lines, mut out) = (Lines::new(20), VecDeque::new());

@@ -389,7 +389,8 @@ fn leaked_keys_are_found_in_every_encoding_and_inside_other_text() {
         command.output().unwrap()
     };
     let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
-    let shapes: [&dyn Fn(&str) -> Vec<u8>; 12] = [
+    type Shape<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+    let shapes: [Shape<'_>; 12] = [
         &|key| format!("\u{feff}{key}\r\n").into_bytes(),
         &|key| format!("{key}\r").into_bytes(),
         &|key| utf16(&format!("\u{feff}{key}\r\n")),

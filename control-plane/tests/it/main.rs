@@ -7,6 +7,7 @@ mod audit;
 mod authorization;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod database;
