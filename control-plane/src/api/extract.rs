@@ -4,7 +4,7 @@ use super::App;
 use super::allowance::Share;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::is_id;
+use crate::model::{MAX_KEY_ID_LENGTH, is_id};
 use axum::RequestExt;
 use axum::body::{Body as RequestBody, Bytes};
 use axum::extract::rejection::BytesRejection;
@@ -249,6 +249,13 @@ impl Parameters {
         let usable =
             |text: &str| (1..=MAX_TEXT_LENGTH).contains(&text.chars().count()) && !text.chars().any(char::is_control);
         self.take(name, expected, |text| usable(text).then(|| text.to_owned()))
+    }
+
+    /// The id of a key.
+    pub(super) fn key_id(&mut self, name: &str) -> Option<String> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+        let usable = |text: &str| (1..=MAX_KEY_ID_LENGTH).contains(&text.len()) && text.bytes().all(allowed);
+        self.take(name, "the id of a key", |text| usable(text).then(|| text.to_owned()))
     }
 
     /// A time.

@@ -198,7 +198,7 @@ pub(super) async fn of_all(State(app): State<App>, parameters: Parameters) -> Re
     responses((status = OK, description = "What was reported with each token", body = ReportsResource))
 )]
 pub(super) async fn reports(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
-    let key = parameters.text("key", "the id of a key");
+    let key = parameters.key_id("key");
     let span = Span::read(parameters, (app.clock)())?;
     let reported = app.store.reported_usage(key.as_deref(), span.hours()).await?;
     let tokens = reported.into_iter().map(|reported| ReportsOfToken {

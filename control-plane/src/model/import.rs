@@ -70,7 +70,8 @@ struct Sort<'a> {
     environment: Option<Environment>,
 }
 
-pub(super) const MAX_ID_LENGTH: usize = 64;
+/// The length of the longest id of a key, in bytes.
+pub const MAX_ID_LENGTH: usize = 64;
 /// How many characters behind the prefix may be shown of a key of which only a hash is known, as of new ones.
 const SHOWN_LENGTH: usize = 4;
 const SELECTOR_LENGTHS: std::ops::RangeInclusive<usize> = 8..=64;
