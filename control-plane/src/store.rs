@@ -438,7 +438,7 @@ impl Store {
             Err(Error::OutcomeUnknown(error))
                 if error.as_database_error().is_some() && self.database.files().is_some() =>
             {
-                match self.database.discard_failed_commit().await {
+                match self.database.empty_log().await {
                     Ok(()) => Err(Error::Database(error)),
                     Err(_) => Err(Error::OutcomeUnknown(error)),
                 }

@@ -3,7 +3,7 @@
 //! Everything else is written once, in SQL that both understand, over sqlx's `Any` driver. That one cannot read SQLite's
 //! booleans, so they are selected as numbers.
 
-use super::sqlite_files::{Files, Locked, check_room};
+use super::sqlite_files::{Files, Locked, check_room, free_bytes};
 use super::{Error, keys};
 use keyward_contract::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -153,7 +153,9 @@ impl Database {
         // Not one of a pool: that would try again what fails, and tell at the end that it was out of time.
         let keeper = open_sqlite(&format!("sqlite:{path}"), &locked, application_id(file), migrations).await;
         let keeper = keeper.map_err(|error| cause(error, directory, locked.database()))?;
-        let writer = sqlite_pool(1).after_connect(|connection, _| Box::pin(configure_sqlite_writer(connection)));
+        let checkpoint_pages = checkpoint_pages(directory);
+        let writer = sqlite_pool(1)
+            .after_connect(move |connection, _| Box::pin(configure_sqlite_writer(connection, checkpoint_pages)));
         let writer = writer.connect(&format!("sqlite:{path}")).await?;
         if file == DATABASE_FILE {
             keys::fold_names(&mut *writer.acquire().await?).await?;
@@ -266,12 +268,13 @@ impl Database {
         self.run_checkpoint("PRAGMA wal_checkpoint(PASSIVE)").await.map(drop)
     }
 
-    /// Makes sure that a change whose commit has failed is not made by the next start: its frames may stand in the WAL, whole,
-    /// where this process does not see them any more but recovery would. Only whoever holds the turn may do so.
+    /// Empties the WAL, which gives its room on the disk back, and makes sure that a change whose commit has failed is not made
+    /// by the next start: its frames may stand in the WAL, whole, where this process does not see them any more but recovery
+    /// would. Only whoever holds the turn may do so.
     ///
     /// # Errors
     /// If the WAL cannot be emptied at the moment.
-    pub(super) async fn discard_failed_commit(&self) -> Result<(), Error> {
+    pub(super) async fn empty_log(&self) -> Result<(), Error> {
         if self.run_checkpoint("PRAGMA wal_checkpoint(TRUNCATE)").await? { Ok(()) } else { Err(Error::Slow) }
     }
 
@@ -456,12 +459,22 @@ async fn configure_sqlite(connection: &mut AnyConnection) -> Result<(), sqlx::Er
 
 /// A batch of an import touches thousands of pages, each of which would be written several times if they did not stay in
 /// memory, and once for each batch if they went back to the file at once.
-async fn configure_sqlite_writer(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+async fn configure_sqlite_writer(connection: &mut AnyConnection, checkpoint_pages: u64) -> Result<(), sqlx::Error> {
     configure_sqlite(connection).await?;
-    for pragma in ["PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 32768"] {
-        sqlx::query(pragma).execute(&mut *connection).await?;
+    let checkpoint = format!("PRAGMA wal_autocheckpoint = {checkpoint_pages}");
+    for pragma in ["PRAGMA cache_size = -32768", &checkpoint] {
+        sqlx::query(sqlx::AssertSqlSafe(pragma.to_owned())).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// How many pages the WAL may have before a commit copies it into the database file and the next begins it anew: an eighth of
+/// the room on the disk, so that a small disk is not filled by the log alone, and at most 128 MiB.
+///
+/// The checkpoints in `maintenance.rs` do not bound the log: under steady writes, commits add to it while it is copied.
+fn checkpoint_pages(directory: &Path) -> u64 {
+    const PAGE_BYTES: u64 = 4096;
+    free_bytes(directory).map_or(32_768, |free| (free / 8 / PAGE_BYTES).clamp(256, 32_768))
 }
 
 /// Whether the connection can be used again. The pool itself asks that too, but waits for the answer, and so for the whole time

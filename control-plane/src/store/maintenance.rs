@@ -138,6 +138,10 @@ impl Store {
         let _turn = super::turn(&self.commit_order).await?;
         let written = async {
             self.database.verify_files()?;
+            // On a full disk, the log may be what fills it.
+            if let Err(error) = self.database.empty_log().await {
+                tracing::debug!(%error, "the write-ahead log could not be emptied");
+            }
             let mut transaction = self.database.begin_write().await?;
             sqlx::query("UPDATE head SET sequence = sequence").execute(&mut *transaction).await?;
             transaction.commit().await?;

@@ -184,10 +184,17 @@ impl Files {
 
 /// Whether there is room on the disk of the directory, if that can be told.
 pub(super) fn check_room(directory: &Path) -> Result<(), Error> {
-    let Ok(disk) = rustix::fs::statvfs(directory) else { return Ok(()) };
-    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    match free_bytes(directory) {
+        Some(free_bytes) if free_bytes < MIN_FREE_BYTES => Err(Error::DiskFull { free_bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// The room on the disk of the directory, if that can be told.
+pub(super) fn free_bytes(directory: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(directory).ok()?;
     // A file system that knows no size says 0 of 0.
-    if free_bytes < MIN_FREE_BYTES && disk.f_blocks > 0 { Err(Error::DiskFull { free_bytes }) } else { Ok(()) }
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Two servers would not hear of each other's commits, and edges of one would miss revocations made at the other.

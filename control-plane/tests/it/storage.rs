@@ -172,6 +172,27 @@ fn full_disk_is_not_ready_reads_go_on_and_it_passes() {
     assert!(end(process).contains("not ready"));
 }
 
+/// Each of these changes adds some ten pages to the log, together several times what the disk has room for.
+#[test]
+fn steady_changes_do_not_fill_a_small_disk_with_the_log() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let process = start(disk.path());
+    let clients: Vec<_> = (0..4).map(|_| Client::new(&process.url, disk.path())).collect();
+    std::thread::scope(|scope| {
+        for (number, client) in clients.iter().enumerate() {
+            scope.spawn(move || {
+                for limit in 1..=400 {
+                    let plan = json!({"limits": [format!("{limit}/h")]});
+                    let answer = client.ask("PUT", &format!("/v1/plans/plan-{number}"), Some(plan));
+                    assert!(matches!(answer.status, 200 | 201), "{limit}: {}", answer.json());
+                }
+            });
+        }
+    });
+    assert_eq!(readiness(&clients[0]), 200);
+    end(process);
+}
+
 #[test]
 fn full_disk_is_told_at_once_by_a_start() {
     let Some(disk) = SmallDisk::mount(4) else { return };
