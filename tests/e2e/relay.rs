@@ -4,7 +4,9 @@ use crate::common::{SOON, assert_refused};
 use keyward_harness::config::CONTROL_PLANE;
 use keyward_harness::envoy::Options;
 use keyward_harness::gateway::Builder;
-use keyward_harness::{Envoy, Failure, Gateway, Relay, Request, TestDir, WorkerConnections, until};
+use keyward_harness::{
+    ControlPlane, Envoy, Failure, Gateway, Postgres, Relay, Request, TestDir, WorkerConnections, until,
+};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 30;
@@ -67,7 +69,6 @@ async fn behind_a_relay_too_a_revoked_key_closes_every_worker_within_the_promise
 /// Where several servers serve one feed, relays here, a gateway that knows both does not wait for one that hangs.
 #[tokio::test]
 async fn a_server_that_hangs_is_passed_over_within_two_seconds() {
-    const ROUNDS: usize = 12;
     let dirs = [TestDir::new().unwrap(), TestDir::new().unwrap()];
     let mut relays = [0, 1].map(|n: usize| Relay::new(dirs[n].path()).unwrap());
     let second = relays[1].address();
@@ -77,29 +78,94 @@ async fn a_server_that_hangs_is_passed_over_within_two_seconds() {
         relay.start(&gateway.control_plane).await.unwrap();
     }
     gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
-    let mut workers = gateway.envoy.every_worker().await.unwrap();
     let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let created = gateway.control_plane.create_named(&format!("round {round}")).await.unwrap();
-        let request = Request::get("/").bearer(&created.key);
-        workers.until_status(&request, 200, SOON).await.unwrap();
+    for round in 0..12 {
         let hanging = &mut relays[round % 2];
+        let mut open = OpenKey::create(&gateway, &gateway.control_plane).await;
         hanging.pause().unwrap();
-        gateway.control_plane.revoke(&created.id).await.unwrap();
-        times.push(time_until(&mut workers, &request, 401).await);
+        times.push(open.revoke(&gateway.control_plane).await);
         hanging.resume().unwrap();
-        until("no server is passed over any more", SOON, async || {
-            let passed_over = gateway.envoy.stats("keyward_control_plane.outlier_detection.ejections_active$").await?;
-            if passed_over.values().eq(&[0]) { Ok(()) } else { Err(Failure::new(format!("{passed_over:?}"))) }
-        })
-        .await
-        .unwrap();
+        until_none_is_passed_over(&gateway).await;
     }
+    assert_passed_over("relays", times);
+}
+
+/// The same with two servers on one PostgreSQL, of which the other one takes the revocation.
+#[tokio::test]
+async fn a_server_of_two_on_postgres_that_hangs_is_passed_over_within_two_seconds() {
+    if !Postgres::is_there() {
+        println!("left out: two servers on PostgreSQL: apt-get install postgresql");
+        return;
+    }
+    let dir = TestDir::new().unwrap();
+    let postgres = Postgres::start(&dir.path().join("postgres")).unwrap();
+    let mut second = ControlPlane::new(dir.path(), "keyward").unwrap();
+    second = second.environment(&[("KEYWARD_DATABASE_URL".to_owned(), postgres.url().to_owned())]);
+    let endpoint = second.address();
+    let builder = Gateway::builder().control_plane_environment("KEYWARD_DATABASE_URL", postgres.url());
+    let mut gateway =
+        builder.configure(|config| _ = config.add_endpoint(CONTROL_PLANE, endpoint)).start().await.unwrap();
+    std::fs::create_dir(second.data_dir()).unwrap();
+    for token in ["admin-token", "edge-token"] {
+        std::fs::copy(gateway.control_plane.data_dir().join(token), second.data_dir().join(token)).unwrap();
+    }
+    second.start().await.unwrap();
+    let mut times = Vec::new();
+    for round in 0..12 {
+        let mut open = OpenKey::create(&gateway, &second).await;
+        let other = if round % 2 == 0 {
+            gateway.control_plane.pause().unwrap();
+            &second
+        } else {
+            second.pause().unwrap();
+            &gateway.control_plane
+        };
+        times.push(open.revoke(other).await);
+        gateway.control_plane.resume().unwrap();
+        second.resume().unwrap();
+        until_none_is_passed_over(&gateway).await;
+    }
+    assert_passed_over("servers", times);
+}
+
+/// A key that every worker accepts.
+struct OpenKey {
+    id: String,
+    request: Request,
+    workers: WorkerConnections,
+}
+
+impl OpenKey {
+    async fn create(gateway: &Gateway, server: &ControlPlane) -> Self {
+        let created = server.create_named("open").await.unwrap();
+        let request = Request::get("/").bearer(&created.key);
+        let mut workers = gateway.envoy.every_worker().await.unwrap();
+        workers.until_status(&request, 200, SOON).await.unwrap();
+        Self { id: created.id, request, workers }
+    }
+
+    /// How long after its revocation a worker has accepted it.
+    async fn revoke(&mut self, server: &ControlPlane) -> Duration {
+        server.revoke(&self.id).await.unwrap();
+        time_until(&mut self.workers, &self.request, 401).await
+    }
+}
+
+async fn until_none_is_passed_over(gateway: &Gateway) {
+    until("no server is passed over any more", SOON, async || {
+        let passed_over = gateway.envoy.stats("keyward_control_plane.outlier_detection.ejections_active$").await?;
+        if passed_over.values().eq(&[0]) { Ok(()) } else { Err(Failure::new(format!("{passed_over:?}"))) }
+    })
+    .await
+    .unwrap();
+}
+
+fn assert_passed_over(what: &str, mut times: Vec<Duration>) {
     times.sort();
-    println!("closing while one of two servers hangs: {times:?}");
-    // Now and then the first answer after a hang is asked of the same server once more.
-    assert!(times[ROUNDS * 3 / 4] < Duration::from_secs(2), "{times:?}");
-    assert!(times[ROUNDS - 1] < Duration::from_secs(5), "{times:?}");
+    println!("closing while one of two {what} hangs: {times:?}");
+    // One round may be one in which the machine did something else.
+    assert!(times[times.len() - 2] < Duration::from_secs(2), "{times:?}");
+    assert!(times[times.len() - 1] < Duration::from_secs(4), "{times:?}");
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! A campaign: faults drawn from a seed, one after the other under load, and after each what the oracle says.
 
 use crate::fault::Fault;
-use crate::machine::{Machine, Postgres};
+use crate::machine::Machine;
 use crate::observe::{self, converge, observe};
 use crate::oracle::Observed;
 use crate::proxy::{Mode, Proxy};
 use crate::workload::Workload;
-use keyward_harness::{Edges, Failure, Request, Result, http, until};
+use keyward_harness::{Edges, Failure, Postgres, Request, Result, http, until};
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

@@ -3,13 +3,12 @@
 use keyward_contract::page;
 use keyward_faults::campaign::{self, Options};
 use keyward_faults::fault::Fault;
-use keyward_faults::machine::Postgres;
 use keyward_faults::observe::observe;
 use keyward_faults::oracle::Violation;
 use keyward_faults::workload::Workload;
 use keyward_harness::echo::SeenRequest;
 use keyward_harness::ports::loopback;
-use keyward_harness::{ControlPlane, Echo, Failure, TestDir, until};
+use keyward_harness::{ControlPlane, Echo, Failure, Postgres, TestDir, until};
 use serde_json::json;
 use std::time::Duration;
 

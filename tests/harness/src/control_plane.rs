@@ -5,6 +5,7 @@ use crate::http::{self, Request, Response};
 use crate::ports::{ReservedPort, loopback};
 use crate::process::Process;
 use crate::{Failure, Result, artifacts};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
@@ -149,6 +150,26 @@ impl ControlPlane {
     /// Its process, if it runs.
     pub fn process(&mut self) -> Option<&mut Process> {
         self.process.as_mut()
+    }
+
+    /// Lets it hang: its connections stay, and nothing is answered.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.as_mut().ok_or_else(|| Failure::new("the control plane does not run"))?.signal(signal)
     }
 
     /// Where it listens.
