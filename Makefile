@@ -106,7 +106,7 @@ help:
 	@echo 'make test    everything, from nothing: selftest, fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, clients, e2e, faults-brief;'
 	@echo '             ends with how long each took, and what was left out for want of a tool, with what to install'
 	@echo 'make selftest   what the tests do on a machine that lacks a tool'
-	@echo 'make lint    clippy, for this machine and for wasm32-wasip1'
+	@echo 'make lint    clippy, for this machine and for wasm32-wasip1; cargo deny with deny.toml where it is installed'
 	@echo 'make unit    the tests that need no Envoy; unit-postgres: those of the control plane, on PostgreSQL'
 	@echo 'make fuzz    each fuzz target for FUZZ_SECONDS (300); fuzz-brief: for 5'
 	@echo 'make schema  the API against its own description, with schemathesis'
