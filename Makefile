@@ -93,6 +93,11 @@ plot-limits: build
 		tools/plot-limits .keyward/load/$$scenario.json docs/limits-$$scenario.svg; \
 	done
 
+# What a release has, in target/dist: RELEASING.md. TAG=v1.2.3 checks that it is the tag of this version.
+.PHONY: dist
+dist: build
+	KEYWARD_BIN="$(abspath $(OUT)/release/keyward)" tools/dist $(TAG)
+
 clean: cargo
 	cargo clean
 
@@ -121,6 +126,7 @@ help:
 	@echo 'make bench-import  imports a million keys, and says how long that took'
 	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/limits-*.svg'
 	@echo 'make fmt     formats the code'
+	@echo 'make dist    packs what a release has into target/dist: RELEASING.md'
 	@echo 'make clean   removes what Cargo built; .keyward (keys, tokens, a downloaded Envoy) stays'
 	@echo
 	@echo 'Environment:'
