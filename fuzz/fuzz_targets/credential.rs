@@ -3,9 +3,9 @@
 
 #![no_main]
 
-use keyward_contract::dialect::{BasicPart, Dialect, Source};
+use keyward_core::dialect::{BasicPart, Dialect, Source};
 use keyward_filter::engine::credential::{self, Credential, Header};
-use keyward_filter::engine::identity::{self, Strip};
+use keyward_filter::engine::upstream_headers::{self, Strip};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
@@ -62,9 +62,9 @@ fn check(sources: &[Source], headers: &[Header<'_>]) {
     let forwarded = forwarded(headers, sources, Strip::IdentityAndCredentials);
     let headers = borrowed(&forwarded);
     assert_eq!(credential::find(sources, &headers), Credential::Missing, "{forwarded:?}");
-    assert_eq!(identity::changes(&headers, sources, Strip::IdentityAndCredentials, &[]), [], "{forwarded:?}");
+    assert_eq!(upstream_headers::changes(&headers, sources, Strip::IdentityAndCredentials, &[]), [], "{forwarded:?}");
 }
 
 fn forwarded(headers: &[Header<'_>], sources: &[Source], strip: Strip) -> Vec<(String, Vec<u8>)> {
-    identity::changed(headers, &identity::changes(headers, sources, strip, &[]))
+    upstream_headers::changed(headers, &upstream_headers::changes(headers, sources, strip, &[]))
 }

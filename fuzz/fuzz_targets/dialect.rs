@@ -2,11 +2,11 @@
 
 #![no_main]
 
-use keyward_contract::dialect::Dialect;
-use keyward_contract::document;
-use keyward_contract::error_shape::{ErrorShape, Facts, Window};
-use keyward_contract::verdict::Refusal;
-use keyward_filter::config::Config;
+use keyward_core::dialect::Dialect;
+use keyward_core::document;
+use keyward_core::dialect::error_shape::{ErrorShape, Facts, Window};
+use keyward_core::refusal::Refusal;
+use keyward_filter::policy::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,9 +3,9 @@
 
 #![no_main]
 
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Frames};
-use keyward_contract::page::{Page, seal};
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::entry::{Body, Frames};
+use keyward_core::wire::page::{Page, seal};
 use keyward_filter::engine::feed::{Application, Asked, Now, Progress};
 use keyward_filter::engine::snapshot::{Found, Snapshot};
 use keyward_filter::engine::store::{Conflict, Names, SharedStore, Stored};

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keyward_contract::dialect::Dialect;
+use keyward_core::dialect::Dialect;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use keyward_filter::config::Config;
+use keyward_filter::policy::Config;
 use keyward_filter::engine::rules::{Access, Rules, Target, UNMATCHED, canonical_path};
 use libfuzzer_sys::fuzz_target;
 

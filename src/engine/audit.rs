@@ -10,7 +10,7 @@
 
 use crate::engine::bucket::{self, Content};
 use crate::engine::store::{Metered, Names, SharedStore};
-use keyward_contract::summary::Summary;
+use keyward_core::wire::summary::Summary;
 
 /// The sum of the snapshot of one generation.
 #[derive(Debug, Default)]

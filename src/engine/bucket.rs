@@ -7,9 +7,9 @@
 //! A bucket bears a checksum, the summary of its records and its stamp together, so that bits which rotted in memory are
 //! noticed: such a bucket goes on serving, stays marked as damaged, and is replaced whole by the next snapshot.
 
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord, UnreadableEntry};
-use keyward_contract::summary::Summary;
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord, UnreadableEntry};
+use keyward_core::wire::summary::Summary;
 
 /// How far a bucket reflects the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -303,7 +303,7 @@ impl Input<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keyward_contract::entry::Entry;
+    use keyward_core::wire::entry::Entry;
 
     const EVERYTHING: Input<'static> = Input::Range { start: &Digest([0; 32]), end: None };
     const NOW: u64 = REVOKED_RETENTION_MS + 1000;

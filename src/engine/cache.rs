@@ -1,6 +1,6 @@
 //! A bounded cache of decoded records in one worker's memory, so that a key in use costs no look-up in shared data.
 
-use keyward_contract::digest::Digest;
+use keyward_core::key::digest::Digest;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 

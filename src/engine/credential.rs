@@ -1,4 +1,4 @@
 //! Finding the one credential of a request: in the contract, as the control plane reads those of self-service in the
 //! same way.
 
-pub use keyward_contract::credential::*;
+pub use keyward_core::dialect::credential::*;

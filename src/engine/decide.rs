@@ -1,28 +1,28 @@
 //! One request, one verdict. The order of the checks is that of [`Refusal`].
 
+use crate::engine::auth_throttle::Guessing;
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
-use crate::engine::guessing::Guessing;
-use crate::engine::identity::Strip;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
 use crate::engine::redaction::Redaction;
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
 use crate::engine::store::SharedStore;
-use crate::engine::verified::{self, Memory, Verified};
-use crate::engine::verifier::{Ended, Outcome, Unverified};
-use keyward_contract::dialect::Dialect;
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::KeyRecord;
-use keyward_contract::error_shape::{ErrorShape, Facts, Rendered, Window};
-use keyward_contract::key_format::KeyFormat;
-use keyward_contract::limit::Limit;
-use keyward_contract::malformation::Malformation;
-use keyward_contract::secret::Secret;
-use keyward_contract::verdict::Refusal;
-use keyward_contract::verify::Answer;
+use crate::engine::upstream_headers::Strip;
+use crate::engine::verification::cache::{self, Memory, Verified};
+use crate::engine::verification::queue::{Ended, Outcome, Unverified};
+use keyward_core::dialect::Dialect;
+use keyward_core::dialect::error_shape::{ErrorShape, Facts, Rendered, Window};
+use keyward_core::dialect::key_format::KeyFormat;
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::Limit;
+use keyward_core::key::secret::Secret;
+use keyward_core::refusal::Refusal;
+use keyward_core::refusal::malformation::Malformation;
+use keyward_core::wire::entry::KeyRecord;
+use keyward_core::wire::verify::Answer;
 use std::borrow::Cow;
 use std::iter;
 use std::net::IpAddr;
@@ -326,7 +326,7 @@ impl<S: SharedStore> Edge<'_, S> {
             (Found::Nothing, Some(selector)) => {
                 let subject = Digest::of_selector(selector);
                 let before = self.snapshot.reading(self.digests.addresses(&key.credential, digest));
-                let credential = verified::Credential { text: &key.credential, digest, subject, before: &before };
+                let credential = cache::Credential { text: &key.credential, digest, subject, before: &before };
                 self.verified_holder(&credential, now, ended)
             }
             (Found::Nothing, None) => Err(Refusal::Unknown.into()),
@@ -338,11 +338,11 @@ impl<S: SharedStore> Edge<'_, S> {
     /// to whom is not known to have the key, it is as if there were none.
     fn verified_holder(
         &mut self,
-        credential: &verified::Credential<'_>,
+        credential: &cache::Credential<'_>,
         now: Now,
         ended: Option<&Ended>,
     ) -> Result<Rc<Holder>, Stop> {
-        let verified::Credential { text, digest, subject, .. } = *credential;
+        let cache::Credential { text, digest, subject, .. } = *credential;
         let holder = match self.snapshot.find(self.store, &subject, [subject]) {
             Found::Key(holder) => holder,
             Found::Nothing => return Err(Refusal::Unknown.into()),

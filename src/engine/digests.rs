@@ -4,7 +4,7 @@
 //! Every one but SHA-256 is computed only where a key is not in the cache.
 
 use hmac::{Hmac, Mac as _};
-use keyward_contract::digest::Digest;
+use keyward_core::key::digest::Digest;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt;
 

@@ -8,13 +8,13 @@
 
 use crate::engine::audit::Written;
 use crate::engine::bucket::{self, Input, Stamp};
-use crate::engine::cells::{CursorCell, Status};
+use crate::engine::shared_state::{CursorCell, Status};
 use crate::engine::store::{Names, SharedStore, update};
-use keyward_contract::cursor::Position;
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Frame, Frames};
-use keyward_contract::page::{Extent, Page, UnreadablePage};
-use keyward_contract::summary::Summary;
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::cursor::Position;
+use keyward_core::wire::entry::{Frame, Frames};
+use keyward_core::wire::page::{Extent, Page, UnreadablePage};
+use keyward_core::wire::summary::Summary;
 
 /// What a fetcher asked for, and what the cursor was then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

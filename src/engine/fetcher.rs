@@ -9,12 +9,12 @@
 use crate::engine::audit::{Audit, Compared};
 use crate::engine::backoff::Backoff;
 use crate::engine::feed::{Application, Asked, NotApplied, Now, Progress};
-use crate::engine::lease::Lease;
+use crate::engine::leader::Lease;
 use crate::engine::store::{Metered, Names, SharedStore};
-use keyward_contract::FEED_PATH;
-use keyward_contract::cursor::Position;
-use keyward_contract::page::UnreadablePage;
-use keyward_contract::summary::Summary;
+use keyward_core::FEED_PATH;
+use keyward_core::wire::cursor::Position;
+use keyward_core::wire::page::UnreadablePage;
+use keyward_core::wire::summary::Summary;
 
 /// The part of a VM that keeps the snapshot current while it holds the lease.
 #[derive(Debug)]
@@ -451,14 +451,14 @@ impl Fetcher {
 mod tests {
     use super::*;
     use crate::engine::bucket;
-    use crate::engine::cells::Status;
+    use crate::engine::shared_state::Status;
     use crate::engine::snapshot::Snapshot;
     use crate::engine::store::memory::MemoryStore;
-    use keyward_contract::MAX_PAGE_BYTES;
-    use keyward_contract::cursor::{Cursor, Position};
-    use keyward_contract::digest::Digest;
-    use keyward_contract::entry::{Body, Entry, KeyRecord};
-    use keyward_contract::page::{Extent, MAX_HEADER_BYTES, Page};
+    use keyward_core::MAX_PAGE_BYTES;
+    use keyward_core::key::digest::Digest;
+    use keyward_core::wire::cursor::{Cursor, Position};
+    use keyward_core::wire::entry::{Body, Entry, KeyRecord};
+    use keyward_core::wire::page::{Extent, MAX_HEADER_BYTES, Page};
 
     const BITS: u32 = 4;
     const HEAD: Cursor = Cursor { epoch: 1, sequence: 5, chain: [1; 16] };
@@ -915,7 +915,7 @@ mod tests {
         assert_eq!(process.tick(&mut other, false), None);
         let before = process.now_ms;
         assert!(process.poll_within(&mut other, 10_000).is_some());
-        assert!(process.now_ms - before <= crate::engine::lease::LEASE_MS + 25);
+        assert!(process.now_ms - before <= crate::engine::leader::LEASE_MS + 25);
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod model;
 
 use crate::engine::store::{self, SharedStore};
 use bucket::Bucket;
-use keyward_contract::limit::Limit;
+use keyward_core::key::limit::Limit;
 use leases::{Lease, Leases};
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;

@@ -4,33 +4,28 @@
 //! that every safeguard can be tested natively against a model.
 
 pub mod audit;
+pub mod auth_throttle;
 pub mod backoff;
 pub mod bucket;
 pub mod cache;
-pub mod cells;
 pub mod credential;
 pub mod decide;
 pub mod digests;
 pub mod feed;
 pub mod fetcher;
-pub mod guessing;
 pub mod header_map;
-pub mod identity;
-pub mod lease;
+pub mod leader;
 pub mod limiter;
 pub mod rate_limit_headers;
 pub mod readiness;
 pub mod redaction;
 pub mod rules;
+pub mod shared_state;
 pub mod snapshot;
 pub mod store;
+pub mod upstream_headers;
 pub mod usage;
-pub mod verified;
-pub mod verifier;
+pub mod verification;
 
 #[cfg(test)]
-mod feed_model;
-#[cfg(test)]
-mod totality;
-#[cfg(test)]
-mod verification;
+mod tests;

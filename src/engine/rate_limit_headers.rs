@@ -1,7 +1,7 @@
 //! Where clients are told how far a key's windows are used.
 
-use keyward_contract::error_shape::Window;
-use keyward_contract::rate_limit_fields::{self, Field};
+use keyward_core::dialect::error_shape::Window;
+use keyward_core::dialect::rate_limit_fields::{self, Field};
 
 /// On which answers which header fields stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! Looser than what is refused elsewhere as a secret, since a segment too many that is hidden costs little: a key with a
 //! typing error, half of one, and one with something behind it are hidden as well.
 
-use keyward_contract::dialect::Dialect;
+use keyward_core::dialect::Dialect;
 use std::borrow::Cow;
 
 /// What stands in the place of a segment.
@@ -170,7 +170,7 @@ fn hex(percent: u8, digits: [u8; 2]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keyward_contract::key_format::KeyFormat;
+    use keyward_core::dialect::key_format::KeyFormat;
 
     const RANDOM: &str = "Ab3dEf6hIj9lMn2pQr5tUv8xYz1BcD4FgH7JkL0NoPqRsTuV";
 

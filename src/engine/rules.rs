@@ -5,8 +5,8 @@ mod explain;
 
 pub use explain::{Decides, Explanation, Mismatch};
 
-use crate::engine::identity::Strip;
-use keyward_contract::error_shape::ErrorShape;
+use crate::engine::upstream_headers::Strip;
+use keyward_core::dialect::error_shape::ErrorShape;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::rc::Rc;

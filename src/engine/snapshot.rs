@@ -2,15 +2,15 @@
 
 use crate::engine::bucket;
 use crate::engine::cache::Cache;
-use crate::engine::cells::Status;
 use crate::engine::decide::Policy;
-use crate::engine::identity::{self, IdentityField};
-use crate::engine::lease::looked_after_since_ms;
+use crate::engine::leader::looked_after_since_ms;
 use crate::engine::limiter::KeyHash;
+use crate::engine::shared_state::Status;
 use crate::engine::store::{Names, SharedStore};
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
-use keyward_contract::limit::Limits;
+use crate::engine::upstream_headers::{self, IdentityField};
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::Limits;
+use keyward_core::wire::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -249,7 +249,7 @@ impl Holder {
 
     /// The header fields that tell the upstream who is calling. A worker has one policy.
     pub fn identity(&self, policy: &Policy) -> &[IdentityField] {
-        self.identity.get_or_init(|| identity::headers_of(self, policy))
+        self.identity.get_or_init(|| upstream_headers::headers_of(self, policy))
     }
 
     /// What the key's limits are counted under.

@@ -10,7 +10,7 @@ mod counts;
 use crate::engine::backoff::Backoff;
 use crate::engine::decide::Decision;
 use counts::Counts;
-use keyward_contract::usage::{Batch, BatchId, INTERVAL_MS, Receipt};
+use keyward_core::wire::usage::{Batch, BatchId, INTERVAL_MS, Receipt};
 
 /// What one VM tells one control plane.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ enum Phase {
 pub struct Report {
     /// Names the report when its answer comes.
     pub id: u64,
-    /// The body of a POST to [`USAGE_PATH`](keyward_contract::USAGE_PATH).
+    /// The body of a POST to [`USAGE_PATH`](keyward_core::USAGE_PATH).
     pub body: Vec<u8>,
     /// After how long the answer may be given up, in milliseconds.
     pub timeout_ms: u64,
@@ -234,11 +234,11 @@ impl Reporter {
 mod tests {
     use super::*;
     use crate::engine::decide::Refused;
-    use crate::engine::identity::Strip;
     use crate::engine::snapshot::{Holder, OwnerState, PlanState};
-    use keyward_contract::entry::KeyRecord;
-    use keyward_contract::usage::{MAX_KEYS, Verdicts};
-    use keyward_contract::verdict::Refusal;
+    use crate::engine::upstream_headers::Strip;
+    use keyward_core::refusal::Refusal;
+    use keyward_core::wire::entry::KeyRecord;
+    use keyward_core::wire::usage::{MAX_KEYS, Verdicts};
     use std::collections::BTreeMap;
     use std::num::NonZeroU32;
     use std::rc::Rc;

@@ -1,11 +1,11 @@
 //! A control plane that is told what to answer, for what the real one would never send or cannot make in a test's time.
 
 use crate::common::SOON;
-use keyward_contract::cursor::Position;
-use keyward_contract::page::{Extent, Page};
-use keyward_contract::usage::{Batch, Receipt};
-use keyward_contract::verify::{self, VERIFY_ANSWER_TYPE, VERIFY_PATH};
-use keyward_contract::{FEED_MEDIA_TYPE, FEED_PATH, USAGE_PATH};
+use keyward_core::wire::cursor::Position;
+use keyward_core::wire::page::{Extent, Page};
+use keyward_core::wire::usage::{Batch, Receipt};
+use keyward_core::wire::verify::{self, VERIFY_ANSWER_TYPE, VERIFY_PATH};
+use keyward_core::{FEED_MEDIA_TYPE, FEED_PATH, USAGE_PATH};
 use keyward_harness::echo::{Answer, CLOSE, Reply, SeenRequest};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, until};

@@ -3,11 +3,11 @@
 use crate::common::SOON;
 use crate::feed_double::Feed;
 use hmac::{Hmac, Mac as _};
-use keyward_contract::cursor::{Cursor, Position};
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, KeyRecord, PlanRecord};
-use keyward_contract::limit::Limits;
-use keyward_contract::page::{Extent, Page};
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::Limits;
+use keyward_core::wire::cursor::{Cursor, Position};
+use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord, PlanRecord};
+use keyward_core::wire::page::{Extent, Page};
 use keyward_harness::{Gateway, Request};
 use serde_json::json;
 use sha2::{Digest as _, Sha256, Sha512};

@@ -1,7 +1,7 @@
 //! The listener is replaced while a long poll is open. Envoy drops that callout without a word, and the feed goes on.
 
 use crate::common::SOON;
-use keyward_filter::engine::lease::{LEASE_MS, LEFT_AFTER_MS};
+use keyward_filter::engine::leader::{LEASE_MS, LEFT_AFTER_MS};
 use keyward_harness::{EnvoyConfig, Gateway, Request, TestDir, until};
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 //! memory is bounded. `make bench-million` measures the same with a million, and against the clock.
 
 use crate::common::SOON;
-use keyward_contract::dialect::Dialect;
-use keyward_contract::digest::Digest;
+use keyward_core::dialect::Dialect;
+use keyward_core::key::digest::Digest;
 use keyward_harness::{ControlPlane, Gateway, Request};
 use serde_json::json;
 use std::convert::Infallible;

@@ -3,12 +3,12 @@
 use crate::common::SOON;
 use crate::feed_double::{Feed, OnUsage};
 use crate::listener_replaced::{replace, replaceable};
-use keyward_contract::cursor::{Cursor, Position};
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
-use keyward_contract::limit::{Limit, Limits};
-use keyward_contract::page::{Extent, Page};
-use keyward_contract::usage::Batch;
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::{Limit, Limits};
+use keyward_core::wire::cursor::{Cursor, Position};
+use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord};
+use keyward_core::wire::page::{Extent, Page};
+use keyward_core::wire::usage::Batch;
 use keyward_harness::{Failure, Gateway, Request, TestDir, WorkerConnections, until};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -3,10 +3,10 @@
 use crate::common::SOON;
 use crate::feed_double::{Feed, Verify};
 use crate::listener_replaced::{replaceable, with_cache};
-use keyward_contract::cursor::{Cursor, Position};
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
-use keyward_contract::page::{Extent, Page};
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::cursor::{Cursor, Position};
+use keyward_core::wire::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_core::wire::page::{Extent, Page};
 use keyward_harness::gateway::Builder;
 use keyward_harness::http::{self, Connection};
 use keyward_harness::{Failure, Gateway, Request, Response, TestDir, artifacts, until};

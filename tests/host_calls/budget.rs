@@ -6,10 +6,10 @@
 
 use crate::vm::{Outcome, Vm, toolchain_of_filter};
 use crate::{CONFIGURATION, KEY, headers_with, ready_at, ready_with, with_limits};
-use keyward_contract::cursor::{Cursor, Position, chain};
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, Environment, KeyRecord};
-use keyward_contract::page::{Extent, Page};
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::cursor::{Cursor, Position, chain};
+use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord};
+use keyward_core::wire::page::{Extent, Page};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,15 +1,15 @@
 //! Each verdict, and what decides between two.
 
 use super::*;
-use crate::config::Config;
 use crate::engine::bucket::{self, Input, Stamp};
-use crate::engine::cells::Status;
 use crate::engine::digests::{KeyDigest, Pepper};
+use crate::engine::shared_state::Status;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, update};
+use crate::policy::Config;
 use hmac::{Hmac, Mac as _};
-use keyward_contract::entry::{Body, Entry, Frames, OwnerRecord, PlanRecord};
-use keyward_contract::limit::Limits;
+use keyward_core::key::limit::Limits;
+use keyward_core::wire::entry::{Body, Entry, Frames, OwnerRecord, PlanRecord};
 use sha2::{Digest as _, Sha256, Sha512};
 use std::cell::Cell;
 

@@ -5,7 +5,7 @@
 //! first. Entries are in order because an admission never happens before the bucket was last written, and joins the newest
 //! entry where a lease has put that later.
 
-use keyward_contract::limit::Limit;
+use keyward_core::key::limit::Limit;
 use sha2::{Digest as _, Sha256};
 use std::num::NonZeroU64;
 

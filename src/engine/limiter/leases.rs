@@ -13,7 +13,7 @@
 
 use super::WindowState;
 use super::bucket::sub_window_ms;
-use keyward_contract::limit::Limit;
+use keyward_core::key::limit::Limit;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 

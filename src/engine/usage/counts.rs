@@ -1,8 +1,8 @@
 //! What one VM has counted and not told yet. A request costs a look-up in a map in its own memory, and no host call.
 
 use crate::engine::decide::Decision;
-use keyward_contract::entry::KeyRecord;
-use keyward_contract::usage::{Batch, BatchId, KeyUsage, MAX_COUNT, MAX_KEYS, Verdicts, is_id};
+use keyward_core::wire::entry::KeyRecord;
+use keyward_core::wire::usage::{Batch, BatchId, KeyUsage, MAX_COUNT, MAX_KEYS, Verdicts, is_id};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 

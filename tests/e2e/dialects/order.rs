@@ -3,9 +3,9 @@
 use super::records::{Records, page};
 use crate::common::SOON;
 use crate::feed_double::Feed;
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, KeyRecord, OwnerRecord};
-use keyward_contract::limit::Limits;
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::Limits;
+use keyward_core::wire::entry::{Body, KeyRecord, OwnerRecord};
 use keyward_harness::{Gateway, Request};
 use serde_json::json;
 

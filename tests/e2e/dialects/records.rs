@@ -1,11 +1,11 @@
 //! The keys of a table's run: a snapshot with one for each state, made up in the dialect's own format.
 
-use keyward_contract::cursor::{Cursor, Position};
-use keyward_contract::dialect::Dialect;
-use keyward_contract::digest::Digest;
-use keyward_contract::entry::{Body, Entry, KeyRecord, OwnerRecord};
-use keyward_contract::limit::Limits;
-use keyward_contract::page::{Extent, Page};
+use keyward_core::dialect::Dialect;
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::Limits;
+use keyward_core::wire::cursor::{Cursor, Position};
+use keyward_core::wire::entry::{Body, Entry, KeyRecord, OwnerRecord};
+use keyward_core::wire::page::{Extent, Page};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// 2024-01-01T00:00:00Z.

@@ -6,7 +6,7 @@ use super::page::Page;
 use super::records::Records;
 use crate::common::SOON;
 use crate::feed_double::Feed;
-use keyward_contract::malformation::Malformation;
+use keyward_core::refusal::malformation::Malformation;
 use keyward_harness::http::Connection;
 use keyward_harness::{Failure, Gateway, Request, Response, until};
 use serde_json::Value;

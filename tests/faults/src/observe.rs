@@ -1,10 +1,10 @@
 //! What a server says of its state: its API to operators, its feed to edges.
 
 use crate::oracle::{Observed, ObservedKey};
-use keyward_contract::FEED_PATH;
-use keyward_contract::cursor::Position;
-use keyward_contract::entry::Body;
-use keyward_contract::page::Page;
+use keyward_core::FEED_PATH;
+use keyward_core::wire::cursor::Position;
+use keyward_core::wire::entry::Body;
+use keyward_core::wire::page::Page;
 use keyward_harness::edges::{Entries, Memory, Options, Protocol};
 use keyward_harness::{ControlPlane, Edges, Failure, Request, Result, http};
 use serde_json::Value;

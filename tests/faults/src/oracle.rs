@@ -3,7 +3,7 @@
 //! A change that was acknowledged is there. One that was answered "not made" is not. One whose outcome is unknown, because the
 //! answer said so or never came, may be either; and once it was seen, it stays.
 
-use keyward_contract::digest::Digest;
+use keyward_core::key::digest::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client was told of a change.

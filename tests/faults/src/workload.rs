@@ -2,7 +2,7 @@
 //! the oracle what it was answered.
 
 use crate::oracle::{During, Oracle, Outcome, Secret};
-use keyward_contract::digest::Digest;
+use keyward_core::key::digest::Digest;
 use keyward_harness::{Request, Response, http};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Each fault once on SQLite, some on PostgreSQL, and what shows that the oracle would notice if a server lied.
 
-use keyward_contract::page;
+use keyward_core::wire::page;
 use keyward_faults::campaign::{self, Options};
 use keyward_faults::fault::Fault;
 use keyward_faults::observe::observe;

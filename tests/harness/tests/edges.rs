@@ -1,9 +1,9 @@
 //! Hundreds of edges on one control plane: each has every change, however it goes there.
 
-use keyward_contract::FEED_PATH;
-use keyward_contract::cursor::Position;
-use keyward_contract::digest::Digest;
-use keyward_contract::page::Page;
+use keyward_core::FEED_PATH;
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::cursor::Position;
+use keyward_core::wire::page::Page;
 use keyward_harness::edges::{Memory, Options, Protocol};
 use keyward_harness::{ControlPlane, CreatedKey, Edges, Failure, Request, TestDir, http, until};
 use serde_json::json;

@@ -3,7 +3,7 @@
 //!
 //! Exact and simple rather than small: a count takes as much memory as its limit. One clock, that of Redis, is everybody's.
 
-use keyward_contract::limit::Limit;
+use keyward_core::key::limit::Limit;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{RedisError, Script};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Which descriptors are limited, and how: `key_id:50/min`, `plan=free,key_id:10/s`.
 
 use crate::protocol::Descriptor;
-use keyward_contract::limit::{Limit, ParseLimitError};
+use keyward_core::key::limit::{Limit, ParseLimitError};
 use std::str::FromStr;
 
 /// A limit for every descriptor that has these entries and no others.

@@ -3,10 +3,10 @@
 use super::transport::Connection;
 use super::{Arrival, Entries, Memory, Shared};
 use bytes::Bytes;
-use keyward_contract::FEED_PATH;
-use keyward_contract::cursor::Position;
-use keyward_contract::entry::{Body, Frames};
-use keyward_contract::page::{Extent, Page};
+use keyward_core::FEED_PATH;
+use keyward_core::wire::cursor::Position;
+use keyward_core::wire::entry::{Body, Frames};
+use keyward_core::wire::page::{Extent, Page};
 use keyward_filter::engine::backoff::Backoff;
 use keyward_filter::engine::fetcher::BACKOFF_MS;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,7 +160,7 @@ async fn poll(connection: &mut Option<Connection>, shared: &Shared, asked: Posit
 mod tests {
     use super::*;
     use crate::edges::{Counters, Options, Protocol};
-    use keyward_contract::cursor::Cursor;
+    use keyward_core::wire::cursor::Cursor;
 
     fn shared() -> Shared {
         let options = Options {

@@ -1,0 +1,171 @@
+//! Finding the filter's configuration in a file: bare, or in a configuration of Envoy, of which it is a small part.
+
+use super::problem;
+use crate::CliError;
+use keyward_core::document::Problem;
+use serde_json::Value;
+use std::path::Path;
+
+/// One configuration of the filter, and what stands around it.
+#[derive(Debug)]
+pub(super) struct FilterConfig {
+    /// Where it stands in the file; empty where it is the whole file.
+    pub(super) at: String,
+    /// It, as JSON; or what is wrong with its text.
+    pub(super) configuration: Result<Value, Problem>,
+    /// Whether it came as a Struct, which does not keep the order of fields.
+    pub(super) is_struct: bool,
+    /// The plugin's `config`, in which `vm_config` stands; absent where the configuration is bare.
+    pub(super) plugin: Option<Value>,
+    /// The HTTP filters behind it, where it stands in a list of them.
+    pub(super) behind: Option<Vec<Value>>,
+    /// The document that it stands in.
+    pub(super) document: Value,
+}
+
+/// Every configuration of the filter in a file; at least one.
+///
+/// # Errors
+/// If the file cannot be read, is neither YAML nor JSON, or has none.
+pub(super) fn read(file: &Path) -> Result<Vec<FilterConfig>, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
+    find(&text).map_err(|error| CliError::Mistakes(format!("{}: {error}", file.display())))
+}
+
+/// The same in the text of a file.
+pub(super) fn find(text: &str) -> Result<Vec<FilterConfig>, String> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| format!("neither YAML nor JSON: {error}"))?;
+    let mut found = Vec::new();
+    for document in &documents {
+        if is_bare(document) {
+            found.push(FilterConfig {
+                at: String::new(),
+                configuration: Ok(document.clone()),
+                is_struct: false,
+                plugin: None,
+                behind: None,
+                document: Value::Null,
+            });
+        } else {
+            walk(document, "", None, document, &mut found);
+        }
+    }
+    if found.is_empty() {
+        return Err(
+            "expected a configuration of Envoy with a Wasm filter that has `dialect` and `control_plane` in its \
+                    configuration, or that configuration alone; found neither"
+                .to_owned(),
+        );
+    }
+    Ok(found)
+}
+
+fn is_bare(document: &Value) -> bool {
+    let has = |field| document.get(field).is_some();
+    (has("dialect") || has("control_plane") || has("rules")) && !has("static_resources")
+}
+
+/// Looks for plugins of Envoy that are the filter, in the order in which they stand.
+fn walk(value: &Value, at: &str, behind: Option<&[Value]>, document: &Value, found: &mut Vec<FilterConfig>) {
+    match value {
+        Value::Object(fields) => {
+            if let Some((configuration, is_struct, path)) = configuration_of(value) {
+                found.push(FilterConfig {
+                    at: format!("{at}{path}"),
+                    configuration,
+                    is_struct,
+                    plugin: Some(value.clone()),
+                    behind: behind.map(<[Value]>::to_vec),
+                    document: document.clone(),
+                });
+                return;
+            }
+            for (name, field) in fields {
+                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                if name == "http_filters"
+                    && let Value::Array(filters) = field
+                {
+                    for (n, filter) in filters.iter().enumerate() {
+                        walk(filter, &format!("{at}[{n}]"), filters.get(n + 1..), document, found);
+                    }
+                } else {
+                    walk(field, &at, behind, document, found);
+                }
+            }
+        }
+        Value::Array(elements) => {
+            for (n, element) in elements.iter().enumerate() {
+                walk(element, &format!("{at}[{n}]"), behind, document, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The filter's configuration in a plugin's `config`, whether it is a Struct, and where it stands in it.
+fn configuration_of(plugin: &Value) -> Option<(Result<Value, Problem>, bool, &'static str)> {
+    let configuration = plugin.get("configuration")?;
+    plugin.get("vm_config").or_else(|| plugin.get("root_id"))?;
+    let type_url = configuration.get("@type").and_then(Value::as_str).unwrap_or_default();
+    let value = configuration.get("value")?;
+    let (read, is_struct) = match value {
+        Value::String(text) => {
+            let not_json = |error: serde_json::Error| problem("", format!("the StringValue is not JSON: {error}"));
+            (serde_json::from_str::<Value>(text).map_err(not_json), false)
+        }
+        value => (Ok(value.clone()), type_url.ends_with("google.protobuf.Struct")),
+    };
+    let names = |field| plugin.get(field).and_then(Value::as_str).is_some_and(|name| name.contains("keyward"));
+    let module = plugin.pointer("/vm_config/code/local/filename").and_then(Value::as_str).unwrap_or_default();
+    let looks_like_it = read.as_ref().is_ok_and(|value| value.get("control_plane").is_some());
+    let is_it = names("name") || names("root_id") || module.contains("keyward_filter") || looks_like_it;
+    is_it.then_some((read, is_struct, ".configuration.value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped(name: &str) -> Vec<FilterConfig> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envoy").join(name);
+        read(&file).unwrap()
+    }
+
+    #[test]
+    fn the_filter_is_found_in_every_file_that_has_it() {
+        for (name, with_filters_behind) in [("envoy.yaml", true), ("fleet.yaml", true), ("mesh/istio.yaml", false)] {
+            let found = shipped(name);
+            assert_eq!(found.len(), 1, "{name}");
+            assert_eq!(found[0].configuration.as_ref().unwrap()["dialect"], "keyward");
+            assert!(found[0].is_struct && found[0].plugin.is_some());
+            assert_eq!(found[0].behind.is_some(), with_filters_behind, "{name}");
+        }
+        assert!(shipped("envoy.yaml")[0].at.ends_with("http_filters[0].typed_config.config.configuration.value"));
+    }
+
+    #[test]
+    fn a_bare_configuration_and_one_in_a_string_are_found_too() {
+        for text in [
+            "dialect: keyward\ncontrol_plane: { cluster: c }",
+            r#"{"dialect": "keyward", "control_plane": {"cluster": "c"}}"#,
+            "a: 1\n---\nrules: []\n",
+        ] {
+            assert_eq!(find(text).unwrap()[0].at, "", "{text}");
+        }
+        let string =
+            r#"{"x": [{"config": {"root_id": "r", "configuration": {"@type": "…StringValue", "value": "TEXT"}}}]}"#;
+        let found = find(&string.replace("TEXT", r#"{\"control_plane\": {}}"#)).unwrap();
+        assert_eq!(found[0].at, "x[0].config.configuration.value");
+        assert!(!found[0].is_struct && found[0].configuration.is_ok());
+        let found = find(&string.replace("TEXT", "{").replace("\"r\"", "\"keyward\"")).unwrap();
+        assert!(found[0].configuration.as_ref().unwrap_err().message.contains("not JSON"));
+    }
+
+    #[test]
+    fn a_file_without_it_is_reported() {
+        for text in ["", "a: 1", "[]", "a: [", "static_resources: {}"] {
+            assert!(find(text).is_err(), "{text}");
+        }
+    }
+}

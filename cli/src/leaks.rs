@@ -1,0 +1,196 @@
+//! `keys report-leak`: keys that were found in public, from a file or the standard input and never from an argument.
+
+use super::client::Client;
+use super::file::Input;
+use super::{CliError, output, print};
+use clap::Args;
+use keyward_server::keys::leaks::candidates;
+use keyward_server::keys::text::{Line, Lines};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// Which keys were found, and where.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Keys are found inside other text too: in quotes, behind NAME=, in JSON. Exits with 0 if every line that is \
+                  not empty held a key of this server, and with 3 if one did not."
+)]
+pub struct ReportLeakArguments {
+    /// A text file with keys, or - for the standard input
+    file: PathBuf,
+    /// Who found them, or in what
+    #[arg(long)]
+    source: Option<String>,
+    /// Where they were found
+    #[arg(long, value_name = "URL")]
+    found_at: Option<String>,
+    /// Print what became of each line as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lines whose keys are to be reported.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<Found>,
+    keys: usize,
+    bytes: usize,
+}
+
+/// What was found on a line.
+struct Found {
+    number: u64,
+    keys: Result<Vec<String>, String>,
+}
+
+/// What became of the lines so far.
+#[derive(Default)]
+struct Counts {
+    known: u64,
+    others: u64,
+}
+
+/// The most keys of a request, and what they may have together in bytes.
+const MAX_KEYS: usize = 100;
+const MAX_BYTES: usize = 32 << 10;
+/// The longest line, in bytes.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
+pub(super) fn report(client: &Client, arguments: &ReportLeakArguments) -> Result<(), CliError> {
+    let path = &arguments.file;
+    let (mut reader, _) = Input::open(path)?.into_reader();
+    let (mut lines, mut found) = (Lines::new(MAX_LINE_BYTES), VecDeque::new());
+    let (mut batch, mut counts) = (Batch::default(), Counts::default());
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = reader.read(&mut buffer).map_err(|source| CliError::File { path: path.clone(), source })?;
+        match buffer.get(..read).filter(|piece| !piece.is_empty()) {
+            Some(piece) => lines.push(piece, &mut found),
+            None => lines.finish(&mut found),
+        }
+        for line in found.drain(..) {
+            batch.take(line);
+            if batch.is_full() {
+                std::mem::take(&mut batch).report(client, arguments, &mut counts)?;
+            }
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    batch.report(client, arguments, &mut counts)?;
+    match counts {
+        Counts { known: 0, others: 0 } => Err(CliError::Partial("there is nothing in the file but empty lines".into())),
+        Counts { others: 0, .. } => Ok(()),
+        Counts { known, others } => Err(CliError::Partial(format!(
+            "of {} lines, {others} held no key of this server; those of the other {known} were reported",
+            known + others
+        ))),
+    }
+}
+
+impl Batch {
+    fn take(&mut self, Line { number, text, .. }: Line) {
+        let keys = match text {
+            Err(why) => Err(why.to_string()),
+            // Keys are ASCII, so what is around them may be in any encoding.
+            Ok(text) => {
+                let text = String::from_utf8_lossy(&text);
+                if text.trim().is_empty() {
+                    return;
+                }
+                Ok(candidates(&text).into_iter().map(str::to_owned).collect::<Vec<_>>())
+            }
+        };
+        self.keys += keys.as_ref().map_or(0, Vec::len);
+        self.bytes += keys.iter().flatten().map(String::len).sum::<usize>();
+        self.lines.push(Found { number, keys });
+    }
+
+    fn is_full(&self) -> bool {
+        self.keys >= MAX_KEYS || self.bytes >= MAX_BYTES || self.lines.len() >= 10 * MAX_KEYS
+    }
+
+    /// Reports the keys, and prints what became of each line.
+    fn report(self, client: &Client, arguments: &ReportLeakArguments, counts: &mut Counts) -> Result<(), CliError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<&String> = self.lines.iter().flat_map(|line| line.keys.iter().flatten()).collect();
+        let mut reports = Vec::with_capacity(keys.len());
+        let mut rest = keys.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |key: &&&String| {
+                bytes += key.len();
+                bytes <= MAX_BYTES
+            };
+            let count = rest.iter().take(MAX_KEYS).take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(count);
+            let request = json!({"keys": now, "source": arguments.source, "url": arguments.found_at});
+            let mut answer = client.post("/v1/leaks", &request)?;
+            match answer.get_mut("keys").map(Value::take) {
+                Some(Value::Array(some)) if some.len() == count => reports.extend(some),
+                _ => return Err(CliError::Partial("the server did not say what became of each key".into())),
+            }
+            rest = later;
+        }
+        let mut reports = reports.into_iter();
+        let mut told = Vec::new();
+        for line in &self.lines {
+            let of_line: Vec<_> = reports.by_ref().take(line.keys.as_ref().map_or(0, Vec::len)).collect();
+            let mut known: Vec<Value> = Vec::new();
+            for report in of_line.into_iter().filter(is_known) {
+                // One key can be found in several parts of a line.
+                if !known.iter().any(|other| other.get("key_id") == report.get("key_id")) {
+                    known.push(report);
+                }
+            }
+            match known.is_empty() {
+                true => counts.others += 1,
+                false => counts.known += 1,
+            }
+            told.push((line, known));
+        }
+        print(&if arguments.json { json_line(&told) } else { told.iter().map(text_lines).collect() })
+    }
+}
+
+fn is_known(report: &Value) -> bool {
+    report.get("known") == Some(&Value::Bool(true))
+}
+
+/// What became of the lines, in the words of the API.
+fn json_line(told: &[(&Found, Vec<Value>)]) -> String {
+    let mut keys = Vec::new();
+    for (line, known) in told {
+        for mut report in known.iter().cloned() {
+            if let Value::Object(fields) = &mut report {
+                fields.insert("line".to_owned(), line.number.into());
+            }
+            keys.push(report);
+        }
+        if known.is_empty() {
+            keys.push(json!({"known": false, "action": "none", "line": line.number}));
+        }
+    }
+    output::line(&json!({"keys": keys}))
+}
+
+/// What became of the keys on a line, which is not repeated.
+fn text_lines((line, known): &(&Found, Vec<Value>)) -> String {
+    let number = line.number;
+    let why = match &line.keys {
+        Err(why) => why,
+        Ok(keys) if keys.is_empty() => "no key found on this line",
+        Ok(_) => "not a key of this server",
+    };
+    if known.is_empty() {
+        return format!("line {number}  {why}\n");
+    }
+    let told =
+        |report| format!("line {number}  {}  {}\n", output::text(report, "key_id"), output::text(report, "action"));
+    known.iter().map(told).collect()
+}

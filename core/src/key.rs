@@ -1,0 +1,5 @@
+//! What a key is made of that edge and server both know.
+
+pub mod digest;
+pub mod limit;
+pub mod secret;

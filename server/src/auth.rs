@@ -1,0 +1,9 @@
+//! Who asks: tokens and keys, clients behind proxies, and what slows down those who guess.
+
+pub mod auth_throttle;
+pub mod client_ip;
+pub mod hash_pool;
+pub mod key_auth;
+pub mod password;
+mod recent_credentials;
+pub mod tokens;

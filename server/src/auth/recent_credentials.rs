@@ -1,0 +1,69 @@
+//! Which credentials were looked up lately and what they were found to be, so that a suspect's good key need not wait behind
+//! bad ones, nor a bad one that comes again and again be looked up each time.
+//!
+//! A table of a fixed size, in which whatever comes later takes the place of what was there. It holds no credential and no
+//! digest of one: hashes keyed with random bytes of the process. It lets nobody in: what is known as good is looked up like
+//! anything else.
+
+use super::auth_throttle::WINDOW;
+use crate::clock::Timestamp;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Good credentials, or bad ones.
+pub(super) struct Seen {
+    slots: Mutex<Vec<Option<(u64, Timestamp)>>>,
+    hasher: RandomState,
+}
+
+const SLOTS: usize = 4096;
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { slots: Mutex::new(vec![None; SLOTS]), hasher: RandomState::new() }
+    }
+}
+
+impl Seen {
+    /// Notes it.
+    pub(super) fn add(&self, credential: &[u8], now: Timestamp) {
+        let (hash, place) = self.place_of(credential);
+        if let Some(slot) = self.slots().get_mut(place) {
+            *slot = Some((hash, now));
+        }
+    }
+
+    /// Notes that it is none of these.
+    pub(super) fn remove(&self, credential: &[u8]) {
+        let (hash, place) = self.place_of(credential);
+        if let Some(slot) = self.slots().get_mut(place) {
+            *slot = slot.filter(|(of, _)| *of != hash);
+        }
+    }
+
+    /// Whether it is one of these.
+    pub(super) fn has(&self, credential: &[u8]) -> bool {
+        self.noted_at(credential).is_some()
+    }
+
+    /// Whether it was one of these less than a window ago, by a clock that was not set back since.
+    pub(super) fn has_lately(&self, credential: &[u8], now: Timestamp) -> bool {
+        self.noted_at(credential).is_some_and(|at| at <= now && now < at.plus(WINDOW))
+    }
+
+    fn noted_at(&self, credential: &[u8]) -> Option<Timestamp> {
+        let (hash, place) = self.place_of(credential);
+        let slot = self.slots().get(place).copied().flatten();
+        slot.filter(|(of, _)| *of == hash).map(|(_, at)| at)
+    }
+
+    fn place_of(&self, credential: &[u8]) -> (u64, usize) {
+        let hash = self.hasher.hash_one(credential);
+        (hash, usize::try_from(hash % SLOTS as u64).unwrap_or_default())
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Option<(u64, Timestamp)>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

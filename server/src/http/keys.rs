@@ -1,0 +1,191 @@
+//! Keys, for operators.
+
+pub(super) mod issue;
+mod resource;
+
+use super::App;
+use super::answer::{json, unless_known, versioned};
+use super::extract::{Document, Id, MAX_LIMIT, MAX_TEXT_LENGTH, Parameters, TwoIds, problem};
+use super::openapi::{Refused, number, schema};
+use super::owners::Name;
+use super::precondition::{IfMatch, Known};
+use super::problem::ApiError;
+use crate::clock::Timestamp;
+use crate::model::schema::{environment, key_id, nonempty_line};
+use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
+use crate::store::{Authorization, Changed, KeyQuery, SecretEnded};
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use keyward_core::document::{Problem, Problems};
+use keyward_core::wire::entry::Environment;
+use resource::{KeyResource, ListResource, resource};
+use serde_json::Value;
+
+schema!(KeyId, "The id of a key", key_id());
+schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
+schema!(Words, "Any text", nonempty_line(MAX_TEXT_LENGTH));
+schema!(EnvironmentName, "Whether requests are real", environment());
+
+/// Lists keys, the newest first
+#[utoipa::path(
+    get,
+    path = "/v1/keys",
+    operation_id = "listKeys",
+    tag = "keys",
+    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<KeyId>, Query, description = "The `next` of the list before"), ("owner" = Option<Name>, Query, description = "Only those of this owner"), ("member" = Option<Name>, Query, description = "Only those for this member"), ("plan" = Option<Name>, Query, description = "Only those on this plan"), ("kind" = inline(Option<Words>), Query, description = "Only those of this kind"), ("environment" = inline(Option<EnvironmentName>), Query, description = "Only those of this environment"), ("state" = Option<KeyState>, Query, description = "Only those in this state"), ("name" = inline(Option<Words>), Query, description = "Only those with this in their names, in any case of its letters"), ("created_after" = inline(Option<Timestamp>), Query, description = "Only those made then or later"), ("created_before" = inline(Option<Timestamp>), Query, description = "Only those made before"), ("expires_before" = inline(Option<Timestamp>), Query, description = "Only those that end before")),
+    responses((status = OK, description = "The keys", body = ListResource))
+)]
+pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
+    let query = KeyQuery {
+        limit: parameters.limit(),
+        after: parameters.text("after", "the id of a key"),
+        owner: parameters.id("owner", "the id of an owner"),
+        member: parameters.id("member", "the id of a member"),
+        plan: parameters.id("plan", "the id of a plan"),
+        kinds: parameters.text("kind", "a kind of key").into_iter().collect(),
+        environment: parameters.take("environment", "live or test", Environment::from_name),
+        state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
+        name: parameters.text("name", "a part of a name"),
+        created_after: parameters.time("created_after"),
+        created_before: parameters.time("created_before"),
+        expires_before: parameters.time("expires_before"),
+    };
+    parameters.finish()?;
+    let now = (app.clock)();
+    let page = app.store.keys(&query, now).await?;
+    let page = page.ok_or_else(|| ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")])))?;
+    let keys = page.keys.iter().map(|key| resource(key, None, now)).collect();
+    json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
+}
+
+/// A key
+#[utoipa::path(
+    get,
+    path = "/v1/keys/{id}",
+    operation_id = "showKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), Known),
+    responses((status = OK, description = "The key", body = KeyResource))
+)]
+pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Result<Response, ApiError> {
+    let key = app.store.key(&id).await?.ok_or(NO_KEY)?;
+    unless_known(&known, key.version, &resource(&key, None, (app.clock)()))
+}
+
+/// Changes a key
+///
+/// What is not named stays. Kind, owner and environment cannot be changed.
+#[utoipa::path(
+    patch,
+    path = "/v1/keys/{id}",
+    operation_id = "changeKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
+    request_body(content = ref("#/components/schemas/KeyChange"), content_type = "application/json"),
+    responses((status = OK, description = "The key as it is now", body = KeyResource), Refused<409>)
+)]
+pub(super) async fn change(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IfMatch(expected): IfMatch,
+    Id(id): Id,
+    Document(document): Document,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let created_at = app.store.key(&id).await?.ok_or(NO_KEY)?.created_at;
+    let no_plan = plan_problem(&app, &document).await?;
+    let change = with_further(KeyChange::read(&document, &app.dialect, created_at, now), no_plan)?;
+    match app.store.change_key(by, Target { id, expected }, change, now).await? {
+        Changed::Done(key) => {
+            tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
+            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
+        }
+        Changed::NotActive(state) => Err(ApiError::NotActive { state, wanted: "end at another time" }),
+        Changed::TooMuchMetadata => {
+            let message = format!("the key would have more than {MAX_METADATA} entries");
+            Err(ApiError::Invalid(Problems(vec![problem("metadata", &message)])))
+        }
+        Changed::NotFound => Err(NO_KEY),
+    }
+}
+
+/// Ends a key at once and for good
+///
+/// It stays listed, as revoked. A key that was revoked before is answered as it is.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{id}",
+    operation_id = "revokeKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
+    responses((status = OK, description = "The key as it is now", body = KeyResource))
+)]
+pub(super) async fn revoke(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IfMatch(expected): IfMatch,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let key = app.store.revoke_key(by, Target { id, expected }, now).await?.ok_or(NO_KEY)?;
+    tracing::info!(key = key.id, owner = key.owner, "key revoked");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
+}
+
+/// Ends one secret of a key before its grace is over
+///
+/// The last one that is valid cannot be ended: revoke the key instead.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{id}/secrets/{secret_id}",
+    operation_id = "endSecret",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), ("secret_id" = String, Path, description = "The secret's id"), IfMatch),
+    responses((status = OK, description = "The key as it is now", body = KeyResource), Refused<409>)
+)]
+pub(super) async fn end_secret(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IfMatch(expected): IfMatch,
+    TwoIds(id, secret): TwoIds,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    match app.store.end_secret(by, Target { id, expected }, secret, now).await? {
+        SecretEnded::Done(key) => {
+            tracing::info!(key = key.id, owner = key.owner, "a secret of the key ended");
+            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
+        }
+        SecretEnded::NotActive(state) => Err(ApiError::NotActive { state, wanted: "have one of its secrets ended" }),
+        SecretEnded::LastOne => Err(ApiError::LastSecret),
+        SecretEnded::NoSuchSecret => Err(ApiError::NotFound("secret of this key")),
+        SecretEnded::NotFound => Err(NO_KEY),
+    }
+}
+
+const NO_KEY: ApiError = ApiError::NotFound("key");
+
+/// What is wrong with the plan in a request: that there is none of that id. What no plan can be called is for the reader
+/// of the request to tell.
+async fn plan_problem(app: &App, document: &Value) -> Result<Option<Problem>, ApiError> {
+    let plan = document.get("plan").and_then(Value::as_str);
+    let Some(plan) = plan.filter(|plan| plan.bytes().all(|c| c.is_ascii_graphic()) && !plan.is_empty()) else {
+        return Ok(None);
+    };
+    let missing = app.store.plan(plan).await?.is_none();
+    Ok(missing.then(|| problem("plan", super::problem::NO_SUCH_PLAN)))
+}
+
+/// What was read, unless something in it or the further problem is in the way; all of it is told.
+fn with_further<T>(read: Result<T, Problems>, further: Option<Problem>) -> Result<T, ApiError> {
+    match (read, further) {
+        (Ok(read), None) => Ok(read),
+        (Ok(_), Some(problem)) => Err(ApiError::Invalid(Problems(vec![problem]))),
+        (Err(Problems(mut problems)), further) => {
+            let told = |further: &Problem| problems.iter().any(|problem| problem.path == further.path);
+            problems.extend(further.filter(|further| !told(further)));
+            Err(ApiError::Invalid(Problems(problems)))
+        }
+    }
+}

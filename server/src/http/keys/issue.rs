@@ -1,0 +1,199 @@
+//! Keys and secrets that are made: the plaintext lives in this room only: drawn, digested, shown, gone.
+//!
+//! With an Idempotency-Key it can be drawn again for a day, by whoever holds that.
+
+use super::resource::{KeyResource, resource};
+use super::{KeyId, NO_KEY, plan_problem, with_further};
+use crate::clock::Timestamp;
+use crate::http::App;
+use crate::http::answer::versioned;
+use crate::http::extract::{Document, Id};
+use crate::http::idempotency::{IdempotencyKey, Repeatable};
+use crate::http::openapi::Refused;
+use crate::http::precondition::IfMatch;
+use crate::http::problem::ApiError;
+use crate::keys::issue::{self, issue};
+use crate::model::{Key, NewKey, Rotation, Secret, Target};
+use crate::random::{self, NoRandomness};
+use crate::store::{Authorization, Before, Made, Rotated};
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use keyward_core::dialect::Dialect;
+use keyward_core::dialect::key_format::KeyFormat;
+use keyward_core::key::secret::Secret as Plaintext;
+
+/// Makes a key
+///
+/// The plaintext is in the answer, and is shown only this once.
+#[utoipa::path(
+    post,
+    path = "/v1/keys",
+    operation_id = "createKey",
+    tag = "keys",
+    params(IdempotencyKey),
+    request_body(content = ref("#/components/schemas/KeyCreate"), content_type = "application/json"),
+    responses((status = CREATED, description = "The key, with its plaintext", body = KeyResource, headers(("Location" = String, description = "Its path"), ("ETag" = String, description = "Its version."))))
+)]
+pub(crate) async fn create(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IdempotencyKey(idempotency_key): IdempotencyKey,
+    Document(document): Document,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let repeatable =
+        idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), "POST /v1/keys", &document)).transpose()?;
+    if let Some(answer) = answer_again(&app, &by, repeatable.as_ref(), now).await? {
+        return Ok(answer);
+    }
+    let no_plan = plan_problem(&app, &document).await?;
+    let new = with_further(NewKey::read(document, &app.dialect, now), no_plan)?;
+    let (plaintext, secret) = new_secret(&app, &new.format, repeatable.as_ref(), now).await?;
+    let key = Key {
+        owner: new.owner,
+        environment: new.format.environment,
+        scopes: new.scopes,
+        allow_ip: new.allow_ip,
+        limits: new.limits,
+        expires_at: new.expires_at,
+        member: new.member,
+        plan: new.plan,
+        credits: new.credits,
+        metadata: new.metadata,
+        secrets: vec![secret],
+        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
+    };
+    let made = match &repeatable {
+        Some(repeatable) => app.store.create_key_once(by, key, repeatable.once).await?,
+        None => Made::Now(app.store.create_key(by, key).await?),
+    };
+    match (made, repeatable) {
+        (Made::Now(key), _) => {
+            tracing::info!(key = key.id, owner = key.owner, "key created");
+            show_once(&key, &plaintext, now)
+        }
+        (Made::Before(before), Some(repeatable)) => show_again(&app, &repeatable, &before, now),
+        (Made::Before(_), None) => Err(ApiError::CannotRepeat),
+    }
+}
+
+/// Gives a key a new secret, and ends those it has after a grace
+///
+/// The plaintext is in the answer, and is shown only this once.
+#[utoipa::path(
+    post,
+    path = "/v1/keys/{id}/rotate",
+    operation_id = "rotateKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch, IdempotencyKey),
+    request_body(content = ref("#/components/schemas/Rotation"), content_type = "application/json"),
+    responses((status = CREATED, description = "The key, with its new plaintext", body = KeyResource, headers(("Location" = String, description = "Its path"))), Refused<409>)
+)]
+pub(crate) async fn rotate(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IfMatch(expected): IfMatch,
+    IdempotencyKey(idempotency_key): IdempotencyKey,
+    Id(id): Id,
+    Document(document): Document,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let what = format!("POST /v1/keys/{id}/rotate");
+    let repeatable = idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), &what, &document)).transpose()?;
+    if let Some(answer) = answer_again(&app, &by, repeatable.as_ref(), now).await? {
+        return Ok(answer);
+    }
+    let Rotation { grace } = Rotation::read(&document).map_err(ApiError::Invalid)?;
+    let key = app.store.key(&id).await?.ok_or(NO_KEY)?;
+    let (plaintext, secret) = new_secret(&app, format_of(&app.dialect, &key)?, repeatable.as_ref(), now).await?;
+    let target = Target { id, expected };
+    let made = match &repeatable {
+        Some(repeatable) => app.store.rotate_key_once(by, target, secret, grace, repeatable.once, now).await?,
+        None => Made::Now(app.store.rotate_key(by, target, secret, grace, now).await?),
+    };
+    let rotated = match (made, repeatable) {
+        (Made::Now(rotated), _) => rotated,
+        (Made::Before(before), Some(repeatable)) => return show_again(&app, &repeatable, &before, now),
+        (Made::Before(_), None) => return Err(ApiError::CannotRepeat),
+    };
+    match rotated {
+        Rotated::Done(key) => {
+            tracing::info!(key = key.id, owner = key.owner, grace_s = grace.as_secs(), "key rotated");
+            show_once(&key, &plaintext, now)
+        }
+        Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
+        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
+        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
+        Rotated::NotFound => Err(NO_KEY),
+    }
+}
+
+/// What the dialect says of keys like this one.
+fn format_of<'a>(dialect: &'a Dialect, key: &Key) -> Result<&'a KeyFormat, ApiError> {
+    let format =
+        dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
+    format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })
+}
+
+/// A new plaintext, and what is kept of it.
+async fn new_secret(
+    app: &App,
+    format: &KeyFormat,
+    repeatable: Option<&Repeatable>,
+    now: Timestamp,
+) -> Result<(Plaintext, Secret), ApiError> {
+    let issued = match repeatable {
+        Some(repeatable) => {
+            let mut stream = repeatable.stream(&repeatable.once.salt);
+            let fill = |bytes: &mut [u8]| {
+                stream.fill(bytes);
+                Ok::<(), NoRandomness>(())
+            };
+            issue(&app.store, &app.verifier, format, now, fill).await
+        }
+        None => issue(&app.store, &app.verifier, format, now, random::fill).await,
+    };
+    Ok(issued?)
+}
+
+/// The plaintext that follows from the salt.
+fn draw(format: &KeyFormat, repeatable: &Repeatable, salt: &[u8; 32]) -> Result<Plaintext, ApiError> {
+    let mut stream = repeatable.stream(salt);
+    Ok(format.issue(|bytes| {
+        stream.fill(bytes);
+        Ok::<(), NoRandomness>(())
+    })?)
+}
+
+/// The answer to a request that came before, whatever would be said of it now.
+async fn answer_again(
+    app: &App,
+    by: &Authorization,
+    repeatable: Option<&Repeatable>,
+    now: Timestamp,
+) -> Result<Option<Response>, ApiError> {
+    let Some(repeatable) = repeatable else { return Ok(None) };
+    let before = repeatable.before(app, by, now).await?;
+    before.map(|before| show_again(app, repeatable, &before, now)).transpose()
+}
+
+/// The key as it is now, with the plaintext as it was.
+fn show_again(app: &App, repeatable: &Repeatable, before: &Before, now: Timestamp) -> Result<Response, ApiError> {
+    let format = format_of(&app.dialect, &before.key)?;
+    let plaintext = draw(format, repeatable, &before.salt)?;
+    let secret = before.key.secrets.iter().find(|secret| secret.id == before.secret_id);
+    let is_the_same = secret.is_some_and(|secret| issue::address(format, &plaintext).as_ref() == Some(&secret.digest));
+    if is_the_same { show_once(&before.key, &plaintext, now) } else { Err(ApiError::CannotRepeat) }
+}
+
+fn show_once(key: &Key, plaintext: &Plaintext, now: Timestamp) -> Result<Response, ApiError> {
+    let mut response = versioned(StatusCode::CREATED, key.version, &resource(key, Some(plaintext), now))?;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/keys/{}", key.id)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}

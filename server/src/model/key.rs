@@ -1,0 +1,277 @@
+//! A key and its secrets. The plaintext is not among what is known of them.
+
+use crate::clock::Timestamp;
+use crate::random::ID_LENGTH;
+use ipnet::IpNet;
+use keyward_core::key::digest::Digest;
+use keyward_core::key::limit::Limits;
+use keyward_core::wire::entry::{Body, Entry, EntryTooLarge, Environment, KeyRecord};
+use std::collections::BTreeMap;
+use std::fmt;
+use utoipa::ToSchema;
+
+/// A key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its public id.
+    pub id: String,
+    /// What its users call it.
+    pub name: String,
+    /// The id of its owner.
+    pub owner: Option<String>,
+    /// What sort of key it is, in the dialect's words.
+    pub kind: String,
+    /// Whether its requests are real.
+    pub environment: Option<Environment>,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Where it may be used from; empty means anywhere.
+    pub allow_ip: Vec<IpNet>,
+    /// What it may use; `None` for what its plan says, or else the dialect.
+    pub limits: Option<Limits>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it was ended.
+    pub revoked_at: Option<Timestamp>,
+    /// Who it is for, among those who belong to the owner.
+    pub member: Option<String>,
+    /// The id of the plan that says what it may use.
+    pub plan: Option<String>,
+    /// What its users note about it.
+    pub metadata: BTreeMap<String, String>,
+    /// How much it may spend altogether; `None` does not bound it.
+    pub credits: Option<u64>,
+    /// How much it has spent.
+    pub spent: u64,
+    /// When it was last used, as far as the edges have told.
+    pub last_used_at: Option<Timestamp>,
+    /// Counts the changes to it, for conditional requests.
+    pub version: u64,
+    /// What it is known by on the wire, oldest first.
+    pub secrets: Vec<Secret>,
+}
+
+/// One secret of a key; a key in rotation has several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Its public id.
+    pub id: String,
+    /// What it is found by.
+    pub digest: Digest,
+    /// What it may be recognised by in a list.
+    pub hint: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends though the key goes on.
+    pub not_after: Option<Timestamp>,
+    /// Whether the edges were told to forget it.
+    pub forgotten: bool,
+    /// What the plaintext is checked against where only a password hash is kept; the digest is then the selector's.
+    pub hash: Option<PasswordHash>,
+    /// When it was last used, as far as the edges have told.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was reported as found in public.
+    pub leaked_at: Option<Timestamp>,
+}
+
+/// A password hash: a PHC string (Argon2id) or one of bcrypt. `Debug` redacts it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+/// The most entries of a key's metadata.
+pub const MAX_METADATA: usize = 20;
+
+/// Whether a key can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(as = KeyState, rename_all = "lowercase")]
+pub enum State {
+    /// It can.
+    Active,
+    /// Somebody ended it.
+    Revoked,
+    /// It ended by itself.
+    Expired,
+}
+
+impl State {
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Active, Self::Revoked, Self::Expired].into_iter().find(|state| state.name() == name)
+    }
+}
+
+impl Key {
+    /// Whether it can be used at that time.
+    pub fn state(&self, now: Timestamp) -> State {
+        if self.revoked_at.is_some() {
+            State::Revoked
+        } else if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            State::Expired
+        } else {
+            State::Active
+        }
+    }
+
+    /// What an edge is told at that time about one of its secrets. One that has ended is revoked, whatever the clock of
+    /// the edge says.
+    pub fn record(&self, secret: &Secret, now: Timestamp) -> KeyRecord {
+        let ended = secret.not_after.filter(|end| *end <= now);
+        KeyRecord {
+            key_id: self.id.clone(),
+            secret_id: secret.id.clone(),
+            kind: self.kind.clone(),
+            environment: self.environment,
+            revoked_at_ms: self.revoked_at.or(ended).map(Timestamp::as_ms),
+            expires_at_ms: self.expires_at.map(Timestamp::as_ms),
+            secret_not_after_ms: secret.not_after.map(Timestamp::as_ms),
+            owner: self.owner.clone(),
+            scopes: self.scopes.clone(),
+            allowlist: self.allow_ip.clone(),
+            limits: self.limits.clone(),
+            credits_exhausted: self.is_exhausted(),
+            plan: self.plan.clone(),
+            needs_verification: secret.hash.is_some(),
+        }
+    }
+
+    /// Whether edges can be told of it, now and whatever becomes of it.
+    ///
+    /// # Errors
+    /// If they cannot.
+    pub fn fits_an_entry(&self) -> Result<(), EntryTooLarge> {
+        let secret = Secret::new(String::new(), Digest([0; Digest::LENGTH]), String::new(), self.created_at);
+        let body = Body::Key(longest(self.record(&secret, self.created_at)));
+        Entry { subject: secret.digest, version: 0, body }.encode(&mut Vec::new())
+    }
+
+    /// Whether its credits are used up.
+    pub fn is_exhausted(&self) -> bool {
+        self.credits.is_some_and(|credits| self.spent >= credits)
+    }
+
+    /// A key of that id that was just made and may do nothing in particular.
+    pub fn new(id: String, name: String, kind: String, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            name,
+            owner: None,
+            kind,
+            environment: None,
+            scopes: Vec::new(),
+            allow_ip: Vec::new(),
+            limits: None,
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            member: None,
+            plan: None,
+            metadata: BTreeMap::new(),
+            credits: None,
+            spent: 0,
+            last_used_at: None,
+            version: 1,
+            secrets: Vec::new(),
+        }
+    }
+}
+
+/// The longest record that this one could become without a change of what it says about the key.
+pub(super) fn longest(record: KeyRecord) -> KeyRecord {
+    KeyRecord {
+        key_id: "-".repeat("key_".len() + ID_LENGTH),
+        secret_id: "-".repeat("sec_".len() + ID_LENGTH),
+        revoked_at_ms: Some(0),
+        expires_at_ms: Some(0),
+        secret_not_after_ms: Some(0),
+        credits_exhausted: true,
+        needs_verification: true,
+        ..record
+    }
+}
+
+impl PasswordHash {
+    /// Wraps a hash.
+    pub fn new(hash: String) -> Self {
+        Self(hash)
+    }
+
+    /// The hash, for the database and for the verifier.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(redacted)")
+    }
+}
+
+impl Secret {
+    /// A secret that was just made and has no end.
+    pub fn new(id: String, digest: Digest, hint: String, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            digest,
+            hint,
+            created_at,
+            not_after: None,
+            forgotten: false,
+            hash: None,
+            last_used_at: None,
+            leaked_at: None,
+        }
+    }
+
+    /// Whether it can still be used at that time, as far as its key can.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        self.not_after.is_none_or(|not_after| now < not_after)
+    }
+
+    /// Ends it at that time, unless it ends sooner anyway.
+    pub fn end_at(&mut self, time: Timestamp) {
+        self.not_after = Some(self.not_after.map_or(time, |not_after| not_after.min(time)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key {
+            expires_at: Some(Timestamp::from_ms(10)),
+            ..Key::new("key_1".into(), "n".into(), "key".into(), Timestamp::from_ms(0))
+        }
+    }
+
+    #[test]
+    fn a_key_expires_on_the_millisecond_and_stays_revoked_once_it_was() {
+        assert_eq!(key().state(Timestamp::from_ms(9)), State::Active);
+        assert_eq!(key().state(Timestamp::from_ms(10)), State::Expired);
+        let revoked = Key { revoked_at: Some(Timestamp::from_ms(1)), ..key() };
+        assert_eq!(revoked.state(Timestamp::from_ms(11)), State::Revoked);
+    }
+
+    #[test]
+    fn the_end_of_a_secret_only_moves_forward() {
+        let at = Timestamp::from_ms;
+        let mut secret = Secret::new(String::new(), Digest([0; 32]), String::new(), at(0));
+        assert!(secret.is_valid(at(99)));
+        secret.end_at(at(10));
+        secret.end_at(at(20));
+        assert_eq!(secret.not_after, Some(at(10)));
+        assert!(secret.is_valid(at(9)) && !secret.is_valid(at(10)));
+    }
+}

@@ -1,0 +1,491 @@
+//! What the readers take, in the words of JSON Schema, for the API's description. Each schema uses the bounds of its
+//! reader, and `tools/schemathesis` holds the one against the other.
+//!
+//! Some things cannot be said there and are said in words: that a time is to lie in the future, that no two limits have
+//! the same window, that all of a key has to fit into an entry of the feed.
+
+use super::expiry::MAX_LIFETIME_S;
+use super::fields::{
+    MAX_CREDITS, MAX_ID_LENGTH, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH, MAX_NAME_LENGTH, MAX_SCOPE_LENGTH,
+};
+use super::rotation::MAX_GRACE_S;
+use crate::model::import;
+use crate::model::leak::{MAX_KEY_BYTES, MAX_SOURCE_LENGTH, MAX_URL_LENGTH};
+use crate::model::{MAX_METADATA, MAX_REPORTED_KEYS, OwnerKind, TokenScope};
+use keyward_core::dialect::Dialect;
+use keyward_core::key::limit::{Limit, Limits};
+use keyward_core::wire::entry::Environment;
+use keyward_core::wire::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+/// The schemas of all documents that requests carry, each with its name, for a server of that dialect.
+pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
+    [
+        ("KeyCreate", new_key(dialect)),
+        ("KeyChange", key_change()),
+        ("Rotation", rotation()),
+        ("OwnerSettings", owner("All of what an owner is to be; what is absent is as in a new one.")),
+        ("OwnerChange", owner("What is to become of an owner; what is absent stays.")),
+        ("KeysToRevoke", keys_to_revoke()),
+        ("PlanSettings", plan()),
+        ("TokenCreate", new_token()),
+        ("LeakReport", leak_report()),
+        ("OwnKeyCreate", new_own_key(dialect)),
+        ("UsageBatch", usage_batch()),
+        ("UsageToUndo", usage_to_undo()),
+    ]
+}
+
+type Field = (&'static str, Value);
+
+fn new_key(dialect: &Dialect) -> Value {
+    let [kind, environment] = sort(dialect, "the dialect's first unless it is said");
+    let (owner_id, required): (_, &[&str]) =
+        if dialect.owner_required { (id(), &["name", "owner"]) } else { (or_null(id()), &["name"]) };
+    let [expires_at, expires_in_s] = expiry();
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        ("owner", described("The id of its owner; it may be new.", owner_id)),
+        ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
+        kind,
+        environment,
+        ("scopes", described("What it may do.", or_null(list(scope())))),
+        ("allow_ip", described("Where it may be used from; none means anywhere.", or_null(list(network())))),
+        (
+            "limits",
+            described(
+                "What it may use; no two have the same window. Absent: the plan's, or the dialect's.",
+                or_null(limits()),
+            ),
+        ),
+        ("plan", described("The id of its plan, which must be there.", or_null(id()))),
+        ("credits", described("How much it may spend altogether; absent: what its plan says.", or_null(credits()))),
+        ("metadata", described("What its users note about it.", or_null(metadata()))),
+        expires_at,
+        expires_in_s,
+    ];
+    ending_once(object("A key that is to be made.", fields, required))
+}
+
+fn key_change() -> Value {
+    let [expires_at, expires_in_s] = expiry();
+    let metadata = metadata_entries(or_null(metadata_value()));
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
+        ("scopes", described("What it may do.", or_null(list(scope())))),
+        ("allow_ip", described("Where it may be used from; none means anywhere.", or_null(list(network())))),
+        ("limits", described("What it may use; null: the plan's, or the dialect's.", or_null(limits()))),
+        ("plan", described("The id of its plan, which must be there.", or_null(id()))),
+        ("credits", described("How much it may spend altogether; null does not bound it.", or_null(credits()))),
+        ("spent", described("How much it has spent so far; to put right what edges reported.", number(0, MAX_CREDITS))),
+        (
+            "metadata",
+            described("Notes to set, or with null to remove; null instead of all removes all.", or_null(metadata)),
+        ),
+        expires_at,
+        expires_in_s,
+    ];
+    ending_once(object("What is to become of a key (a merge patch, RFC 7396); what is absent stays.", fields, &[]))
+}
+
+fn new_own_key(dialect: &Dialect) -> Value {
+    let [kind, environment] = sort(dialect, "that of the key that asks unless another is said that this looks after");
+    let [expires_at, expires_in_s] = expiry();
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        kind,
+        environment,
+        ("scopes", described("What it may do; absent: what the key that asks may do.", or_null(list(scope())))),
+        ("allow_ip", described("Where it may be used from; absent: as the key that asks.", or_null(list(network())))),
+        expires_at,
+        expires_in_s,
+    ];
+    ending_once(object("A key that a user is to have; never more than the key that asks.", fields, &["name"]))
+}
+
+/// Which kinds and environments there are.
+fn sort(dialect: &Dialect, unless_said: &str) -> [Field; 2] {
+    let kinds: BTreeSet<_> = dialect.formats.iter().map(|format| format.kind.as_str()).collect();
+    let environments: BTreeSet<_> =
+        dialect.formats.iter().filter_map(|format| format.environment).map(Environment::name).collect();
+    let environment = "Whether its requests are real, where its kind has such keys.";
+    [
+        ("kind", described(&format!("What sort of key it is; {unless_said}."), or_null(one_of(kinds)))),
+        ("environment", described(environment, or_null(one_of(environments)))),
+    ]
+}
+
+fn expiry() -> [Field; 2] {
+    [
+        ("expires_at", described("When it ends by itself: a time in the future; null for never.", or_null(time()))),
+        ("expires_in_s", described("After how many seconds from now it ends by itself.", or_null(lifetime()))),
+    ]
+}
+
+/// One of the two, or none. Not by `anyOf`: generators of clients take that for a choice between types.
+fn ending_once(mut schema: Value) -> Value {
+    let has_time = json!({"required": ["expires_at"], "properties": {"expires_at": {"type": "string"}}});
+    insert(&mut schema, "if", has_time);
+    insert(&mut schema, "then", json!({"properties": {"expires_in_s": {"type": "null"}}}));
+    schema
+}
+
+fn rotation() -> Value {
+    let grace = or_null(number(0, MAX_GRACE_S));
+    let fields =
+        [("grace_s", described("How many seconds the secrets so far stay valid; a day unless it is said.", grace))];
+    object("How a key is to be rotated.", fields, &[])
+}
+
+fn owner(words: &str) -> Value {
+    let fields = [
+        ("kind", described("What it is, where that is known.", or_null(one_of(OwnerKind::ALL.map(OwnerKind::name))))),
+        ("disabled", described("Whether all its keys are refused.", json!({"type": "boolean"}))),
+        ("permissions", described("The most that its keys may do; null does not bound them.", or_null(list(scope())))),
+    ];
+    object(words, fields, &[])
+}
+
+fn keys_to_revoke() -> Value {
+    let fields = [("member", described("Only those of this member.", or_null(id())))];
+    object("Which keys of an owner are to be revoked; all unless it is said.", fields, &[])
+}
+
+fn plan() -> Value {
+    let fields = [
+        ("limits", described("What its keys may use; absent: the dialect's.", or_null(limits()))),
+        ("credits", described("What a key made from now on begins with; absent: unbounded.", or_null(credits()))),
+    ];
+    object("All of what a plan is to be.", fields, &[])
+}
+
+fn new_token() -> Value {
+    let fields = [
+        ("name", described("What its users call it.", name())),
+        ("scope", described("What it opens.", one_of(TokenScope::ALL.map(TokenScope::name)))),
+        ("expires_in_s", described("After how many seconds it ends by itself; absent: never.", or_null(lifetime()))),
+    ];
+    object("A token that is to be made.", fields, &["name", "scope"])
+}
+
+fn leak_report() -> Value {
+    let key = json!({"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES});
+    let mut keys = list(described("A key as it was found, in at most as many bytes as characters are allowed.", key));
+    insert(&mut keys, "minItems", 1.into());
+    insert(&mut keys, "maxItems", MAX_REPORTED_KEYS.into());
+    let fields = [
+        ("keys", described("What was found.", keys)),
+        ("source", described("Who found it, or in what.", or_null(line(MAX_SOURCE_LENGTH)))),
+        ("url", described("Where; what could be a secret in it is not noted.", or_null(line(MAX_URL_LENGTH)))),
+    ];
+    object("Keys that were found in public.", fields, &["keys"])
+}
+
+/// What edges tell. Its reader is that of the contract: fields that it does not know are no mistake.
+fn usage_batch() -> Value {
+    let count = || number(0, MAX_COUNT);
+    let names = json!({"pattern": format!("^[a-z_]{{1,{MAX_VERDICT_BYTES}}}$")});
+    let verdicts = json!({"type": "object", "propertyNames": names, "additionalProperties": count(), "maxProperties": MAX_VERDICTS});
+    let id = |least: u64| text(&format!("[!#-\\[\\]-~]{{{least},{MAX_ID_BYTES}}}"));
+    let key = json!({
+        "type": "object",
+        "properties": {
+            "key_id": id(1),
+            "secret_id": id(0),
+            "last_used_ms": or_null(count()),
+            "verdicts": verdicts,
+            "credits": described(
+                &format!("What its allowed requests cost: at most {MAX_COST} for each of the verdict `allow`."),
+                count(),
+            ),
+        },
+        "required": ["key_id", "verdicts"],
+    });
+    let keys = json!({"type": "array", "items": key, "maxItems": MAX_KEYS});
+    json!({
+        "type": "object",
+        "properties": {
+            "batch": text("[0-9A-Fa-f]{32}"),
+            "keys": keys,
+            "others": verdicts,
+            "dropped": count(),
+        },
+        "required": ["batch"],
+    })
+}
+
+fn usage_to_undo() -> Value {
+    let token = json!({"type": "string", "maxLength": MAX_ID_LENGTH, "pattern": "^(tok_[0-9A-Za-z]*|token-file)$"});
+    let fields = [
+        ("token", described("The id of the token with which it was reported; `token-file` for the file's.", token)),
+        ("since", described("From when on; whole hours are undone, beginning with that of this time.", time())),
+    ];
+    object("Reported usage that is to be undone.", fields, &["token", "since"])
+}
+
+fn name() -> Value {
+    word(NOT_CONTROL, MAX_NAME_LENGTH)
+}
+
+const NOT_CONTROL: &str = "[^\\u0000-\\u001f\\u007f-\\u009f]";
+
+/// A text without control characters, which may be empty.
+fn line(max_length: usize) -> Value {
+    let mut schema = text(&format!("{NOT_CONTROL}*"));
+    insert(&mut schema, "maxLength", max_length.into());
+    schema
+}
+
+/// The same, which is not empty.
+pub fn nonempty_line(max_length: usize) -> Value {
+    word(NOT_CONTROL, max_length)
+}
+
+/// The schema of the id of an owner, a member or a plan.
+pub fn id() -> Value {
+    word("[!-~]", MAX_ID_LENGTH)
+}
+
+/// The schema of the name of an environment.
+pub fn environment() -> Value {
+    one_of([Environment::Live, Environment::Test].map(Environment::name))
+}
+
+/// The schema of the id of a key, which may be another system's.
+pub fn key_id() -> Value {
+    word("[0-9A-Za-z_-]", import::MAX_ID_LENGTH)
+}
+
+fn scope() -> Value {
+    word("[A-Za-z0-9._:/*-]", MAX_SCOPE_LENGTH)
+}
+
+fn credits() -> Value {
+    number(0, MAX_CREDITS)
+}
+
+fn lifetime() -> Value {
+    number(1, MAX_LIFETIME_S)
+}
+
+fn metadata() -> Value {
+    let mut schema = metadata_entries(metadata_value());
+    insert(&mut schema, "maxProperties", MAX_METADATA.into());
+    schema
+}
+
+/// Not by `patternProperties`: generators of clients make a map of `additionalProperties` alone.
+fn metadata_entries(value: Value) -> Value {
+    json!({"type": "object", "propertyNames": {"pattern": names_of_metadata()}, "additionalProperties": value})
+}
+
+fn names_of_metadata() -> String {
+    format!("^[A-Za-z0-9._-]{{1,{MAX_METADATA_NAME_LENGTH}}}$")
+}
+
+fn metadata_value() -> Value {
+    line(MAX_METADATA_VALUE_LENGTH)
+}
+
+/// An address, or a network in CIDR notation. What IPv6 looks like is from RFC 3986, section 3.2.2.
+fn network() -> Value {
+    let octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    let v4 = format!("({octet}\\.){{3}}{octet}");
+    let group = "[0-9A-Fa-f]{1,4}";
+    let last_two = format!("({group}:{group}|{v4})");
+    // How many groups may stand before `::`, and what stands behind it; none before the first, which has no `::`.
+    let forms = [
+        format!("({group}:){{6}}{last_two}"),
+        format!("::({group}:){{5}}{last_two}"),
+        format!("({group})?::({group}:){{4}}{last_two}"),
+        format!("(({group}:){{0,1}}{group})?::({group}:){{3}}{last_two}"),
+        format!("(({group}:){{0,2}}{group})?::({group}:){{2}}{last_two}"),
+        format!("(({group}:){{0,3}}{group})?::{group}:{last_two}"),
+        format!("(({group}:){{0,4}}{group})?::{last_two}"),
+        format!("(({group}:){{0,5}}{group})?::{group}"),
+        format!("(({group}:){{0,6}}{group})?::"),
+    ];
+    text(&format!("({v4}(/{})?|({})(/{})?)", up_to(32), forms.join("|"), up_to(128)))
+}
+
+fn limits() -> Value {
+    let max_s = Limit::MAX_WINDOW_MS / 1000;
+    let windows = [("s", 1), ("min", 60), ("h", 3600), ("d", 86_400)]
+        .map(|(unit, unit_s)| format!("({})?{unit}", padded(&from_one_to(max_s / unit_s))));
+    let limit = text(&format!("{}/({})", padded(&up_to(u32::MAX.into())), windows.join("|")));
+    json!({"type": "array", "items": limit, "maxItems": Limits::MAX})
+}
+
+fn time() -> Value {
+    json!({"type": "string", "format": "date-time"})
+}
+
+/// The schema of a whole number in a range.
+pub fn number(first: u64, last: u64) -> Value {
+    json!({"type": "integer", "minimum": first, "maximum": last})
+}
+
+fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> Value {
+    json!({"type": "string", "enum": words.into_iter().collect::<Vec<_>>()})
+}
+
+fn list(element: Value) -> Value {
+    json!({"type": "array", "items": element})
+}
+
+/// One character or more of that class. The bound is no part of the expression, so that it can be tried by itself.
+fn word(class: &str, max_length: usize) -> Value {
+    let mut schema = text(&format!("{class}+"));
+    insert(&mut schema, "minLength", 1.into());
+    insert(&mut schema, "maxLength", max_length.into());
+    schema
+}
+
+/// The schema of a string of which all is as the expression says.
+pub fn text(pattern: &str) -> Value {
+    json!({"type": "string", "pattern": format!("^{pattern}$")})
+}
+
+/// The same, or null.
+fn or_null(mut schema: Value) -> Value {
+    if let Some(Value::Array(words)) = schema.get_mut("enum") {
+        words.push(Value::Null);
+    }
+    let kind = schema.get("type").cloned();
+    insert(&mut schema, "type", json!([kind, "null"]));
+    schema
+}
+
+fn described(words: &str, mut schema: Value) -> Value {
+    insert(&mut schema, "description", words.into());
+    schema
+}
+
+fn object<const N: usize>(words: &str, fields: [(&str, Value); N], required: &[&str]) -> Value {
+    let properties: Map<String, Value> = fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
+    if !required.is_empty() {
+        insert(&mut schema, "required", required.into());
+    }
+    described(words, schema)
+}
+
+fn insert(schema: &mut Value, name: &str, value: Value) {
+    if let Value::Object(schema) = schema {
+        schema.insert(name.to_owned(), value);
+    }
+}
+
+/// The numbers from 0 to that one, without zeros before them, as an expression.
+fn up_to(last: u64) -> String {
+    format!("(0|{})", from_one_to(last))
+}
+
+/// The same from 1 on: the last itself, those that first fall below it in one place, and those of fewer digits.
+fn from_one_to(last: u64) -> String {
+    let digits = last.to_string();
+    let mut forms = vec![digits.clone()];
+    for (place, digit) in digits.char_indices() {
+        let lowest = if place == 0 { '1' } else { '0' };
+        if digit > lowest {
+            let (before, behind) = (digits.get(..place).unwrap_or_default(), digits.len() - place - 1);
+            let below = char::from_u32(u32::from(digit) - 1).unwrap_or(lowest);
+            forms.push(format!("{before}[{lowest}-{below}]{}", "[0-9]".repeat(behind)));
+        }
+    }
+    if let Some(fewer) = digits.len().checked_sub(2) {
+        forms.push(format!("[1-9][0-9]{{0,{fewer}}}"));
+    }
+    format!("({})", forms.join("|"))
+}
+
+/// The same with any number of zeros before it.
+fn padded(number: &str) -> String {
+    format!("0*{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::model::NewKey;
+    use proptest::prelude::*;
+    use regex::Regex;
+    use std::sync::LazyLock;
+
+    static DIALECT: LazyLock<Dialect> = LazyLock::new(|| Dialect::built_in("keyward").unwrap().unwrap());
+    static LIMIT: LazyLock<Regex> = LazyLock::new(|| pattern("limits"));
+    static NETWORK: LazyLock<Regex> = LazyLock::new(|| pattern("allow_ip"));
+
+    fn pattern(field: &str) -> Regex {
+        Regex::new(new_key(&DIALECT)["properties"][field]["items"]["pattern"].as_str().unwrap()).unwrap()
+    }
+
+    /// Whether the schema of the field, and its reader, take that text as an element of a list.
+    fn taken(field: &str, text: &str) -> (bool, bool) {
+        let described = if field == "limits" { &LIMIT } else { &NETWORK }.is_match(text);
+        let mut document = json!({"name": "a"});
+        document[field] = json!([text]);
+        (described, NewKey::read(document, &DIALECT, Timestamp::EXAMPLE).is_ok())
+    }
+
+    #[test]
+    fn an_expression_for_numbers_takes_those_up_to_the_last_and_no_others() {
+        for last in [1, 9, 10, 31, 32, 128, 744, 1000, 2999] {
+            let expression = Regex::new(&format!("^{}$", up_to(last))).unwrap();
+            for number in 0..4000_u64 {
+                assert_eq!(expression.is_match(&number.to_string()), number <= last, "{number} of {last}");
+            }
+            assert!(!expression.is_match("00") && !expression.is_match("01"), "{last}");
+        }
+    }
+
+    #[test]
+    fn networks_are_described_as_they_are_read() {
+        for (text, good) in [
+            ("0.0.0.0/0", true),
+            ("255.255.255.255", true),
+            ("10.1.2.3/32", true),
+            ("10.0.0.0/33", false),
+            ("10.0.0.0/08", false),
+            ("010.0.0.0/8", false),
+            ("256.0.0.1", false),
+            ("10.0.0/8", false),
+            ("::", true),
+            ("::/0", true),
+            ("::1/128", true),
+            ("::1/129", false),
+            ("1::2:3:4:5:6:7:8", false),
+            ("1:2:3:4:5:6:7:8", true),
+            ("1:2:3:4:5:6:7::/64", true),
+            ("::2:3:4:5:6:7:8", true),
+            ("::ffff:10.1.2.3/104", true),
+            ("1:2:3:4:5:6:10.1.2.3", true),
+            ("1:2:3:4:5:6:7:10.1.2.3", false),
+            ("1::2::3", false),
+            ("fe80::1%eth0", false),
+            ("2001:DB8::", true),
+            ("12345::", false),
+            (" ::", false),
+            ("::\n", false),
+        ] {
+            assert_eq!(taken("allow_ip", text), (good, good), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_almost_a_limit_or_a_network_is_described_as_it_is_read(
+            limit in "[0-4]{0,10}/[0-9]{0,7}(s|min|h|d|ms)?",
+            v4 in "[0-2]?[0-9]{1,2}(\\.[0-2]?[0-9]{1,2}){3}(/[0-9]{1,2})?",
+            v6 in "[0-9a-f]{0,4}(::?[0-9a-f]{0,5}){1,8}(/[0-9]{1,3})?",
+        ) {
+            for (field, text) in [("limits", limit), ("allow_ip", v4), ("allow_ip", v6)] {
+                let (described, read) = taken(field, &text);
+                prop_assert_eq!(described, read, "{}: {:?}", field, text);
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Connections, their limits, and the order in which requests are served.
+
+pub(crate) mod connections;
+pub mod fair_queue;
+pub mod rlimit;

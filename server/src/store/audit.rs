@@ -1,0 +1,186 @@
+//! The audit log: appended to in the transaction of what it tells of, and never changed.
+
+use super::database::Engine;
+use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::rows::{from_json, sequence, stored_sequence};
+use super::{Error, READ_PATIENCE, Store, within};
+use crate::clock::Timestamp;
+use crate::model::{Actor, AuditEntry, series_of};
+use serde_json::{Map, Value, json};
+use sqlx::AnyConnection;
+use std::iter;
+use std::time::Duration;
+
+/// Which entries of the audit log are wanted.
+#[derive(Clone, Debug)]
+pub struct AuditQuery {
+    /// The most of them.
+    pub limit: u32,
+    /// Only those before this one.
+    pub before: Option<u64>,
+    /// Only those about what has this id, or, of a key, about the series of an import to which its id belongs.
+    pub subject: Option<String>,
+}
+
+/// Some entries, the newest first.
+#[derive(Clone, Debug)]
+pub struct AuditPage {
+    /// The entries.
+    pub entries: Vec<AuditEntry>,
+    /// What to ask for as `before`, where there are more.
+    pub next: Option<u64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct AuditRow {
+    sequence: i64,
+    at: i64,
+    actor: String,
+    action: String,
+    subject: String,
+    details: String,
+}
+
+impl Store {
+    /// The entries of the audit log that are asked for.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn audit(&self, wanted: &AuditQuery) -> Result<AuditPage, Error> {
+        within(READ_PATIENCE, async {
+            let mut query =
+                Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
+            query.bind(stored_sequence(wanted.before.unwrap_or(u64::MAX)));
+            if let Some(subject) = &wanted.subject {
+                query
+                    .push(" AND subject IN (")
+                    .bind_all(iter::once(subject.clone()).chain(series_of(subject)))
+                    .push(")");
+            }
+            // One more than wanted tells whether there are more.
+            query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+            let mut rows: Vec<AuditRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let entries: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
+            let next = entries.last().filter(|_| more).map(|entry| entry.sequence);
+            Ok(AuditPage { entries, next })
+        })
+        .await
+    }
+}
+
+impl TryFrom<AuditRow> for AuditEntry {
+    type Error = Error;
+
+    fn try_from(row: AuditRow) -> Result<Self, Error> {
+        Ok(Self {
+            sequence: sequence(row.sequence)?,
+            at: Timestamp::from_stored(row.at),
+            actor: row.actor,
+            action: row.action,
+            subject: row.subject,
+            details: from_json(&row.details, "entry of the audit log")?,
+        })
+    }
+}
+
+/// What else is worth knowing of a change; nothing is said of what is null.
+pub(super) fn details<const N: usize>(facts: [(&str, Value); N]) -> Map<String, Value> {
+    let known = facts.into_iter().filter(|(_, value)| !value.is_null());
+    known.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What has become of each field that has changed.
+pub(super) fn differences<const N: usize>(fields: [(&str, Value, Value); N]) -> Map<String, Value> {
+    let different = fields.into_iter().filter(|(_, old, new)| old != new);
+    different.map(|(name, old, new)| (name.to_owned(), json!({"old": old, "new": new}))).collect()
+}
+
+/// By how much the clocks of servers that share a database may differ, and the last entry still be believed about the time.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// That time, or the one of the last entry where that is a little later: servers share a log, and their clocks differ. A last
+/// entry that is further ahead was made by a clock that was wrong.
+pub(super) async fn not_before_the_last(connection: &mut AnyConnection, now: Timestamp) -> Result<Timestamp, Error> {
+    let last: Option<i64> =
+        sqlx::query_scalar("SELECT at FROM audit ORDER BY sequence DESC LIMIT 1").fetch_optional(connection).await?;
+    let last = last.map(Timestamp::from_stored).filter(|last| *last <= now.plus(CLOCK_TOLERANCE));
+    Ok(last.map_or(now, |last| last.max(now)))
+}
+
+/// Appends an entry. Whoever writes is alone, so the number after the last is free.
+pub(super) async fn append(
+    connection: &mut AnyConnection,
+    at: Timestamp,
+    actor: &Actor,
+    action: &'static str,
+    subject: &str,
+    details: Map<String, Value>,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO audit (sequence, at, actor, action, subject, details)
+         VALUES ((SELECT COALESCE(MAX(sequence), 0) + 1 FROM audit), $1, $2, $3, $4, $5)",
+    )
+    .bind(at.as_stored())
+    .bind(actor.to_string())
+    .bind(action)
+    .bind(subject)
+    .bind(Value::Object(details).to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Appends an entry for each of the subjects, to which the same was done.
+pub(super) async fn append_all(
+    engine: Engine,
+    connection: &mut AnyConnection,
+    at: Timestamp,
+    actor: &Actor,
+    action: &'static str,
+    subjects: &[&str],
+    details: Map<String, Value>,
+) -> Result<(), Error> {
+    if subjects.is_empty() {
+        return Ok(());
+    }
+    let (actor, details) = (actor.to_string(), Value::Object(details).to_string());
+    let last = "SELECT CAST(COALESCE(MAX(sequence), 0) AS BIGINT) FROM audit";
+    let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await?;
+    let mut sequence = last;
+    for some in subjects.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert =
+            Sql::of_many_values(engine, "INSERT INTO audit (sequence, at, actor, action, subject, details) VALUES ");
+        insert.bind_rows((sequence + 1..).zip(some), |columns, (sequence, subject)| {
+            columns.bind(sequence).bind(at.as_stored()).bind(actor.clone()).bind(action);
+            columns.bind((*subject).to_owned()).bind(details.clone());
+        });
+        insert.execute(connection, keep(some.len())).await?;
+        sequence += some.len() as i64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Location;
+
+    #[tokio::test]
+    async fn times_rise_with_the_sequence_unless_a_clock_was_far_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let second = |n: u64| Timestamp::EXAMPLE.plus(Duration::from_secs(n));
+        for (n, clock) in [30, 0, 31, 500, 0, 1].into_iter().enumerate() {
+            let append = store.mutate(Actor::server(), second(clock), move |mutation| {
+                Box::pin(async move { mutation.audit("key.changed", &format!("key_{n}"), Map::new()).await })
+            });
+            append.await.unwrap();
+        }
+        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().entries;
+        let times: Vec<_> = entries.iter().rev().map(|entry| entry.at).collect();
+        assert_eq!(times, [30, 30, 31, 500, 0, 1].map(second));
+    }
+}

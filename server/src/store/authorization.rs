@@ -1,0 +1,228 @@
+//! On what authorization a change is made, and whether it still holds.
+//!
+//! A credential is checked when the header of a request arrives. The body may take much longer, and the credential may be
+//! revoked meanwhile. So every transaction that writes checks it again: once it has waited for all transactions before it, and,
+//! as far as that takes no database, right before it commits. A revocation is such a transaction itself, and over all servers
+//! of a database they follow one another: whatever commits after a revocation has seen it.
+//!
+//! [`Store`] makes no change without an [`Authorization`], and only a credential that was shown makes one: a route cannot
+//! forget the check.
+
+use super::self_service::{self, Asking};
+use super::{Error, READ_PATIENCE, Store, tokens, within};
+use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
+use crate::clock::{Clock, Timestamp};
+use crate::keys::leaks::Leaks;
+use crate::model::{Actor, Token, TokenScope};
+use sqlx::AnyConnection;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who asks for something, by a credential that was valid when it was shown.
+#[derive(Clone)]
+pub struct Authorization {
+    actor: Actor,
+    basis: Basis,
+}
+
+#[derive(Clone)]
+enum Basis {
+    /// The server does it by itself.
+    Server,
+    /// Somebody has shown a credential.
+    Shown { credential: Credential, clock: Clock },
+}
+
+#[derive(Clone)]
+enum Credential {
+    /// A line of a token file.
+    FileToken { tokens: Arc<Tokens>, audience: Audience, digest: TokenDigest },
+    /// A token that was made over the API.
+    IssuedToken { tokens: Arc<Tokens>, audience: Audience, id: String, expires_at: Option<Timestamp> },
+    /// A key, for self-service.
+    Key(Box<Asking>),
+    /// A signature by one of GitHub's keys.
+    GithubSignature { leaks: Arc<Leaks>, key_id: Vec<u8> },
+}
+
+/// What the authorization has to be for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To be told something.
+    Read,
+    /// To change something.
+    Write,
+}
+
+/// How often a stream looks whether its credential has expired.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+
+impl Authorization {
+    /// That of a line of a token file; `None` if the token is none of them.
+    pub fn of_file_token(tokens: &Arc<Tokens>, audience: Audience, shown: &[u8], clock: &Clock) -> Option<Self> {
+        let digest = crate::auth::tokens::file::digest(shown);
+        if !tokens.accept_digest(audience, &digest) {
+            return None;
+        }
+        let actor = match audience {
+            Audience::Admin => Actor::token_file(),
+            Audience::Edge => Actor::edge(),
+        };
+        Some(Self::shown(actor, Credential::FileToken { tokens: Arc::clone(tokens), audience, digest }, clock))
+    }
+
+    /// That of a token that was made over the API and found to be valid.
+    pub fn of_issued_token(tokens: &Arc<Tokens>, audience: Audience, token: &Token, clock: &Clock) -> Self {
+        let credential = Credential::IssuedToken {
+            tokens: Arc::clone(tokens),
+            audience,
+            id: token.id.clone(),
+            expires_at: token.expires_at,
+        };
+        Self::shown(Actor::token(&token.id), credential, clock)
+    }
+
+    /// That of a key that was verified.
+    pub fn of_key(asking: Asking, clock: &Clock) -> Self {
+        Self::shown(asking.actor(), Credential::Key(Box::new(asking)), clock)
+    }
+
+    /// That of an alert with a signature by the key of that identifier.
+    pub fn of_github(leaks: &Arc<Leaks>, key_id: &[u8], clock: &Clock) -> Self {
+        let credential = Credential::GithubSignature { leaks: Arc::clone(leaks), key_id: key_id.to_vec() };
+        Self::shown(Actor::webhook("github-secret-scanning"), credential, clock)
+    }
+
+    /// The server's own, for what nobody has to ask for.
+    pub(super) fn server() -> Self {
+        Self { actor: Actor::server(), basis: Basis::Server }
+    }
+
+    fn shown(actor: Actor, credential: Credential, clock: &Clock) -> Self {
+        Self { actor, basis: Basis::Shown { credential, clock: Arc::clone(clock) } }
+    }
+
+    /// In whose name it is.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// Whether it is an operator's, or that of a webhook.
+    pub(super) fn is_operators(&self) -> bool {
+        let Basis::Shown { credential, .. } = &self.basis else { return false };
+        match credential {
+            Credential::FileToken { audience, .. } | Credential::IssuedToken { audience, .. } => {
+                *audience == Audience::Admin
+            }
+            Credential::GithubSignature { .. } => true,
+            Credential::Key(_) => false,
+        }
+    }
+
+    /// When the credential ends by itself.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        match &self.basis {
+            Basis::Shown { credential: Credential::IssuedToken { expires_at, .. }, .. } => *expires_at,
+            Basis::Shown { credential: Credential::Key(asking), .. } => asking.expires_at(),
+            Basis::Shown { .. } | Basis::Server => None,
+        }
+    }
+
+    /// The present time; the server's own work is done at the time that it was begun for.
+    pub(super) fn now(&self, begun: Timestamp) -> Timestamp {
+        match &self.basis {
+            Basis::Shown { clock, .. } => clock(),
+            Basis::Server => begun,
+        }
+    }
+
+    /// Whether it still holds, as far as that can be told without the database.
+    pub(super) fn check_in_memory(&self) -> Result<(), Error> {
+        let Basis::Shown { credential, clock } = &self.basis else { return Ok(()) };
+        let is_expired = self.expires_at().is_some_and(|expires_at| expires_at <= clock());
+        let is_known = match credential {
+            Credential::FileToken { tokens, audience, digest } => tokens.accept_digest(*audience, digest),
+            Credential::GithubSignature { leaks, key_id } => leaks.is_signer(key_id),
+            Credential::IssuedToken { .. } | Credential::Key(_) => true,
+        };
+        if is_known && !is_expired { Ok(()) } else { Err(Error::NotAuthorized) }
+    }
+
+    /// Whether it still holds as of what the connection sees.
+    pub(super) async fn check(&self, connection: &mut AnyConnection, access: Access) -> Result<(), Error> {
+        self.check_in_memory()?;
+        let Basis::Shown { credential, clock } = &self.basis else { return Ok(()) };
+        match credential {
+            Credential::IssuedToken { audience, id, .. } => {
+                let token = tokens::find(connection, id).await?.filter(|token| token.is_valid(clock()));
+                let token = token.ok_or(Error::NotAuthorized)?;
+                match (audience, token.scope, access) {
+                    (Audience::Admin, TokenScope::Write, _)
+                    | (Audience::Admin, TokenScope::Read, Access::Read)
+                    | (Audience::Edge, TokenScope::Edge, _) => Ok(()),
+                    _ => Err(Error::NotAuthorized),
+                }
+            }
+            Credential::Key(asking) => self_service::still(connection, asking, clock()).await.map(drop),
+            Credential::FileToken { .. } | Credential::GithubSignature { .. } => Ok(()),
+        }
+    }
+
+    fn needs_database(&self) -> bool {
+        matches!(self.basis, Basis::Shown { credential: Credential::IssuedToken { .. } | Credential::Key(_), .. })
+    }
+}
+
+impl Store {
+    /// Whether the authorization still holds, for what is only read.
+    ///
+    /// # Errors
+    /// If it does not, or the database cannot be read.
+    pub async fn check_authorization(&self, by: &Authorization) -> Result<(), Error> {
+        by.check_in_memory()?;
+        if !by.needs_database() {
+            return Ok(());
+        }
+        within(READ_PATIENCE, async {
+            by.check(&mut *self.database.guard_readers.acquire().await?, Access::Read).await
+        })
+        .await
+    }
+
+    /// Done once the authorization does not hold any more, for streams. As long as the database cannot be read, what was
+    /// known of it stays so.
+    pub async fn authorization_ended(&self, by: &Authorization) {
+        let mut revocations = match &by.basis {
+            Basis::Shown { credential: Credential::FileToken { tokens, .. }, .. }
+            | Basis::Shown { credential: Credential::IssuedToken { tokens, .. }, .. } => tokens.reloads(),
+            Basis::Shown { .. } | Basis::Server => return std::future::pending().await,
+        };
+        // Whatever is revoked from here on rings.
+        while !matches!(self.check_authorization(by).await, Err(Error::NotAuthorized)) {
+            loop {
+                tokio::select! {
+                    _ = revocations.changed() => break,
+                    () = tokio::time::sleep(EXPIRY_INTERVAL) => {}
+                }
+                if by.check_in_memory().is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorization").field("actor", &self.actor).finish_non_exhaustive()
+    }
+}
+
+/// Tests of what becomes of a change have nobody show a credential for it.
+#[cfg(test)]
+impl From<Actor> for Authorization {
+    fn from(actor: Actor) -> Self {
+        Self { actor, basis: Basis::Server }
+    }
+}

@@ -1,0 +1,173 @@
+//! Requests that must not be carried out twice, though they come again because an answer was lost.
+//!
+//! No answer is kept: what is kept is which key and secret were made, and the salt with which whoever still holds the
+//! Idempotency-Key can have the plaintext drawn again. Whoever writes is alone, so of two at the same time the second
+//! finds what the first has made.
+
+use super::authorization::Access;
+use super::keys::Forgotten;
+use super::mutation::Mutation;
+use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
+use crate::clock::Timestamp;
+use crate::model::Key;
+use sqlx::AnyConnection;
+use std::time::Duration;
+
+/// What is kept of a request that may come again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Once {
+    /// Of the actor and the Idempotency-Key.
+    pub digest: [u8; 32],
+    /// Of what is asked for.
+    pub fingerprint: [u8; 32],
+    /// With the Idempotency-Key and the pepper, what the plaintext is drawn from.
+    pub salt: [u8; 32],
+}
+
+/// What the request made when it first came.
+#[derive(Clone)]
+pub struct Before {
+    /// The key, as it is now.
+    pub key: Key,
+    /// The id of the secret that was made.
+    pub secret_id: String,
+    /// What its plaintext was drawn from.
+    pub salt: [u8; 32],
+}
+
+/// The outcome of a request that may have come before.
+#[derive(Clone)]
+pub enum Made<T> {
+    /// It came for the first time.
+    Now(T),
+    /// It came before, and made nothing now.
+    Before(Box<Before>),
+}
+
+/// For how long a request that comes again is answered as it was.
+pub const REPEATABLE_FOR: Duration = Duration::from_secs(86_400);
+
+impl Store {
+    /// What the request made if it came before, as long as the authorization holds: whoever hears of it can draw the plaintext.
+    ///
+    /// # Errors
+    /// If the database cannot be read, or the Idempotency-Key came with another request.
+    pub async fn made_before(&self, by: &Authorization, once: &Once, now: Timestamp) -> Result<Option<Before>, Error> {
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            by.check(&mut transaction, Access::Write).await?;
+            find(&mut transaction, once, now).await
+        })
+        .await
+    }
+}
+
+pub(super) async fn before(mutation: &mut Mutation, once: &Once) -> Result<Option<Before>, Error> {
+    let now = mutation.now();
+    find(mutation.connection(), once, now).await
+}
+
+/// Remembers that this secret of the key was made for this request.
+pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
+    let now = mutation.now();
+    sqlx::query(
+        "INSERT INTO idempotency (digest, fingerprint, key_id, secret_id, salt, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (digest) DO UPDATE
+         SET fingerprint = excluded.fingerprint, key_id = excluded.key_id, secret_id = excluded.secret_id,
+             salt = excluded.salt, created_at = excluded.created_at",
+    )
+    .bind(once.digest.as_slice())
+    .bind(once.fingerprint.as_slice())
+    .bind(key_id)
+    .bind(secret_id)
+    .bind(once.salt.as_slice())
+    .bind(now.as_stored())
+    .execute(mutation.connection())
+    .await?;
+    Ok(())
+}
+
+/// Forgets the requests that are not answered again.
+pub(super) async fn forget_old(mutation: &mut Mutation) -> Result<(), Error> {
+    let until = mutation.now().minus(REPEATABLE_FOR);
+    sqlx::query("DELETE FROM idempotency WHERE created_at <= $1")
+        .bind(until.as_stored())
+        .execute(mutation.connection())
+        .await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    fingerprint: Vec<u8>,
+    key_id: String,
+    secret_id: String,
+    salt: Vec<u8>,
+}
+
+async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Result<Option<Before>, Error> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT fingerprint, key_id, secret_id, salt FROM idempotency WHERE digest = $1 AND created_at > $2",
+    )
+    .bind(once.digest.as_slice())
+    .bind(now.minus(REPEATABLE_FOR).as_stored())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(Row { fingerprint, key_id, secret_id, salt }) = row else { return Ok(None) };
+    if fingerprint != once.fingerprint {
+        return Err(Error::OtherRequest);
+    }
+    let corrupt = || Error::Corrupt("repeatable request");
+    let key = keys::find_with(connection, &key_id, Forgotten::Secret(&secret_id)).await?.ok_or_else(corrupt)?;
+    let salt = salt.try_into().map_err(|_| corrupt())?;
+    Ok(Some(Before { key, secret_id, salt }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Actor, Secret};
+    use crate::store::Location;
+    use keyward_core::key::digest::Digest;
+
+    const NOW: Timestamp = Timestamp::EXAMPLE;
+
+    #[tokio::test]
+    async fn a_request_is_remembered_for_a_day_and_then_forgotten_with_the_retention() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        key.secrets = vec![Secret::new("sec_1".into(), Digest([1; 32]), String::new(), NOW)];
+        let once = Once { digest: [1; 32], fingerprint: [2; 32], salt: [3; 32] };
+        store.create_key_once(Actor::server(), key, once).await.unwrap();
+        let before =
+            store.made_before(&Authorization::server(), &Once { salt: [4; 32], ..once }, NOW).await.unwrap().unwrap();
+        assert_eq!((before.key.id.as_str(), before.secret_id.as_str(), before.salt), ("key_1", "sec_1", [3; 32]));
+        let last = NOW.plus(REPEATABLE_FOR).minus(Duration::from_millis(1));
+        for (now, remembered) in [(last, 1), (NOW.plus(REPEATABLE_FOR), 0)] {
+            store.keep_retention(now, crate::store::RETENTION).await.unwrap();
+            let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM idempotency")
+                .fetch_one(&store.database.readers)
+                .await
+                .unwrap();
+            assert_eq!(rows, remembered);
+            assert_eq!(
+                store.made_before(&Authorization::server(), &once, now).await.unwrap().is_some(),
+                remembered == 1
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn another_request_under_the_same_digest_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), NOW);
+        key.secrets = vec![Secret::new("sec_1".into(), Digest([1; 32]), String::new(), NOW)];
+        let once = Once { digest: [1; 32], fingerprint: [2; 32], salt: [3; 32] };
+        store.create_key_once(Actor::server(), key, once).await.unwrap();
+        let other = Once { fingerprint: [9; 32], ..once };
+        assert!(matches!(store.made_before(&Authorization::server(), &other, NOW).await, Err(Error::OtherRequest)));
+    }
+}

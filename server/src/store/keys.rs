@@ -1,0 +1,592 @@
+//! Keys: made, listed, ended, rotated.
+
+use super::audit::details;
+use super::idempotency::{self, Made, Once};
+use super::mutation::Mutation;
+use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
+use super::{Authorization, Error, READ_PATIENCE, Store, Turn, owners, plans, secrets, within};
+use crate::clock::Timestamp;
+use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::entry::{Body, Environment};
+use serde_json::{Map, json};
+use sqlx::{AnyConnection, Connection};
+use std::collections::HashMap;
+use std::time::Duration;
+use unicode_normalization::UnicodeNormalization;
+
+/// Which keys are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct KeyQuery {
+    /// The most of them.
+    pub limit: u32,
+    /// The id of the key after which to go on.
+    pub after: Option<String>,
+    /// Only those of this owner.
+    pub owner: Option<String>,
+    /// Only those for this member.
+    pub member: Option<String>,
+    /// Only those of this plan.
+    pub plan: Option<String>,
+    /// Only those of these kinds; none means any.
+    pub kinds: Vec<String>,
+    /// Only those of this environment.
+    pub environment: Option<Environment>,
+    /// Only those in this state.
+    pub state: Option<State>,
+    /// Only those with this in their name, ASCII letters in either case.
+    pub name: Option<String>,
+    /// Only those made at this time or later.
+    pub created_after: Option<Timestamp>,
+    /// Only those made before this time.
+    pub created_before: Option<Timestamp>,
+    /// Only those that end by themselves before this time.
+    pub expires_before: Option<Timestamp>,
+}
+
+/// Some keys, the newest first.
+#[derive(Clone, Debug)]
+pub struct KeyPage {
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// The id to go on after, where there are more.
+    pub next: Option<String>,
+}
+
+/// What became of a rotation.
+#[derive(Clone, Debug)]
+pub enum Rotated {
+    /// The key has the new secret.
+    Done(Box<Key>),
+    /// The key cannot be used any more, so neither could a new secret.
+    NotActive(State),
+    /// The key has as many secrets that are still valid as it can have.
+    TooManySecrets,
+    /// The edges know as many secrets of the key as they may.
+    TooManyKnownSecrets {
+        /// How many.
+        most: usize,
+    },
+    /// There is no such key.
+    NotFound,
+}
+
+/// The most secrets of a key that are valid at a time.
+pub const MAX_VALID_SECRETS: usize = 5;
+
+/// The most secrets of a key that are told to edges, those among them that have ended since the retention began. All are
+/// read and told of whenever something becomes of the key.
+pub const MAX_KNOWN_SECRETS: usize = 1000;
+
+impl Store {
+    /// Stores a new key with its secrets, and its owner where nobody has named it before. A key that names no credits
+    /// begins with those of its plan.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or there is no such plan.
+    pub async fn create_key(&self, by: impl Into<Authorization>, key: Key) -> Result<Key, Error> {
+        self.mutate(by, key.created_at, |mutation| Box::pin(create(mutation, key))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
+    pub async fn create_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        key: Key,
+        once: Once,
+    ) -> Result<Made<Key>, Error> {
+        self.mutate(by, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
+    }
+
+    /// The key of that id.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
+    }
+
+    /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment; for whoever has the turn
+    /// to look one up.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key_by_digest(
+        &self,
+        _turn: &Turn,
+        digest: &Digest,
+    ) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.guard_readers).await?;
+            let Some((id, secret)) = secrets::at(&mut transaction, digest).await? else { return Ok(None) };
+            let Some(key) = find_with(&mut transaction, &id, Forgotten::Secret(&secret)).await? else {
+                return Ok(None);
+            };
+            let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else {
+                return Ok(None);
+            };
+            let owner = match &key.owner {
+                Some(owner) => owners::find(&mut transaction, owner).await?,
+                None => None,
+            };
+            Ok(Some((key, secret, owner)))
+        })
+        .await
+    }
+
+    /// The keys that are asked for; `None` if there is no key to go on after.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            list(&mut transaction, query, now).await
+        })
+        .await
+    }
+
+    /// As [`Self::key`], of a user who has the turn to read.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn key_for_user(&self, _turn: &Turn, id: &str) -> Result<Option<Key>, Error> {
+        within(READ_PATIENCE, async { find(&mut *self.database.user_readers.acquire().await?, id).await }).await
+    }
+
+    /// As [`Self::keys`], of a user who has the turn to read.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn keys_for_user(
+        &self,
+        _turn: &Turn,
+        query: &KeyQuery,
+        now: Timestamp,
+    ) -> Result<Option<KeyPage>, Error> {
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.user_readers).await?;
+            list(&mut transaction, query, now).await
+        })
+        .await
+    }
+
+    /// Ends the key, unless it was ended before; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or has another version than was expected.
+    pub async fn revoke_key(
+        &self,
+        by: impl Into<Authorization>,
+        target: impl Into<Target>,
+        now: Timestamp,
+    ) -> Result<Option<Key>, Error> {
+        let target = target.into();
+        self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, target))).await
+    }
+
+    /// Gives the key a further secret, and ends those it has after the grace.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or has another version than was expected.
+    pub async fn rotate_key(
+        &self,
+        by: impl Into<Authorization>,
+        target: impl Into<Target>,
+        secret: Secret,
+        grace: Duration,
+        now: Timestamp,
+    ) -> Result<Rotated, Error> {
+        let target = target.into();
+        self.mutate(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
+    ///
+    /// # Errors
+    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
+    pub async fn rotate_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        target: Target,
+        secret: Secret,
+        grace: Duration,
+        once: Once,
+        now: Timestamp,
+    ) -> Result<Made<Rotated>, Error> {
+        self.mutate(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
+    }
+}
+
+async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
+    if let Some(before) = idempotency::before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let key = create(mutation, key).await?;
+    for secret in &key.secrets {
+        idempotency::remember(mutation, &once, &key.id, &secret.id).await?;
+    }
+    Ok(Made::Now(key))
+}
+
+async fn rotate_once(
+    mutation: &mut Mutation,
+    target: Target,
+    secret: Secret,
+    grace: Duration,
+    once: Once,
+) -> Result<Made<Rotated>, Error> {
+    if let Some(before) = idempotency::before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let secret_id = secret.id.clone();
+    let rotated = rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
+    if let Rotated::Done(key) = &rotated {
+        idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
+    }
+    Ok(Made::Now(rotated))
+}
+
+pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
+    key.created_at = mutation.now();
+    key.secrets.iter_mut().for_each(|secret| secret.created_at = key.created_at);
+    if let Some(plan) = &key.plan {
+        let plan = plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
+        key.credits = key.credits.or(plan.credits);
+    }
+    if let Some(owner) = &key.owner {
+        // An edge refuses a key whose owner it does not know, so the owner goes first.
+        owners::ensure(mutation, owner).await?;
+    }
+    insert(mutation, &[&key]).await?;
+    let facts = details([
+        ("name", json!(key.name)),
+        ("owner", json!(key.owner)),
+        ("member", json!(key.member)),
+        ("kind", json!(key.kind)),
+        ("environment", json!(key.environment.map(Environment::name))),
+        ("plan", json!(key.plan)),
+        ("expires_at", json!(key.expires_at)),
+    ]);
+    mutation.audit("key.created", &key.id, facts).await?;
+    tell(mutation, &key, |_| true).await?;
+    Ok(key)
+}
+
+pub(super) async fn revoke(mutation: &mut Mutation, target: Target) -> Result<Option<Key>, Error> {
+    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(None) };
+    if key.revoked_at.is_none() {
+        let now = mutation.now();
+        key.revoked_at = Some(now);
+        key.version += 1;
+        sqlx::query("UPDATE keys SET revoked_at = $1, version = version + 1 WHERE id = $2")
+            .bind(now.as_stored())
+            .bind(&key.id)
+            .execute(mutation.connection())
+            .await?;
+        mutation.audit("key.revoked", &key.id, Map::new()).await?;
+        tell(mutation, &key, |_| true).await?;
+    }
+    Ok(Some(key))
+}
+
+pub(super) async fn rotate(
+    mutation: &mut Mutation,
+    target: Target,
+    mut new: Secret,
+    grace: Duration,
+    most_known: usize,
+) -> Result<Rotated, Error> {
+    let now = mutation.now();
+    new.created_at = now;
+    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
+    match key.state(now) {
+        State::Active => {}
+        state => return Ok(Rotated::NotActive(state)),
+    }
+    let mut concerned = vec![new.id.clone()];
+    let mut still_valid = 0;
+    for secret in key.secrets.iter_mut().filter(|secret| secret.is_valid(now)) {
+        let not_after = secret.not_after;
+        secret.end_at(now.plus(grace));
+        still_valid += usize::from(secret.is_valid(now));
+        if secret.not_after != not_after {
+            concerned.push(secret.id.clone());
+        }
+    }
+    if still_valid >= MAX_VALID_SECRETS {
+        return Ok(Rotated::TooManySecrets);
+    }
+    if key.secrets.iter().filter(|secret| !secret.forgotten).count() >= most_known {
+        return Ok(Rotated::TooManyKnownSecrets { most: most_known });
+    }
+    for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
+        store_end(mutation.connection(), secret).await?;
+    }
+    insert_secrets(mutation, &[(&key.id, &new)]).await?;
+    sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
+        .bind(&key.id)
+        .execute(mutation.connection())
+        .await?;
+    key.version += 1;
+    let facts = details([("secret", json!(new.id)), ("grace_s", json!(grace.as_secs()))]);
+    mutation.audit("key.rotated", &key.id, facts).await?;
+    key.secrets.push(new);
+    // As they are read again, so that whoever asks twice gets one answer.
+    key.secrets.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+    tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
+    Ok(Rotated::Done(Box::new(key)))
+}
+
+/// Tells the edges of those secrets, except what they were told to forget.
+pub(super) async fn tell(mutation: &mut Mutation, key: &Key, concerned: impl Fn(&Secret) -> bool) -> Result<(), Error> {
+    let states = states(key, mutation.now(), concerned).collect();
+    mutation.append_all(states).await
+}
+
+/// What the edges are to know of those secrets.
+pub(super) fn states(
+    key: &Key,
+    now: Timestamp,
+    concerned: impl Fn(&Secret) -> bool,
+) -> impl Iterator<Item = (Digest, Body)> {
+    let told = key.secrets.iter().filter(move |secret| !secret.forgotten && concerned(secret));
+    told.map(move |secret| (secret.digest, Body::Key(key.record(secret, now))))
+}
+
+/// Stores when the secret ends.
+pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -> Result<(), Error> {
+    sqlx::query("UPDATE secrets SET not_after = $1 WHERE id = $2")
+        .bind(secret.not_after.map(Timestamp::as_stored))
+        .bind(&secret.id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Stores keys with their secrets.
+pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
+    for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO keys
+             (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
+              member, plan, metadata, credits, spent, version, name_folded)
+             VALUES ",
+        );
+        insert.bind_rows(rows, |columns, key| {
+            columns
+                .bind(key.id.as_str())
+                .bind(key.name.as_str())
+                .bind(key.owner.as_deref())
+                .bind(key.kind.as_str())
+                .bind(key.environment.map(Environment::name))
+                .bind(to_json(&key.scopes))
+                .bind(to_json(&key.allow_ip))
+                .bind(key.limits.as_ref().map(|limits| to_json(limits)))
+                .bind(key.created_at.as_stored())
+                .bind(key.expires_at.map(Timestamp::as_stored))
+                .bind(key.revoked_at.map(Timestamp::as_stored))
+                .bind(key.member.as_deref())
+                .bind(key.plan.as_deref())
+                .bind(json!(key.metadata).to_string())
+                .bind(key.credits.map(stored_amount))
+                .bind(stored_amount(key.spent))
+                .bind(stored_amount(key.version))
+                .bind(folded(&key.name));
+        });
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
+    }
+    let secrets: Vec<_> =
+        keys.iter().flat_map(|key| key.secrets.iter().map(|secret| (key.id.as_str(), secret))).collect();
+    insert_secrets(mutation, &secrets).await
+}
+
+/// Stores secrets, each with the id of its key.
+async fn insert_secrets(mutation: &mut Mutation, secrets: &[(&str, &Secret)]) -> Result<(), Error> {
+    for rows in secrets.chunks(ROWS_OF_A_STATEMENT) {
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten, hash) VALUES ",
+        );
+        insert.bind_rows(rows, |columns, (key_id, secret)| {
+            columns
+                .bind(secret.id.as_str())
+                .bind(*key_id)
+                .bind(secret.digest.0.as_slice())
+                .bind(secret.hint.as_str())
+                .bind(secret.created_at.as_stored())
+                .bind(secret.not_after.map(Timestamp::as_stored))
+                .bind(secret.forgotten)
+                .bind(secret.hash.as_ref().map(PasswordHash::expose));
+        });
+        insert.execute(mutation.connection(), keep(rows.len())).await?;
+    }
+    Ok(())
+}
+
+/// Which secrets of a key are read beside those that the edges know and those that ended with their key. What has ended by
+/// itself and is forgotten is nothing to anybody, and a key may have any number of them.
+#[derive(Clone, Copy)]
+pub(super) enum Forgotten<'a> {
+    None,
+    /// What was forgotten while the clock was wrong, and is valid.
+    ValidAt(Timestamp),
+    /// The one of that id.
+    Secret(&'a str),
+}
+
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Key>, Error> {
+    find_with(connection, id, Forgotten::None).await
+}
+
+pub(super) async fn find_with(
+    connection: &mut AnyConnection,
+    id: &str,
+    forgotten: Forgotten<'_>,
+) -> Result<Option<Key>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
+    let row = query.build_as()?.fetch_optional(&mut *connection).await?;
+    Ok(with_secrets(connection, row.into_iter().collect(), forgotten).await?.pop())
+}
+
+/// The key, if there is one, in a version that is expected.
+pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> Result<Option<Key>, Error> {
+    let now = mutation.now();
+    let key = find_with(mutation.connection(), &target.id, Forgotten::ValidAt(now)).await?;
+    match &key {
+        Some(key) if !target.expected.fits(Some(key.version)) => Err(Error::OtherVersion),
+        _ => Ok(key),
+    }
+}
+
+async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(KEY_COLUMNS).push(" FROM keys WHERE 1 = 1");
+    if let Some(after) = &wanted.after {
+        let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
+            .bind(after)
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(created_at) = created_at else { return Ok(None) };
+        query.push(" AND (created_at, id) < (").bind(created_at).push(", ").bind(after.as_str()).push(")");
+    }
+    for (column, value) in [
+        ("owner", wanted.owner.as_deref()),
+        ("member", wanted.member.as_deref()),
+        ("plan", wanted.plan.as_deref()),
+        ("environment", wanted.environment.map(Environment::name)),
+    ] {
+        if let Some(value) = value {
+            query.push(" AND ").push(column).push(" = ").bind(value);
+        }
+    }
+    if !wanted.kinds.is_empty() {
+        query.push(" AND kind IN (").bind_all(wanted.kinds.iter().map(String::as_str)).push(")");
+    }
+    if let Some(part) = &wanted.name {
+        query.push(" AND name_folded LIKE ").bind(pattern(&folded(part))).push(" ESCAPE '!'");
+    }
+    for (bound, time) in [
+        ("created_at >= ", wanted.created_after),
+        ("created_at < ", wanted.created_before),
+        ("expires_at < ", wanted.expires_before),
+    ] {
+        if let Some(time) = time {
+            query.push(" AND ").push(bound).bind(time.as_stored());
+        }
+    }
+    let now = now.as_stored();
+    match wanted.state {
+        None => {}
+        Some(State::Revoked) => {
+            query.push(" AND revoked_at IS NOT NULL");
+        }
+        Some(State::Expired) => {
+            query.push(" AND revoked_at IS NULL AND expires_at <= ").bind(now);
+        }
+        Some(State::Active) => {
+            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
+        }
+    }
+    // One more than wanted tells whether there are more.
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+    let mut rows: Vec<KeyRow> = query.build_as()?.fetch_all(&mut *connection).await?;
+    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
+    Ok(Some(KeyPage { keys: with_secrets(connection, rows, Forgotten::None).await?, next }))
+}
+
+/// The text as searches compare it: compatibility forms alike (Unicode's NFKC), in small letters. By our own means, as
+/// PostgreSQL's LOWER knows other letters than SQLite's, and which ones depends on how the database was made.
+pub(super) fn folded(text: &str) -> String {
+    text.nfkc().flat_map(char::to_lowercase).nfkc().collect()
+}
+
+/// Folds the names of keys that an older version stored.
+pub(super) async fn fold_names(connection: &mut AnyConnection) -> Result<(), Error> {
+    loop {
+        let unfolded = "SELECT id, name FROM keys WHERE name_folded IS NULL LIMIT 1000";
+        let rows: Vec<(String, String)> = sqlx::query_as(unfolded).fetch_all(&mut *connection).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = connection.begin().await?;
+        for (id, name) in rows {
+            sqlx::query("UPDATE keys SET name_folded = $1 WHERE id = $2")
+                .bind(folded(&name))
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+    }
+}
+
+/// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.
+fn pattern(text: &str) -> String {
+    let mut pattern = "%".to_owned();
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern + "%"
+}
+
+pub(super) async fn with_secrets(
+    connection: &mut AnyConnection,
+    rows: Vec<KeyRow>,
+    forgotten: Forgotten<'_>,
+) -> Result<Vec<Key>, Error> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = Sql::new("SELECT ");
+    query.push(SECRET_COLUMNS).push(" FROM secrets WHERE key_id IN (");
+    query.bind_all(rows.iter().map(KeyRow::id)).push(") AND (NOT forgotten OR not_after IS NULL");
+    match forgotten {
+        Forgotten::None => &mut query,
+        Forgotten::ValidAt(now) => query.push(" OR not_after > ").bind(now.as_stored()),
+        Forgotten::Secret(id) => query.push(" OR id = ").bind(id),
+    };
+    query.push(") ORDER BY created_at, id");
+    let mut secrets: HashMap<String, Vec<Secret>> = HashMap::new();
+    for row in query.build_as::<SecretRow>()?.fetch_all(connection).await? {
+        secrets.entry(row.key_id.clone()).or_default().push(row.try_into()?);
+    }
+    rows.into_iter()
+        .map(|row| {
+            let secrets = secrets.remove(row.id()).unwrap_or_default();
+            row.with_secrets(secrets)
+        })
+        .collect()
+}

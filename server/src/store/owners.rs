@@ -1,0 +1,242 @@
+//! Owners: known once a key or an operator names them, changed for all their keys at once.
+
+use super::audit::{details, differences};
+use super::mutation::Mutation;
+use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::rows::{OWNER_COLUMNS, OwnerRow, stored_amount, to_json};
+use super::{Authorization, Error, READ_PATIENCE, Store, within};
+use crate::clock::Timestamp;
+use crate::model::{Owner, OwnerChange, OwnerKind, OwnerSettings, Target};
+use keyward_core::key::digest::Digest;
+use keyward_core::wire::entry::Body;
+use serde_json::{Map, Value, json};
+use sqlx::AnyConnection;
+use std::collections::HashSet;
+
+/// Which owners are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct OwnerQuery {
+    /// The most of them.
+    pub limit: u32,
+    /// The id after which to go on.
+    pub after: Option<String>,
+    /// Only those of this kind.
+    pub kind: Option<OwnerKind>,
+    /// Only those that are disabled, or that are not.
+    pub disabled: Option<bool>,
+}
+
+/// Some owners, by their ids.
+#[derive(Clone, Debug)]
+pub struct OwnerPage {
+    /// The owners.
+    pub owners: Vec<Owner>,
+    /// The id to go on after, where there are more.
+    pub next: Option<String>,
+}
+
+impl Store {
+    /// The owner of that id.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn owner(&self, id: &str) -> Result<Option<Owner>, Error> {
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
+    }
+
+    /// The owners that are asked for.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn owners(&self, wanted: &OwnerQuery) -> Result<OwnerPage, Error> {
+        within(READ_PATIENCE, async {
+            let mut query = Sql::new("SELECT ");
+            // Every id has at least one character.
+            query
+                .push(OWNER_COLUMNS)
+                .push(" FROM owners WHERE id > ")
+                .bind(wanted.after.as_deref().unwrap_or_default());
+            if let Some(kind) = wanted.kind {
+                query.push(" AND kind = ").bind(kind.name());
+            }
+            if let Some(disabled) = wanted.disabled {
+                query.push(" AND disabled = ").bind(disabled);
+            }
+            // One more than wanted tells whether there are more.
+            query.push(" ORDER BY id LIMIT ").bind(i64::from(wanted.limit) + 1);
+            let rows: Vec<OwnerRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let mut owners: Vec<Owner> = rows.into_iter().map(Owner::try_from).collect::<Result<_, _>>()?;
+            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+            let more = owners.len() > limit;
+            owners.truncate(limit);
+            let next = owners.last().filter(|_| more).map(|owner| owner.id.clone());
+            Ok(OwnerPage { owners, next })
+        })
+        .await
+    }
+
+    /// Changes the owner; `None` if there is none. What changes nothing writes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or has another version than was expected.
+    pub async fn change_owner(
+        &self,
+        by: impl Into<Authorization>,
+        target: impl Into<Target>,
+        change: OwnerChange,
+        now: Timestamp,
+    ) -> Result<Option<Owner>, Error> {
+        let target = target.into();
+        self.mutate(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
+    }
+
+    /// Makes the owner what it is to be, and tells whether there was none before. What changes nothing writes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or has another version than was expected.
+    pub async fn put_owner(
+        &self,
+        by: impl Into<Authorization>,
+        target: impl Into<Target>,
+        settings: OwnerSettings,
+        now: Timestamp,
+    ) -> Result<(Owner, bool), Error> {
+        let target = target.into();
+        self.mutate(by, now, move |mutation| Box::pin(put(mutation, target, settings))).await
+    }
+}
+
+/// Makes the owner known where nobody has named it before.
+pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Error> {
+    if find(mutation.connection(), id).await?.is_none() {
+        let owner = Owner::new(id.to_owned(), mutation.now());
+        create(mutation, &owner).await?;
+    }
+    Ok(())
+}
+
+/// Makes those owners of an import known whom nobody has named before; each is named once.
+pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Result<(), Error> {
+    for some in ids.chunks(ROWS_OF_A_STATEMENT) {
+        let mut query = Sql::of_many_values(mutation.engine(), "SELECT id FROM owners WHERE id IN (");
+        query.bind_all(some.iter().copied()).push(")");
+        let rows: Vec<(String,)> = query.build_as()?.fetch_all(mutation.connection()).await?;
+        let known: HashSet<_> = rows.into_iter().map(|(id,)| id).collect();
+        let now = mutation.now();
+        let unknown = some.iter().filter(|id| !known.contains(**id));
+        let new: Vec<_> = unknown.map(|id| Owner::new((*id).to_owned(), now)).collect();
+        if new.is_empty() {
+            continue;
+        }
+        let mut insert = Sql::of_many_values(
+            mutation.engine(),
+            "INSERT INTO owners (id, disabled, permissions, created_at) VALUES ",
+        );
+        insert.bind_rows(&new, |columns, owner| {
+            columns.bind(owner.id.as_str()).bind(owner.disabled).bind(None::<&str>).bind(owner.created_at.as_stored());
+        });
+        insert.execute(mutation.connection(), keep(new.len())).await?;
+        let created: Vec<_> = new.iter().map(|owner| owner.id.as_str()).collect();
+        // All of them are as new owners are.
+        if let Some(owner) = new.first() {
+            mutation.audit_all("owner.created", &created, facts(owner)).await?;
+        }
+        let told = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
+        mutation.append_all(told.collect()).await?;
+    }
+    Ok(())
+}
+
+async fn apply(mutation: &mut Mutation, target: Target, change: OwnerChange) -> Result<Option<Owner>, Error> {
+    let Some(current) = find(mutation.connection(), &target.id).await? else { return Ok(None) };
+    if !target.expected.fits(Some(current.version)) {
+        return Err(Error::OtherVersion);
+    }
+    let mut owner = current.clone();
+    change.apply(&mut owner);
+    store(mutation, &current, owner).await.map(Some)
+}
+
+async fn put(mutation: &mut Mutation, target: Target, settings: OwnerSettings) -> Result<(Owner, bool), Error> {
+    let current = find(mutation.connection(), &target.id).await?;
+    if !target.expected.fits(current.as_ref().map(|owner| owner.version)) {
+        return Err(Error::OtherVersion);
+    }
+    match current {
+        Some(current) => {
+            let mut owner = current.clone();
+            settings.apply(&mut owner);
+            Ok((store(mutation, &current, owner).await?, false))
+        }
+        None => {
+            let mut owner = Owner::new(target.id, mutation.now());
+            settings.apply(&mut owner);
+            create(mutation, &owner).await?;
+            Ok((owner, true))
+        }
+    }
+}
+
+async fn create(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO owners (id, kind, disabled, permissions, created_at, version) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(&owner.id)
+    .bind(owner.kind.map(OwnerKind::name))
+    .bind(owner.disabled)
+    .bind(owner.permissions.as_deref().map(to_json))
+    .bind(owner.created_at.as_stored())
+    .bind(stored_amount(owner.version))
+    .execute(mutation.connection())
+    .await?;
+    mutation.audit("owner.created", &owner.id, facts(owner)).await?;
+    tell(mutation, owner).await
+}
+
+/// What the audit log says of a new owner.
+fn facts(owner: &Owner) -> Map<String, Value> {
+    details([
+        ("kind", json!(owner.kind.map(OwnerKind::name))),
+        ("disabled", json!(owner.disabled)),
+        ("permissions", json!(owner.permissions)),
+    ])
+}
+
+/// Stores what the owner has become.
+async fn store(mutation: &mut Mutation, current: &Owner, mut owner: Owner) -> Result<Owner, Error> {
+    if owner == *current {
+        return Ok(owner);
+    }
+    owner.version += 1;
+    sqlx::query("UPDATE owners SET kind = $1, disabled = $2, permissions = $3, version = $4 WHERE id = $5")
+        .bind(owner.kind.map(OwnerKind::name))
+        .bind(owner.disabled)
+        .bind(owner.permissions.as_deref().map(to_json))
+        .bind(stored_amount(owner.version))
+        .bind(&owner.id)
+        .execute(mutation.connection())
+        .await?;
+    let kind = |owner: &Owner| json!(owner.kind.map(OwnerKind::name));
+    let changed = differences([
+        ("kind", kind(current), kind(&owner)),
+        ("disabled", json!(current.disabled), json!(owner.disabled)),
+        ("permissions", json!(current.permissions), json!(owner.permissions)),
+    ]);
+    mutation.audit("owner.changed", &owner.id, changed).await?;
+    // What kind of owner it is is nothing to the edges.
+    if owner.record() != current.record() {
+        tell(mutation, &owner).await?;
+    }
+    Ok(owner)
+}
+
+async fn tell(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
+    mutation.append(Digest::of_owner(&owner.id), Body::Owner(owner.record())).await
+}
+
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Owner>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(OWNER_COLUMNS).push(" FROM owners WHERE id = ").bind(id);
+    let row: Option<OwnerRow> = query.build_as()?.fetch_optional(connection).await?;
+    row.map(Owner::try_from).transpose()
+}

@@ -1,0 +1,534 @@
+//! Changes that a key's user makes to the keys of its owner.
+//!
+//! The key that asks was verified before its turn to write came. So its authorization (`store/authorization.rs`) holds only while
+//! that key and its owner are what they were: one that was revoked meanwhile makes nothing.
+
+use super::keys::{self, Rotated};
+use super::mutation::Mutation;
+use super::{Authorization, Error, READ_PATIENCE, Store, Turn, owners, within};
+use crate::auth::key_auth::Verified;
+use crate::clock::{Clock, Timestamp};
+use crate::model::{Actor, Key, Secret, State};
+use keyward_core::dialect::Dialect;
+use keyward_core::wire::entry::Environment;
+use sqlx::AnyConnection;
+use std::time::Duration;
+
+/// A key that asks for a change, as it was when it was verified.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    key: String,
+    key_version: u64,
+    environment: Option<Environment>,
+    kinds: Vec<String>,
+    owner: String,
+    owner_version: u64,
+    secret: String,
+    /// When the key or the secret that was shown ends by itself.
+    expires_at: Option<Timestamp>,
+}
+
+/// What became of a key that was to be made.
+#[derive(Clone, Debug)]
+pub enum CreatedBy {
+    /// It is there.
+    Done(Box<Key>),
+    /// Whatever was made would have credits once more.
+    HasCredits,
+    /// The owner has as many keys as it can make by itself.
+    TooManyKeys,
+    /// The owner has made as many secrets as it can at once; it can make the next one after that time.
+    TooSoon {
+        /// How long it is.
+        retry_after: Duration,
+    },
+}
+
+/// What became of a rotation that a key has asked for.
+#[derive(Clone, Debug)]
+pub enum RotatedBy {
+    /// Nothing but the key itself speaks for or against it.
+    Decided(Rotated),
+    /// The owner has made as many secrets as it can at once; it can make the next one after that time.
+    TooSoon {
+        /// How long it is.
+        retry_after: Duration,
+    },
+}
+
+/// The most keys that can be used of an owner who goes on making them by self-service.
+pub const MAX_KEYS_BY_SELF_SERVICE: i64 = 100;
+
+/// The most secrets of a key that edges know and that goes on being rotated by self-service. Operators can rotate it still.
+pub const MAX_KNOWN_SECRETS_BY_SELF_SERVICE: usize = 100;
+
+/// How many secrets, those of new keys and of rotations, an owner makes by self-service at once; each comes back after
+/// [`SHARE_STEP`]. All edges keep every one of them for the retention, whatever becomes of its key.
+pub const SHARE: u32 = 1000;
+
+/// After how long an owner can make one more: so many as [`SHARE`] in thirty days.
+const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
+
+impl Asking {
+    /// The key that was shown; `None` if it belongs to nobody.
+    pub fn new(verified: &Verified, dialect: &Dialect) -> Option<Self> {
+        let owner = verified.owner.as_ref()?;
+        Some(Self {
+            key: verified.key.id.clone(),
+            key_version: verified.key.version,
+            environment: verified.key.environment,
+            kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
+            owner: owner.id.clone(),
+            owner_version: owner.version,
+            secret: verified.secret.id.clone(),
+            expires_at: [verified.key.expires_at, verified.secret.not_after].into_iter().flatten().min(),
+        })
+    }
+
+    /// The owner's id.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// The only environment whose keys it has to do with, if it is one.
+    pub fn environment(&self) -> Option<Environment> {
+        self.environment.filter(|environment| *environment == Environment::Test)
+    }
+
+    /// The kinds whose keys it has to do with, its own among them.
+    pub fn kinds(&self) -> &[String] {
+        &self.kinds
+    }
+
+    /// Whether it may know of the key: one of the same owner and of a kind that it has to do with, and no live one if it is
+    /// for tests itself.
+    pub fn may_see(&self, key: &Key) -> bool {
+        key.owner.as_deref() == Some(&self.owner)
+            && self.kinds.contains(&key.kind)
+            && self.environment().is_none_or(|environment| key.environment == Some(environment))
+    }
+
+    pub(super) fn actor(&self) -> Actor {
+        Actor::key(&self.key)
+    }
+
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+}
+
+impl Store {
+    /// After how long the owner of who asks can make the next secret, if not now: to be asked before one is made and hashed, and decided
+    /// again in the transaction that stores it.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn share_used_up(
+        &self,
+        _turn: &Turn,
+        asking: &Asking,
+        now: Timestamp,
+    ) -> Result<Option<Duration>, Error> {
+        within(READ_PATIENCE, async {
+            let mut connection = self.database.user_readers.acquire().await?;
+            let full_at = share_full_at(&mut connection, &asking.owner).await?;
+            Ok(match Share::at(full_at, now) {
+                Share::Left(_) => None,
+                Share::UsedUp { retry_after } => Some(retry_after),
+            })
+        })
+        .await
+    }
+
+    /// Stores a new key that the other one has asked for.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or the one that asks was changed meanwhile.
+    pub async fn create_key_by(&self, asking: Asking, key: Key, clock: &Clock) -> Result<CreatedBy, Error> {
+        let (by, begun) = (Authorization::of_key(asking.clone(), clock), key.created_at);
+        self.mutate(by, begun, |mutation| Box::pin(create(mutation, asking, key))).await
+    }
+
+    /// Ends a key that the other one may know of, unless it was ended before; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or the one that asks was changed meanwhile.
+    pub async fn revoke_key_by(&self, asking: Asking, id: String, clock: &Clock) -> Result<Option<Key>, Error> {
+        let by = Authorization::of_key(asking.clone(), clock);
+        self.mutate(by, clock(), |mutation| Box::pin(revoke(mutation, asking, id))).await
+    }
+
+    /// Gives a key, as it was when this was decided, a further secret, and ends those it has after the grace.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or one of the keys was changed meanwhile.
+    pub async fn rotate_key_by(
+        &self,
+        asking: Asking,
+        key: Key,
+        secret: Secret,
+        grace: Duration,
+        clock: &Clock,
+    ) -> Result<RotatedBy, Error> {
+        let by = Authorization::of_key(asking.clone(), clock);
+        self.mutate(by, clock(), move |mutation| Box::pin(rotate(mutation, asking, key, secret, grace))).await
+    }
+}
+
+async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<CreatedBy, Error> {
+    let now = mutation.now();
+    let asks = still(mutation.connection(), &asking, now).await?;
+    let of_plan: Option<i64> = match &asks.plan {
+        Some(plan) => {
+            sqlx::query_scalar("SELECT credits FROM plans WHERE id = $1 AND credits IS NOT NULL")
+                .bind(plan)
+                .fetch_optional(mutation.connection())
+                .await?
+        }
+        None => None,
+    };
+    if asks.credits.is_some() || of_plan.is_some() {
+        return Ok(CreatedBy::HasCredits);
+    }
+    let share = match share(mutation, &asking.owner).await? {
+        Share::Left(share) => share,
+        Share::UsedUp { retry_after } => return Ok(CreatedBy::TooSoon { retry_after }),
+    };
+    let usable: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM (SELECT id FROM keys
+         WHERE owner = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) LIMIT $3) AS usable",
+    )
+    .bind(&asking.owner)
+    .bind(now.as_stored())
+    .bind(MAX_KEYS_BY_SELF_SERVICE)
+    .fetch_one(mutation.connection())
+    .await?;
+    if usable >= MAX_KEYS_BY_SELF_SERVICE {
+        return Ok(CreatedBy::TooManyKeys);
+    }
+    use_up(mutation, &asking.owner, share).await?;
+    keys::create(mutation, key).await.map(|key| CreatedBy::Done(Box::new(key)))
+}
+
+async fn revoke(mutation: &mut Mutation, asking: Asking, id: String) -> Result<Option<Key>, Error> {
+    match keys::find(mutation.connection(), &id).await? {
+        Some(key) if asking.may_see(&key) => keys::revoke(mutation, id.into()).await,
+        _ => Ok(None),
+    }
+}
+
+async fn rotate(
+    mutation: &mut Mutation,
+    asking: Asking,
+    key: Key,
+    secret: Secret,
+    grace: Duration,
+) -> Result<RotatedBy, Error> {
+    match keys::find(mutation.connection(), &key.id).await? {
+        Some(current) if current.version == key.version => {}
+        _ => return Err(Error::Changed),
+    }
+    let share = match share(mutation, &asking.owner).await? {
+        Share::Left(share) => share,
+        Share::UsedUp { retry_after } => return Ok(RotatedBy::TooSoon { retry_after }),
+    };
+    let rotated = keys::rotate(mutation, key.id.into(), secret, grace, MAX_KNOWN_SECRETS_BY_SELF_SERVICE).await?;
+    if let Rotated::Done(_) = &rotated {
+        use_up(mutation, &asking.owner, share).await?;
+    }
+    Ok(RotatedBy::Decided(rotated))
+}
+
+/// What is left of an owner's share.
+enum Share {
+    /// Something; if one is made of it, all will have come back then.
+    Left(Timestamp),
+    /// Nothing; one will have come back after that time.
+    UsedUp { retry_after: Duration },
+}
+
+/// What is left of the owner's share. All that has to be known is when the whole of it is there again.
+async fn share(mutation: &mut Mutation, owner: &str) -> Result<Share, Error> {
+    let now = mutation.now();
+    let full_at = share_full_at(mutation.connection(), owner).await?;
+    let latest = now.plus(SHARE_STEP * SHARE);
+    if full_at > Some(latest) {
+        // The clock was set back. Nobody is to wait until it is there again.
+        use_up(mutation, owner, latest).await?;
+    }
+    Ok(Share::at(full_at, now))
+}
+
+impl Share {
+    fn at(full_at: Option<Timestamp>, now: Timestamp) -> Self {
+        let latest = now.plus(SHARE_STEP * SHARE);
+        let full_again = full_at.unwrap_or(now).max(now).min(latest).plus(SHARE_STEP);
+        match full_again.as_ms().saturating_sub(latest.as_ms()) {
+            0 => Self::Left(full_again),
+            over_ms => Self::UsedUp { retry_after: Duration::from_millis(over_ms) },
+        }
+    }
+}
+
+async fn share_full_at(connection: &mut AnyConnection, owner: &str) -> Result<Option<Timestamp>, Error> {
+    let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT share_full_at FROM owners WHERE id = $1")
+        .bind(owner)
+        .fetch_optional(connection)
+        .await?;
+    Ok(stored.flatten().map(Timestamp::from_stored))
+}
+
+/// Stores when the whole of an owner's share is there again.
+async fn use_up(mutation: &mut Mutation, owner: &str, full_again: Timestamp) -> Result<(), Error> {
+    sqlx::query("UPDATE owners SET share_full_at = $1 WHERE id = $2")
+        .bind(full_again.as_stored())
+        .bind(owner)
+        .execute(mutation.connection())
+        .await?;
+    Ok(())
+}
+
+/// The key that asks, if it and its owner are what they were.
+pub(super) async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
+    let key = keys::find(&mut *connection, &asking.key).await?;
+    let is_valid = key.as_ref().is_some_and(|key| {
+        let secret = key.secrets.iter().find(|secret| secret.id == asking.secret);
+        key.state(now) == State::Active && secret.is_some_and(|secret| secret.is_valid(now))
+    });
+    if !is_valid {
+        return Err(Error::NotAuthorized);
+    }
+    let owner = owners::find(connection, &asking.owner).await?;
+    match (key, owner) {
+        (Some(key), Some(owner))
+            if (key.version, owner.version) == (asking.key_version, asking.owner_version)
+                && key.owner.as_ref() == Some(&owner.id) =>
+        {
+            Ok(key)
+        }
+        _ => Err(Error::Changed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::OwnerChange;
+    use crate::store::Location;
+    use keyward_core::key::digest::Digest;
+
+    const NOW: Timestamp = Timestamp::EXAMPLE;
+
+    fn key(n: u8) -> Key {
+        let mut key = Key::new(format!("key_{n}"), "n".into(), "key".into(), NOW);
+        key.owner = Some("acme".into());
+        key.secrets = vec![Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW)];
+        key
+    }
+
+    fn at(now: Timestamp) -> Clock {
+        std::sync::Arc::new(move || now)
+    }
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        for n in 1..=2 {
+            store.create_key(Actor::server(), key(n)).await.unwrap();
+        }
+        (dir, store)
+    }
+
+    async fn asking(store: &Store, n: u8) -> Asking {
+        let turn = store.turn_to_look_up(&[n]).await.unwrap();
+        let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
+        let dialect = Dialect::built_in("keyward").unwrap().unwrap();
+        Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_revoked_or_whose_owner_was_disabled_meanwhile_changes_nothing() {
+        for disable in [false, true] {
+            let (_dir, store) = store().await;
+            let (asking, other) = (asking(&store, 1).await, store.key("key_2").await.unwrap().unwrap());
+            if disable {
+                let change = OwnerChange { disabled: Some(true), ..OwnerChange::default() };
+                store.change_owner(Actor::server(), "acme".to_owned(), change, NOW).await.unwrap();
+            } else {
+                store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
+            }
+            let secret = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
+            let is_refused = |error: Error| match error {
+                Error::Changed => disable,
+                Error::NotAuthorized => !disable,
+                _ => false,
+            };
+            assert!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await.is_err_and(is_refused));
+            assert!(store.revoke_key_by(asking.clone(), "key_2".into(), &at(NOW)).await.is_err_and(is_refused));
+            let rotated = store.rotate_key_by(asking, other.clone(), secret, Duration::ZERO, &at(NOW)).await;
+            assert!(rotated.is_err_and(is_refused));
+            assert_eq!(store.key("key_2").await.unwrap(), Some(other));
+            assert_eq!(store.key("key_3").await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_or_secret_that_has_expired_changes_nothing() {
+        let (_dir, store) = store().await;
+        let other = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
+        store.rotate_key(Actor::server(), "key_1".to_owned(), other, Duration::from_secs(9), NOW).await.unwrap();
+        let expiring = Key { expires_at: Some(NOW.plus(Duration::from_secs(9))), ..key(4) };
+        store.create_key(Actor::server(), expiring).await.unwrap();
+        for (n, made) in [(1, 5), (4, 6)] {
+            let asking = asking(&store, n).await;
+            let end = NOW.plus(Duration::from_secs(9));
+            let late = store.create_key_by(asking.clone(), key(made), &at(end)).await;
+            assert!(matches!(late, Err(Error::NotAuthorized)), "{late:?}");
+            let in_time = end.minus(Duration::from_millis(1));
+            assert!(matches!(store.create_key_by(asking, key(made), &at(in_time)).await, Ok(CreatedBy::Done(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_changed_since_it_was_looked_at_is_not_rotated() {
+        let (_dir, store) = store().await;
+        let (asking, other) = (asking(&store, 1).await, store.key("key_2").await.unwrap().unwrap());
+        let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
+        store.rotate_key(Actor::server(), "key_2".to_owned(), secret(8), Duration::ZERO, NOW).await.unwrap();
+        let rotated = store.rotate_key_by(asking, other, secret(9), Duration::ZERO, &at(NOW)).await;
+        assert!(matches!(rotated, Err(Error::Changed)));
+    }
+
+    #[tokio::test]
+    async fn a_plan_with_credits_gives_none_to_a_key_that_a_key_makes() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        for (plan, credits) in [("free", "NULL"), ("paid", "5")] {
+            let insert =
+                format!("INSERT INTO plans (id, credits, created_at, version) VALUES ('{plan}', {credits}, 0, 1)");
+            sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&store.database.writer).await.unwrap();
+            let assign = format!("UPDATE keys SET plan = '{plan}' WHERE id = 'key_1'");
+            sqlx::query(sqlx::AssertSqlSafe(assign)).execute(&store.database.writer).await.unwrap();
+            let made =
+                store.create_key_by(asking.clone(), key(if plan == "free" { 3 } else { 4 }), &at(NOW)).await.unwrap();
+            assert_eq!(matches!(made, CreatedBy::HasCredits), plan == "paid", "{plan}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_owner_makes_a_hundred_keys_by_itself_and_no_more_until_one_has_ended() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        for n in 3..=100 {
+            assert!(
+                matches!(store.create_key_by(asking.clone(), key(n), &at(NOW)).await, Ok(CreatedBy::Done(_))),
+                "{n}"
+            );
+        }
+        assert!(matches!(store.create_key_by(asking.clone(), key(101), &at(NOW)).await, Ok(CreatedBy::TooManyKeys)));
+        store.revoke_key_by(asking.clone(), "key_50".into(), &at(NOW)).await.unwrap().unwrap();
+        assert!(matches!(store.create_key_by(asking, key(101), &at(NOW)).await, Ok(CreatedBy::Done(_))));
+    }
+
+    /// What the owner's share is said to be.
+    async fn set_share(store: &Store, full_at: Timestamp) {
+        let set = format!("UPDATE owners SET share_full_at = {}", full_at.as_stored());
+        sqlx::query(sqlx::AssertSqlSafe(set)).execute(&store.database.writer).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_owner_makes_a_thousand_secrets_at_once_and_one_more_after_each_step() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        let made = |n: u8, now| Key { created_at: now, ..key(n) };
+        let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
+        set_share(&store, NOW.plus(SHARE_STEP * (SHARE - 2))).await;
+        // Whatever is ended has been made all the same.
+        assert!(matches!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await, Ok(CreatedBy::Done(_))));
+        store.revoke_key_by(asking.clone(), "key_3".into(), &at(NOW)).await.unwrap().unwrap();
+        let other = store.key("key_2").await.unwrap().unwrap();
+        let rotate = async |key: Key, n, now| {
+            store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, &at(now)).await
+        };
+        let rotated = rotate(other, 4, NOW).await.unwrap();
+        let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
+        let second = Duration::from_secs(1);
+        let turn = store.users_turn_to_read(asking.owner()).await.unwrap();
+        assert_eq!(store.share_used_up(&turn, &asking, NOW).await.unwrap(), Some(SHARE_STEP));
+        assert_eq!(store.share_used_up(&turn, &asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
+        for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
+            let made = store.create_key_by(asking.clone(), made(5, now), &at(now)).await;
+            assert!(matches!(made, Ok(CreatedBy::TooSoon { retry_after }) if retry_after == left), "{made:?}");
+            let rotated = rotate(*other.clone(), 5, now).await;
+            assert!(matches!(rotated, Ok(RotatedBy::TooSoon { retry_after }) if retry_after == left), "{rotated:?}");
+        }
+        let later = NOW.plus(SHARE_STEP);
+        assert!(matches!(
+            store.create_key_by(asking.clone(), made(5, later), &at(later)).await,
+            Ok(CreatedBy::Done(_))
+        ));
+        assert!(matches!(store.create_key_by(asking, made(6, later), &at(later)).await, Ok(CreatedBy::TooSoon { .. })));
+        store.create_key(Actor::server(), key(7)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_is_refused_takes_nothing_of_the_share() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        let revoked = store.revoke_key(Actor::server(), "key_2".to_owned(), NOW).await.unwrap().unwrap();
+        let secret = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
+        let rotated = store.rotate_key_by(asking, revoked, secret, Duration::ZERO, &at(NOW)).await.unwrap();
+        assert!(matches!(rotated, RotatedBy::Decided(Rotated::NotActive(_))), "{rotated:?}");
+        let shares: Option<i64> = sqlx::query_scalar("SELECT MAX(share_full_at) FROM owners")
+            .fetch_one(&store.database.readers)
+            .await
+            .unwrap();
+        assert_eq!(shares, None);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_lets_an_owner_wait_for_no_longer_than_one_step() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        set_share(&store, NOW.plus(SHARE_STEP * SHARE * 12)).await;
+        let made = store.create_key_by(asking.clone(), key(3), &at(NOW)).await.unwrap();
+        assert!(matches!(made, CreatedBy::TooSoon { retry_after } if retry_after == SHARE_STEP), "{made:?}");
+        let key = Key { created_at: NOW.plus(SHARE_STEP), ..key(3) };
+        assert!(matches!(store.create_key_by(asking, key, &at(NOW.plus(SHARE_STEP))).await, Ok(CreatedBy::Done(_))));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_users_rotate_no_more_is_rotated_by_operators() {
+        let (_dir, store) = store().await;
+        let asking = asking(&store, 1).await;
+        let secrets: Vec<_> = (0..MAX_KNOWN_SECRETS_BY_SELF_SERVICE)
+            .map(|n| format!("('sec_{n}', 'key_3', {}, '', 0, 1, false)", digest_literal(n)))
+            .collect();
+        store.create_key(Actor::server(), Key { secrets: Vec::new(), ..key(3) }).await.unwrap();
+        let insert = format!(
+            "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten) VALUES {}",
+            secrets.join(", ").replace("sec_", "sec_of_3_")
+        );
+        sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&store.database.writer).await.unwrap();
+        let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
+        let rotate = async |n: u8| {
+            let key = store.key("key_3").await.unwrap().unwrap();
+            store.rotate_key_by(asking.clone(), key, secret(n), Duration::ZERO, &at(NOW)).await.unwrap()
+        };
+        let refused = rotate(8).await;
+        let RotatedBy::Decided(Rotated::TooManyKnownSecrets { most }) = refused else { panic!("{refused:?}") };
+        assert_eq!(most, MAX_KNOWN_SECRETS_BY_SELF_SERVICE);
+        let rotated = store.rotate_key(Actor::server(), "key_3".to_owned(), secret(9), Duration::ZERO, NOW).await;
+        assert!(matches!(rotated, Ok(Rotated::Done(_))));
+        // Once the edges have forgotten them there is room again.
+        let forget = "UPDATE secrets SET forgotten = true WHERE id LIKE 'sec_of_3_%'";
+        sqlx::query(forget).execute(&store.database.writer).await.unwrap();
+        assert_eq!(store.key("key_3").await.unwrap().unwrap().secrets.len(), 1);
+        assert!(matches!(rotate(10).await, RotatedBy::Decided(Rotated::Done(_))));
+    }
+
+    /// A digest of its own, as SQL writes it.
+    fn digest_literal(n: usize) -> String {
+        format!("x'{:064x}'", n + 1_000_000)
+    }
+}

@@ -1,0 +1,278 @@
+//! Tokens that were made over the API: found by digest, ended for good.
+//!
+//! They are no matter of the feed; the edges know nothing of them.
+
+use super::mutation::Mutation;
+use super::query_builder::Sql;
+use super::tail::GLANCE_PATIENCE;
+use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Store, within};
+use crate::auth::tokens::file::TokenDigest;
+use crate::clock::Timestamp;
+use crate::model::{Token, TokenScope};
+use serde_json::{Map, json};
+use sqlx::{AnyConnection, AnyPool};
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Which tokens are wanted.
+#[derive(Clone, Debug)]
+pub struct TokenQuery {
+    /// The most of them.
+    pub limit: u32,
+    /// The id of the token after which to go on.
+    pub after: Option<String>,
+}
+
+/// Some tokens, the newest first.
+#[derive(Clone, Debug)]
+pub struct TokenPage {
+    /// The tokens.
+    pub tokens: Vec<Token>,
+    /// The id to go on after, where there are more.
+    pub next: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct TokenRow {
+    id: String,
+    name: String,
+    scope: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+    last_used_at: Option<i64>,
+}
+
+/// The columns of a token, in every query for a [`TokenRow`].
+const TOKEN_COLUMNS: &str = "id, name, scope, created_at, expires_at, revoked_at, last_used_at";
+
+impl Store {
+    /// Stores a new token.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn create_token(
+        &self,
+        by: impl Into<Authorization>,
+        token: Token,
+        digest: TokenDigest,
+    ) -> Result<Token, Error> {
+        self.mutate(by, token.created_at, move |mutation| Box::pin(create(mutation, token, digest))).await
+    }
+
+    /// The token of that id.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn token(&self, id: &str) -> Result<Option<Token>, Error> {
+        within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
+    }
+
+    /// The token with that digest, in whatever state it is.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn token_by_digest(&self, digest: &TokenDigest) -> Result<Option<Token>, Error> {
+        let mut query = Sql::new("SELECT ");
+        query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE digest = ").bind(digest.as_slice());
+        // All who ask with the same token at a time wait for this.
+        within(PATIENCE, async {
+            let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.guard_readers).await?;
+            row.map(Token::try_from).transpose()
+        })
+        .await
+    }
+
+    /// The digests of all tokens that can be used at that time.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn token_digests(&self, now: Timestamp) -> Result<HashSet<TokenDigest>, Error> {
+        within(READ_PATIENCE, async {
+            let digests: Vec<Vec<u8>> = sqlx::query_scalar(
+                "SELECT digest FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
+            )
+            .bind(now.as_stored())
+            .fetch_all(&self.database.guard_readers)
+            .await?;
+            digests.into_iter().map(|stored| stored.try_into().map_err(|_| Error::Corrupt("token's digest"))).collect()
+        })
+        .await
+    }
+
+    /// The tokens that are asked for; `None` if there is none to go on after.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn tokens(&self, wanted: &TokenQuery) -> Result<Option<TokenPage>, Error> {
+        within(READ_PATIENCE, async {
+            let mut transaction = self.database.begin_read(&self.database.readers).await?;
+            list(&mut transaction, wanted).await
+        })
+        .await
+    }
+
+    /// It rings at each revocation of a token, by whichever server it was.
+    pub fn token_revocations(&self) -> Option<watch::Receiver<i64>> {
+        self.token_revocations.as_ref().map(|revocations| revocations.subscribe())
+    }
+
+    /// Looks whether tokens were revoked.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(super) async fn look_for_token_revocations(&self) -> Result<(), Error> {
+        let Some(known) = &self.token_revocations else { return Ok(()) };
+        let found = within(GLANCE_PATIENCE, async { Ok(revocations(&self.database.feed_readers).await?) }).await?;
+        known.send_if_modified(|known| std::mem::replace(known, found) != found);
+        Ok(())
+    }
+
+    /// Ends the token, unless it was ended before; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn revoke_token(
+        &self,
+        by: impl Into<Authorization>,
+        id: String,
+        now: Timestamp,
+    ) -> Result<Option<Token>, Error> {
+        let revoked = self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, id))).await?;
+        if let Err(error) = self.look_for_token_revocations().await {
+            tracing::warn!(%error, "the streams of a revoked token end at the next look at the database");
+        }
+        Ok(revoked)
+    }
+
+    /// Notes that the token was used, unless that was noted less than the interval before. No part of any change: it
+    /// waits for the writing connection, and nobody waits for it.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn note_token_use(&self, id: &str, now: Timestamp, interval: Duration) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE tokens SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at <= $3)",
+        )
+        .bind(now.as_stored())
+        .bind(id)
+        .bind(now.minus(interval).as_stored())
+        .execute(&self.database.writer)
+        .await?;
+        Ok(())
+    }
+}
+
+async fn create(mutation: &mut Mutation, mut token: Token, digest: TokenDigest) -> Result<Token, Error> {
+    token.created_at = mutation.now();
+    sqlx::query("INSERT INTO tokens (id, name, digest, scope, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(&token.id)
+        .bind(&token.name)
+        .bind(digest.as_slice())
+        .bind(token.scope.name())
+        .bind(token.created_at.as_stored())
+        .bind(token.expires_at.map(Timestamp::as_stored))
+        .execute(mutation.connection())
+        .await?;
+    let details =
+        [("name", json!(token.name)), ("scope", json!(token.scope.name())), ("expires_at", json!(token.expires_at))];
+    let details = details.map(|(name, value)| (name.to_owned(), value));
+    mutation.audit("token.created", &token.id, Map::from_iter(details)).await?;
+    Ok(token)
+}
+
+/// How many tokens were revoked until now.
+pub(super) async fn revocations(readers: &AnyPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT token_revocations FROM head").fetch_one(readers).await
+}
+
+async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Error> {
+    let Some(mut token) = find(mutation.connection(), &id).await? else { return Ok(None) };
+    if token.revoked_at.is_none() {
+        let now = mutation.now();
+        token.revoked_at = Some(now);
+        sqlx::query("UPDATE tokens SET revoked_at = $1 WHERE id = $2")
+            .bind(now.as_stored())
+            .bind(&token.id)
+            .execute(mutation.connection())
+            .await?;
+        sqlx::query("UPDATE head SET token_revocations = token_revocations + 1").execute(mutation.connection()).await?;
+        mutation.announce().await?;
+        mutation.audit("token.revoked", &token.id, Map::new()).await?;
+    }
+    Ok(Some(token))
+}
+
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE id = ").bind(id);
+    let row: Option<TokenRow> = query.build_as()?.fetch_optional(connection).await?;
+    row.map(Token::try_from).transpose()
+}
+
+async fn list(connection: &mut AnyConnection, wanted: &TokenQuery) -> Result<Option<TokenPage>, Error> {
+    let mut query = Sql::new("SELECT ");
+    query.push(TOKEN_COLUMNS).push(" FROM tokens");
+    if let Some(after) = &wanted.after {
+        let Some(last) = find(&mut *connection, after).await? else { return Ok(None) };
+        query.push(" WHERE (created_at, id) < (").bind(last.created_at.as_stored()).push(", ");
+        query.bind(after.as_str()).push(")");
+    }
+    // One more than wanted tells whether there are more.
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
+    let mut rows: Vec<TokenRow> = query.build_as()?.fetch_all(connection).await?;
+    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.id.clone());
+    Ok(Some(TokenPage { tokens: rows.into_iter().map(Token::try_from).collect::<Result<_, _>>()?, next }))
+}
+
+impl TryFrom<TokenRow> for Token {
+    type Error = Error;
+
+    fn try_from(row: TokenRow) -> Result<Self, Error> {
+        Ok(Self {
+            scope: TokenScope::from_name(&row.scope).ok_or(Error::Corrupt("token's scope"))?,
+            id: row.id,
+            name: row.name,
+            created_at: Timestamp::from_stored(row.created_at),
+            expires_at: row.expires_at.map(Timestamp::from_stored),
+            revoked_at: row.revoked_at.map(Timestamp::from_stored),
+            last_used_at: row.last_used_at.map(Timestamp::from_stored),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Actor;
+    use crate::store::Location;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const NOW: Timestamp = Timestamp::EXAMPLE;
+
+    #[tokio::test]
+    async fn a_use_is_noted_once_a_minute_and_never_backwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
+        let token = Token {
+            id: "tok_1".into(),
+            name: "ci".into(),
+            scope: TokenScope::Read,
+            created_at: NOW,
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        };
+        store.create_token(Actor::server(), token, [1; 32]).await.unwrap();
+        for (at, noted) in
+            [(NOW, NOW), (NOW.plus(MINUTE / 2), NOW), (NOW.plus(MINUTE), NOW.plus(MINUTE)), (NOW, NOW.plus(MINUTE))]
+        {
+            store.note_token_use("tok_1", at, MINUTE).await.unwrap();
+            assert_eq!(store.token("tok_1").await.unwrap().unwrap().last_used_at, Some(noted));
+        }
+    }
+}

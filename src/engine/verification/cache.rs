@@ -1,0 +1,338 @@
+//! What the control plane said of credentials that only it can check, remembered so that it is asked once.
+//!
+//! **Where.** In a fixed number of shared buckets, so that what one worker learned all know, and in each worker's memory,
+//! so that a key in use costs no look-up. Both are bounded; what is dropped is asked again.
+//!
+//! **What.** A verdict stands under a hash of the credential and belongs to one secret: it is believed only while the
+//! snapshot's record still names that secret, and the record decides everything else. So a key that is revoked or rotated
+//! is refused at once, remembered or not. The hash is keyed with random bytes of this process, because a plain SHA-256
+//! would be there what an Argon2id hash was to prevent; who can read all of the process's memory has the key too.
+
+use crate::engine::cache::Cache;
+use crate::engine::snapshot::Reading;
+use crate::engine::store::{SharedStore, update};
+use keyward_core::key::digest::Digest;
+use sha2::{Digest as _, Sha256};
+
+/// What this worker remembers, and its way to what all do.
+#[derive(Debug)]
+pub struct Verified {
+    prefix: String,
+    /// Bytes that nobody can guess, offered as the process's key; `None` where there is no randomness.
+    offered: Option<HashKey>,
+    key: Option<HashKey>,
+    recent: Cache<Recent>,
+}
+
+/// A credential that is right, in one worker's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recent {
+    /// Where the record is found.
+    pub subject: Digest,
+    /// The secret that the credential is.
+    pub secret_id: String,
+    /// What there was, when this was learned, at the addresses that come before.
+    pub before: Reading,
+    until_ms: u64,
+}
+
+/// What is remembered of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// It is the secret.
+    Right {
+        /// How long that is believed, in milliseconds of the monotonic clock.
+        until_ms: u64,
+    },
+    /// It is not.
+    Wrong,
+}
+
+/// Random bytes of this process. They lie in shared data, and are never shown.
+#[derive(Clone)]
+struct HashKey([u8; HASH_KEY_LENGTH]);
+
+/// What leads to an entry: both parts of it are hashes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Address {
+    credential: [u8; 16],
+    secret: [u8; 8],
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    address: Address,
+    is_right: bool,
+    at_ms: u64,
+}
+
+/// How many random bytes the hashes are keyed with.
+pub const HASH_KEY_LENGTH: usize = 32;
+
+/// How long a credential is known to be right, in milliseconds.
+pub const RIGHT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How long a credential is known to be wrong, in milliseconds.
+pub const WRONG_MS: u64 = 30 * 1000;
+
+/// The number of shared buckets, as a power of two.
+const BUCKET_BITS: u32 = 10;
+
+/// How many verdicts a bucket holds.
+pub const BUCKET_ENTRIES: usize = 128;
+
+const ENTRY_LENGTH: usize = 16 + 8 + 1 + 8;
+
+impl Verified {
+    /// A memory whose shared part has names that begin with `prefix`, and whose own part holds `recent` credentials.
+    /// `offered` must come from a cryptographic source; without it nothing is remembered unless another worker had it.
+    pub fn new(prefix: String, recent: usize, offered: Option<[u8; HASH_KEY_LENGTH]>) -> Self {
+        Self { prefix, offered: offered.map(HashKey), key: None, recent: Cache::new(recent) }
+    }
+
+    /// What this worker knows of a credential to be right.
+    pub fn recent(&mut self, digest: &Digest, now_ms: u64) -> Option<&Recent> {
+        self.recent.find(digest).filter(|recent| now_ms < recent.until_ms).map(|recent| &*recent)
+    }
+
+    /// What the process knows of a credential under a record; what is right is kept in this worker's memory too.
+    pub fn recall(
+        &mut self,
+        store: &impl SharedStore,
+        credential: &Credential<'_>,
+        secret_id: &str,
+        now_ms: u64,
+    ) -> Option<Memory> {
+        let (name, address) = self.place(store, credential.text, secret_id)?;
+        let stored = store.get(&name)?;
+        let memory = read(&stored.bytes).find(|entry| entry.address == address)?.believed(now_ms)?;
+        if let Memory::Right { until_ms } = memory {
+            let (subject, before) = (credential.subject, credential.before.clone());
+            let recent = Recent { subject, secret_id: secret_id.to_owned(), before, until_ms };
+            self.recent.insert(credential.digest, recent);
+        }
+        Some(memory)
+    }
+
+    /// Keeps what the control plane said, for all workers.
+    pub fn remember(
+        &mut self,
+        store: &impl SharedStore,
+        credential: &[u8],
+        secret_id: &str,
+        is_right: bool,
+        now_ms: u64,
+    ) {
+        let Some((name, address)) = self.place(store, credential, secret_id) else { return };
+        let newest = Entry { address, is_right, at_ms: now_ms };
+        update(store, &name, |current| (Some(with(current.unwrap_or_default(), newest)), ()));
+    }
+
+    fn place(&mut self, store: &impl SharedStore, credential: &[u8], secret_id: &str) -> Option<(String, Address)> {
+        let key = self.key(store)?;
+        let hash = key.hash(b"credential", credential);
+        let (credential, rest) = hash.split_first_chunk::<16>()?;
+        let [a, b, ..] = *rest else { return None };
+        let bucket = u32::from(u16::from_be_bytes([a, b])) >> (u16::BITS - BUCKET_BITS);
+        let secret = *key.hash(b"secret", secret_id.as_bytes()).first_chunk::<8>()?;
+        Some((format!("{}{bucket:x}", self.prefix), Address { credential: *credential, secret }))
+    }
+
+    /// The process's key: whoever comes first makes it.
+    fn key(&mut self, store: &impl SharedStore) -> Option<HashKey> {
+        if self.key.is_none() {
+            let name = format!("{}key", self.prefix);
+            if let Some(offered) = &self.offered {
+                // A conflict says that it is there already.
+                let _ = store.get(&name).is_none().then(|| store.put(&name, &offered.0, None));
+            }
+            self.key = store.get(&name).and_then(|stored| Some(HashKey(stored.bytes.try_into().ok()?)));
+        }
+        self.key.clone()
+    }
+}
+
+/// A credential, and where what is known of it is found.
+pub struct Credential<'a> {
+    /// The credential.
+    pub text: &'a [u8],
+    /// Its digest, for this worker's memory alone.
+    pub digest: Digest,
+    /// The address of its record.
+    pub subject: Digest,
+    /// The addresses that come before it, at which there was nothing.
+    pub before: &'a Reading,
+}
+
+impl HashKey {
+    /// A keyed hash: SHA-256 of the key and what follows, of which only a part is ever kept.
+    fn hash(&self, what: &[u8], bytes: &[u8]) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        for part in [&self.0[..], what, b"\0", bytes] {
+            hasher.update(part);
+        }
+        hasher.finalize().into()
+    }
+}
+
+impl std::fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HashKey(redacted)")
+    }
+}
+
+impl Entry {
+    fn believed(&self, now_ms: u64) -> Option<Memory> {
+        let lasts_ms = if self.is_right { RIGHT_MS } else { WRONG_MS };
+        let until_ms = self.at_ms.saturating_add(lasts_ms);
+        match self.is_right {
+            _ if now_ms >= until_ms => None,
+            true => Some(Memory::Right { until_ms }),
+            false => Some(Memory::Wrong),
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.address.credential);
+        out.extend_from_slice(&self.address.secret);
+        out.push(u8::from(self.is_right));
+        out.extend_from_slice(&self.at_ms.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8; ENTRY_LENGTH]) -> Option<Self> {
+        let (credential, rest) = bytes.split_first_chunk::<16>()?;
+        let (secret, rest) = rest.split_first_chunk::<8>()?;
+        let (is_right, at_ms) = rest.split_first()?;
+        let address = Address { credential: *credential, secret: *secret };
+        Some(Self { address, is_right: *is_right == 1, at_ms: u64::from_le_bytes(at_ms.try_into().ok()?) })
+    }
+}
+
+fn read(bucket: &[u8]) -> impl Iterator<Item = Entry> {
+    let (entries, _) = bucket.as_chunks::<ENTRY_LENGTH>();
+    entries.iter().filter_map(Entry::decode)
+}
+
+/// The bucket with one more verdict, and no more than it may hold: what is wrong gives way to what is right, so that
+/// guesses push out no key; else the oldest goes.
+fn with(bucket: &[u8], newest: Entry) -> Vec<u8> {
+    let is_kept = |entry: &Entry| entry.address != newest.address && entry.believed(newest.at_ms).is_some();
+    let mut kept: Vec<Entry> = read(bucket).filter(is_kept).collect();
+    while kept.len() >= BUCKET_ENTRIES {
+        match kept.iter().position(|entry| !entry.is_right) {
+            Some(oldest_wrong) => drop(kept.remove(oldest_wrong)),
+            None if newest.is_right => drop(kept.remove(0)),
+            None => break,
+        }
+    }
+    if kept.len() < BUCKET_ENTRIES {
+        kept.push(newest);
+    }
+    let mut out = Vec::with_capacity(kept.len() * ENTRY_LENGTH);
+    kept.iter().for_each(|entry| entry.encode(&mut out));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::store::memory::MemoryStore;
+    use proptest::prelude::*;
+
+    const TEXT: &[u8] = b"user.aaaaaaaa";
+
+    fn memory(offered: u8) -> Verified {
+        Verified::new("v.".to_owned(), 4, Some([offered; 32]))
+    }
+
+    fn credential<'a>(text: &'a [u8], before: &'a Reading) -> Credential<'a> {
+        let (digest, subject) = (Digest::of_key(text), Digest::of_selector(b"user.aaaa"));
+        Credential { text, digest, subject, before }
+    }
+
+    fn entry(n: u64, is_right: bool, at_ms: u64) -> Entry {
+        let mut hash = [0; 16];
+        hash[..8].copy_from_slice(&n.to_le_bytes());
+        Entry { address: Address { credential: hash, secret: [0; 8] }, is_right, at_ms }
+    }
+
+    #[test]
+    fn what_one_worker_learned_all_know_and_only_of_that_secret() {
+        let store = MemoryStore::default();
+        let (mut one, mut other) = (memory(1), memory(2));
+        assert_eq!(one.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 0), None);
+        one.remember(&store, TEXT, "sec_1", true, 5);
+        assert_eq!(
+            other.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 6),
+            Some(Memory::Right { until_ms: 5 + RIGHT_MS }),
+            "although it offered another key"
+        );
+        assert_eq!(other.recall(&store, &credential(TEXT, &Reading::default()), "sec_2", 6), None);
+        assert_eq!(other.recall(&store, &credential(b"user.aaaabbbb", &Reading::default()), "sec_1", 6), None);
+    }
+
+    #[test]
+    fn right_lasts_a_day_and_wrong_half_a_minute() {
+        for (is_right, lasts_ms) in [(true, RIGHT_MS), (false, WRONG_MS)] {
+            let (store, mut memory) = (MemoryStore::default(), memory(1));
+            memory.remember(&store, TEXT, "sec_1", is_right, 100);
+            assert!(memory.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 99 + lasts_ms).is_some());
+            assert_eq!(memory.recent(&Digest::of_key(TEXT), 99 + lasts_ms).is_some(), is_right);
+            assert_eq!(memory.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 100 + lasts_ms), None);
+            assert_eq!(memory.recent(&Digest::of_key(TEXT), 100 + lasts_ms), None);
+        }
+    }
+
+    #[test]
+    fn shared_memory_holds_neither_the_credential_nor_its_sha_256() {
+        let (store, mut memory) = (MemoryStore::default(), memory(1));
+        memory.remember(&store, TEXT, "sec_1", true, 0);
+        for (name, bytes) in store.values() {
+            for secret in [TEXT, &Digest::of_key(TEXT).0[..8]] {
+                assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_randomness_nothing_is_remembered_and_nothing_breaks() {
+        let store = MemoryStore::default();
+        let mut memory = Verified::new("v.".to_owned(), 4, None);
+        memory.remember(&store, TEXT, "sec_1", true, 0);
+        assert_eq!(memory.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 0), None);
+        assert!(store.values().is_empty());
+    }
+
+    #[test]
+    fn a_full_bucket_drops_what_is_wrong_and_then_the_oldest_and_nothing_right_for_what_is_wrong() {
+        let mut bucket = Vec::new();
+        for n in 0..BUCKET_ENTRIES as u64 {
+            bucket = with(&bucket, entry(n, n != 50, n));
+        }
+        let held = |bucket: &[u8], n: u64| read(bucket).any(|held| held.address == entry(n, true, 0).address);
+        bucket = with(&bucket, entry(1000, true, 1000));
+        assert!(!held(&bucket, 50) && held(&bucket, 0) && held(&bucket, 1000));
+        bucket = with(&bucket, entry(1001, true, 1001));
+        assert!(!held(&bucket, 0) && held(&bucket, 1) && held(&bucket, 1001));
+        bucket = with(&bucket, entry(1002, false, 1002));
+        assert!(held(&bucket, 1) && !held(&bucket, 1002));
+        assert_eq!(read(&bucket).count(), BUCKET_ENTRIES);
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_is_bounded_and_whatever_it_held_can_be_read(
+            bytes in proptest::collection::vec(any::<u8>(), 0..6000),
+            added in proptest::collection::vec((0..300u64, any::<bool>(), 0..100_000u64), 0..300),
+        ) {
+            let mut bucket = bytes;
+            for (n, is_right, at_ms) in added {
+                bucket = with(&bucket, entry(n, is_right, at_ms));
+                prop_assert!(read(&bucket).count() <= BUCKET_ENTRIES);
+                prop_assert_eq!(bucket.len() % ENTRY_LENGTH, 0);
+                let last = read(&bucket).last().unwrap();
+                prop_assert!(!is_right || last.is_right && last.at_ms == at_ms);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Requests to the control plane, all with the same cluster and edge token.
+
+use crate::policy::ControlPlane;
+use keyward_core::key::secret::Secret;
+use keyward_core::wire::age::{FEED_AGE_HEADER, feed_age_ms};
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, MapType, Status};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What is asked of the control plane.
+pub(super) struct Call<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    /// Its media type and the body, where there is one.
+    pub(super) body: Option<(&'a str, &'a [u8])>,
+    pub(super) timeout_ms: u64,
+}
+
+impl Call<'_> {
+    /// Sends it, and returns Envoy's number for it, with which the answer comes.
+    pub(super) fn send(&self, control_plane: &ControlPlane, token: Option<&Secret>) -> Result<u32, Status> {
+        let authorization = token.map(|token| format!("Bearer {}", token.expose()));
+        let mut headers =
+            vec![(":method", self.method), (":path", self.path), (":authority", control_plane.authority.as_str())];
+        if let Some(authorization) = &authorization {
+            headers.push(("authorization", authorization));
+        }
+        if let Some((media_type, _)) = self.body {
+            headers.push(("content-type", media_type));
+        }
+        let body = self.body.map(|(_, body)| body);
+        let timeout = Duration::from_millis(self.timeout_ms);
+        hostcalls::dispatch_http_call(&control_plane.cluster, headers, body, Vec::new(), timeout)
+    }
+}
+
+/// The answer to a call: its body if it has status 200 and is not too long, else its status, 0 if there was none.
+pub(super) fn read_answer(headers: usize, body_size: usize, max_body: usize) -> Result<Vec<u8>, u32> {
+    let status = if headers == 0 { 0 } else { response_status() };
+    if status != 200 || body_size > max_body {
+        return Err(status);
+    }
+    let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).map_err(|_| status)?;
+    Ok(body.unwrap_or_default())
+}
+
+/// After how many seconds an answer that refuses says to come back.
+pub(super) fn retry_after_s() -> Option<u64> {
+    response_header("retry-after")
+}
+
+/// How old a page of the feed is by its own account; one of the control plane itself is not.
+pub(super) fn feed_age() -> u64 {
+    let field = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, FEED_AGE_HEADER).ok().flatten();
+    feed_age_ms(field.as_deref())
+}
+
+fn response_status() -> u32 {
+    response_header(":status").unwrap_or(0)
+}
+
+fn response_header<T: FromStr>(name: &str) -> Option<T> {
+    let value = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()?;
+    std::str::from_utf8(&value).ok()?.parse().ok()
+}

@@ -1,0 +1,50 @@
+//! The header fields of a stream, read with one host call and one allocation. The SDK's own getter copies each name and
+//! value into an allocation of its own, which cost a request more than deciding it (docs/hot-path.md).
+
+#![expect(unsafe_code, reason = "the SDK offers no call that hands over the bytes as they are")]
+
+use crate::engine::credential::Header;
+use crate::engine::header_map;
+use crate::engine::upstream_headers::Change;
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{MapType, Status};
+use std::ptr::null_mut;
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    /// proxy-wasm ABI 0.2.1. The host allocates what it returns with `proxy_on_memory_allocate`, and leaves it to the caller.
+    safe fn proxy_get_header_map_pairs(map: u32, data: &mut *mut u8, size: &mut usize) -> u32;
+}
+
+/// Header fields as Envoy wrote them.
+pub(super) struct HeaderBytes(Vec<u8>);
+
+impl HeaderBytes {
+    /// Those of the effective context.
+    pub(super) fn get(map: MapType) -> Option<Self> {
+        let (mut data, mut size) = (null_mut(), 0);
+        if proxy_get_header_map_pairs(map as u32, &mut data, &mut size) != Status::Ok as u32 {
+            return None;
+        }
+        if data.is_null() {
+            return Some(Self(Vec::new()));
+        }
+        // SAFETY: the host has called `proxy_on_memory_allocate` of the SDK with this size, which makes a boxed slice with the
+        // global allocator and gives it away; the host has filled it and keeps no pointer to it.
+        Some(Self(unsafe { Vec::from_raw_parts(data, size, size) }))
+    }
+
+    /// The fields; `None` if they cannot be read.
+    pub(super) fn fields(&self) -> Option<Vec<Header<'_>>> {
+        header_map::read(&self.0)
+    }
+}
+
+/// Changes the header fields of the effective context.
+pub(super) fn change(map: MapType, changes: &[Change<'_>]) -> Result<(), Status> {
+    changes.iter().try_for_each(|change| match change {
+        Change::Remove(name) => hostcalls::set_map_value_bytes(map, name, None),
+        Change::Replace(name, value) => hostcalls::set_map_value_bytes(map, name, Some(value)),
+        Change::Add(name, value) => hostcalls::add_map_value_bytes(map, name, value),
+    })
+}

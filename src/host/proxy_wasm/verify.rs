@@ -1,0 +1,115 @@
+//! The calls that have credentials checked, and the streams that wait for them.
+//!
+//! They are sent on tick, by the root context. Envoy makes every call in the name of the root, whoever asks for it, but the
+//! SDK hands the answer to the context that was active when it was sent, and drops it if that one is gone: a call made by
+//! a stream would be lost with it to all others that wait. So the first request with a key waits up to one tick longer.
+//!
+//! The root outlives whoever waits: in Envoy a stream holds its plugin, and only without any does the root end.
+
+use crate::engine::verification::queue::{CALL_TIMEOUT_MS, Outcome};
+use crate::host::proxy_wasm::control_plane::{Call, read_answer, retry_after_s};
+use crate::host::proxy_wasm::shared::SharedData;
+use crate::host::proxy_wasm::worker::Worker;
+use crate::host::proxy_wasm::{clock, log};
+use keyward_core::key::secret::Secret;
+use keyward_core::wire::verify::{Answer, MAX_VERIFY_ANSWER_BYTES, VERIFY_PATH, VERIFY_REQUEST_TYPE};
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{LogLevel, Status};
+use std::collections::BTreeMap;
+
+/// The calls that are out, by Envoy's number.
+#[derive(Default)]
+pub(super) struct Calls {
+    questions: BTreeMap<u32, u64>,
+    is_failing: bool,
+}
+
+/// How many streams go on in one call into the VM. When it returns, Envoy answers them one inside the other, because each
+/// answer calls the VM, so this bounds its stack (a few hundred end in a trap); the others follow with the next ticks.
+const STREAMS_PER_CALL: usize = 16;
+
+impl Calls {
+    /// Sends what is to be asked, gives up what took too long, and lets streams go on.
+    pub(super) fn tick(&mut self, root: u32, worker: &Worker, token: Option<&Secret>) {
+        let now_ms = clock::monotonic_ms();
+        worker.verifier.borrow_mut().tick(now_ms);
+        loop {
+            let next = worker.verifier.borrow_mut().to_send(&SharedData, now_ms);
+            let Some((question, credential)) = next else { break };
+            match send(worker, token, &credential) {
+                Ok(call) => {
+                    self.questions.insert(call, question);
+                }
+                Err(_) => {
+                    let problem = "the question cannot be sent".to_owned();
+                    self.ended(worker, question, Outcome::Unavailable { retry_after_s: 1 }, Some(problem));
+                }
+            }
+        }
+        self.questions.retain(|_, question| worker.verifier.borrow().is_open(*question));
+        resume(root, worker);
+    }
+
+    /// Takes the answer to a callout; returns whether it is one of these.
+    pub(super) fn answer(
+        &mut self,
+        root: u32,
+        worker: &Worker,
+        callout: u32,
+        headers: usize,
+        body_size: usize,
+    ) -> bool {
+        let Some(question) = self.questions.remove(&callout) else { return false };
+        let (outcome, problem) = outcome_of(headers, body_size);
+        self.ended(worker, question, outcome, problem);
+        resume(root, worker);
+        true
+    }
+
+    fn ended(&mut self, worker: &Worker, question: u64, outcome: Outcome, problem: Option<String>) {
+        worker.metrics.borrow_mut().count_verification(&outcome);
+        let is_answer = matches!(outcome, Outcome::Answered(_));
+        let mut verified = worker.verified.borrow_mut();
+        worker.verifier.borrow_mut().ended(&SharedData, &mut verified, question, outcome, clock::monotonic_ms());
+        match problem {
+            Some(problem) if !std::mem::replace(&mut self.is_failing, true) => {
+                log(LogLevel::Warn, &format!("keys stored as password hashes cannot be verified: {problem}"));
+            }
+            None if is_answer && std::mem::take(&mut self.is_failing) => {
+                log(LogLevel::Info, "keys stored as password hashes can be verified again");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<u32, Status> {
+    let body = Some((VERIFY_REQUEST_TYPE, credential.expose().as_bytes()));
+    let call = Call { method: "POST", path: VERIFY_PATH, body, timeout_ms: CALL_TIMEOUT_MS };
+    call.send(&worker.config.control_plane, token)
+}
+
+/// What the control plane said, and what is wrong if it said nothing and was not just busy.
+fn outcome_of(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
+    let nothing = |problem| (Outcome::Unavailable { retry_after_s: 1 }, Some(problem));
+    match read_answer(headers, body_size, MAX_VERIFY_ANSWER_BYTES) {
+        Ok(body) => match Answer::decode(&body) {
+            Ok(answer) => (Outcome::Answered(answer), None),
+            Err(error) => nothing(error.to_string()),
+        },
+        Err(0) => nothing("no answer".to_owned()),
+        Err(503) if let Some(retry_after_s) = retry_after_s() => (Outcome::Busy { retry_after_s }, None),
+        Err(status) => nothing(format!("the control plane answers {status}")),
+    }
+}
+
+fn resume(root: u32, worker: &Worker) {
+    let ready = worker.verifier.borrow_mut().take_ready(STREAMS_PER_CALL);
+    if ready.is_empty() {
+        return;
+    }
+    for (stream, ended) in &ready {
+        worker.resume(*stream, ended);
+    }
+    let _ = hostcalls::set_effective_context(root);
+}

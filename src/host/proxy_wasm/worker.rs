@@ -1,0 +1,74 @@
+//! What the contexts of one VM share under one configuration.
+
+use crate::engine::auth_throttle::Guessing;
+use crate::engine::decide::Decision;
+use crate::engine::digests::Digests;
+use crate::engine::limiter::Limiter;
+use crate::engine::snapshot::Snapshot;
+use crate::engine::verification::cache::Verified;
+use crate::engine::verification::queue::Verifier;
+use crate::host::proxy_wasm::clock::{self, Clock};
+use crate::host::proxy_wasm::metrics::Metrics;
+use crate::host::proxy_wasm::shared::SharedData;
+use crate::host::proxy_wasm::usage::SharedReporter;
+use crate::policy::Config;
+use keyward_core::dialect::error_shape::Window;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+pub(super) struct Worker {
+    pub(super) config: Config,
+    pub(super) digests: Digests,
+    pub(super) snapshot: RefCell<Snapshot>,
+    pub(super) limiter: Limiter,
+    /// Absent where nobody is to be held back.
+    pub(super) guessing: Option<Guessing>,
+    /// The windows that the answers of streams are to tell of, by the stream's context.
+    pub(super) windows: RefCell<BTreeMap<u32, Vec<Window>>>,
+    pub(super) verified: RefCell<Verified>,
+    pub(super) verifier: RefCell<Verifier>,
+    pub(super) metrics: RefCell<Metrics>,
+    pub(super) clock: Clock,
+    /// Absent where usage is not to be told.
+    pub(super) usage: Option<SharedReporter>,
+}
+
+impl Worker {
+    /// Brings shared data up to date with what this worker keeps of limits and of bad keys.
+    pub(super) fn settle(&self, now_ms: u64) {
+        self.limiter.tick(&SharedData, now_ms);
+        if let Some(guessing) = &self.guessing {
+            guessing.tick(&SharedData, now_ms);
+        }
+    }
+
+    /// The configuration is replaced: what this worker keeps goes to shared data for good.
+    pub(super) fn release(&self) {
+        let now_ms = clock::monotonic_ms();
+        self.limiter.release(&SharedData, now_ms);
+        if let Some(guessing) = &self.guessing {
+            guessing.tick(&SharedData, now_ms);
+        }
+    }
+
+    /// Counts a request that was decided, as of the clock reading with which it was.
+    pub(super) fn count(&self, decision: &Decision) {
+        self.metrics.borrow_mut().count_verdict(decision.verdict());
+        if let Some(usage) = &self.usage {
+            usage.borrow_mut().count(decision, self.clock.latest_wall_ms());
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this VM ever served a request: the main thread's never does. It outlives a change of configuration.
+    static SERVES: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn serves() -> bool {
+    SERVES.get()
+}
+
+pub(super) fn note_request() {
+    SERVES.set(true);
+}
