@@ -2,7 +2,7 @@
 //!
 //! [`engine`] decides and knows nothing of Envoy: time, bytes and shared storage are passed in. [`config`] turns what
 //! an operator wrote into values that cannot be wrong. `host` (built for wasm only) is the one place that speaks
-//! proxy-wasm. `docs/architecture.md` shows how a request walks through them.
+//! proxy-wasm. `docs/explanation/architecture.md` shows how a request walks through them.
 
 pub mod config;
 pub mod engine;

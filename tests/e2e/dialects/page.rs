@@ -1,4 +1,4 @@
-//! `docs/dialects/NAME.md`: every verdict with the answer that the gateway gave in this very run.
+//! `docs/reference/dialects/NAME.md`: every verdict with the answer that the gateway gave in this very run.
 //!
 //! With `KEYWARD_DOCS=write` the pages are written; otherwise one that says something else than the gateway fails.
 
@@ -79,7 +79,7 @@ impl Page {
 
     #[track_caller]
     pub(crate) fn finish(self) {
-        let file = artifacts::root().join(format!("docs/dialects/{}.md", self.name));
+        let file = artifacts::root().join(format!("docs/reference/dialects/{}.md", self.name));
         if env::var_os("KEYWARD_DOCS").is_some_and(|value| value == "write") {
             fs::write(&file, self.text).unwrap();
             return;
@@ -88,7 +88,7 @@ impl Page {
         let differing = there.lines().zip(self.text.lines()).find(|(there, now)| there != now);
         assert!(
             there == self.text,
-            "docs/dialects/{}.md is stale, first at {differing:?}; KEYWARD_DOCS=write writes it anew",
+            "docs/reference/dialects/{}.md is stale, first at {differing:?}; KEYWARD_DOCS=write writes it anew",
             self.name
         );
     }
