@@ -20,8 +20,9 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) fn begin(name: &'static str, introduction: &str) -> Self {
-        let note = "*Each answer below is a real one; `tests/e2e/dialects` compares this page with what the gateway \
-            says. What differs each time (ids, seconds) is fixed here, and keys are shortened.*";
+        let note = "*Generated: each response was recorded from a real gateway, and `tests/e2e/dialects` compares this \
+            page with it. Values that differ between runs (ids, seconds) are replaced by fixed ones, and keys are \
+            shortened.*";
         let text = format!("# {name}\n\n{}\n\n{}\n", wrapped(introduction), wrapped(note));
         Self { name, text }
     }
@@ -31,7 +32,7 @@ impl Page {
         if !subject.rules.is_empty() {
             let _ = write!(
                 self.text,
-                "\nWith these rules in front of the shipped ones:\n\n```json\n{}\n```\n",
+                "\nWith these rules before the shipped ones:\n\n```json\n{}\n```\n",
                 subject.rules
             );
         }
@@ -69,7 +70,7 @@ impl Page {
         let _ = write!(
             self.text,
             "\n### `allow`\n\n```console\n$ curl -i -H 'Authorization: Bearer {credential}' http://localhost:8080{path}\n\
-             HTTP/1.1 200 OK\n```\n\nThe upstream gets the request without the key, and with\n\n```http\n"
+             HTTP/1.1 200 OK\n```\n\nThe upstream gets the request without the key, and with these headers:\n\n```http\n"
         );
         for (name, value) in identity {
             let _ = writeln!(self.text, "{name}: {value}");
@@ -94,13 +95,13 @@ impl Page {
     }
 }
 
-/// Words on lines of at most 120 characters.
+/// Words on lines of at most 100 characters.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= 120 => {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= 100 => {
                 line.push(' ');
                 line.push_str(word);
             }
