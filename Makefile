@@ -49,7 +49,7 @@ fmt: cargo
 fuzz: cargo
 	tools/fuzz $(or $(FUZZ_SECONDS),300)
 
-# Faults under load, with an oracle of what was acknowledged: docs/faults.md. FAULT_SECONDS, SEED.
+# Faults under load, with an oracle of what was acknowledged: docs/explanation/fault-tolerance.md. FAULT_SECONDS, SEED.
 faults: control-plane
 	@$(PRODUCT) cargo run --quiet -p keyward-faults
 
@@ -57,7 +57,7 @@ faults: control-plane
 budget: wasm
 	KEYWARD_UPDATE_BUDGET=1 $(PRODUCT) cargo test -p keyward-filter --test host_calls -- --nocapture budget::no_request
 
-# What the filter costs beside what people would use instead: docs/benchmarks.md and its plot. Wants an idle machine of at least two
+# What the filter costs beside what people would use instead: docs/reference/benchmarks.md and its plot. Wants an idle machine of at least two
 # processors, for ten minutes; needs Python 3. BENCH has options of bench-filters, which say what they are with --help.
 bench: build
 	cargo build --release -p keyward-bench --bin bench-filters
@@ -72,8 +72,8 @@ bench-million: build
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-million $(MILLION)
 	tools/bench-report
 
-# What ten thousand edges cost one control plane, and how soon each has a change: docs/benchmarks.md. Needs 20,000 open files at most and
-# Python 3. EDGES has options of bench-edges, which say what they are with --help.
+# What ten thousand edges cost one control plane, and how soon each has a change: docs/reference/benchmarks.md. Needs 20,000
+# open files at most and Python 3. EDGES has options of bench-edges, which say what they are with --help.
 bench-edges: control-plane
 	cargo build --release -p keyward-bench --bin bench-edges
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) $(OUT)/release/bench-edges $(EDGES)
@@ -83,14 +83,14 @@ bench-edges: control-plane
 bench-import: cargo
 	cargo test --release -p keyward --test it a_million_rows -- --ignored --nocapture
 
-# What limits let through, measured on real Envoys: docs/limits-*.svg. Needs a Redis and Python 3.
+# What limits let through, measured on real Envoys: docs/reference/limits-*.svg. Needs a Redis and Python 3.
 plot-limits: build
 	cargo build -p keyward-rate-limit-service
 	@envoy=$$(tools/envoy) && export KEYWARD_ENVOY="$$envoy" $(PRODUCT) && set -e && mkdir -p .keyward/load && \
 	for scenario in burst overload fleet; do \
 		echo "keyward-dev load $$scenario"; \
 		$(OUT)/debug/keyward-dev load $$scenario >.keyward/load/$$scenario.json; \
-		tools/plot-limits .keyward/load/$$scenario.json docs/limits-$$scenario.svg; \
+		tools/plot-limits .keyward/load/$$scenario.json docs/reference/limits-$$scenario.svg; \
 	done
 
 # What a release has, in target/dist: RELEASING.md. TAG=v1.2.3 checks that it is the tag of this version.
@@ -118,13 +118,13 @@ help:
 	@echo 'make clients clients for Python, Go and TypeScript, generated from the description, against the API'
 	@echo 'make e2e     the tests against a real Envoy, and of what a request costs'
 	@echo 'make faults  kills, full disks, bad networks under load for FAULT_SECONDS (300), and whether anything acknowledged is'
-	@echo '             lost; SEED=… draws the same faults again; faults-brief: each fault once. docs/faults.md'
+	@echo '             lost; SEED=… draws the same faults again; faults-brief: each fault once. docs/explanation/fault-tolerance.md'
 	@echo 'make budget  writes what a request costs now into tests/host_calls/budget.json: host calls, callbacks, instructions'
-	@echo 'make bench   what the filter costs on real Envoys, beside no filter, Envoy'"'"'s own and ext_authz: docs/benchmarks.md'
+	@echo 'make bench   what the filter costs on real Envoys, beside no filter, Envoy'"'"'s own and ext_authz: docs/reference/benchmarks.md'
 	@echo 'make bench-million a million keys on real Envoys: time, memory, and what requests notice'
-	@echo 'make bench-edges   what ten thousand edges cost one control plane, and how soon each has a change: docs/benchmarks.md'
+	@echo 'make bench-edges   what ten thousand edges cost one control plane, and how soon each has a change: docs/reference/benchmarks.md'
 	@echo 'make bench-import  imports a million keys, and says how long that took'
-	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/limits-*.svg'
+	@echo 'make plot-limits   runs loads against limits on real Envoys, and draws docs/reference/limits-*.svg'
 	@echo 'make fmt     formats the code'
 	@echo 'make dist    packs what a release has into target/dist: RELEASING.md'
 	@echo 'make clean   removes what Cargo built; .keyward (keys, tokens, a downloaded Envoy) stays'

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(
     after_help = "The copy is complete and checked, of mode 600, and appears under its name only when it is finished. To restore \
-                  it, stop the server and put the copy in place of keyward.db (docs/operations.md, Backup and restore). For \
+                  it, stop the server and put the copy in place of keyward.db (docs/guides/backup-and-restore.md). For \
                   PostgreSQL use pg_dump."
 )]
 pub struct BackupArguments {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 /// What to take in, and how.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What a row may say is in docs/operations.md. Rows with mistakes are told of and left out; the others \
+    after_help = "What a row may say is in docs/guides/migrating-existing-keys.md. Rows with mistakes are told of and left out; the others \
                         are taken in. The whole file can be sent again with --on-conflict skip."
 )]
 pub struct ImportArguments {

@@ -120,8 +120,8 @@ pub enum Error {
     Thread(#[source] io::Error),
     /// There was a database here.
     #[error(
-        "{} is missing or empty, though {} shows that there was a database: restore a backup (docs/operations.md, Backup and \
-         restore); or, to begin with an empty database, without any key, token or revocation of before, remove {}",
+        "{} is missing or empty, though {} shows that there was a database: restore a backup \
+         (docs/guides/backup-and-restore.md); or, to begin with an empty database, without any key, token or revocation of before, remove {}",
         database.display(), evidence.display(), evidence.display()
     )]
     Lost {
@@ -255,7 +255,7 @@ fn way_out(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == RELAY_DATABASE_FILE) {
         "remove the file, and the relay fetches everything from its upstream anew"
     } else {
-        "restore a backup (docs/operations.md, Backup and restore)"
+        "restore a backup (docs/guides/backup-and-restore.md)"
     }
 }
 

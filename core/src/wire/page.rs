@@ -2,7 +2,7 @@
 //!
 //! A page bears a checksum over everything that follows it: one that was damaged on the way is refused whole, since a
 //! flipped bit in a record's digest is not seen anywhere else, and would leave a revoked key valid for good. The checksum
-//! is against accidents; against attackers the connection has to be encrypted (`docs/security.md`).
+//! is against accidents; against attackers the connection has to be encrypted (`docs/explanation/security.md`).
 
 use crate::key::digest::Digest;
 use crate::wire::codec::Reader;

@@ -134,8 +134,8 @@ struct Filling {
 
 /// Takes in keys that another system made
 ///
-/// A row for each key, as JSON Lines, a JSON array or CSV of any length; `docs/operations.md` says what may be in it. Rows with mistakes are
-/// told of and left out, the others are taken in.
+/// A row for each key, as JSON Lines, a JSON array or CSV of any length; `docs/guides/migrating-existing-keys.md` says what
+/// may be in it. Rows with mistakes are told of and left out, the others are taken in.
 #[utoipa::path(
     post,
     path = "/v1/keys/import",

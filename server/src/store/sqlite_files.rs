@@ -163,7 +163,7 @@ impl Files {
                 last = head.sequence,
                 known = state.sequence,
                 "{} changes that were committed are not in this database, revocations perhaps among them: it was restored from \
-                 a backup, or its write-ahead log was lost or damaged (docs/operations.md, Backup and restore)",
+                 a backup, or its write-ahead log was lost or damaged (docs/guides/backup-and-restore.md)",
                 state.sequence - head.sequence
             );
         }

@@ -1,6 +1,6 @@
 //! How much shared data limits take, and that keys that share a bucket keep counts of their own.
 //!
-//! `cargo test -p keyward-filter --lib limiter::memory -- --nocapture` prints the figures of `docs/limits.md`.
+//! `cargo test -p keyward-filter --lib limiter::memory -- --nocapture` prints the figures of `docs/reference/rate-limits.md`.
 
 use super::*;
 use crate::engine::store::memory::MemoryStore;

@@ -476,7 +476,7 @@ fn calls_for_each_request(limit: &str, requests_in_a_second: u64, workers: usize
 
 #[test]
 fn leases_save_most_calls_of_a_busy_key_and_none_of_others() {
-    // The table of docs/limits.md; `cargo test -p keyward-filter --lib leases_save -- --nocapture` prints it.
+    // The table of docs/reference/rate-limits.md; `cargo test -p keyward-filter --lib leases_save -- --nocapture` prints it.
     for (limit, requests_in_a_second, workers, at_most) in [
         ("500/s", 400, 2, 2.05),
         ("1000/s", 900, 1, 0.6),

@@ -1,5 +1,5 @@
 //! The header fields of a stream, read with one host call and one allocation. The SDK's own getter copies each name and
-//! value into an allocation of its own, which cost a request more than deciding it (docs/hot-path.md).
+//! value into an allocation of its own, which cost a request more than deciding it (docs/reference/hot-path.md).
 
 #![expect(unsafe_code, reason = "the SDK offers no call that hands over the bytes as they are")]
 

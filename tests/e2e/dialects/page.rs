@@ -1,4 +1,4 @@
-//! `docs/dialects/NAME.md`: every verdict with the answer that the gateway gave in this very run.
+//! `docs/reference/dialects/NAME.md`: every verdict with the answer that the gateway gave in this very run.
 //!
 //! With `KEYWARD_DOCS=write` the pages are written; otherwise one that says something else than the gateway fails.
 
@@ -20,8 +20,9 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) fn begin(name: &'static str, introduction: &str) -> Self {
-        let note = "*Each answer below is a real one; `tests/e2e/dialects` compares this page with what the gateway \
-            says. What differs each time (ids, seconds) is fixed here, and keys are shortened.*";
+        let note = "*Generated: each response was recorded from a real gateway, and `tests/e2e/dialects` compares this \
+            page with it. Values that differ between runs (ids, seconds) are replaced by fixed ones, and keys are \
+            shortened.*";
         let text = format!("# {name}\n\n{}\n\n{}\n", wrapped(introduction), wrapped(note));
         Self { name, text }
     }
@@ -29,11 +30,8 @@ impl Page {
     pub(crate) fn section(&mut self, subject: &Subject) {
         let _ = write!(self.text, "\n## {}\n", subject.title);
         if !subject.rules.is_empty() {
-            let _ = write!(
-                self.text,
-                "\nWith these rules in front of the shipped ones:\n\n```json\n{}\n```\n",
-                subject.rules
-            );
+            let _ =
+                write!(self.text, "\nWith these rules before the shipped ones:\n\n```json\n{}\n```\n", subject.rules);
         }
     }
 
@@ -69,7 +67,7 @@ impl Page {
         let _ = write!(
             self.text,
             "\n### `allow`\n\n```console\n$ curl -i -H 'Authorization: Bearer {credential}' http://localhost:8080{path}\n\
-             HTTP/1.1 200 OK\n```\n\nThe upstream gets the request without the key, and with\n\n```http\n"
+             HTTP/1.1 200 OK\n```\n\nThe upstream gets the request without the key, and with these headers:\n\n```http\n"
         );
         for (name, value) in identity {
             let _ = writeln!(self.text, "{name}: {value}");
@@ -79,7 +77,7 @@ impl Page {
 
     #[track_caller]
     pub(crate) fn finish(self) {
-        let file = artifacts::root().join(format!("docs/dialects/{}.md", self.name));
+        let file = artifacts::root().join(format!("docs/reference/dialects/{}.md", self.name));
         if env::var_os("KEYWARD_DOCS").is_some_and(|value| value == "write") {
             fs::write(&file, self.text).unwrap();
             return;
@@ -88,19 +86,19 @@ impl Page {
         let differing = there.lines().zip(self.text.lines()).find(|(there, now)| there != now);
         assert!(
             there == self.text,
-            "docs/dialects/{}.md is stale, first at {differing:?}; KEYWARD_DOCS=write writes it anew",
+            "docs/reference/dialects/{}.md is stale, first at {differing:?}; KEYWARD_DOCS=write writes it anew",
             self.name
         );
     }
 }
 
-/// Words on lines of at most 120 characters.
+/// Words on lines of at most 100 characters.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= 120 => {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= 100 => {
                 line.push(' ');
                 line.push_str(word);
             }

@@ -56,8 +56,8 @@ async fn exograph_answers_every_verdict_as_published() {
         cases: &cases::EXOGRAPH,
     };
     let introduction = "One code for every key that is not accepted, whatever is wrong with it. A key is `exo_key_live_` \
-        and 32 letters and digits. It is read from `Authorization: Bearer` or `X-API-Key`, and opens the REST API and \
-        the MCP endpoint `/api/mcp` alike.";
+        and 32 letters and digits. It is read from `Authorization: Bearer` or `X-API-Key`, and accepted by the REST API \
+        and the MCP endpoint `/api/mcp` alike.";
     run("exograph", introduction, &[subject]).await;
 }
 

@@ -1,6 +1,6 @@
 //! Takes exports out of the linked filter. The SDK exports every callback of proxy-wasm, and Envoy calls, for every stream,
 //! each one that it finds, whether it does anything or not; so those that do nothing cost a request as much as those
-//! that do (docs/hot-path.md). What only they reached goes with them.
+//! that do (docs/reference/hot-path.md). What only they reached goes with them.
 //!
 //! `keyward-wasm-exports FILE.wasm [EXPORT…]` rewrites the file; the exports named are kept beside those of every filter.
 

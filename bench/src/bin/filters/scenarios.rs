@@ -125,7 +125,7 @@ impl Filters {
         let mut config = common(places, feed)?;
         config.set_wasm(wasm);
         let snapshot = match self {
-            // About one bucket for 16 keys, as docs/limits.md has it.
+            // About one bucket for 16 keys, as docs/reference/rate-limits.md has it.
             Self::KeywardMany => json!({ "limit_buckets": 8192 }),
             Self::KeywardManyCached => json!({ "limit_buckets": 8192, "cache_records": LARGE_CACHE }),
             _ => json!({}),
