@@ -29,7 +29,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use client::{Client, ClientError};
 use keyward_server::auth::password::HashError;
-use keyward_server::random::NoRandomness;
+use keyward_server::random::RngError;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use std::io::{self, Write};
@@ -76,7 +76,7 @@ pub enum CliError {
     NoBackup(#[from] keyward_server::store::BackupError),
     /// There is no randomness for an Idempotency-Key.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
     /// Some rows or lines of a file were refused, as was reported.
     #[error("{0}")]
     Partial(String),

@@ -7,7 +7,7 @@ pub mod hub;
 pub mod page;
 
 use crate::feed::hub::Recent;
-use crate::relay::{Contact, Current};
+use crate::relay::{Current, UpstreamStatus};
 use crate::store::{Error, Found, Store};
 use bytes::Bytes;
 use keyward_core::wire::cursor::Position;
@@ -23,7 +23,7 @@ pub struct Feed {
     store: Store,
     shutdown: watch::Receiver<bool>,
     /// A relay's, with the control plane.
-    contact: Option<Arc<Contact>>,
+    upstream_status: Option<Arc<UpstreamStatus>>,
 }
 
 /// An answer to a reader.
@@ -55,13 +55,13 @@ pub const OUT_OF_SIGHT_AFTER: Duration = Duration::from_secs(10);
 impl Feed {
     /// A feed of that store; once `shutdown` is true, nobody waits any longer.
     pub fn new(store: Store, shutdown: watch::Receiver<bool>) -> Self {
-        Self { store, shutdown, contact: None }
+        Self { store, shutdown, upstream_status: None }
     }
 
     /// The feed of a relay, which is as old as its contact with the control plane.
     #[must_use]
-    pub fn of_relay(self, contact: Arc<Contact>) -> Self {
-        Self { contact: Some(contact), ..self }
+    pub fn of_relay(self, upstream_status: Arc<UpstreamStatus>) -> Self {
+        Self { upstream_status: Some(upstream_status), ..self }
     }
 
     /// The page that follows the position, for a reader that is known by its token. Where nothing does, it waits that long and then answers with a page
@@ -80,8 +80,8 @@ impl Feed {
         let deadline = Instant::now() + wait;
         let mut shutdown = self.shutdown.clone();
         let mut published = self.store.hub().subscribe();
-        if let Some(contact) = &self.contact {
-            self.reach(contact, &position, deadline, &mut end).await?;
+        if let Some(upstream_status) = &self.upstream_status {
+            self.reach(upstream_status, &position, deadline, &mut end).await?;
         }
         let mut is_over = false;
         loop {
@@ -126,17 +126,17 @@ impl Feed {
     /// less would take the reader back in time.
     async fn reach(
         &self,
-        contact: &Contact,
+        upstream_status: &UpstreamStatus,
         position: &Position,
         deadline: Instant,
         end: &mut watch::Receiver<()>,
     ) -> Result<(), Error> {
         let asked = Instant::now();
         let mut shutdown = self.shutdown.clone();
-        let mut heard = contact.subscribe();
+        let mut heard = upstream_status.subscribe();
         loop {
             heard.mark_unchanged();
-            if !contact.is_complete() {
+            if !upstream_status.is_complete() {
                 return Err(Error::NoSnapshot);
             }
             let (Position::Changes { seen, .. } | Position::Snapshot { seen, .. }) = position else { return Ok(()) };
@@ -145,10 +145,10 @@ impl Feed {
             let is_ahead = seen.epoch != head.epoch
                 || seen.sequence > head.sequence
                 || (*seen != head && self.store.is_of_another_history(seen).await?);
-            if !is_ahead || contact.current().is_later_than(asked) {
+            if !is_ahead || upstream_status.current().is_later_than(asked) {
                 return Ok(());
             }
-            contact.hurry();
+            upstream_status.hurry();
             tokio::select! {
                 biased;
                 _ = end.changed() => return Err(Error::Behind),
@@ -160,8 +160,8 @@ impl Feed {
     }
 
     fn as_of(&self) -> AsOf {
-        match (&self.contact, self.store.seen_at()) {
-            (Some(contact), _) => AsOf::Heard(contact.current()),
+        match (&self.upstream_status, self.store.seen_at()) {
+            (Some(upstream_status), _) => AsOf::Heard(upstream_status.current()),
             (None, Some(seen_at)) => AsOf::Seen(seen_at),
             (None, None) => AsOf::Now,
         }
@@ -194,7 +194,7 @@ impl AsOf {
     /// Whether it was too long ago for a control plane.
     fn check(self) -> Result<(), Error> {
         match self {
-            Self::Seen(seen_at) if seen_at.elapsed() > OUT_OF_SIGHT_AFTER => Err(Error::OutOfSight),
+            Self::Seen(seen_at) if seen_at.elapsed() > OUT_OF_SIGHT_AFTER => Err(Error::Stale),
             Self::Now | Self::Seen(_) | Self::Heard(_) => Ok(()),
         }
     }

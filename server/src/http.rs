@@ -37,14 +37,14 @@ use crate::auth::tokens::file::Tokens;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::keys::leaks::Leaks;
-use crate::keys::replay_seed::Pepper;
+use crate::keys::replay_seed::ReplaySeed;
 use crate::serve::SelfService;
 use crate::store::Store;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::{Extension, Router};
-use body_budget::Allowance;
+use body_budget::BodyBudget;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::secret_recognizer::SecretRecognizer;
 use openapi::{Caller, Description, called_by};
@@ -97,7 +97,7 @@ pub struct Services {
     /// What users of keys may do with them; `None` if nothing.
     pub self_service: Option<Arc<SelfService>>,
     /// From what plaintexts can be drawn again.
-    pub pepper: Arc<Pepper>,
+    pub pepper: Arc<ReplaySeed>,
     /// What is done about keys that are found in public.
     pub leaks: Arc<Leaks>,
     /// The time.
@@ -142,7 +142,7 @@ impl Services {
             dialect: Arc::new(Dialect::built_in(dialect).unwrap().unwrap()),
             secrets: Arc::new(SecretRecognizer::built_in()),
             tokens: Arc::new(Tokens::open(dir).unwrap()),
-            pepper: Arc::new(Pepper::open(dir).unwrap()),
+            pepper: Arc::new(ReplaySeed::open(dir).unwrap()),
             leaks: Arc::new(Leaks::default()),
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
             failures: Arc::new(Failures::default()),
@@ -171,11 +171,11 @@ pub fn router(app: App) -> Router {
     let for_edges = for_edges.route_layer(from_fn_with_state(app.clone(), auth::require_edge));
     let mut routes = for_all.merge(for_operators).merge(for_edges);
     if app.self_service.is_some() {
-        let share = from_fn_with_state(Allowance::new(USERS_BODY_BYTES), body_budget::share);
+        let share = from_fn_with_state(BodyBudget::new(USERS_BODY_BYTES), body_budget::share);
         routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)).route_layer(share));
     }
     if app.leaks.github_keys.is_some() {
-        let share = from_fn_with_state(Allowance::new(ALERTS_BYTES), body_budget::share);
+        let share = from_fn_with_state(BodyBudget::new(ALERTS_BYTES), body_budget::share);
         routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(share));
     }
     let described = Description(description(&app.dialect).to_string().into());

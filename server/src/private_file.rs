@@ -1,6 +1,6 @@
 //! Files that nobody but their owner may read: made whole or not at all, and refused once others can read them.
 
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -40,7 +40,7 @@ pub(crate) enum CreateError {
     Io(#[from] io::Error),
     /// There is no randomness for the name under which it is written.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
 }
 
 /// The permission bits of the file, if they let others read or write it.

@@ -3,7 +3,7 @@
 /// The operating system gave no randomness.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gave no randomness")]
-pub struct NoRandomness(#[source] getrandom::Error);
+pub struct RngError(#[source] getrandom::Error);
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -14,15 +14,15 @@ pub const ID_LENGTH: usize = 20;
 ///
 /// # Errors
 /// If there is no randomness.
-pub fn fill(bytes: &mut [u8]) -> Result<(), NoRandomness> {
-    getrandom::fill(bytes).map_err(NoRandomness)
+pub fn fill(bytes: &mut [u8]) -> Result<(), RngError> {
+    getrandom::fill(bytes).map_err(RngError)
 }
 
 /// That many characters of `0-9A-Za-z`, each as likely as the others.
 ///
 /// # Errors
 /// If there is no randomness.
-pub fn base62(length: usize) -> Result<String, NoRandomness> {
+pub fn base62(length: usize) -> Result<String, RngError> {
     let mut text = String::with_capacity(length);
     let mut pool = [0; 64];
     while text.len() < length {
@@ -38,7 +38,7 @@ pub fn base62(length: usize) -> Result<String, NoRandomness> {
 ///
 /// # Errors
 /// If there is no randomness.
-pub fn id(prefix: &str) -> Result<String, NoRandomness> {
+pub fn id(prefix: &str) -> Result<String, RngError> {
     Ok(format!("{prefix}{}", base62(ID_LENGTH)?))
 }
 
@@ -46,8 +46,8 @@ pub fn id(prefix: &str) -> Result<String, NoRandomness> {
 ///
 /// # Errors
 /// If there is no randomness.
-pub fn number() -> Result<u64, NoRandomness> {
-    getrandom::u64().map_err(NoRandomness)
+pub fn number() -> Result<u64, RngError> {
+    getrandom::u64().map_err(RngError)
 }
 
 #[cfg(test)]

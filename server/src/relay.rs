@@ -9,7 +9,7 @@ mod upstream;
 mod upstream_status;
 
 pub use upstream::{Answer, AskError, Upstream, UpstreamError};
-pub use upstream_status::{Contact, Current};
+pub use upstream_status::{Current, UpstreamStatus};
 
 use crate::auth::tokens::file::{TokenError, Tokens};
 use crate::clock::Clock;
@@ -57,7 +57,7 @@ pub struct Relay {
     tokens: Arc<Tokens>,
     store: Store,
     upstream: Arc<Upstream>,
-    contact: Arc<Contact>,
+    upstream_status: Arc<UpstreamStatus>,
     config: RelayConfig,
 }
 
@@ -80,9 +80,9 @@ impl Relay {
         let failed = |source| StartError::Store { place: config.data_dir.display().to_string(), source };
         let store = Store::open(&Location::Relay(config.data_dir.clone())).await.map_err(failed)?;
         let standing = store.standing().await.map_err(failed)?;
-        let contact = Arc::new(Contact::new(&standing, (config.clock)(), Instant::now()));
+        let upstream_status = Arc::new(UpstreamStatus::new(&standing, (config.clock)(), Instant::now()));
         let (listener, address) = listen(&config.listen).await?;
-        Ok(Self { listener, address, tokens, store, upstream, contact, config })
+        Ok(Self { listener, address, tokens, store, upstream, upstream_status, config })
     }
 
     /// Where it listens.
@@ -102,15 +102,16 @@ impl Relay {
 
     /// Serves until `end` is done, then answers who waits and closes the state.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, store, upstream, contact, config } = self;
+        let Self { listener, address, tokens, store, upstream, upstream_status, config } = self;
         let (shutdown, ending) = watch::channel(false);
         let following = tokio::spawn({
-            let (store, upstream, contact) = (store.clone(), Arc::clone(&upstream), Arc::clone(&contact));
+            let (store, upstream, upstream_status) =
+                (store.clone(), Arc::clone(&upstream), Arc::clone(&upstream_status));
             let (clock, mut ending) = (Arc::clone(&config.clock), ending.clone());
             async move {
                 tokio::select! {
                     _ = ending.wait_for(|ending| *ending) => {}
-                    () = follow::follow(&store, &upstream, &contact, &clock, config.poll_wait) => {}
+                    () = follow::follow(&store, &upstream, &upstream_status, &clock, config.poll_wait) => {}
                 }
             }
         });
@@ -119,12 +120,12 @@ impl Relay {
             async move { store.maintain(ending).await }
         });
         let app = relay_router(RelayApp {
-            feed: Feed::new(store.clone(), ending.clone()).of_relay(Arc::clone(&contact)),
+            feed: Feed::new(store.clone(), ending.clone()).of_relay(Arc::clone(&upstream_status)),
             store: store.clone(),
             tokens,
             clock: config.clock,
             upstream,
-            contact,
+            upstream_status,
         });
         tracing::info!(%address, "listening");
         serve_until(end, shutdown, listener, app).await;

@@ -9,8 +9,8 @@ use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::http::{Services, router};
 use crate::keys::leaks::Leaks;
-use crate::keys::replay_seed::{Pepper, PepperError};
-use crate::net::connections::{self, Patience};
+use crate::keys::replay_seed::{PepperError, ReplaySeed};
+use crate::net::connections::{self, Timeouts};
 use crate::relay::UpstreamError;
 use crate::store::{self, DATABASE_FILE, Location, Store, Swept};
 use axum::Router;
@@ -70,7 +70,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tokens: Arc<Tokens>,
-    pepper: Arc<Pepper>,
+    pepper: Arc<ReplaySeed>,
     store: Store,
     leaks: Arc<Leaks>,
     config: Config,
@@ -84,7 +84,7 @@ pub enum StartError {
     Tokens(#[from] TokenError),
     /// The pepper cannot be used.
     #[error(transparent)]
-    Pepper(#[from] PepperError),
+    ReplaySeed(#[from] PepperError),
     /// The upstream of a relay cannot be asked.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -178,7 +178,7 @@ impl Server {
     /// If anything is missing.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
-        let pepper = Arc::new(Pepper::open(&config.data_dir)?);
+        let pepper = Arc::new(ReplaySeed::open(&config.data_dir)?);
         let location = match &config.database_url {
             Some(url) => Location::Postgres(url.clone()),
             None => Location::Directory(config.data_dir.clone()),
@@ -288,7 +288,7 @@ pub(crate) async fn serve_until(
         shutdown.send_replace(true);
     });
     tokio::select! {
-        () = connections::serve(listener, app, ending.clone(), Patience::default()) => {}
+        () = connections::serve(listener, app, ending.clone(), Timeouts::default()) => {}
         () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
     }
 }

@@ -48,8 +48,8 @@ pub use keys::{KeyPage, KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS, Rotated}
 pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
 pub use owners::{OwnerPage, OwnerQuery};
 pub use plans::{PlanDeleted, PlanPage};
-pub use queues::Turn;
-pub use relay::{NotTaken, Standing, WrongPage};
+pub use queues::QueuePermit;
+pub use relay::{ApplyError, Standing, WrongPage};
 pub use retention::{RETENTION, Swept};
 pub use self_service::{
     Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy, SHARE,
@@ -57,13 +57,13 @@ pub use self_service::{
 pub use sqlite_files::STATE_FILE;
 pub use tokens::{TokenPage, TokenQuery};
 pub(crate) use usage::HOUR_MS;
-pub use usage::{Hourly, REPORTS_KEPT, Reported, Taken, Undone, Whose};
+pub use usage::{Hourly, IngestOutcome, REPORTS_KEPT, Reported, Undone, UsageFilter};
 
 use crate::clock::Timestamp;
 use crate::feed::hub::{Bounds, Hub};
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use database::Database;
-use freshness::Sight;
+use freshness::Freshness;
 use keyward_core::wire::cursor::Cursor;
 use keyward_core::wire::entry::EntryTooLarge;
 use maintenance::Health;
@@ -93,7 +93,7 @@ pub struct Store {
     hub: Arc<Hub>,
     /// How many revocations of tokens are known of; `None` at a relay, which has none.
     token_revocations: Option<Arc<watch::Sender<i64>>>,
-    sight: Sight,
+    freshness: Freshness,
     writing: Writing,
     health: Health,
     /// Whether the directory has a state file, which a relay's has not: it can be filled again.
@@ -214,7 +214,7 @@ pub enum Error {
     OtherRequest,
     /// No epoch can be drawn.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
     /// More requests wait than can be served in time.
     #[error("too many requests are waiting")]
     Crowded,
@@ -234,8 +234,8 @@ pub enum Error {
     #[error("the reader knows more than this relay, which waits for its upstream")]
     Behind,
     /// Other servers may have committed what is not known here, as the database could not be looked at for too long.
-    #[error("the database was out of sight for too long to tell what is new in it")]
-    OutOfSight,
+    #[error("the database was out of freshness for too long to tell what is new in it")]
+    Stale,
     /// As many exports are under way as there may be.
     #[error("{} exports are under way already", export::AT_ONCE)]
     Exporting,
@@ -276,7 +276,7 @@ impl Error {
             | Self::Changed
             | Self::NoSnapshot
             | Self::Behind
-            | Self::OutOfSight
+            | Self::Stale
             | Self::Exporting
             | Self::Slow
             | Self::Replaced { .. }
@@ -357,7 +357,7 @@ impl Store {
         }
         let looked = Instant::now();
         let hub = Arc::new(feed::recent(&database, Bounds::default()).await?);
-        let sight = Sight::new(database.engine, looked);
+        let freshness = Freshness::new(database.engine, looked);
         let has_state_file = matches!(location, Location::Directory(_));
         if let Some(files) = database.files().filter(|_| has_state_file) {
             files.compare(&hub.head());
@@ -376,7 +376,7 @@ impl Store {
             answered_at: Arc::default(),
             hub,
             token_revocations,
-            sight,
+            freshness,
             writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
             health: Health::default(),
@@ -396,7 +396,7 @@ impl Store {
 
     /// As of when the hub has all that was committed; `None` where nobody else can commit anything.
     pub fn seen_at(&self) -> Option<Instant> {
-        self.sight.seen_at()
+        self.freshness.seen_at()
     }
 
     /// Whether the database answers, and changes can be stored in it.
@@ -473,7 +473,7 @@ impl Store {
 
     async fn mutate_in<T, F>(
         &self,
-        held: Option<Turn>,
+        held: Option<QueuePermit>,
         by: Authorization,
         begun: Timestamp,
         steps: F,

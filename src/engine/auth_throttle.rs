@@ -29,7 +29,7 @@ const LAYOUT_VERSION: u8 = 1;
 
 /// The failures of all clients.
 #[derive(Debug)]
-pub struct Guessing {
+pub struct AuthThrottle {
     prefix: String,
     threshold: Limit,
     pending: RefCell<BTreeMap<Client, Failures>>,
@@ -44,7 +44,7 @@ struct Failures {
     count: u32,
 }
 
-impl Guessing {
+impl AuthThrottle {
     /// A table whose names in shared data begin with `prefix`, and how many failures are too many: more than the
     /// threshold's requests in its window.
     pub fn new(prefix: impl Into<String>, threshold: Limit) -> Self {
@@ -164,8 +164,8 @@ mod tests {
     use super::*;
     use crate::engine::store::memory::MemoryStore;
 
-    fn guessing() -> Guessing {
-        Guessing::new("g.", "3/min".parse().unwrap())
+    fn guessing() -> AuthThrottle {
+        AuthThrottle::new("g.", "3/min".parse().unwrap())
     }
 
     fn address(text: &str) -> IpAddr {

@@ -1,6 +1,6 @@
 //! One request, one verdict. The order of the checks is that of [`Refusal`].
 
-use crate::engine::auth_throttle::Guessing;
+use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::credential::{self, Credential, Header};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
@@ -8,7 +8,7 @@ use crate::engine::limiter::{Limiter, Verdict, WindowState};
 use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
 use crate::engine::redaction::Redaction;
 use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
-use crate::engine::snapshot::{Found, Holder, OwnerState, PlanState, Snapshot};
+use crate::engine::snapshot::{Found, OwnerState, PlanState, ResolvedKey, Snapshot};
 use crate::engine::store::SharedStore;
 use crate::engine::upstream_headers::Strip;
 use crate::engine::verification::cache::{self, Memory, Verified};
@@ -52,7 +52,7 @@ pub enum Decision {
     /// It goes on, in this name.
     Allow {
         /// The key.
-        holder: Rc<Holder>,
+        holder: Rc<ResolvedKey>,
         /// What is taken from the request.
         strip: Strip,
         /// How much of the key's credits it uses, by its route.
@@ -78,7 +78,7 @@ pub struct Refused {
     /// Why.
     pub refusal: Refusal,
     /// The key, once its record was found.
-    pub holder: Option<Rc<Holder>>,
+    pub holder: Option<Rc<ResolvedKey>>,
     /// What is wrong with a malformed credential.
     pub malformation: Option<Malformation>,
     /// The permission that is lacking.
@@ -181,7 +181,7 @@ impl Refused {
 }
 
 /// What one worker decides with.
-pub struct Edge<'a, S> {
+pub struct Authorizer<'a, S> {
     /// What is asked, and how refusals look.
     pub policy: &'a Policy,
     /// By which digests keys are looked up.
@@ -191,7 +191,7 @@ pub struct Edge<'a, S> {
     /// What the keys have used.
     pub limiter: &'a Limiter,
     /// Who sends bad keys; `None` where nobody is to be held back.
-    pub guessing: Option<&'a Guessing>,
+    pub guessing: Option<&'a AuthThrottle>,
     /// What the control plane said of credentials that only it can check.
     pub verified: &'a mut Verified,
     /// What all workers share.
@@ -199,7 +199,7 @@ pub struct Edge<'a, S> {
 }
 
 /// What the route asks of a key.
-struct Asked<'a> {
+struct RouteRequirements<'a> {
     requirement: &'a Requirement,
     /// What the path asks for as it is written, where it was another spelling of it that the requirement is of.
     also: Option<&'a Requirement>,
@@ -208,12 +208,12 @@ struct Asked<'a> {
 }
 
 /// A key that may be used, and its windows where they are to be told.
-struct Passed {
-    holder: Rc<Holder>,
+struct Allowed {
+    holder: Rc<ResolvedKey>,
     windows: Vec<Window>,
 }
 
-impl<S: SharedStore> Edge<'_, S> {
+impl<S: SharedStore> Authorizer<'_, S> {
     /// Decides. The client's address is asked for only where a key has an allowlist, or is bad and its sender counted.
     pub fn decide(&mut self, headers: &[Header<'_>], now: Now, client: impl FnOnce() -> Option<IpAddr>) -> Decision {
         self.decide_after(headers, now, client, None)
@@ -246,17 +246,17 @@ impl<S: SharedStore> Edge<'_, S> {
         if optional && credential == Credential::Missing {
             return Decision::Public;
         }
-        let asked = Asked { requirement, also, method: target.method, cost: route.cost };
+        let asked = RouteRequirements { requirement, also, method: target.method, cost: route.cost };
         let looks_like_a_key = self.guessing.is_some() && looks_like_a_key(policy, &credential);
         let mut client = Some(client);
         let mut client = || client.take().and_then(|ask| ask());
         match self.check(credential, now, &asked, &mut client, ended) {
-            Ok(Passed { holder, windows }) => {
+            Ok(Allowed { holder, windows }) => {
                 Decision::Allow { holder, strip: requirement.strip, cost: route.cost, windows }
             }
-            Err(Stop::Refused(refused)) if looks_like_a_key => refuse(self.held_back(refused, now, client)),
-            Err(Stop::Refused(refused)) => refuse(refused),
-            Err(Stop::Unverified(what)) => Decision::Verify(what),
+            Err(Rejection::Refused(refused)) if looks_like_a_key => refuse(self.held_back(refused, now, client)),
+            Err(Rejection::Refused(refused)) => refuse(refused),
+            Err(Rejection::Unverified(what)) => Decision::Verify(what),
         }
     }
 
@@ -279,10 +279,10 @@ impl<S: SharedStore> Edge<'_, S> {
         &mut self,
         credential: Credential<'_>,
         now: Now,
-        asked: &Asked<'_>,
+        asked: &RouteRequirements<'_>,
         client: impl FnOnce() -> Option<IpAddr>,
         ended: Option<&Ended>,
-    ) -> Result<Passed, Stop> {
+    ) -> Result<Allowed, Rejection> {
         if !self.snapshot.is_usable_now(self.store, now.monotonic_ms, self.policy.max_staleness_ms) {
             return Err(Refusal::Unavailable.into());
         }
@@ -304,11 +304,16 @@ impl<S: SharedStore> Edge<'_, S> {
             let refused: Refused = Refusal::QuotaExhausted.into();
             return Err(Refused { holder: Some(holder), ..refused }.into());
         }
-        Ok(Passed { holder, windows })
+        Ok(Allowed { holder, windows })
     }
 
     /// The key that a credential is: by its digest, or else by its public beginning and what is known of the rest.
-    fn holder_of(&mut self, key: &PossibleKey<'_>, now: Now, ended: Option<&Ended>) -> Result<Rc<Holder>, Stop> {
+    fn holder_of(
+        &mut self,
+        key: &PossibleKey<'_>,
+        now: Now,
+        ended: Option<&Ended>,
+    ) -> Result<Rc<ResolvedKey>, Rejection> {
         let digest = Digest::of_key(&key.credential);
         let selector = key.selector();
         if selector.is_some()
@@ -341,7 +346,7 @@ impl<S: SharedStore> Edge<'_, S> {
         credential: &cache::Credential<'_>,
         now: Now,
         ended: Option<&Ended>,
-    ) -> Result<Rc<Holder>, Stop> {
+    ) -> Result<Rc<ResolvedKey>, Rejection> {
         let cache::Credential { text, digest, subject, .. } = *credential;
         let holder = match self.snapshot.find(self.store, &subject, [subject]) {
             Found::Key(holder) => holder,
@@ -366,17 +371,17 @@ impl<S: SharedStore> Edge<'_, S> {
             None if ended.is_some() => Err(Refusal::Unavailable.into()),
             None => {
                 // What has a format is visible ASCII.
-                let text = std::str::from_utf8(text).map_err(|_| Stop::from(Refusal::Unknown))?;
+                let text = std::str::from_utf8(text).map_err(|_| Rejection::from(Refusal::Unknown))?;
                 let credential = Secret::new(text.to_owned());
                 let secret_id = secret_id.clone();
-                Err(Stop::Unverified(Box::new(Unverified { credential, digest, subject, secret_id })))
+                Err(Rejection::Unverified(Box::new(Unverified { credential, digest, subject, secret_id })))
             }
         }
     }
 
     /// Counts the request against the limits of the key or its plan, or the dialect's where neither has any; returns its
     /// windows where they are to be told, or which of them is exhausted.
-    fn admit(&self, holder: &Holder, cost: NonZeroU32, now_ms: u64) -> Result<Vec<Window>, Exhausted> {
+    fn admit(&self, holder: &ResolvedKey, cost: NonZeroU32, now_ms: u64) -> Result<Vec<Window>, Exhausted> {
         let limits = holder.limits().unwrap_or(&self.policy.dialect.limits);
         let window = |state: &WindowState| Window {
             limit: state.limit,
@@ -400,7 +405,7 @@ impl<S: SharedStore> Edge<'_, S> {
 }
 
 /// What keeps a request from passing.
-enum Stop {
+enum Rejection {
     Refused(Refused),
     Unverified(Box<Unverified>),
 }
@@ -418,7 +423,7 @@ impl PossibleKey<'_> {
 }
 
 /// The request's credential, if it has one that can be a key.
-fn possible_key<'a>(policy: &'a Policy, credential: Credential<'a>) -> Result<PossibleKey<'a>, Stop> {
+fn possible_key<'a>(policy: &'a Policy, credential: Credential<'a>) -> Result<PossibleKey<'a>, Rejection> {
     let credential = match credential {
         Credential::One(credential) => credential,
         Credential::Missing => return Err(Refusal::Missing.into()),
@@ -451,9 +456,9 @@ fn looks_like_a_key(policy: &Policy, credential: &Credential<'_>) -> bool {
 /// What speaks against a key that exists, and the scope that it lacks if it is that.
 fn refusal_of<'a>(
     policy: &Policy,
-    holder: &Holder,
+    holder: &ResolvedKey,
     wall_ms: u64,
-    asked: &Asked<'a>,
+    asked: &RouteRequirements<'a>,
     client: impl FnOnce() -> Option<IpAddr>,
 ) -> Option<(Refusal, &'a str)> {
     let key = &holder.key;
@@ -483,7 +488,7 @@ fn refusal_of<'a>(
     Some((Refusal::InsufficientScope, lacking))
 }
 
-impl Holder {
+impl ResolvedKey {
     /// Whether the key has a permission, and its owner at this moment too.
     fn may(&self, scope: &str, dialect: &Dialect) -> bool {
         let holds =
@@ -529,19 +534,19 @@ impl From<Refusal> for Refused {
     }
 }
 
-impl From<Malformation> for Stop {
+impl From<Malformation> for Rejection {
     fn from(malformation: Malformation) -> Self {
         Self::Refused(Refused { malformation: Some(malformation), ..Refusal::Malformed.into() })
     }
 }
 
-impl From<Refused> for Stop {
+impl From<Refused> for Rejection {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
     }
 }
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal.into())
     }

@@ -20,12 +20,12 @@ pub enum KeyDigest {
     /// SHA-512 of the key.
     Sha512,
     /// HMAC-SHA-256 of the key under a pepper.
-    HmacSha256(Pepper),
+    HmacSha256(HmacKey),
 }
 
 /// The secret key of an HMAC (RFC 2104). `Debug` redacts it.
 #[derive(Clone)]
-pub struct Pepper(Hmac<Sha256>);
+pub struct HmacKey(Hmac<Sha256>);
 
 impl Digests {
     /// These, in this order.
@@ -50,7 +50,7 @@ impl Default for Digests {
     }
 }
 
-impl Pepper {
+impl HmacKey {
     /// The bytes as they are; `None` if there are none, since everybody knows that pepper.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
@@ -64,7 +64,7 @@ impl Pepper {
     }
 }
 
-impl fmt::Debug for Pepper {
+impl fmt::Debug for HmacKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pepper(redacted)")
     }
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(addresses, [Digest::of_sha512(&sha512), Digest::of_key(b"abc")]);
         // RFC 4231, section 4.3.
         let hmac = unhex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-        let digests = Digests::new(vec![KeyDigest::HmacSha256(Pepper::new(b"Jefe").unwrap())]);
+        let digests = Digests::new(vec![KeyDigest::HmacSha256(HmacKey::new(b"Jefe").unwrap())]);
         let key = b"what do ya want for nothing?";
         let addresses: Vec<Digest> = digests.addresses(key, Digest::of_key(key)).collect();
         assert_eq!(addresses, [Digest::of_hmac_sha256(&hmac)]);
@@ -98,8 +98,8 @@ mod tests {
 
     #[test]
     fn a_pepper_is_not_empty_and_not_shown() {
-        assert!(Pepper::new(b"").is_none());
-        let digest = KeyDigest::HmacSha256(Pepper::new(b"salty").unwrap());
-        assert_eq!(format!("{digest:?}"), "HmacSha256(Pepper(redacted))");
+        assert!(HmacKey::new(b"").is_none());
+        let digest = KeyDigest::HmacSha256(HmacKey::new(b"salty").unwrap());
+        assert_eq!(format!("{digest:?}"), "HmacSha256(HmacKey(redacted))");
     }
 }

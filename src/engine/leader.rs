@@ -37,7 +37,7 @@ struct Cell {
 
 /// Since when the snapshot has been looked after without a break, in milliseconds: what the feed answered before may
 /// have been followed by what nobody here has heard. Nobody does so now: from now on.
-pub fn looked_after_since_ms(store: &impl SharedStore, names: &Names, now_ms: u64) -> u64 {
+pub fn continuous_since_ms(store: &impl SharedStore, names: &Names, now_ms: u64) -> u64 {
     match store.get(&names.lease).and_then(|stored| Cell::decode(&stored.bytes)) {
         Some(cell) if !cell.was_left(now_ms) => cell.since_ms,
         _ => now_ms,
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn what_was_left_is_looked_after_from_the_day_on_which_somebody_comes_back() {
         let (store, names, mut one, mut two) = setup();
-        let since = |now_ms| looked_after_since_ms(&store, &names, now_ms);
+        let since = |now_ms| continuous_since_ms(&store, &names, now_ms);
         assert_eq!(since(500), 500, "nobody ever did");
         assert!(one.hold(&store, &names, 1000, false));
         for now in (1000..9000).step_by(500) {
@@ -207,6 +207,6 @@ mod tests {
         let (store, names, mut one, _) = setup();
         assert!(one.hold(&store, &names, 0, false));
         assert!(one.hold(&store, &names, 60_000, false));
-        assert_eq!(looked_after_since_ms(&store, &names, 60_000), 0);
+        assert_eq!(continuous_since_ms(&store, &names, 60_000), 0);
     }
 }

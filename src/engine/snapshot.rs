@@ -3,7 +3,7 @@
 use crate::engine::bucket;
 use crate::engine::cache::Cache;
 use crate::engine::decide::Policy;
-use crate::engine::leader::looked_after_since_ms;
+use crate::engine::leader::continuous_since_ms;
 use crate::engine::limiter::KeyHash;
 use crate::engine::shared_state::Status;
 use crate::engine::store::{Names, SharedStore};
@@ -31,7 +31,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A key, with what its owner and its plan add.
-    Key(Rc<Holder>),
+    Key(Rc<ResolvedKey>),
     /// No key has this digest.
     Nothing,
     /// There is an entry, and it cannot be understood: it refuses.
@@ -40,7 +40,7 @@ pub enum Found {
 
 /// A key, its owner and its plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct ResolvedKey {
     /// The key.
     pub key: KeyRecord,
     /// What decides for its owner.
@@ -76,7 +76,7 @@ pub enum PlanState {
 
 #[derive(Debug)]
 struct Cached {
-    holder: Rc<Holder>,
+    holder: Rc<ResolvedKey>,
     read: Vec<StripeRead>,
 }
 
@@ -89,7 +89,7 @@ struct StripeRead {
 
 /// How often the stripes of some addresses had changed at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading(Vec<(usize, u32)>);
+pub struct ReadVersions(Vec<(usize, u32)>);
 
 /// A status older than this is read again before it is relied on, in milliseconds: workers poll twice as often, so
 /// this catches a worker whose ticks are late.
@@ -113,7 +113,7 @@ impl Snapshot {
     pub fn poll(&mut self, store: &impl SharedStore, now_ms: u64) {
         self.polled_at_ms = Some(now_ms);
         // Once: from then on this worker is one of those who look after it.
-        self.answered_since_ms.get_or_insert_with(|| looked_after_since_ms(store, &self.names, now_ms));
+        self.answered_since_ms.get_or_insert_with(|| continuous_since_ms(store, &self.names, now_ms));
         if let Some(stored) = store.get(&self.names.status)
             && self.status_tag != Some(stored.tag)
         {
@@ -173,13 +173,13 @@ impl Snapshot {
 
     /// A reading of addresses at which [`find`](Self::find) found nothing, for whoever relies on that. Like what is cached,
     /// it is of the status polled before.
-    pub fn reading(&self, addresses: impl IntoIterator<Item = Digest>) -> Reading {
+    pub fn reading(&self, addresses: impl IntoIterator<Item = Digest>) -> ReadVersions {
         let stripes = addresses.into_iter().map(|address| Status::stripe_of_subject(&address, self.bucket_bits));
-        Reading(stripes.filter_map(|stripe| Some((stripe, *self.status.stripes.get(stripe)?))).collect())
+        ReadVersions(stripes.filter_map(|stripe| Some((stripe, *self.status.stripes.get(stripe)?))).collect())
     }
 
     /// Whether nothing has changed since, as far as the status tells.
-    pub fn is_unmoved(&self, reading: &Reading) -> bool {
+    pub fn is_unmoved(&self, reading: &ReadVersions) -> bool {
         reading.0.iter().all(|(stripe, count)| self.status.stripes.get(*stripe) == Some(count))
     }
 
@@ -212,7 +212,7 @@ impl Snapshot {
             Some(Ok(Some(Body::Plan(plan)))) => PlanState::Known(plan),
             Some(_) => PlanState::Unknown,
         };
-        let holder = Rc::new(Holder::new(key, owner, plan));
+        let holder = Rc::new(ResolvedKey::new(key, owner, plan));
         self.cache.insert(*digest, Cached { holder: Rc::clone(&holder), read });
         Found::Key(holder)
     }
@@ -241,7 +241,7 @@ impl Snapshot {
     }
 }
 
-impl Holder {
+impl ResolvedKey {
     /// What is known of a key.
     pub fn new(key: KeyRecord, owner: OwnerState, plan: PlanState) -> Self {
         Self { key, owner, plan, identity: OnceCell::new(), limit_hash: OnceCell::new() }

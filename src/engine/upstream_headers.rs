@@ -3,7 +3,7 @@
 
 use crate::engine::credential::{self, Header};
 use crate::engine::decide::Policy;
-use crate::engine::snapshot::Holder;
+use crate::engine::snapshot::ResolvedKey;
 use keyward_core::dialect::Source;
 use std::borrow::Cow;
 
@@ -156,7 +156,7 @@ fn without_our_options(value: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The header fields that tell the upstream who is calling, as far as the policy wants them told.
-pub fn headers_of(holder: &Holder, policy: &Policy) -> Vec<IdentityField> {
+pub fn headers_of(holder: &ResolvedKey, policy: &Policy) -> Vec<IdentityField> {
     let key = &holder.key;
     let scopes = holder.scopes(&policy.dialect).join(" ");
     let fields = [
@@ -329,7 +329,7 @@ mod tests {
             scopes: vec!["a".into(), "b".into()],
             ..KeyRecord::default()
         };
-        let holder = Holder::new(key, OwnerState::Unowned, PlanState::NoPlan);
+        let holder = ResolvedKey::new(key, OwnerState::Unowned, PlanState::NoPlan);
         let told = |identity: &str| {
             let text = format!(r#"{{"dialect": "keyward", "control_plane": {{"cluster": "c"}}{identity}}}"#);
             headers_of(&holder, &Config::parse(text.as_bytes()).unwrap().policy)

@@ -234,7 +234,7 @@ impl Reporter {
 mod tests {
     use super::*;
     use crate::engine::decide::Refused;
-    use crate::engine::snapshot::{Holder, OwnerState, PlanState};
+    use crate::engine::snapshot::{OwnerState, PlanState, ResolvedKey};
     use crate::engine::upstream_headers::Strip;
     use keyward_core::refusal::Refusal;
     use keyward_core::wire::entry::KeyRecord;
@@ -298,9 +298,9 @@ mod tests {
         Some(BatchId([*ids; 16]))
     }
 
-    fn holder(key_id: &str, secret_id: &str) -> Rc<Holder> {
+    fn holder(key_id: &str, secret_id: &str) -> Rc<ResolvedKey> {
         let key = KeyRecord { key_id: key_id.to_owned(), secret_id: secret_id.to_owned(), ..KeyRecord::default() };
-        Rc::new(Holder::new(key, OwnerState::Unowned, PlanState::NoPlan))
+        Rc::new(ResolvedKey::new(key, OwnerState::Unowned, PlanState::NoPlan))
     }
 
     fn allow(key_id: &str, secret_id: &str, cost: u32) -> Decision {

@@ -33,14 +33,14 @@ pub struct Failures {
 
 /// The right of a suspect to one look-up.
 #[derive(Debug)]
-pub struct Turn<'a> {
+pub struct Permit<'a> {
     _turn: SemaphorePermit<'a>,
-    _place: Place<'a>,
+    _place: QueueSlot<'a>,
 }
 
 /// Of one that has the turn or waits for it.
 #[derive(Debug)]
-struct Place<'a> {
+struct QueueSlot<'a> {
     failures: &'a Failures,
     client: IpNet,
 }
@@ -125,13 +125,13 @@ impl Failures {
 
     /// Waits for the turn of a suspect: where a look-up cannot be spared, all suspects together have one at a time. `None`
     /// if too many wait already, of that address or of all.
-    pub async fn turn(&self, client: IpAddr) -> Option<Turn<'_>> {
+    pub async fn turn(&self, client: IpAddr) -> Option<Permit<'_>> {
         let place = self.place(counted(client))?;
         let turn = self.turn.acquire().await.ok()?;
-        Some(Turn { _turn: turn, _place: place })
+        Some(Permit { _turn: turn, _place: place })
     }
 
-    fn place(&self, client: IpNet) -> Option<Place<'_>> {
+    fn place(&self, client: IpNet) -> Option<QueueSlot<'_>> {
         let mut waiting = self.waiting();
         let of_all: usize = waiting.values().sum();
         let of_one = waiting.get(&client).copied().unwrap_or_default();
@@ -139,7 +139,7 @@ impl Failures {
             return None;
         }
         waiting.insert(client, of_one + 1);
-        Some(Place { failures: self, client })
+        Some(QueueSlot { failures: self, client })
     }
 
     /// Notes what a key was found to be.
@@ -182,7 +182,7 @@ impl Failures {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         let mut waiting = self.failures.waiting();
         let left = waiting.remove(&self.client).unwrap_or_default().saturating_sub(1);

@@ -4,7 +4,7 @@
 use crate::auth::password::{self, HashError, SALT_LENGTH};
 use crate::model::PasswordHash;
 use crate::net::fair_queue::{Bounds, FairQueue};
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use keyward_core::key::secret::Secret as Plaintext;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ struct Shared {
     /// One for each that is being made: operators wait for each other, and not for clients.
     makers: Arc<Semaphore>,
     patience: Duration,
-    running: Mutex<HashMap<Question, watch::Receiver<Option<Verdict>>>>,
+    running: Mutex<HashMap<HashRequest, watch::Receiver<Option<Verdict>>>>,
     computed: AtomicU64,
 }
 
@@ -41,7 +41,7 @@ pub struct Busy;
 pub enum Unhashed {
     /// There is no salt.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
     /// There is no memory.
     #[error(transparent)]
     Hash(#[from] HashError),
@@ -51,7 +51,7 @@ pub enum Unhashed {
 }
 
 /// SHA-256 of a credential and a hash: two who ask the same at once get one answer. It is known only while it is sought.
-type Question = [u8; 32];
+type HashRequest = [u8; 32];
 type Verdict = Result<bool, Busy>;
 
 /// How many of one caller wait for each that is being checked. All edges can have one token, and be one caller.
@@ -139,7 +139,7 @@ impl Verifier {
 /// A question that is being answered, for as long as others can join.
 struct Search {
     shared: Arc<Shared>,
-    question: Question,
+    question: HashRequest,
 }
 
 impl Search {
@@ -168,12 +168,12 @@ impl Drop for Search {
 }
 
 impl Shared {
-    fn running(&self) -> MutexGuard<'_, HashMap<Question, watch::Receiver<Option<Verdict>>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<HashRequest, watch::Receiver<Option<Verdict>>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn question(credential: &[u8], hash: &PasswordHash) -> Question {
+fn question(credential: &[u8], hash: &PasswordHash) -> HashRequest {
     // No hash has a NUL.
     Sha256::new().chain_update(hash.expose()).chain_update([0]).chain_update(credential).finalize().into()
 }

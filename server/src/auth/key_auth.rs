@@ -74,7 +74,7 @@ pub async fn verify_key(
     };
     for (address, is_selector) in addresses(Some(format), hmac_pepper, credential) {
         // Not held while a password hash is computed.
-        let turn = store.turn_to_look_up(credential).await.map_err(Refused::undecided)?;
+        let turn = store.lookup_permit(credential).await.map_err(Refused::undecided)?;
         let found = store.key_by_digest(&turn, &address).await.map_err(Refused::undecided)?;
         drop(turn);
         let Some((key, secret, owner)) = found else { continue };

@@ -40,7 +40,7 @@ async fn require(app: &App, audience: Audience, request: Request, next: Next) ->
     parts.extensions.insert(token_reloads);
     // Held until the answer is there. An export goes on by itself, and there are few of them.
     let reads = audience == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
-    let _turn = if reads { Some(app.store.operators_turn_to_read(by.actor()).await?) } else { None };
+    let _turn = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
     parts.extensions.insert(by);

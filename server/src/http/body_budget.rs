@@ -11,11 +11,11 @@ use tokio::sync::Semaphore;
 
 /// What all requests of some routes may hold together, in bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Allowance(Arc<Semaphore>);
+pub(super) struct BodyBudget(Arc<Semaphore>);
 
 /// What one request holds of it, until it is answered.
 #[derive(Clone, Debug)]
-pub(super) struct Share(Arc<Held>);
+pub(super) struct Reservation(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
@@ -23,18 +23,18 @@ struct Held {
     bytes: AtomicUsize,
 }
 
-impl Allowance {
+impl BodyBudget {
     pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 
     /// Nothing yet.
-    fn share(&self) -> Share {
-        Share(Arc::new(Held { left: Arc::clone(&self.0), bytes: AtomicUsize::new(0) }))
+    fn share(&self) -> Reservation {
+        Reservation(Arc::new(Held { left: Arc::clone(&self.0), bytes: AtomicUsize::new(0) }))
     }
 }
 
-impl Share {
+impl Reservation {
     /// Takes that many bytes more.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Drop for Held {
 }
 
 /// Lets the bodies of these requests be held only as far as the allowance goes.
-pub(super) async fn share(State(allowance): State<Allowance>, mut request: Request, next: Next) -> Response {
+pub(super) async fn share(State(allowance): State<BodyBudget>, mut request: Request, next: Next) -> Response {
     let share = allowance.share();
     request.extensions_mut().insert(share.clone());
     let response = next.run(request).await;
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_a_request_has_taken_is_there_again_once_it_is_answered() {
-        let allowance = Allowance::new(10);
+        let allowance = BodyBudget::new(10);
         let (first, second) = (allowance.share(), allowance.share());
         first.take(4).unwrap();
         first.take(4).unwrap();

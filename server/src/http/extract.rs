@@ -1,7 +1,7 @@
 //! The parts of a request as the handlers want them, with refusals that are problem documents.
 
 use super::App;
-use super::body_budget::Share;
+use super::body_budget::Reservation;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::{MAX_KEY_ID_LENGTH, is_id};
@@ -151,7 +151,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match request.extensions().get::<Share>().cloned() {
+        match request.extensions().get::<Reservation>().cloned() {
             None => received(request, state, BODY_PATIENCE).await.map(Self),
             Some(share) => {
                 let body = collected(request.into_limited_body(), &share);
@@ -168,7 +168,7 @@ async fn received<S: Send + Sync>(request: Request, state: &S, patience: Duratio
 }
 
 /// The body, as far as the share goes.
-async fn collected(body: RequestBody, share: &Share) -> Result<Bytes, ApiError> {
+async fn collected(body: RequestBody, share: &Reservation) -> Result<Bytes, ApiError> {
     let (mut body, mut collected) = (body.into_data_stream(), Vec::new());
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|error| match error.into_inner().is::<LengthLimitError>() {

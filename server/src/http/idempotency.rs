@@ -5,7 +5,7 @@ use super::App;
 use super::openapi::text;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::keys::replay_seed::{Pepper, Stream};
+use crate::keys::replay_seed::{ReplaySeed, Stream};
 use crate::model::Actor;
 use crate::random;
 use crate::store::{Authorization, Before, Once};
@@ -24,7 +24,7 @@ pub(super) struct IdempotencyKey(pub(super) Option<Secret>);
 pub(super) struct Repeatable {
     pub(super) once: Once,
     idempotency_key: Secret,
-    pepper: Arc<Pepper>,
+    pepper: Arc<ReplaySeed>,
 }
 
 const MIN_LENGTH: usize = 16;

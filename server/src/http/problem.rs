@@ -8,7 +8,7 @@ use crate::auth::key_auth::Undecided;
 use crate::keys::issue::IssueError;
 use crate::model::{State, TokenScope};
 use crate::net::connections::LastAnswer;
-use crate::random::NoRandomness;
+use crate::random::RngError;
 use crate::store;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -215,8 +215,8 @@ impl From<Undecided> for ApiError {
     }
 }
 
-impl From<NoRandomness> for ApiError {
-    fn from(error: NoRandomness) -> Self {
+impl From<RngError> for ApiError {
+    fn from(error: RngError) -> Self {
         Self::Internal(error.into())
     }
 }
@@ -317,8 +317,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        use store::Error::{Behind, NoSnapshot, OutOfSight};
-        if let Self::Unavailable(error @ (NoSnapshot | Behind | OutOfSight)) = &self {
+        use store::Error::{Behind, NoSnapshot, Stale};
+        if let Self::Unavailable(error @ (NoSnapshot | Behind | Stale)) = &self {
             // Why that is so is logged once, where the feed is followed; here every edge would tell it again and again.
             tracing::debug!(%error, "no page of the feed can be served at the moment");
         } else if let Self::Unavailable(error) | Self::OutcomeUnknown(error) = &self {
@@ -382,7 +382,7 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
-        if let Self::Unavailable(store::Error::OutOfSight) = self {
+        if let Self::Unavailable(store::Error::Stale) = self {
             // Whoever balances connections between servers has no other chance to lead the edge elsewhere.
             response.extensions_mut().insert(LastAnswer);
         }

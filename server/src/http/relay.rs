@@ -8,7 +8,7 @@ use crate::auth::tokens::file::{Audience, Tokens};
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::model::Actor;
-use crate::relay::{Contact, Upstream};
+use crate::relay::{Upstream, UpstreamStatus};
 use crate::store::{self, Store};
 use axum::Router;
 use axum::body::Bytes;
@@ -40,7 +40,7 @@ pub struct RelayApp {
     /// Whom the relay follows.
     pub upstream: Arc<Upstream>,
     /// What it has heard of it.
-    pub contact: Arc<Contact>,
+    pub upstream_status: Arc<UpstreamStatus>,
 }
 
 /// How long the upstream may take over what is handed on: as long as a control plane needs at most for a verification, and
@@ -149,15 +149,15 @@ struct Ready {
 #[utoipa::path(get, path = "/readyz", responses((status = OK, description = "It can do its work")))]
 async fn ready(State(app): State<RelayApp>) -> Result<Response, ApiError> {
     app.store.check().await.map_err(ApiError::Unavailable)?;
-    if !app.contact.is_complete() {
+    if !app.upstream_status.is_complete() {
         return Err(ApiError::Unavailable(store::Error::NoSnapshot));
     }
     let ready = Ready {
         status: "ready",
         sequence: app.store.hub().head().sequence,
-        upstream_sequence: app.contact.upstream_sequence(),
-        upstream: app.contact.upstream().name(),
-        age_ms: u64::try_from(app.contact.current().age(Instant::now()).as_millis()).ok(),
+        upstream_sequence: app.upstream_status.upstream_sequence(),
+        upstream: app.upstream_status.upstream().name(),
+        age_ms: u64::try_from(app.upstream_status.current().age(Instant::now()).as_millis()).ok(),
     };
     answer::json(StatusCode::OK, &ready)
 }

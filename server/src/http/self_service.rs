@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::keys::issue::issue;
 use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
 use crate::random;
-use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, Rotated, RotatedBy, Turn};
+use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, QueuePermit, Rotated, RotatedBy};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
 use axum::http::request::Parts;
@@ -104,7 +104,7 @@ pub(super) struct Caller {
 }
 
 /// Why somebody who asks is not heard.
-enum NotHeard {
+enum AuthRejection {
     /// By the key, in the dialect's words.
     Refused { refused: Refused, scope: String, retry_after_s: u64 },
     /// For what the dialect has no words.
@@ -143,7 +143,7 @@ pub(super) async fn list(
         ..KeyQuery::default()
     };
     parameters.finish()?;
-    let turn = app.store.users_turn_to_read(caller.asking.owner()).await?;
+    let turn = app.store.user_read_permit(caller.asking.owner()).await?;
     let no_such_key = || ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")]));
     if let Some(after) = &query.after {
         // Whether somebody else has a key of that id is not told.
@@ -180,7 +180,7 @@ pub(super) async fn create(
         return Err(ApiError::HasCredits);
     }
     caller.check_issuance(&app, now).await?;
-    let _turn = app.store.users_turn(caller.asking.owner()).await?;
+    let _turn = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key {
         owner: new.owner,
@@ -217,7 +217,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn revoke(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let _turn = app.store.users_turn(caller.asking.owner()).await?;
+    let _turn = app.store.user_permit(caller.asking.owner()).await?;
     let key = app.store.revoke_key_by(caller.asking, id, &app.clock).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, by = caller.verified.key.id, "key revoked");
     json(StatusCode::OK, &resource(&key, None, now))
@@ -244,7 +244,7 @@ pub(super) async fn rotate(
     caller.check_again(&app).await?;
     let now = (app.clock)();
     let rotation = Rotation::read(&document).map_err(ApiError::Invalid)?;
-    let turn_to_read = app.store.users_turn_to_read(caller.asking.owner()).await?;
+    let turn_to_read = app.store.user_read_permit(caller.asking.owner()).await?;
     let key = caller.visible(&app, &turn_to_read, &id).await?.ok_or(NO_KEY)?;
     drop(turn_to_read);
     caller.may_hand_on()?;
@@ -256,7 +256,7 @@ pub(super) async fn rotate(
         app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
     caller.check_issuance(&app, now).await?;
-    let _turn = app.store.users_turn(caller.asking.owner()).await?;
+    let _turn = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
     let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await? {
         RotatedBy::Decided(rotated) => rotated,
@@ -292,18 +292,18 @@ impl Caller {
     /// anything is decided in the transaction that does.
     async fn check_again(&self, app: &App) -> Result<(), ApiError> {
         let by = Authorization::of_key(self.asking.clone(), &app.clock);
-        let _turn = app.store.users_turn_to_read(self.asking.owner()).await?;
+        let _turn = app.store.user_read_permit(self.asking.owner()).await?;
         Ok(app.store.check_authorization(&by).await?)
     }
 
     /// The key of that id, if there is one that the caller may know of.
-    async fn visible(&self, app: &App, turn: &Turn, id: &str) -> Result<Option<Key>, ApiError> {
+    async fn visible(&self, app: &App, turn: &QueuePermit, id: &str) -> Result<Option<Key>, ApiError> {
         Ok(app.store.key_for_user(turn, id).await?.filter(|key| self.asking.may_see(key)))
     }
 
     /// Whether the owner can make another secret now, before one is made and hashed.
     async fn check_issuance(&self, app: &App, now: Timestamp) -> Result<(), ApiError> {
-        let turn = app.store.users_turn_to_read(self.asking.owner()).await?;
+        let turn = app.store.user_read_permit(self.asking.owner()).await?;
         match app.store.share_used_up(&turn, &self.asking, now).await? {
             Some(retry_after) => Err(too_soon(retry_after)),
             None => Ok(()),
@@ -332,13 +332,15 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Response> {
         let heard = caller(parts, app).await;
         heard.map_err(|not_heard| match not_heard {
-            NotHeard::Refused { refused, scope, retry_after_s } => refusal(app, parts, &refused, &scope, retry_after_s),
-            NotHeard::Other(error) => error.into_response(),
+            AuthRejection::Refused { refused, scope, retry_after_s } => {
+                refusal(app, parts, &refused, &scope, retry_after_s)
+            }
+            AuthRejection::Other(error) => error.into_response(),
         })
     }
 }
 
-async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
+async fn caller(parts: &Parts, app: &App) -> Result<Caller, AuthRejection> {
     let fields = fields(parts);
     let verified = match credential::find(&app.dialect.sources, &fields) {
         Credential::Missing => return Err(Refusal::Missing.into()),
@@ -361,9 +363,9 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, NotHeard> {
     let scope = app.self_service.as_ref().and_then(|service| service.scope.clone());
     if let Some(scope) = scope.filter(|scope| !verified.may(scope, &app.dialect)) {
         let refused = refused(Refusal::InsufficientScope, verified.key);
-        return Err(NotHeard::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
+        return Err(AuthRejection::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
-    let asking = Asking::new(&verified, &app.dialect).ok_or(NotHeard::Other(ApiError::NoOwner))?;
+    let asking = Asking::new(&verified, &app.dialect).ok_or(AuthRejection::Other(ApiError::NoOwner))?;
     Ok(Caller { verified, asking })
 }
 
@@ -374,7 +376,7 @@ fn is_bad(refusal: Refusal) -> bool {
 
 /// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all and was not one when it
 /// was last shown; one that was bad a moment ago is not looked up for them.
-async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Verified, Refused>, NotHeard> {
+async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Verified, Refused>, AuthRejection> {
     let now = (app.clock)();
     let client = app.proxies.counted(&parts.extensions, &parts.headers);
     let can_be_a_key = app.dialect.format_of(credential).is_some();
@@ -407,17 +409,17 @@ fn refused(refusal: Refusal, key: Key) -> Refused {
     Refused { key: Some(Box::new(key)), ..refusal.into() }
 }
 
-fn held_back(retry_after_s: u64) -> NotHeard {
-    NotHeard::Refused { refused: Refusal::RateLimited.into(), scope: String::new(), retry_after_s }
+fn held_back(retry_after_s: u64) -> AuthRejection {
+    AuthRejection::Refused { refused: Refusal::RateLimited.into(), scope: String::new(), retry_after_s }
 }
 
-impl From<Refused> for NotHeard {
+impl From<Refused> for AuthRejection {
     fn from(refused: Refused) -> Self {
         Self::Refused { refused, scope: String::new(), retry_after_s: UNAVAILABLE_RETRY_S }
     }
 }
 
-impl From<Refusal> for NotHeard {
+impl From<Refusal> for AuthRejection {
     fn from(refusal: Refusal) -> Self {
         Refused::from(refusal).into()
     }
@@ -560,7 +562,7 @@ mod tests {
         store.create_key(Actor::server(), key).await.unwrap();
         store.create_key(Actor::server(), rotated).await.unwrap();
         let service = TowerToHyperService::new(crate::http::router(app));
-        let another_user = store.users_turn("acme").await.unwrap();
+        let another_user = store.user_permit("acme").await.unwrap();
         let asking = [
             (Request::post("/api-keys"), r#"{"name": "n"}"#),
             (Request::delete("/api-keys/key_2"), ""),

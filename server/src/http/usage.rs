@@ -8,7 +8,7 @@ use super::openapi::{Refused, number, schema};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::UsageToUndo;
-use crate::store::{Authorization, HOUR_MS, Hourly, Whose};
+use crate::store::{Authorization, HOUR_MS, Hourly, UsageFilter};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -165,7 +165,7 @@ pub(super) async fn take(
 pub(super) async fn of_key(State(app): State<App>, Id(id): Id, parameters: Parameters) -> Result<Response, ApiError> {
     let span = Span::read(parameters, (app.clock)())?;
     let key = app.store.key(&id).await?.ok_or(ApiError::NotFound("key"))?;
-    let usage = usage(&app, Whose::Key(id), span).await?;
+    let usage = usage(&app, UsageFilter::Key(id), span).await?;
     answer::json(StatusCode::OK, &KeyResource { key_id: &key.id, span, usage })
 }
 
@@ -182,7 +182,8 @@ pub(super) async fn of_key(State(app): State<App>, Id(id): Id, parameters: Param
 )]
 pub(super) async fn of_all(State(app): State<App>, parameters: Parameters) -> Result<Response, ApiError> {
     let span = Span::read(parameters, (app.clock)())?;
-    let (keys, others) = (usage(&app, Whose::AllKeys, span).await?, usage(&app, Whose::Nobody, span).await?);
+    let (keys, others) =
+        (usage(&app, UsageFilter::AllKeys, span).await?, usage(&app, UsageFilter::Nobody, span).await?);
     answer::json(StatusCode::OK, &AllResource { span, keys, others })
 }
 
@@ -236,7 +237,7 @@ pub(super) async fn undo(
     answer::json(StatusCode::OK, &resource)
 }
 
-async fn usage(app: &App, whose: Whose, span: Span) -> Result<Usage, ApiError> {
+async fn usage(app: &App, whose: UsageFilter, span: Span) -> Result<Usage, ApiError> {
     let mut usage = Usage::default();
     for Hourly { hour, verdict, requests } in app.store.usage(&whose, span.hours()).await? {
         let total = usage.totals.entry(verdict.clone()).or_default();

@@ -44,7 +44,7 @@ pub(super) async fn verify(
 ) -> Result<impl IntoResponse, ApiError> {
     let credential = wiped(body);
     // The body may have taken longer than the token was valid.
-    let turn = app.store.edges_turn_to_look_up(by.actor()).await?;
+    let turn = app.store.edge_lookup_permit(by.actor()).await?;
     app.store.check_authorization(&by).await?;
     drop(turn);
     let answer = answer(&app, by.actor(), &credential, (app.clock)()).await?;
@@ -54,7 +54,7 @@ pub(super) async fn verify(
 async fn answer(app: &App, edge: &Actor, credential: &[u8], now: Timestamp) -> Result<Answer, ApiError> {
     let format = app.dialect.format_of(credential);
     let Some(selector) = format.and_then(|format| format.selector_of(credential)) else { return Ok(Answer::Wrong) };
-    let turn = app.store.edges_turn_to_look_up(edge).await?;
+    let turn = app.store.edge_lookup_permit(edge).await?;
     let found = app.store.secret_at(&turn, &Digest::of_selector(selector)).await?;
     // Not held while a password hash is computed.
     drop(turn);

@@ -3,7 +3,7 @@
 use crate::auth::hash_pool::{Unhashed, Verifier};
 use crate::clock::Timestamp;
 use crate::model::Secret;
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use crate::store::{self, Store};
 use keyward_core::dialect::key_format::{AtRest, KeyFormat};
 use keyward_core::key::digest::Digest;
@@ -14,7 +14,7 @@ use keyward_core::key::secret::Secret as Plaintext;
 pub enum IssueError {
     /// Nothing can be drawn.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
     /// No password hash can be made.
     #[error(transparent)]
     Unhashed(#[from] Unhashed),
@@ -93,7 +93,7 @@ mod tests {
             draws += 1;
             byte = if draws <= 2 { 1 } else { byte + 1 };
             bytes.fill(byte);
-            Ok::<(), NoRandomness>(())
+            Ok::<(), RngError>(())
         };
         let (first, secret) = issue(&store, &verifier, format, NOW, &mut random).await.unwrap();
         let mut key = Key::new("key_1".into(), "n".into(), "user".into(), NOW);
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(secret.digest, Digest::of_selector(&second.expose().as_bytes()[..21]));
         let stuck = |bytes: &mut [u8]| {
             bytes.fill(1);
-            Ok::<(), NoRandomness>(())
+            Ok::<(), RngError>(())
         };
         let refused = issue(&store, &verifier, format, NOW, stuck).await;
         assert!(matches!(refused, Err(IssueError::NoFreeSelector)));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// 32 random bytes of this server.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pepper([u8; Self::LENGTH]);
+pub struct ReplaySeed([u8; Self::LENGTH]);
 
 /// The bytes that are drawn for one salt: HMAC-SHA-256 (RFC 2104) of the salt and a counter, under the pepper followed by the
 /// SHA-256 of the Idempotency-Key, which are one block of it.
@@ -44,7 +44,7 @@ pub enum PepperError {
         mode: u32,
     },
     /// The file holds something else.
-    #[error("{} is to hold {} hexadecimal digits; remove the file and a new one is made", path.display(), 2 * Pepper::LENGTH)]
+    #[error("{} is to hold {} hexadecimal digits; remove the file and a new one is made", path.display(), 2 * ReplaySeed::LENGTH)]
     NotAPepper {
         /// The file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum PepperError {
 /// The name of its file in the data directory.
 pub const PEPPER_FILE: &str = "pepper";
 
-impl Pepper {
+impl ReplaySeed {
     /// Its length, in bytes.
     pub const LENGTH: usize = 32;
 
@@ -100,14 +100,14 @@ impl Stream {
     }
 }
 
-impl fmt::Debug for Pepper {
+impl fmt::Debug for ReplaySeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pepper(redacted)")
     }
 }
 
 fn create(path: &Path) -> Result<(), CreateError> {
-    let mut bytes = [0; Pepper::LENGTH];
+    let mut bytes = [0; ReplaySeed::LENGTH];
     random::fill(&mut bytes)?;
     private_file::create(path, &format!("{}\n", hex::encode(bytes)))
 }
@@ -118,7 +118,7 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
-    fn drawn(pepper: &Pepper, idempotency_key: &str, salt: u8) -> Vec<u8> {
+    fn drawn(pepper: &ReplaySeed, idempotency_key: &str, salt: u8) -> Vec<u8> {
         let mut bytes = vec![0; 100];
         pepper.stream(&Secret::new(idempotency_key.to_owned()), &[salt; 32]).fill(&mut bytes);
         bytes
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_the_hmac_of_salt_and_counter_under_pepper_and_key() {
-        let pepper = Pepper([7; 32]);
+        let pepper = ReplaySeed([7; 32]);
         let hmac = |counter: u64| {
             let key = [&[7; 32][..], &Sha256::digest(b"the key")].concat();
             let mut hmac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
@@ -140,34 +140,34 @@ mod tests {
 
     #[test]
     fn pepper_key_and_salt_each_make_other_bytes() {
-        let bytes = drawn(&Pepper([7; 32]), "the key", 9);
-        assert_ne!(drawn(&Pepper([8; 32]), "the key", 9), bytes);
-        assert_ne!(drawn(&Pepper([7; 32]), "the kez", 9), bytes);
-        assert_ne!(drawn(&Pepper([7; 32]), "the key", 8), bytes);
+        let bytes = drawn(&ReplaySeed([7; 32]), "the key", 9);
+        assert_ne!(drawn(&ReplaySeed([8; 32]), "the key", 9), bytes);
+        assert_ne!(drawn(&ReplaySeed([7; 32]), "the kez", 9), bytes);
+        assert_ne!(drawn(&ReplaySeed([7; 32]), "the key", 8), bytes);
     }
 
     #[test]
     fn the_file_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let pepper = Pepper::open(dir.path()).unwrap();
+        let pepper = ReplaySeed::open(dir.path()).unwrap();
         let path = dir.path().join(PEPPER_FILE);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(&path).unwrap().trim_end().len(), 64);
-        assert_eq!(Pepper::open(dir.path()).unwrap(), pepper);
+        assert_eq!(ReplaySeed::open(dir.path()).unwrap(), pepper);
         assert_eq!(format!("{pepper:?}"), "Pepper(redacted)");
     }
 
     #[test]
     fn a_file_that_others_can_read_or_that_holds_something_else_is_refused_without_a_word_of_it() {
         let dir = tempfile::tempdir().unwrap();
-        Pepper::open(dir.path()).unwrap();
+        ReplaySeed::open(dir.path()).unwrap();
         let path = dir.path().join(PEPPER_FILE);
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        assert!(Pepper::open(dir.path()).unwrap_err().to_string().contains("mode 640"));
+        assert!(ReplaySeed::open(dir.path()).unwrap_err().to_string().contains("mode 640"));
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         for bad in ["", "abcdef", &"g".repeat(64), &"a".repeat(66)] {
             fs::write(&path, bad).unwrap();
-            let error = Pepper::open(dir.path()).unwrap_err().to_string();
+            let error = ReplaySeed::open(dir.path()).unwrap_err().to_string();
             assert!(error.contains("64 hexadecimal digits") && !error.contains("abcdef"), "{error}");
         }
     }

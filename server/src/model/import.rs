@@ -6,7 +6,7 @@
 use super::key::{Key, PasswordHash, Secret};
 use super::request::{credits, fits, id as public_id, kinds, metadata, name, network, optional, owner, scope};
 use crate::clock::Timestamp;
-use crate::random::{self, ID_LENGTH, NoRandomness};
+use crate::random::{self, ID_LENGTH, RngError};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -120,7 +120,7 @@ impl IdSeries {
     ///
     /// # Errors
     /// If there is no randomness.
-    pub fn begin() -> Result<Self, NoRandomness> {
+    pub fn begin() -> Result<Self, RngError> {
         Ok(Self { beginning: random::base62(SERIES_LENGTH)? })
     }
 
@@ -128,7 +128,7 @@ impl IdSeries {
     ///
     /// # Errors
     /// If there is no randomness.
-    pub fn next(&self) -> Result<Ids, NoRandomness> {
+    pub fn next(&self) -> Result<Ids, RngError> {
         let random = random::base62(2 * (ID_LENGTH - SERIES_LENGTH))?;
         let (key, secret) = random.split_at_checked(ID_LENGTH - SERIES_LENGTH).unwrap_or_default();
         Ok(Ids { key: format!("key_{}{key}", self.beginning), secret: format!("sec_{}{secret}", self.beginning) })

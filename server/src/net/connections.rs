@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// How long the other end may be silent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// From when it connects until the header of its first request is complete; in HTTP/1 also until that of each further
     /// request is, beginning with the end of the one before.
     pub(crate) header: Duration,
@@ -45,7 +45,7 @@ pub(crate) struct Patience {
     pub(crate) linger: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         let [header, idle, keepalive, keepalive_answer] = [30, 120, 30, 20].map(Duration::from_secs);
         Self { header, idle, keepalive, keepalive_answer, linger: Duration::from_millis(250) }
@@ -82,24 +82,24 @@ pub(crate) struct LastAnswer;
 
 /// Serves until `ending` is true, then finishes what was begun: every request that was sent by then is answered, and its
 /// connection closed.
-pub(crate) async fn serve(mut listener: TcpListener, app: Router, ending: watch::Receiver<bool>, patience: Patience) {
+pub(crate) async fn serve(mut listener: TcpListener, app: Router, ending: watch::Receiver<bool>, timeouts: Timeouts) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.header);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(patience.keepalive)
-        .keep_alive_timeout(patience.keepalive_answer);
+        .keep_alive_interval(timeouts.keepalive)
+        .keep_alive_timeout(timeouts.keepalive_answer);
     // Closed once every connection has let go of its part.
     let (connections, part) = watch::channel(());
     let begin = |connection: TcpStream, peer: SocketAddr| {
-        if let Err(error) = prepare(&connection, patience) {
+        if let Err(error) = prepare(&connection, timeouts) {
             tracing::debug!(%error, "a connection keeps the system's options");
         }
         let (builder, app) = (builder.clone(), TowerToHyperService::new(app.clone()));
         let (ending, part) = (ending.clone(), part.clone());
         tokio::spawn(async move {
-            serve_one(connection, peer, &builder, app, ending, patience).await;
+            serve_one(connection, peer, &builder, app, ending, timeouts).await;
             drop(part);
         });
     };
@@ -143,7 +143,7 @@ async fn serve_one(
     builder: &Builder<TokioExecutor>,
     app: TowerToHyperService<Router>,
     mut ending: watch::Receiver<bool>,
-    patience: Patience,
+    timeouts: Timeouts,
 ) {
     let requests = Arc::new(Requests::default());
     let is_ending = ending.clone();
@@ -168,7 +168,7 @@ async fn serve_one(
     let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), service));
     // While the version is read, hyper has no time limit of its own, and in HTTP/2 none at all for requests.
     let begun = Instant::now();
-    let mut timer = pin!(sleep_until(begun + patience.header.min(patience.idle)));
+    let mut timer = pin!(sleep_until(begun + timeouts.header.min(timeouts.idle)));
     let (mut is_ending, mut is_sent_away) = (false, false);
     loop {
         tokio::select! {
@@ -185,7 +185,7 @@ async fn serve_one(
                     is_sent_away = true;
                     serving.as_mut().graceful_shutdown();
                 } else {
-                    timer.as_mut().reset(Instant::now() + patience.linger);
+                    timer.as_mut().reset(Instant::now() + timeouts.linger);
                 }
             }
             () = requests.last_answer.notified() => serving.as_mut().graceful_shutdown(),
@@ -196,19 +196,19 @@ async fn serve_one(
                     _ if is_ending && !is_sent_away => {
                         is_sent_away = true;
                         serving.as_mut().graceful_shutdown();
-                        now + patience.header
+                        now + timeouts.header
                     }
-                    Activity::None if begun + patience.header > now => {
-                        (begun + patience.header).min(now + patience.idle)
+                    Activity::None if begun + timeouts.header > now => {
+                        (begun + timeouts.header).min(now + timeouts.idle)
                     }
                     Activity::None => return,
-                    Activity::Open(_) => now + patience.idle,
-                    Activity::IdleSince(since) if since + patience.idle > now => since + patience.idle,
+                    Activity::Open(_) => now + timeouts.idle,
+                    Activity::IdleSince(since) if since + timeouts.idle > now => since + timeouts.idle,
                     Activity::IdleSince(_) if is_sent_away => return,
                     Activity::IdleSince(_) => {
                         is_sent_away = true;
                         serving.as_mut().graceful_shutdown();
-                        now + patience.header
+                        now + timeouts.header
                     }
                 };
                 timer.as_mut().reset(next);
@@ -299,10 +299,10 @@ impl HttpBody for Answering {
     }
 }
 
-fn prepare(connection: &TcpStream, patience: Patience) -> io::Result<()> {
+fn prepare(connection: &TcpStream, timeouts: Timeouts) -> io::Result<()> {
     // A page of the feed is one small write that must not wait for an acknowledgement.
     connection.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(patience.keepalive).with_interval(patience.keepalive_answer);
+    let keepalive = TcpKeepalive::new().with_time(timeouts.keepalive).with_interval(timeouts.keepalive_answer);
     SockRef::from(connection).set_tcp_keepalive(&keepalive)
 }
 
@@ -315,11 +315,11 @@ mod tests {
     use tokio::time::timeout;
 
     /// A server of this router, and what ends it.
-    async fn started(app: Router, patience: Patience) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
+    async fn started(app: Router, timeouts: Timeouts) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ending) = watch::channel(false);
-        (address, end, tokio::spawn(serve(listener, app, ending, patience)))
+        (address, end, tokio::spawn(serve(listener, app, ending, timeouts)))
     }
 
     async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -330,8 +330,8 @@ mod tests {
     async fn a_connection_whose_request_is_never_complete_is_closed() {
         const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let patience = Patience { header: Duration::from_millis(50), ..Patience::default() };
-        let (address, end, serving) = started(Router::new(), patience).await;
+        let timeouts = Timeouts { header: Duration::from_millis(50), ..Timeouts::default() };
+        let (address, end, serving) = started(Router::new(), timeouts).await;
         let begun = [PREFACE, SETTINGS].concat();
         for begin in [b"", &b"P"[..], b"PRI * HTTP/2.0\r\n", PREFACE, &begun, b"GET / HTTP/1.1\r\nHost: a"] {
             let mut connection = TcpStream::connect(address).await.unwrap();
@@ -348,7 +348,7 @@ mod tests {
         use std::io::Write;
         const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let app = Router::new().fallback(async || "answered");
-        let (address, end, serving) = started(app, Patience::default()).await;
+        let (address, end, serving) = started(app, Timeouts::default()).await;
         let mut kept = TcpStream::connect(address).await.unwrap();
         kept.write_all(REQUEST).await.unwrap();
         let mut first = [0; 1024];
@@ -394,8 +394,8 @@ mod tests {
             }
             "answered"
         });
-        let patience = Patience { idle: Duration::from_millis(50), ..Patience::default() };
-        let (address, end, serving) = started(app, patience).await;
+        let timeouts = Timeouts { idle: Duration::from_millis(50), ..Timeouts::default() };
+        let (address, end, serving) = started(app, timeouts).await;
         let (mut waiting, _connection) = connect(address).await;
         let answer = tokio::spawn(waiting.send_request(request("/waits")));
         for _ in 0..3 {
@@ -413,7 +413,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_last_answer_the_connection_is_closed() {
         let app = Router::new().fallback(async || (Extension(LastAnswer), "ask another"));
-        let (address, _end, _serving) = started(app, Patience::default()).await;
+        let (address, _end, _serving) = started(app, Timeouts::default()).await;
         let (mut sender, connection) = connect(address).await;
         assert_eq!(soon(sender.send_request(request("/"))).await.unwrap().status(), 200);
         soon(connection).await.unwrap();

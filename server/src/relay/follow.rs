@@ -1,10 +1,10 @@
 //! Reads the upstream's feed into the relay's database, for as long as the relay runs.
 
 use super::upstream::{Answer, AskError, Upstream};
-use super::upstream_status::{Contact, Current, Health};
+use super::upstream_status::{Current, Health, UpstreamStatus};
 use crate::clock::Clock;
 use crate::random;
-use crate::store::{self, NotTaken, Standing, Store, WrongPage};
+use crate::store::{self, ApplyError, Standing, Store, WrongPage};
 use axum::http::StatusCode;
 use keyward_core::wire::age::{FEED_AGE_HEADER, feed_age_ms};
 use keyward_core::wire::cursor::Position;
@@ -40,7 +40,7 @@ enum Failure {
 struct Follower<'a> {
     store: &'a Store,
     upstream: &'a Upstream,
-    contact: &'a Contact,
+    upstream_status: &'a UpstreamStatus,
     clock: &'a Clock,
     standing: Standing,
     from_the_start: bool,
@@ -49,7 +49,13 @@ struct Follower<'a> {
 }
 
 /// Follows until it is dropped.
-pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact, clock: &Clock, poll_wait: Duration) {
+pub(super) async fn follow(
+    store: &Store,
+    upstream: &Upstream,
+    upstream_status: &UpstreamStatus,
+    clock: &Clock,
+    poll_wait: Duration,
+) {
     let standing = loop {
         match store.standing().await {
             Ok(standing) => break standing,
@@ -58,7 +64,7 @@ pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact
         sleep(BACKOFF.1).await;
     };
     let mut follower =
-        Follower { store, upstream, contact, clock, standing, from_the_start: false, was_answered: false };
+        Follower { store, upstream, upstream_status, clock, standing, from_the_start: false, was_answered: false };
     let (mut last_failure, mut pause) = (None, BACKOFF.0);
     let (mut is_hurried, mut last_hurry) = (false, Instant::now());
     loop {
@@ -67,7 +73,7 @@ pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact
         let asked = Instant::now();
         let answer = tokio::select! {
             answer = follower.ask(wait) => answer,
-            () = hurried(contact, last_hurry + HURRY_INTERVAL), if !wait.is_zero() => {
+            () = hurried(upstream_status, last_hurry + HURRY_INTERVAL), if !wait.is_zero() => {
                 (is_hurried, last_hurry) = (true, Instant::now());
                 continue;
             }
@@ -91,7 +97,7 @@ pub(super) async fn follow(store: &Store, upstream: &Upstream, contact: &Contact
                 }
             }
             Err(failure) => {
-                contact.fail(match failure {
+                upstream_status.fail(match failure {
                     Failure::Token(_) => Health::RefusesToken,
                     _ => Health::Fails,
                 });
@@ -138,12 +144,12 @@ impl Follower<'_> {
         let at = (self.clock)().minus(current.age(Instant::now()));
         let taken = self.store.take_page(self.position(), &answer.body, at).await;
         let standing = taken.map_err(|error| match error {
-            NotTaken::Page(error) => Failure::Page(error),
-            NotTaken::Store(error) => Failure::Store(error),
+            ApplyError::Page(error) => Failure::Page(error),
+            ApplyError::Store(error) => Failure::Store(error),
         })?;
         self.standing = standing;
         self.from_the_start = false;
-        self.contact.note(&standing, standing.is_level().then_some(current));
+        self.upstream_status.note(&standing, standing.is_level().then_some(current));
         Ok(())
     }
 
@@ -175,8 +181,8 @@ impl Follower<'_> {
 }
 
 /// Waits for somebody in a hurry, and until it is time again for that.
-async fn hurried(contact: &Contact, not_before: Instant) {
-    contact.hurried().await;
+async fn hurried(upstream_status: &UpstreamStatus, not_before: Instant) {
+    upstream_status.hurried().await;
     sleep_until(not_before).await;
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// What a relay knows of whom it follows, for all who wait for it.
 #[derive(Debug)]
-pub struct Contact {
+pub struct UpstreamStatus {
     state: watch::Sender<State>,
     hurry: Notify,
 }
@@ -76,7 +76,7 @@ impl Current {
     }
 }
 
-impl Contact {
+impl UpstreamStatus {
     /// The contact that a relay had when it ended.
     pub fn new(standing: &Standing, now: Timestamp, started: Instant) -> Self {
         let age = match standing.current_at {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_age_goes_on_from_what_was_stored_and_a_clock_that_was_set_back_makes_it_endless() {
         let (wall, now) = (Timestamp::from_ms(100_000), Instant::now());
-        let age = |current_at| Contact::new(&standing(current_at), wall, now).current().age(now + SECOND);
+        let age = |current_at| UpstreamStatus::new(&standing(current_at), wall, now).current().age(now + SECOND);
         assert_eq!(age(Some(70_000)), 31 * SECOND);
         for unknown in [None, Some(100_001)] {
             assert_eq!(age(unknown), Duration::MAX);
@@ -173,14 +173,14 @@ mod tests {
     #[test]
     fn an_answer_is_as_old_as_its_upstream_says_and_older_every_moment() {
         let begin = Instant::now();
-        let contact = Contact::new(&standing(None), Timestamp::from_ms(0), begin);
-        contact.note(&standing(None), Some(Current::new(begin, begin, 3 * SECOND)));
+        let upstream_status = UpstreamStatus::new(&standing(None), Timestamp::from_ms(0), begin);
+        upstream_status.note(&standing(None), Some(Current::new(begin, begin, 3 * SECOND)));
         let later = begin + SECOND;
-        assert_eq!(contact.current().age(later), 4 * SECOND);
-        contact.note(&standing(None), Some(Current::new(begin, later, 9 * SECOND)));
-        assert_eq!(contact.current().age(later), 4 * SECOND, "what is older takes nothing away");
-        contact.note(&standing(None), None);
-        assert_eq!(contact.current().age(later), 4 * SECOND);
+        assert_eq!(upstream_status.current().age(later), 4 * SECOND);
+        upstream_status.note(&standing(None), Some(Current::new(begin, later, 9 * SECOND)));
+        assert_eq!(upstream_status.current().age(later), 4 * SECOND, "what is older takes nothing away");
+        upstream_status.note(&standing(None), None);
+        assert_eq!(upstream_status.current().age(later), 4 * SECOND);
     }
 
     #[test]

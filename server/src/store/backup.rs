@@ -3,7 +3,7 @@
 
 use super::DATABASE_FILE;
 use super::database::application_id;
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::install_default_drivers;
 use sqlx::{AnyConnection, Connection};
@@ -61,7 +61,7 @@ pub enum BackupError {
     },
     /// There is no randomness for the name under which it is written.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
 }
 
 /// Copies the database in the directory to the file, and tells how long the copy is.

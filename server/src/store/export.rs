@@ -1,7 +1,7 @@
 //! All keys as they were at one moment, a few at a time. The read transaction keeps the moment; so that none keeps the
 //! database from tidying up behind it, there are few of them and whoever reads must go on.
 
-use super::keys::{Forgotten, with_secrets};
+use super::keys::{Excluded, with_secrets};
 use super::query_builder::Sql;
 use super::rows::{KEY_COLUMNS, KeyRow};
 use super::{Error, READ_PATIENCE, Store, within};
@@ -55,6 +55,6 @@ impl Export {
         if let Some((created_at, id)) = rows.last().map(KeyRow::age) {
             self.after = Some((created_at, id.to_owned()));
         }
-        with_secrets(&mut self.transaction, rows, Forgotten::None).await
+        with_secrets(&mut self.transaction, rows, Excluded::None).await
     }
 }

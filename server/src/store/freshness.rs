@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 /// When the database was last looked at, by any part of this process.
 #[derive(Clone, Debug)]
-pub(super) struct Sight(Option<Arc<watch::Sender<Instant>>>);
+pub(super) struct Freshness(Option<Arc<watch::Sender<Instant>>>);
 
-impl Sight {
+impl Freshness {
     /// A sight that begins with a look of that moment. Of an SQLite database nobody else is a writer, so nothing is needed.
     pub(super) fn new(engine: Engine, looked: Instant) -> Self {
         Self((engine == Engine::Postgres).then(|| Arc::new(watch::Sender::new(looked))))
@@ -40,12 +40,12 @@ mod tests {
     #[test]
     fn a_look_that_began_earlier_and_ends_later_takes_nothing_away() {
         let begin = Instant::now();
-        let sight = Sight::new(Engine::Postgres, begin);
-        assert_eq!(sight.seen_at(), Some(begin));
+        let freshness = Freshness::new(Engine::Postgres, begin);
+        assert_eq!(freshness.seen_at(), Some(begin));
         for (asked_s, seen_s) in [(3, 3), (2, 3), (4, 4)] {
-            sight.note(begin + Duration::from_secs(asked_s));
-            assert_eq!(sight.seen_at(), Some(begin + Duration::from_secs(seen_s)));
+            freshness.note(begin + Duration::from_secs(asked_s));
+            assert_eq!(freshness.seen_at(), Some(begin + Duration::from_secs(seen_s)));
         }
-        assert_eq!(Sight::new(Engine::Sqlite, begin).seen_at(), None);
+        assert_eq!(Freshness::new(Engine::Sqlite, begin).seen_at(), None);
     }
 }

@@ -5,7 +5,7 @@
 //! finds what the first has made.
 
 use super::authorization::Access;
-use super::keys::Forgotten;
+use super::keys::Excluded;
 use super::mutation::Mutation;
 use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
@@ -119,7 +119,7 @@ async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Re
         return Err(Error::OtherRequest);
     }
     let corrupt = || Error::Corrupt("repeatable request");
-    let key = keys::find_with(connection, &key_id, Forgotten::Secret(&secret_id)).await?.ok_or_else(corrupt)?;
+    let key = keys::find_with(connection, &key_id, Excluded::Secret(&secret_id)).await?.ok_or_else(corrupt)?;
     let salt = salt.try_into().map_err(|_| corrupt())?;
     Ok(Some(Before { key, secret_id, salt }))
 }

@@ -1,7 +1,7 @@
 //! Keys that are changed: their settings, the end of one secret, and the end of all keys of an owner.
 
 use super::audit::{details, differences};
-use super::keys::{Forgotten, find_expected, folded, states, store_end, tell, with_secrets};
+use super::keys::{Excluded, find_expected, folded, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::query_builder::Sql;
 use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};
@@ -233,7 +233,7 @@ async fn revoke_some(
     if rows.is_empty() {
         return Ok(Some(0));
     }
-    let mut keys = with_secrets(mutation.connection(), rows, Forgotten::None).await?;
+    let mut keys = with_secrets(mutation.connection(), rows, Excluded::None).await?;
     let mut query = Sql::new("UPDATE keys SET version = version + 1, revoked_at = ");
     query.bind(now.as_stored()).push(" WHERE id IN (");
     query.bind_all(keys.iter().map(|key| key.id.as_str())).push(")");

@@ -5,7 +5,7 @@ use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
-use super::{Authorization, Error, READ_PATIENCE, Store, Turn, owners, plans, secrets, within};
+use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
 use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_core::key::digest::Digest;
@@ -117,13 +117,13 @@ impl Store {
     /// If the database cannot be read.
     pub async fn key_by_digest(
         &self,
-        _turn: &Turn,
+        _turn: &QueuePermit,
         digest: &Digest,
     ) -> Result<Option<(Key, Secret, Option<Owner>)>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.guard_readers).await?;
             let Some((id, secret)) = secrets::at(&mut transaction, digest).await? else { return Ok(None) };
-            let Some(key) = find_with(&mut transaction, &id, Forgotten::Secret(&secret)).await? else {
+            let Some(key) = find_with(&mut transaction, &id, Excluded::Secret(&secret)).await? else {
                 return Ok(None);
             };
             let Some(secret) = key.secrets.iter().find(|secret| secret.digest == *digest).cloned() else {
@@ -154,7 +154,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn key_for_user(&self, _turn: &Turn, id: &str) -> Result<Option<Key>, Error> {
+    pub async fn key_for_user(&self, _turn: &QueuePermit, id: &str) -> Result<Option<Key>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.user_readers.acquire().await?, id).await }).await
     }
 
@@ -164,7 +164,7 @@ impl Store {
     /// If the database cannot be read.
     pub async fn keys_for_user(
         &self,
-        _turn: &Turn,
+        _turn: &QueuePermit,
         query: &KeyQuery,
         now: Timestamp,
     ) -> Result<Option<KeyPage>, Error> {
@@ -432,7 +432,7 @@ async fn insert_secrets(mutation: &mut Mutation, secrets: &[(&str, &Secret)]) ->
 /// Which secrets of a key are read beside those that the edges know and those that ended with their key. What has ended by
 /// itself and is forgotten is nothing to anybody, and a key may have any number of them.
 #[derive(Clone, Copy)]
-pub(super) enum Forgotten<'a> {
+pub(super) enum Excluded<'a> {
     None,
     /// What was forgotten while the clock was wrong, and is valid.
     ValidAt(Timestamp),
@@ -441,13 +441,13 @@ pub(super) enum Forgotten<'a> {
 }
 
 pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Key>, Error> {
-    find_with(connection, id, Forgotten::None).await
+    find_with(connection, id, Excluded::None).await
 }
 
 pub(super) async fn find_with(
     connection: &mut AnyConnection,
     id: &str,
-    forgotten: Forgotten<'_>,
+    forgotten: Excluded<'_>,
 ) -> Result<Option<Key>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
@@ -458,7 +458,7 @@ pub(super) async fn find_with(
 /// The key, if there is one, in a version that is expected.
 pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> Result<Option<Key>, Error> {
     let now = mutation.now();
-    let key = find_with(mutation.connection(), &target.id, Forgotten::ValidAt(now)).await?;
+    let key = find_with(mutation.connection(), &target.id, Excluded::ValidAt(now)).await?;
     match &key {
         Some(key) if !target.expected.fits(Some(key.version)) => Err(Error::OtherVersion),
         _ => Ok(key),
@@ -521,7 +521,7 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
-    Ok(Some(KeyPage { keys: with_secrets(connection, rows, Forgotten::None).await?, next }))
+    Ok(Some(KeyPage { keys: with_secrets(connection, rows, Excluded::None).await?, next }))
 }
 
 /// The text as searches compare it: compatibility forms alike (Unicode's NFKC), in small letters. By our own means, as
@@ -565,7 +565,7 @@ fn pattern(text: &str) -> String {
 pub(super) async fn with_secrets(
     connection: &mut AnyConnection,
     rows: Vec<KeyRow>,
-    forgotten: Forgotten<'_>,
+    forgotten: Excluded<'_>,
 ) -> Result<Vec<Key>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
@@ -574,9 +574,9 @@ pub(super) async fn with_secrets(
     query.push(SECRET_COLUMNS).push(" FROM secrets WHERE key_id IN (");
     query.bind_all(rows.iter().map(KeyRow::id)).push(") AND (NOT forgotten OR not_after IS NULL");
     match forgotten {
-        Forgotten::None => &mut query,
-        Forgotten::ValidAt(now) => query.push(" OR not_after > ").bind(now.as_stored()),
-        Forgotten::Secret(id) => query.push(" OR id = ").bind(id),
+        Excluded::None => &mut query,
+        Excluded::ValidAt(now) => query.push(" OR not_after > ").bind(now.as_stored()),
+        Excluded::Secret(id) => query.push(" OR id = ").bind(id),
     };
     query.push(") ORDER BY created_at, id");
     let mut secrets: HashMap<String, Vec<Secret>> = HashMap::new();

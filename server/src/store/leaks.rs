@@ -1,7 +1,7 @@
 //! Secrets that were found in public: found by their digests, marked for good, and ended with their keys where that is
 //! wanted.
 
-use super::keys::Forgotten;
+use super::keys::Excluded;
 use super::mutation::Mutation;
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql};
 use super::rows::digest;
@@ -92,7 +92,7 @@ async fn report(
     let now = mutation.now();
     let mut outcomes = Vec::with_capacity(leaks.len());
     for leak in leaks {
-        let key = keys::find_with(mutation.connection(), &leak.key_id, Forgotten::Secret(&leak.secret_id)).await?;
+        let key = keys::find_with(mutation.connection(), &leak.key_id, Excluded::Secret(&leak.secret_id)).await?;
         let secret = key.as_ref().and_then(|key| key.secrets.iter().find(|secret| secret.id == leak.secret_id));
         let (Some(key), Some(secret)) = (&key, secret) else {
             outcomes.push(None);

@@ -11,7 +11,7 @@ use keyward_core::key::digest::Digest;
 use tokio::time::timeout;
 
 /// The right to read or to write.
-pub type Turn = Permit<String>;
+pub type QueuePermit = Permit<String>;
 
 type Queue = FairQueue<String>;
 
@@ -50,9 +50,9 @@ impl Queues {
         }
     }
 
-    /// Waits for the turn among the changes of operators. Users and edges have theirs already, see [`Store::users_turn`] and
-    /// [`Self::edges_turn`], and the server asks for one change at a time.
-    pub(super) async fn write(&self, by: &Authorization, is_bulk: bool) -> Result<Option<Turn>, Error> {
+    /// Waits for the turn among the changes of operators. Users and edges have theirs already, see [`Store::user_permit`] and
+    /// [`Self::edge_permit`], and the server asks for one change at a time.
+    pub(super) async fn write(&self, by: &Authorization, is_bulk: bool) -> Result<Option<QueuePermit>, Error> {
         if !by.is_operators() {
             return Ok(None);
         }
@@ -61,7 +61,7 @@ impl Queues {
     }
 
     /// Waits for the turn of an edge to report.
-    pub(super) async fn edges_turn(&self, edge: &Actor) -> Result<Turn, Error> {
+    pub(super) async fn edge_permit(&self, edge: &Actor) -> Result<QueuePermit, Error> {
         // An edge can only be told to try again.
         turn(&self.edge_writes, edge.to_string()).await.map_err(told_to_edges)
     }
@@ -79,7 +79,7 @@ impl Store {
     ///
     /// # Errors
     /// If too many wait, or others are in the way for too long.
-    pub async fn operators_turn_to_read(&self, operator: &Actor) -> Result<Turn, Error> {
+    pub async fn operator_read_permit(&self, operator: &Actor) -> Result<QueuePermit, Error> {
         turn(&self.queues.operator_reads, operator.to_string()).await
     }
 
@@ -87,7 +87,7 @@ impl Store {
     ///
     /// # Errors
     /// If too many wait, or others are in the way for too long.
-    pub async fn users_turn_to_read(&self, owner: &str) -> Result<Turn, Error> {
+    pub async fn user_read_permit(&self, owner: &str) -> Result<QueuePermit, Error> {
         turn(&self.queues.user_reads, owner.to_owned()).await
     }
 
@@ -95,7 +95,7 @@ impl Store {
     ///
     /// # Errors
     /// If too many wait, or others are in the way for too long.
-    pub async fn users_turn(&self, owner: &str) -> Result<Turn, Error> {
+    pub async fn user_permit(&self, owner: &str) -> Result<QueuePermit, Error> {
         turn(&self.queues.user_writes, owner.to_owned()).await
     }
 
@@ -103,7 +103,7 @@ impl Store {
     ///
     /// # Errors
     /// If too many wait, or others are in the way for too long.
-    pub async fn turn_to_look_up(&self, credential: &[u8]) -> Result<Turn, Error> {
+    pub async fn lookup_permit(&self, credential: &[u8]) -> Result<QueuePermit, Error> {
         let digest = Digest::of_key(credential);
         turn(&self.queues.key_look_ups, hex::encode(digest.0)).await
     }
@@ -112,12 +112,12 @@ impl Store {
     ///
     /// # Errors
     /// If too many wait, or others are in the way for too long.
-    pub async fn edges_turn_to_look_up(&self, edge: &Actor) -> Result<Turn, Error> {
+    pub async fn edge_lookup_permit(&self, edge: &Actor) -> Result<QueuePermit, Error> {
         turn(&self.queues.key_look_ups, edge.to_string()).await.map_err(told_to_edges)
     }
 }
 
-async fn turn(queue: &Queue, caller: String) -> Result<Turn, Error> {
+async fn turn(queue: &Queue, caller: String) -> Result<QueuePermit, Error> {
     match timeout(TURN_PATIENCE, queue.acquire(caller)).await {
         Ok(Ok(turn)) => Ok(turn),
         Ok(Err(Full::OfCaller)) => Err(Error::TooManyOfCaller),

@@ -45,7 +45,7 @@ impl Standing {
 
 /// A page was not taken, and nothing of it is stored.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub enum ApplyError {
     /// The page is at fault.
     #[error(transparent)]
     Page(#[from] WrongPage),
@@ -54,7 +54,7 @@ pub enum NotTaken {
     Store(#[from] Error),
 }
 
-impl From<sqlx::Error> for NotTaken {
+impl From<sqlx::Error> for ApplyError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
     }
@@ -135,12 +135,12 @@ impl Store {
     ///
     /// # Errors
     /// If the page cannot be believed, or not stored; nothing of it is there then, unless the answer to the commit was lost.
-    pub async fn take_page(&self, asked: Position, page: &[u8], current_at: Timestamp) -> Result<Standing, NotTaken> {
+    pub async fn take_page(&self, asked: Position, page: &[u8], current_at: Timestamp) -> Result<Standing, ApplyError> {
         let taken = self.take(asked, page, current_at, KEPT_CHANGES).await;
         match &taken {
             Ok(_) => self.health.note(None),
-            Err(NotTaken::Store(error)) => self.health.note(Some(error)),
-            Err(NotTaken::Page(_)) => {}
+            Err(ApplyError::Store(error)) => self.health.note(Some(error)),
+            Err(ApplyError::Page(_)) => {}
         }
         taken
     }
@@ -151,7 +151,7 @@ impl Store {
         page: &[u8],
         current_at: Timestamp,
         kept_changes: u64,
-    ) -> Result<Standing, NotTaken> {
+    ) -> Result<Standing, ApplyError> {
         let page = Page::decode(page).map_err(WrongPage::Unreadable)?;
         check(&asked, &page)?;
         let _turn = turn(&self.commit_order).await?;
@@ -360,7 +360,7 @@ async fn merge(
     anchor: &Cursor,
     head: &Cursor,
     kept_changes: u64,
-) -> Result<Option<Vec<Change>>, NotTaken> {
+) -> Result<Option<Vec<Change>>, ApplyError> {
     let mut log = Log { last: *anchor, chain: Some(anchor.chain), changes: Vec::new() };
     let cut = head.sequence.saturating_sub(kept_changes);
     let is_told = head.sequence.saturating_sub(anchor.sequence) <= MOST;
@@ -424,7 +424,7 @@ struct Log {
 
 impl Log {
     /// Appends the change that made a state, and those before it that nobody told of.
-    fn append(&mut self, row: StagedRow, head: &Cursor, cut: u64) -> Result<(), NotTaken> {
+    fn append(&mut self, row: StagedRow, head: &Cursor, cut: u64) -> Result<(), ApplyError> {
         let (version, subject) = (sequence(row.version)?, digest(row.subject)?);
         let frame = bytes::Bytes::from(row.entry);
         if version > head.sequence {

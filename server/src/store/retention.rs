@@ -226,7 +226,7 @@ mod tests {
         let read = store.key("key_1").await.unwrap().unwrap();
         assert_eq!(ids(&read), ["sec_2"]);
         assert!(store.is_taken(&Digest([1; 32])).await.unwrap() && !store.is_taken(&Digest([9; 32])).await.unwrap());
-        let turn = store.turn_to_look_up(b"key").await.unwrap();
+        let turn = store.lookup_permit(b"key").await.unwrap();
         let (_, found, _) = store.key_by_digest(&turn, &Digest([1; 32])).await.unwrap().unwrap();
         assert_eq!((found.id.as_str(), found.is_valid(later)), ("sec_1", false), "it is known to have been one");
         // What has ended with its key is shown for good.

@@ -1,6 +1,6 @@
 //! Secrets, found by what leads to them.
 
-use super::{Error, READ_PATIENCE, Store, Turn, keys, within};
+use super::{Error, QueuePermit, READ_PATIENCE, Store, keys, within};
 use crate::model::{Key, Secret};
 use keyward_core::key::digest::Digest;
 use sqlx::AnyConnection;
@@ -10,7 +10,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn secret_at(&self, _turn: &Turn, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
+    pub async fn secret_at(&self, _turn: &QueuePermit, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
         within(READ_PATIENCE, async {
             let mut connection = self.database.guard_readers.acquire().await?;
             let Some((key_id, _)) = at(&mut connection, address).await? else { return Ok(None) };

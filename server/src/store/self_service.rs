@@ -5,7 +5,7 @@
 
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
-use super::{Authorization, Error, READ_PATIENCE, Store, Turn, owners, within};
+use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, within};
 use crate::auth::key_auth::Verified;
 use crate::clock::{Clock, Timestamp};
 use crate::model::{Actor, Key, Secret, State};
@@ -125,16 +125,16 @@ impl Store {
     /// If the database cannot be read.
     pub async fn share_used_up(
         &self,
-        _turn: &Turn,
+        _turn: &QueuePermit,
         asking: &Asking,
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
         within(READ_PATIENCE, async {
             let mut connection = self.database.user_readers.acquire().await?;
             let full_at = share_full_at(&mut connection, &asking.owner).await?;
-            Ok(match Share::at(full_at, now) {
-                Share::Left(_) => None,
-                Share::UsedUp { retry_after } => Some(retry_after),
+            Ok(match IssuanceQuota::at(full_at, now) {
+                IssuanceQuota::Left(_) => None,
+                IssuanceQuota::UsedUp { retry_after } => Some(retry_after),
             })
         })
         .await
@@ -191,8 +191,8 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
         return Ok(CreatedBy::HasCredits);
     }
     let share = match share(mutation, &asking.owner).await? {
-        Share::Left(share) => share,
-        Share::UsedUp { retry_after } => return Ok(CreatedBy::TooSoon { retry_after }),
+        IssuanceQuota::Left(share) => share,
+        IssuanceQuota::UsedUp { retry_after } => return Ok(CreatedBy::TooSoon { retry_after }),
     };
     let usable: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM (SELECT id FROM keys
@@ -229,8 +229,8 @@ async fn rotate(
         _ => return Err(Error::Changed),
     }
     let share = match share(mutation, &asking.owner).await? {
-        Share::Left(share) => share,
-        Share::UsedUp { retry_after } => return Ok(RotatedBy::TooSoon { retry_after }),
+        IssuanceQuota::Left(share) => share,
+        IssuanceQuota::UsedUp { retry_after } => return Ok(RotatedBy::TooSoon { retry_after }),
     };
     let rotated = keys::rotate(mutation, key.id.into(), secret, grace, MAX_KNOWN_SECRETS_BY_SELF_SERVICE).await?;
     if let Rotated::Done(_) = &rotated {
@@ -240,7 +240,7 @@ async fn rotate(
 }
 
 /// What is left of an owner's share.
-enum Share {
+enum IssuanceQuota {
     /// Something; if one is made of it, all will have come back then.
     Left(Timestamp),
     /// Nothing; one will have come back after that time.
@@ -248,7 +248,7 @@ enum Share {
 }
 
 /// What is left of the owner's share. All that has to be known is when the whole of it is there again.
-async fn share(mutation: &mut Mutation, owner: &str) -> Result<Share, Error> {
+async fn share(mutation: &mut Mutation, owner: &str) -> Result<IssuanceQuota, Error> {
     let now = mutation.now();
     let full_at = share_full_at(mutation.connection(), owner).await?;
     let latest = now.plus(SHARE_STEP * SHARE);
@@ -256,10 +256,10 @@ async fn share(mutation: &mut Mutation, owner: &str) -> Result<Share, Error> {
         // The clock was set back. Nobody is to wait until it is there again.
         use_up(mutation, owner, latest).await?;
     }
-    Ok(Share::at(full_at, now))
+    Ok(IssuanceQuota::at(full_at, now))
 }
 
-impl Share {
+impl IssuanceQuota {
     fn at(full_at: Option<Timestamp>, now: Timestamp) -> Self {
         let latest = now.plus(SHARE_STEP * SHARE);
         let full_again = full_at.unwrap_or(now).max(now).min(latest).plus(SHARE_STEP);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     async fn asking(store: &Store, n: u8) -> Asking {
-        let turn = store.turn_to_look_up(&[n]).await.unwrap();
+        let turn = store.lookup_permit(&[n]).await.unwrap();
         let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
         let dialect = Dialect::built_in("keyward").unwrap().unwrap();
         Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
@@ -453,7 +453,7 @@ mod tests {
         let rotated = rotate(other, 4, NOW).await.unwrap();
         let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
         let second = Duration::from_secs(1);
-        let turn = store.users_turn_to_read(asking.owner()).await.unwrap();
+        let turn = store.user_read_permit(asking.owner()).await.unwrap();
         assert_eq!(store.share_used_up(&turn, &asking, NOW).await.unwrap(), Some(SHARE_STEP));
         assert_eq!(store.share_used_up(&turn, &asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
         for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {

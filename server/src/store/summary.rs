@@ -70,7 +70,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::feed::hub::Recent;
     use crate::model::Actor;
-    use crate::store::{Location, NotTaken, Store, WrongPage};
+    use crate::store::{ApplyError, Location, Store, WrongPage};
     use keyward_core::key::digest::Digest;
     use keyward_core::wire::cursor::{Cursor, Position, chain};
     use keyward_core::wire::entry::{Body, Entry, KeyRecord};
@@ -172,7 +172,7 @@ mod tests {
                 .encode()
         };
         let refused = relay.take_page(at, &changes(Summary::EMPTY), NOW).await;
-        assert!(matches!(refused, Err(NotTaken::Page(WrongPage::Differs))), "{refused:?}");
+        assert!(matches!(refused, Err(ApplyError::Page(WrongPage::Differs))), "{refused:?}");
         assert_eq!((known(&relay).await, counted(&relay).await), (of_first, Summary::of(&first)));
         relay.take_page(at, &changes(both), NOW).await.unwrap();
         assert_eq!((known(&relay).await, counted(&relay).await), (Some(both), both));

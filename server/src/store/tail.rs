@@ -67,7 +67,7 @@ impl Store {
             let (known, asked) = (self.hub.head(), Instant::now());
             let taken = match within(PATIENCE, self.following(&known)).await? {
                 Following::Nothing => {
-                    self.sight.note(asked);
+                    self.freshness.note(asked);
                     return Ok(news);
                 }
                 Following::Changes(changes) => self.hub.publish_after(&known, changes),
@@ -75,7 +75,7 @@ impl Store {
             };
             // Where somebody else has published meanwhile, it is asked again from there.
             if taken {
-                self.sight.note(asked);
+                self.freshness.note(asked);
             }
             news |= taken;
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum IngestOutcome {
     /// It was added up.
     Now,
     /// It had been before, and nothing changed.
@@ -31,7 +31,7 @@ pub enum Taken {
 
 /// Whose requests are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum UsageFilter {
     /// Those of the key of that id.
     Key(String),
     /// Those of all keys together.
@@ -108,10 +108,15 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored; nothing of it was then.
-    pub async fn take_usage(&self, by: impl Into<Authorization>, batch: Batch, now: Timestamp) -> Result<Taken, Error> {
+    pub async fn take_usage(
+        &self,
+        by: impl Into<Authorization>,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<IngestOutcome, Error> {
         let by = by.into();
         let token = by.actor().token_name().to_owned();
-        let _turn = self.queues.edges_turn(by.actor()).await?;
+        let _turn = self.queues.edge_permit(by.actor()).await?;
         self.mutate(by, now, |mutation| Box::pin(take(mutation, token, batch))).await
     }
 
@@ -176,15 +181,15 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn usage(&self, whose: &Whose, hours: Range<u64>) -> Result<Vec<Hourly>, Error> {
+    pub async fn usage(&self, whose: &UsageFilter, hours: Range<u64>) -> Result<Vec<Hourly>, Error> {
         within(READ_PATIENCE, async {
             let mut query =
                 Sql::new("SELECT hour, verdict, CAST(SUM(requests) AS BIGINT) AS requests FROM usage WHERE hour >= ");
             query.bind(stored_amount(hours.start)).push(" AND hour < ").bind(stored_amount(hours.end));
             match whose {
-                Whose::Key(id) => query.push(" AND key_id = ").bind(id.as_str()),
-                Whose::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
-                Whose::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
+                UsageFilter::Key(id) => query.push(" AND key_id = ").bind(id.as_str()),
+                UsageFilter::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
+                UsageFilter::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
             };
             // What was undone may leave nothing.
             query.push(" GROUP BY hour, verdict HAVING SUM(requests) > 0 ORDER BY hour, verdict");
@@ -220,7 +225,7 @@ struct Used {
     spent: u64,
 }
 
-async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<Taken, Error> {
+async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<IngestOutcome, Error> {
     let now = mutation.now();
     let first = sqlx::query("INSERT INTO usage_batches (id, received_at) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
         .bind(batch.id.0.as_slice())
@@ -228,7 +233,7 @@ async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<Ta
         .execute(mutation.connection())
         .await?;
     if first.rows_affected() == 0 {
-        return Ok(Taken::Before);
+        return Ok(IngestOutcome::Before);
     }
     let known = known_keys(mutation, batch.keys.iter().map(|usage| usage.key_id.as_str())).await?;
     let used: Vec<_> = batch.keys.iter().filter(|usage| known.contains_key(&usage.key_id)).collect();
@@ -236,7 +241,7 @@ async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<Ta
     count(mutation, &token, &used, &spending, &batch).await?;
     note_use(mutation, &used).await?;
     set_spent(mutation, spending.spent, &known).await?;
-    Ok(Taken::Now)
+    Ok(IngestOutcome::Now)
 }
 
 /// What the keys have spent with a batch, and how much of that each use of one has added.
@@ -566,7 +571,7 @@ mod tests {
         Batch { id: BatchId([id; 16]), keys, others: Verdicts::new(), dropped: 0 }
     }
 
-    async fn hours(store: &Store, whose: Whose) -> Vec<(u64, String, u64)> {
+    async fn hours(store: &Store, whose: UsageFilter) -> Vec<(u64, String, u64)> {
         let hours = store.usage(&whose, ALL_HOURS).await.unwrap();
         hours.into_iter().map(|hourly| (hourly.hour, hourly.verdict, hourly.requests)).collect()
     }
@@ -602,7 +607,7 @@ mod tests {
         let before = telling.iter().filter(|telling| telling.is_finished()).count();
         assert!(before <= 2, "{before} batches were written first");
         for telling in telling {
-            assert_eq!(telling.await.unwrap(), Taken::Now);
+            assert_eq!(telling.await.unwrap(), IngestOutcome::Now);
         }
     }
 
@@ -627,17 +632,17 @@ mod tests {
         };
         let second = batch(2, vec![used(1, Some(NOW), &[("allow", 10)], 10)]);
         for batch in [first, second] {
-            assert_eq!(store.take_usage(Actor::edge(), batch, NOW).await.unwrap(), Taken::Now);
+            assert_eq!(store.take_usage(Actor::edge(), batch, NOW).await.unwrap(), IngestOutcome::Now);
         }
         let of = |hour, verdict: &str, requests| (hour, verdict.to_owned(), requests);
         assert_eq!(
-            hours(&store, Whose::Key("key_1".into())).await,
+            hours(&store, UsageFilter::Key("key_1".into())).await,
             [of(THIS_HOUR - 1, "allow", 5), of(THIS_HOUR, "allow", 13), of(THIS_HOUR, "rate_limited", 1)]
         );
-        assert_eq!(hours(&store, Whose::Key("key_2".into())).await, [of(THIS_HOUR, "revoked", 4)]);
-        assert_eq!(hours(&store, Whose::Key("key_9".into())).await, [], "there is no such key");
+        assert_eq!(hours(&store, UsageFilter::Key("key_2".into())).await, [of(THIS_HOUR, "revoked", 4)]);
+        assert_eq!(hours(&store, UsageFilter::Key("key_9".into())).await, [], "there is no such key");
         assert_eq!(
-            hours(&store, Whose::AllKeys).await,
+            hours(&store, UsageFilter::AllKeys).await,
             [
                 of(THIS_HOUR - 1, "allow", 5),
                 of(THIS_HOUR, "allow", 13),
@@ -645,8 +650,11 @@ mod tests {
                 of(THIS_HOUR, "revoked", 4)
             ]
         );
-        assert_eq!(hours(&store, Whose::Nobody).await, [of(THIS_HOUR, "dropped", 2), of(THIS_HOUR, "missing", 9)]);
-        assert_eq!(store.usage(&Whose::AllKeys, THIS_HOUR - 1..THIS_HOUR).await.unwrap().len(), 1);
+        assert_eq!(
+            hours(&store, UsageFilter::Nobody).await,
+            [of(THIS_HOUR, "dropped", 2), of(THIS_HOUR, "missing", 9)]
+        );
+        assert_eq!(store.usage(&UsageFilter::AllKeys, THIS_HOUR - 1..THIS_HOUR).await.unwrap().len(), 1);
         let key = key(&store, 1).await;
         assert_eq!((key.spent, key.version), (18, 1), "usage is no change that anybody asked for");
         let audited: Vec<String> =
@@ -667,10 +675,10 @@ mod tests {
             .collect();
         let mut counted = 0;
         for sending in sending {
-            counted += usize::from(sending.await.unwrap() == Taken::Now);
+            counted += usize::from(sending.await.unwrap() == IngestOutcome::Now);
         }
         assert_eq!(counted, 4);
-        assert_eq!(hours(&store, Whose::AllKeys).await, [(THIS_HOUR, "allow".to_owned(), 4)]);
+        assert_eq!(hours(&store, UsageFilter::AllKeys).await, [(THIS_HOUR, "allow".to_owned(), 4)]);
         assert_eq!(key(&store, 1).await.spent, 4);
     }
 
@@ -698,7 +706,7 @@ mod tests {
             assert_eq!(last_used(1).await, (expected, expected), "step {n}");
             assert_eq!(last_used(2).await, (expected, None), "a secret of another key is left alone");
         }
-        let counted = hours(&store, Whose::Key("key_1".into())).await;
+        let counted = hours(&store, UsageFilter::Key("key_1".into())).await;
         let counted: Vec<_> = counted.iter().map(|(hour, _, requests)| (THIS_HOUR - hour, *requests)).collect();
         assert_eq!(counted, [(24, 1), (2, 1), (1, 1), (0, 3)]);
     }
@@ -738,10 +746,10 @@ mod tests {
             keys.push(used(2, None, &[("allow", MAX_REQUESTS - 1)], 0));
             store.take_usage(Actor::edge(), Batch { dropped: MAX_COUNT, ..batch(n, keys) }, NOW).await.unwrap();
         }
-        for whose in [Whose::Key("key_1".into()), Whose::Key("key_2".into()), Whose::Nobody] {
+        for whose in [UsageFilter::Key("key_1".into()), UsageFilter::Key("key_2".into()), UsageFilter::Nobody] {
             assert_eq!(hours(&store, whose).await[0].2, MAX_REQUESTS);
         }
-        assert_eq!(hours(&store, Whose::AllKeys).await[0].2, 2 * MAX_REQUESTS);
+        assert_eq!(hours(&store, UsageFilter::AllKeys).await[0].2, 2 * MAX_REQUESTS);
         assert_eq!(key(&store, 1).await.spent, MAX_CREDITS, "no more than an operator can set");
     }
 
@@ -754,14 +762,14 @@ mod tests {
         let told = batch(1, vec![used(1, Some(NOW), &[("allow", 1)], 1)]);
         store.take_usage(Actor::edge(), told.clone(), NOW).await.unwrap();
         assert_eq!(store.sweep_usage(NOW.plus(day)).await.unwrap(), 0);
-        assert_eq!(store.take_usage(Actor::edge(), told, NOW.plus(day)).await.unwrap(), Taken::Before);
+        assert_eq!(store.take_usage(Actor::edge(), told, NOW.plus(day)).await.unwrap(), IngestOutcome::Before);
         assert_eq!(store.sweep_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
         assert_eq!(store.sweep_usage(NOW.plus(31 * day)).await.unwrap(), 0);
         assert_eq!(store.sweep_usage(NOW.plus(31 * day + HOUR)).await.unwrap(), 1, "who reported it");
         assert_eq!(store.sweep_usage(NOW.plus(400 * day)).await.unwrap(), 0);
-        assert_eq!(hours(&store, Whose::AllKeys).await.len(), 1);
+        assert_eq!(hours(&store, UsageFilter::AllKeys).await.len(), 1);
         assert_eq!(store.sweep_usage(NOW.plus(400 * day + HOUR)).await.unwrap(), 1, "the hour");
-        assert_eq!(hours(&store, Whose::AllKeys).await, []);
+        assert_eq!(hours(&store, UsageFilter::AllKeys).await, []);
         assert_eq!(key(&store, 1).await.spent, 1, "what was spent stays so");
     }
 
@@ -777,7 +785,8 @@ mod tests {
         let full: Vec<_> = (0..100).map(|n| used(n, Some(NOW), &counts, 1)).collect();
         store.take_usage(Actor::edge(), batch(1, full), NOW).await.unwrap();
         store.take_usage(Actor::edge(), batch(2, Vec::new()), NOW).await.unwrap();
-        let sums: Vec<_> = hours(&store, Whose::AllKeys).await.into_iter().map(|(_, _, requests)| requests).collect();
+        let sums: Vec<_> =
+            hours(&store, UsageFilter::AllKeys).await.into_iter().map(|(_, _, requests)| requests).collect();
         assert_eq!(sums, [700; 6]);
     }
 }

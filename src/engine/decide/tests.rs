@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::bucket::{self, Input, Stamp};
-use crate::engine::digests::{KeyDigest, Pepper};
+use crate::engine::digests::{HmacKey, KeyDigest};
 use crate::engine::shared_state::Status;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, update};
@@ -24,7 +24,7 @@ struct Fixture {
     names: Names,
     snapshot: Snapshot,
     limiter: Limiter,
-    guessing: Option<Guessing>,
+    guessing: Option<AuthThrottle>,
     verified: Verified,
     version: u64,
 }
@@ -117,9 +117,9 @@ impl Fixture {
         self.edge().decide(&headers, NOW, || client)
     }
 
-    fn edge(&mut self) -> Edge<'_, MemoryStore> {
+    fn edge(&mut self) -> Authorizer<'_, MemoryStore> {
         let Self { policy, digests, snapshot, limiter, guessing, verified, store, .. } = self;
-        Edge { policy, digests, snapshot, limiter, guessing: guessing.as_ref(), verified, store }
+        Authorizer { policy, digests, snapshot, limiter, guessing: guessing.as_ref(), verified, store }
     }
 
     fn verdict(&mut self) -> &'static str {
@@ -503,7 +503,7 @@ const UNKNOWN: &str = "Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy";
 fn who_sends_too_many_bad_keys_is_held_back_and_a_good_key_from_there_passes() {
     let mut edge = Fixture::open();
     edge.key(|_| {});
-    edge.guessing = Some(Guessing::new("g.", "3/min".parse().unwrap()));
+    edge.guessing = Some(AuthThrottle::new("g.", "3/min".parse().unwrap()));
     let here = Some("192.0.2.1");
     for bad in [UNKNOWN, "Bearer exo_live_short", UNKNOWN] {
         assert_ne!(edge.decide("/", Some(bad), here).verdict(), "rate_limited");
@@ -537,7 +537,7 @@ fn a_bad_key_that_is_counted_costs_one_read_more_and_a_good_one_none() {
     };
     let good = format!("Bearer {KEY}");
     assert_eq!((calls(&good), calls(UNKNOWN)), (0, 1));
-    edge.guessing = Some(Guessing::new("g.", "1/min".parse().unwrap()));
+    edge.guessing = Some(AuthThrottle::new("g.", "1/min".parse().unwrap()));
     let mut calls = |authorization: &str| {
         edge.decide("/", Some(authorization), Some("192.0.2.1"));
         let before = edge.store.calls.get();
@@ -558,7 +558,7 @@ fn of_hmac(pepper: &[u8]) -> Digest {
 
 /// Looks a key up by SHA-256, SHA-512 and HMAC-SHA-256 under "a" and "b".
 fn with_all_digests() -> Fixture {
-    let hmac = |pepper: &[u8]| KeyDigest::HmacSha256(Pepper::new(pepper).unwrap());
+    let hmac = |pepper: &[u8]| KeyDigest::HmacSha256(HmacKey::new(pepper).unwrap());
     let digests = Digests::new(vec![KeyDigest::Sha256, KeyDigest::Sha512, hmac(b"a"), hmac(b"b")]);
     Fixture { digests, ..Fixture::open() }
 }

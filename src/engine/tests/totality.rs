@@ -1,11 +1,11 @@
 //! Whatever a client sends, of whichever bytes, gets one verdict; and a request passes in a key's name only if a key
 //! that may be used stands in it. The model knows which keys were made for what, and looks for them on its own.
 
-use crate::engine::auth_throttle::Guessing;
+use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::credential::Header;
-use crate::engine::decide::{Decision, Edge, Policy};
-use crate::engine::digests::{Digests, KeyDigest, Pepper};
+use crate::engine::decide::{Authorizer, Decision, Policy};
+use crate::engine::digests::{Digests, HmacKey, KeyDigest};
 use crate::engine::feed::Now;
 use crate::engine::limiter::Limiter;
 use crate::engine::shared_state::Status;
@@ -490,7 +490,7 @@ impl Request {
         target.into_iter().chain(fields).chain(self.others.iter().cloned()).collect()
     }
 
-    fn run(&self, case: &Case<'_>, edge: &mut Edge<'_, MemoryStore>) -> TestCaseResult {
+    fn run(&self, case: &Case<'_>, edge: &mut Authorizer<'_, MemoryStore>) -> TestCaseResult {
         let fields = self.headers(case.world);
         let headers = borrowed(&fields);
         for _ in 0..self.times {
@@ -702,7 +702,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 #[test]
 fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     let worlds = worlds();
-    let pepper = KeyDigest::HmacSha256(Pepper::new(PEPPER).unwrap());
+    let pepper = KeyDigest::HmacSha256(HmacKey::new(PEPPER).unwrap());
     let digests = Digests::new(vec![KeyDigest::Sha512, KeyDigest::Sha256, pepper]);
     let reached = RefCell::new(BTreeSet::new());
     let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(CASES) };
@@ -714,9 +714,9 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
         }
         let mut snapshot = Snapshot::new(world.names.clone(), BITS, 100);
         let limiter = Limiter::new(world.names.limits(), BITS);
-        let guessing = Guessing::new(world.names.guesses(), "1/min".parse().unwrap());
+        let guessing = AuthThrottle::new(world.names.guesses(), "1/min".parse().unwrap());
         let mut verified = Verified::new(world.names.verified(), 100, Some([7; 32]));
-        let mut edge = Edge {
+        let mut edge = Authorizer {
             policy: &world.policy,
             digests: &digests,
             snapshot: &mut snapshot,

@@ -1,9 +1,9 @@
 //! The whole way of a request whose key only the control plane can check, as two workers that share a store walk it.
 
-use crate::engine::auth_throttle::Guessing;
+use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::credential::Header;
-use crate::engine::decide::{Decision, Edge, Policy};
+use crate::engine::decide::{Authorizer, Decision, Policy};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
 use crate::engine::limiter::Limiter;
@@ -40,7 +40,7 @@ struct Process {
     store: MemoryStore,
     names: Names,
     limiter: Limiter,
-    guessing: Option<Guessing>,
+    guessing: Option<AuthThrottle>,
     workers: [Worker; 2],
     version: u64,
     now: Now,
@@ -127,7 +127,7 @@ impl Process {
         let bearer = format!("Bearer {credential}");
         let headers: [Header<'_>; 2] = [(":path", b"/"), ("authorization", bearer.as_bytes())];
         let digests = &Digests::default();
-        let mut edge = Edge { policy, digests, snapshot, limiter, guessing, verified, store };
+        let mut edge = Authorizer { policy, digests, snapshot, limiter, guessing, verified, store };
         edge.decide_after(&headers, self.now, || Some(CLIENT), ended)
     }
 
@@ -322,7 +322,7 @@ fn a_request_that_waits_is_counted_once() {
 #[test]
 fn a_wrong_secret_is_a_guess_once_that_is_known_and_each_request_with_it_is_one() {
     let mut process = Process::new();
-    process.guessing = Some(Guessing::new(process.names.guesses(), "2/min".parse().unwrap()));
+    process.guessing = Some(AuthThrottle::new(process.names.guesses(), "2/min".parse().unwrap()));
     let ended = process.ask(0, GUESS, Outcome::Unavailable { retry_after_s: 7 });
     for _ in 0..9 {
         assert_eq!(process.decide_after(0, GUESS, Some(&ended)).verdict(), "unavailable", "nothing is known");

@@ -9,7 +9,7 @@
 //! would be there what an Argon2id hash was to prevent; who can read all of the process's memory has the key too.
 
 use crate::engine::cache::Cache;
-use crate::engine::snapshot::Reading;
+use crate::engine::snapshot::ReadVersions;
 use crate::engine::store::{SharedStore, update};
 use keyward_core::key::digest::Digest;
 use sha2::{Digest as _, Sha256};
@@ -32,7 +32,7 @@ pub struct Recent {
     /// The secret that the credential is.
     pub secret_id: String,
     /// What there was, when this was learned, at the addresses that come before.
-    pub before: Reading,
+    pub before: ReadVersions,
     until_ms: u64,
 }
 
@@ -161,7 +161,7 @@ pub struct Credential<'a> {
     /// The address of its record.
     pub subject: Digest,
     /// The addresses that come before it, at which there was nothing.
-    pub before: &'a Reading,
+    pub before: &'a ReadVersions,
 }
 
 impl HashKey {
@@ -245,7 +245,7 @@ mod tests {
         Verified::new("v.".to_owned(), 4, Some([offered; 32]))
     }
 
-    fn credential<'a>(text: &'a [u8], before: &'a Reading) -> Credential<'a> {
+    fn credential<'a>(text: &'a [u8], before: &'a ReadVersions) -> Credential<'a> {
         let (digest, subject) = (Digest::of_key(text), Digest::of_selector(b"user.aaaa"));
         Credential { text, digest, subject, before }
     }
@@ -260,15 +260,15 @@ mod tests {
     fn what_one_worker_learned_all_know_and_only_of_that_secret() {
         let store = MemoryStore::default();
         let (mut one, mut other) = (memory(1), memory(2));
-        assert_eq!(one.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 0), None);
+        assert_eq!(one.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 0), None);
         one.remember(&store, TEXT, "sec_1", true, 5);
         assert_eq!(
-            other.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 6),
+            other.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 6),
             Some(Memory::Right { until_ms: 5 + RIGHT_MS }),
             "although it offered another key"
         );
-        assert_eq!(other.recall(&store, &credential(TEXT, &Reading::default()), "sec_2", 6), None);
-        assert_eq!(other.recall(&store, &credential(b"user.aaaabbbb", &Reading::default()), "sec_1", 6), None);
+        assert_eq!(other.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_2", 6), None);
+        assert_eq!(other.recall(&store, &credential(b"user.aaaabbbb", &ReadVersions::default()), "sec_1", 6), None);
     }
 
     #[test]
@@ -276,9 +276,14 @@ mod tests {
         for (is_right, lasts_ms) in [(true, RIGHT_MS), (false, WRONG_MS)] {
             let (store, mut memory) = (MemoryStore::default(), memory(1));
             memory.remember(&store, TEXT, "sec_1", is_right, 100);
-            assert!(memory.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 99 + lasts_ms).is_some());
+            assert!(
+                memory.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 99 + lasts_ms).is_some()
+            );
             assert_eq!(memory.recent(&Digest::of_key(TEXT), 99 + lasts_ms).is_some(), is_right);
-            assert_eq!(memory.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 100 + lasts_ms), None);
+            assert_eq!(
+                memory.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 100 + lasts_ms),
+                None
+            );
             assert_eq!(memory.recent(&Digest::of_key(TEXT), 100 + lasts_ms), None);
         }
     }
@@ -299,7 +304,7 @@ mod tests {
         let store = MemoryStore::default();
         let mut memory = Verified::new("v.".to_owned(), 4, None);
         memory.remember(&store, TEXT, "sec_1", true, 0);
-        assert_eq!(memory.recall(&store, &credential(TEXT, &Reading::default()), "sec_1", 0), None);
+        assert_eq!(memory.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 0), None);
         assert!(store.values().is_empty());
     }
 

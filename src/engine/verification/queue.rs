@@ -397,7 +397,7 @@ fn told_apart(client: Option<IpAddr>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::snapshot::Reading;
+    use crate::engine::snapshot::ReadVersions;
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::verification::cache;
     use proptest::prelude::*;
@@ -513,7 +513,7 @@ mod tests {
         assert!(fixture.ready().is_empty());
         let what = unverified("a1");
         let Unverified { digest, subject, .. } = what;
-        let credential = cache::Credential { text: b"a1", digest, subject, before: &Reading::default() };
+        let credential = cache::Credential { text: b"a1", digest, subject, before: &ReadVersions::default() };
         assert!(fixture.verified.recall(&fixture.store, &credential, "sec_1", NOW).is_some());
     }
 

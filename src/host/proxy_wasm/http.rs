@@ -1,7 +1,7 @@
 //! The context of one request.
 
 use crate::engine::credential::Header;
-use crate::engine::decide::{self, Decision, Edge, Refused};
+use crate::engine::decide::{self, Authorizer, Decision, Refused};
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::ProtectedResource;
 use crate::engine::upstream_headers::{self, Strip};
@@ -119,7 +119,7 @@ impl Worker {
     /// verification that it waited for, if it did.
     fn handle(&self, stream: u32, headers: &[Header<'_>], ended: Option<&Ended>) -> Action {
         let now = self.clock.now();
-        let mut edge = Edge {
+        let mut edge = Authorizer {
             policy: &self.config.policy,
             digests: &self.digests,
             snapshot: &mut self.snapshot.borrow_mut(),

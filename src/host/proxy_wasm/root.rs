@@ -1,7 +1,7 @@
 //! The context of one configuration in one VM: it configures, ticks, and speaks to the control plane.
 
-use crate::engine::auth_throttle::Guessing;
-use crate::engine::digests::{Digests, KeyDigest, Pepper};
+use crate::engine::auth_throttle::AuthThrottle;
+use crate::engine::digests::{Digests, HmacKey, KeyDigest};
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::{Answer, Event, Fetcher, Poll};
 use crate::engine::limiter::Limiter;
@@ -103,7 +103,7 @@ impl Root {
             fetcher: Fetcher::new(names.clone(), settings.bucket_bits, config.control_plane.poll_wait_s, seed),
             worker: Rc::new(Worker {
                 limiter: Limiter::new(names.limits(), settings.limit_bucket_bits),
-                guessing: config.guessing.map(|threshold| Guessing::new(names.guesses(), threshold)),
+                guessing: config.guessing.map(|threshold| AuthThrottle::new(names.guesses(), threshold)),
                 windows: RefCell::default(),
                 verified: RefCell::new(Verified::new(names.verified(), settings.cache_records, hash_key())),
                 verifier: RefCell::new(Verifier::new(&names)),
@@ -293,9 +293,9 @@ fn read_digests(settings: &[DigestSetting]) -> Result<Digests, String> {
 }
 
 /// The bytes of the variable as they are: another system may have chosen any.
-fn read_pepper(variable: &str) -> Result<Pepper, String> {
+fn read_pepper(variable: &str) -> Result<HmacKey, String> {
     let bytes = std::env::var_os(variable).ok_or_else(|| not_set(variable, "a pepper"))?;
-    Pepper::new(bytes.as_encoded_bytes())
+    HmacKey::new(bytes.as_encoded_bytes())
         .ok_or_else(|| format!("the environment variable {variable} holds no pepper: it is empty"))
 }
 

@@ -1,6 +1,6 @@
 //! What the contexts of one VM share under one configuration.
 
-use crate::engine::auth_throttle::Guessing;
+use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::decide::Decision;
 use crate::engine::digests::Digests;
 use crate::engine::limiter::Limiter;
@@ -22,7 +22,7 @@ pub(super) struct Worker {
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
     /// Absent where nobody is to be held back.
-    pub(super) guessing: Option<Guessing>,
+    pub(super) guessing: Option<AuthThrottle>,
     /// The windows that the answers of streams are to tell of, by the stream's context.
     pub(super) windows: RefCell<BTreeMap<u32, Vec<Window>>>,
     pub(super) verified: RefCell<Verified>,

@@ -7,7 +7,7 @@
 use crate::auth::tokens::file::{RANDOM_LENGTH, TokenDigest, digest};
 use crate::clock::{Clock, Timestamp};
 use crate::model::{NewToken, Token};
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use crate::store::{self, Store};
 use keyward_core::key::secret::Secret;
 use std::collections::{HashMap, HashSet};
@@ -68,7 +68,7 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If there is no randomness.
-pub fn issue(new: NewToken, now: Timestamp) -> Result<(Secret, TokenDigest, Token), NoRandomness> {
+pub fn issue(new: NewToken, now: Timestamp) -> Result<(Secret, TokenDigest, Token), RngError> {
     let plaintext = Secret::new(format!("{}{}", new.scope.prefix(), random::base62(RANDOM_LENGTH)?));
     let digest = digest(plaintext.expose().as_bytes());
     let token = Token {

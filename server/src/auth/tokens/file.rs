@@ -3,7 +3,7 @@
 //! In memory there are only digests. A file that others may read is refused, not repaired: the token in it may be known.
 
 use crate::private_file::{self, CreateError};
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fs;
@@ -74,7 +74,7 @@ pub enum TokenError {
     },
     /// No token can be made.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RngError),
 }
 
 /// SHA-256 of a token: what it is found by.

@@ -14,7 +14,7 @@ use crate::http::precondition::IfMatch;
 use crate::http::problem::ApiError;
 use crate::keys::issue::{self, issue};
 use crate::model::{Key, NewKey, Rotation, Secret, Target};
-use crate::random::{self, NoRandomness};
+use crate::random::{self, RngError};
 use crate::store::{Authorization, Before, Made, Rotated};
 use axum::Extension;
 use axum::extract::State;
@@ -150,7 +150,7 @@ async fn new_secret(
             let mut stream = repeatable.stream(&repeatable.once.salt);
             let fill = |bytes: &mut [u8]| {
                 stream.fill(bytes);
-                Ok::<(), NoRandomness>(())
+                Ok::<(), RngError>(())
             };
             issue(&app.store, &app.verifier, format, now, fill).await
         }
@@ -164,7 +164,7 @@ fn draw(format: &KeyFormat, repeatable: &Repeatable, salt: &[u8; 32]) -> Result<
     let mut stream = repeatable.stream(salt);
     Ok(format.issue(|bytes| {
         stream.fill(bytes);
-        Ok::<(), NoRandomness>(())
+        Ok::<(), RngError>(())
     })?)
 }
 
