@@ -8,7 +8,7 @@ use keyward_server::http::description;
 use keyward_server::keys::github::GithubKeys;
 use keyward_server::keys::leaks::Leaks;
 use keyward_server::net::rlimit;
-use keyward_server::relay::{Relay, RelayConfig};
+use keyward_server::serve::relay::{Relay, RelayConfig};
 use keyward_server::serve::{Config, RETENTION_INTERVAL, SelfService, Server, default_max_verifications, dialect};
 use keyward_server::{clock, logging};
 use std::io::Write;

@@ -6,4 +6,5 @@ pub mod hash_pool;
 pub mod key_auth;
 pub mod password;
 mod recent_credentials;
+pub mod self_service;
 pub mod tokens;

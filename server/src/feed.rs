@@ -3,11 +3,9 @@
 //!
 //! Nobody is told that there is nothing new by a server that cannot know: see [`OUT_OF_SIGHT_AFTER`].
 
-pub mod hub;
-pub mod page;
+pub mod upstream_status;
 
-use crate::feed::hub::Recent;
-use crate::relay::{Current, UpstreamStatus};
+use crate::store::hub::Recent;
 use crate::store::{Error, Found, Store};
 use bytes::Bytes;
 use keyward_core::wire::cursor::Position;
@@ -16,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use upstream_status::{Current, UpstreamStatus};
 
 /// The feed, for as long as the process serves.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod clock;
 pub mod feed;
 pub mod http;
+mod jobs;
 pub mod keys;
 pub mod logging;
 pub mod model;

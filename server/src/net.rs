@@ -2,4 +2,5 @@
 
 pub(crate) mod connections;
 pub mod fair_queue;
+pub(crate) mod listener;
 pub mod rlimit;

@@ -1,5 +1,9 @@
 //! Puts the server together, runs it, and ends it so that nobody is left waiting.
 
+pub mod relay;
+
+pub use crate::auth::self_service::SelfService;
+
 use crate::auth::auth_throttle::Failures;
 use crate::auth::client_ip::TrustedProxies;
 use crate::auth::hash_pool::Verifier;
@@ -8,12 +12,12 @@ use crate::auth::tokens::file::{TokenError, Tokens};
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::http::{Services, router};
+use crate::jobs::{retention, revocations};
 use crate::keys::leaks::Leaks;
 use crate::keys::replay_seed::{PepperError, ReplaySeed};
-use crate::net::connections::{self, Timeouts};
-use crate::relay::UpstreamError;
-use crate::store::{self, DATABASE_FILE, Location, Store, Swept};
-use axum::Router;
+use crate::net::listener::{self, serve_until};
+use crate::relay::upstream::UpstreamError;
+use crate::store::{self, DATABASE_FILE, Location, Store};
 use ipnet::IpNet;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::secret_recognizer::SecretRecognizer;
@@ -28,7 +32,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 /// How a server is to run.
 pub struct Config {
@@ -56,13 +60,6 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// What users of keys may do with them; `None` if nothing.
     pub self_service: Option<SelfService>,
-}
-
-/// What users of keys may do with them by showing one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelfService {
-    /// The permission that a key needs for it; `None` if it needs none.
-    pub scope: Option<String>,
 }
 
 /// A server that has its port, state and tokens.
@@ -137,13 +134,8 @@ pub enum DialectError {
     },
 }
 
-/// How long an ending server waits for answers that are under way.
-const GRACE: Duration = Duration::from_secs(5);
 /// How long the database may take to close; one that is cut off recovers at the next start.
 const CLOSING: Duration = Duration::from_millis(500);
-/// By how much the clock may be put right in an interval and still be believed.
-const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
-
 /// How often the retention is kept, unless a test has less time.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -220,13 +212,14 @@ impl Server {
             let (store, ending) = (store.clone(), ending.clone());
             async move { store.maintain(ending).await }
         });
-        let retention = tokio::spawn(keep_retention(
+        let retention = tokio::spawn(retention::keep_retention(
             store.clone(),
             Arc::clone(&config.clock),
             config.retention,
             config.retention_interval,
         ));
-        let ringing = store.token_revocations().map(|revocations| tokio::spawn(ring(revocations, Arc::clone(&tokens))));
+        let ringing =
+            store.token_revocations().map(|changes| tokio::spawn(revocations::ring(changes, Arc::clone(&tokens))));
         let services = Services {
             store: store.clone(),
             feed,
@@ -255,13 +248,6 @@ impl Server {
     }
 }
 
-/// Rings for those who wait with a token, whenever one was revoked.
-async fn ring(mut revocations: watch::Receiver<i64>, tokens: Arc<Tokens>) {
-    while revocations.changed().await.is_ok() {
-        tokens.ring();
-    }
-}
-
 /// Where the state is, without what could be secret in a URL.
 fn place(location: &Location) -> String {
     match location {
@@ -270,31 +256,8 @@ fn place(location: &Location) -> String {
     }
 }
 
-/// Listens, and tells where.
-pub(crate) async fn listen(on: &str) -> Result<(TcpListener, SocketAddr), StartError> {
-    connections::listen(on).await.map_err(|source| StartError::Listen { listen: on.to_owned(), source })
-}
-
-/// Serves until `end` is done, which it tells by `shutdown`; then lets those that are being answered have their answer.
-pub(crate) async fn serve_until(
-    end: impl Future<Output = ()> + Send + 'static,
-    shutdown: watch::Sender<bool>,
-    listener: TcpListener,
-    app: Router,
-) {
-    let ending = shutdown.subscribe();
-    tokio::spawn(async move {
-        end.await;
-        shutdown.send_replace(true);
-    });
-    tokio::select! {
-        () = connections::serve(listener, app, ending.clone(), Timeouts::default()) => {}
-        () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
-    }
-}
-
 /// Closes the state, once what follows others has ended, as it does by itself when the shutdown has begun.
-pub(crate) async fn close(following: JoinHandle<()>, store: &Store) {
+async fn close(following: JoinHandle<()>, store: &Store) {
     let _ = timeout(CLOSING, following).await;
     if timeout(CLOSING, store.close()).await.is_err() {
         tracing::warn!("ending with the database still open");
@@ -302,33 +265,7 @@ pub(crate) async fn close(following: JoinHandle<()>, store: &Store) {
     tracing::info!("ended");
 }
 
-/// Done once the server is told to end and the grace for it has passed.
-async fn overdue(mut ending: watch::Receiver<bool>) {
-    let _ = ending.wait_for(|ending| *ending).await;
-    sleep(GRACE).await;
-}
-
-/// Lets the edges forget what ended long ago, after each interval in which the clock has run like one. A clock that has just
-/// been set, as those of some machines are after their start, could make all keys look as if they had ended long ago.
-async fn keep_retention(store: Store, clock: Clock, retention: Duration, interval: Duration) {
-    loop {
-        let (started, expected) = (Instant::now(), clock());
-        sleep(interval).await;
-        let (expected, now) = (expected.plus(started.elapsed()), clock());
-        if now.minus(BELIEVABLE_DRIFT) > expected || now.plus(BELIEVABLE_DRIFT) < expected {
-            tracing::warn!(%now, %expected, "the clock was set; the edges are told to forget nothing for now");
-            continue;
-        }
-        match store.keep_retention(now, retention).await {
-            Ok(Swept { forgotten: 0, told_again: 0 }) => {}
-            Ok(Swept { forgotten, told_again }) => {
-                tracing::info!(forgotten, told_again, "the edges forget what ended long ago");
-            }
-            Err(error) => tracing::warn!(%error, ?interval, "the retention could not be kept; it is tried again"),
-        }
-        match store.sweep_usage(now).await {
-            Ok(swept) => tracing::debug!(swept, "what is old of the usage is gone"),
-            Err(error) => tracing::warn!(%error, ?interval, "the old usage could not be swept; it is tried again"),
-        }
-    }
+/// Listens, and tells where.
+async fn listen(on: &str) -> Result<(TcpListener, SocketAddr), StartError> {
+    listener::listen(on).await.map_err(|source| StartError::Listen { listen: on.to_owned(), source })
 }

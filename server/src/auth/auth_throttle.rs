@@ -6,7 +6,7 @@
 //! again. Any other good key of a suspect waits for its turn, and is told to come again where too many of its address, or of
 //! all, wait already: somebody there who makes up new keys all the time can keep it out for as long as that goes on.
 
-use super::recent_credentials::Seen;
+use super::recent_credentials::RecentCredentials;
 use crate::clock::Timestamp;
 use ipnet::{IpNet, Ipv6Net};
 use std::collections::HashMap;
@@ -27,8 +27,8 @@ pub struct Failures {
     places: usize,
     /// How many wait of each suspect, where there are any.
     waiting: Mutex<HashMap<IpNet, usize>>,
-    good: Seen,
-    bad: Seen,
+    good: RecentCredentials,
+    bad: RecentCredentials,
 }
 
 /// The right of a suspect to one look-up.
@@ -77,8 +77,8 @@ impl Default for Failures {
             turn: Semaphore::new(1),
             places: PLACES,
             waiting: Mutex::default(),
-            good: Seen::default(),
-            bad: Seen::default(),
+            good: RecentCredentials::default(),
+            bad: RecentCredentials::default(),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Failures {
 
     /// Whether the key was bad a moment ago, as far as that is known.
     pub fn was_bad(&self, key: &[u8], now: Timestamp) -> bool {
-        self.bad.has_lately(key, now)
+        self.bad.has_within(key, WINDOW, now)
     }
 
     /// Where at most so many suspects wait.

@@ -3,13 +3,10 @@
 //! That is the other end of the connection. Only where that one is a proxy which the server was told to trust does a
 //! header say it, and then the one entry that this proxy itself has appended.
 
+use crate::net::connections::Peer;
 use axum::http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::net::IpAddr;
-
-/// The other end of the connection on which a request came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 

@@ -5,27 +5,27 @@
 //! digest of one: hashes keyed with random bytes of the process. It lets nobody in: what is known as good is looked up like
 //! anything else.
 
-use super::auth_throttle::WINDOW;
 use crate::clock::Timestamp;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Good credentials, or bad ones.
-pub(super) struct Seen {
+pub(super) struct RecentCredentials {
     slots: Mutex<Vec<Option<(u64, Timestamp)>>>,
     hasher: RandomState,
 }
 
 const SLOTS: usize = 4096;
 
-impl Default for Seen {
+impl Default for RecentCredentials {
     fn default() -> Self {
         Self { slots: Mutex::new(vec![None; SLOTS]), hasher: RandomState::new() }
     }
 }
 
-impl Seen {
+impl RecentCredentials {
     /// Notes it.
     pub(super) fn add(&self, credential: &[u8], now: Timestamp) {
         let (hash, place) = self.place_of(credential);
@@ -47,9 +47,9 @@ impl Seen {
         self.noted_at(credential).is_some()
     }
 
-    /// Whether it was one of these less than a window ago, by a clock that was not set back since.
-    pub(super) fn has_lately(&self, credential: &[u8], now: Timestamp) -> bool {
-        self.noted_at(credential).is_some_and(|at| at <= now && now < at.plus(WINDOW))
+    /// Whether it was one of these within that window, by a clock that was not set back since.
+    pub(super) fn has_within(&self, credential: &[u8], window: Duration, now: Timestamp) -> bool {
+        self.noted_at(credential).is_some_and(|at| at <= now && now < at.plus(window))
     }
 
     fn noted_at(&self, credential: &[u8]) -> Option<Timestamp> {

@@ -1,10 +1,9 @@
 //! The audit log, for operators: who did what, the newest first.
 
-use super::App;
 use super::answer::json;
-use super::extract::Parameters;
-use super::keys::{PageSize, Words};
+use super::app::App;
 use super::openapi::{number, schema};
+use super::parameters::{PageSize, Parameters, Words};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::AuditEntry;

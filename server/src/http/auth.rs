@@ -2,7 +2,7 @@
 //!
 //! Tokens of the files are compared first and need no database, so that operators and edges get in while it cannot be read.
 
-use super::App;
+use super::app::App;
 use super::problem::ApiError;
 use crate::auth::tokens::file::Audience;
 use crate::clock::Timestamp;

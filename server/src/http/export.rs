@@ -1,8 +1,8 @@
 //! Every key with everything that is known of it but what could lead to its secret: no digest and no hash.
 
-use super::App;
-use super::extract::Parameters;
+use super::app::App;
 use super::openapi::schema;
+use super::parameters::Parameters;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::keys::csv;

@@ -1,8 +1,8 @@
 //! The edges' side: pages of the feed.
 
 use super::auth::{TokenEnd, TokenReloads};
-use super::extract::Parameters;
 use super::openapi::{number, schema, text};
+use super::parameters::Parameters;
 use super::problem::ApiError;
 use crate::clock::Clock;
 use crate::feed::Feed;

@@ -1,7 +1,7 @@
 //! Whether the process lives, and whether it can do its work. No token, and no more about why not than that the disk is to blame.
 
-use super::App;
 use super::answer::json;
+use super::app::App;
 use super::openapi::Refused;
 use super::problem::ApiError;
 use axum::extract::State;

@@ -1,12 +1,12 @@
 //! Requests that make a secret and may come again because their answer was lost
 //! (draft-ietf-httpapi-idempotency-key-header).
 
-use super::App;
-use super::openapi::text;
+use super::app::App;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::keys::replay_seed::{ReplaySeed, Stream};
 use crate::model::Actor;
+use crate::model::schema::text;
 use crate::random;
 use crate::store::{Authorization, Before, Once};
 use axum::extract::FromRequestParts;

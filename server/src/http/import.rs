@@ -2,10 +2,11 @@
 //!
 //! Plaintext keys live in this room until their row is read; mistakes are told by line and field, and repeat no value.
 
-use super::App;
 use super::answer;
-use super::extract::{Parameters, unsupported};
+use super::app::App;
+use super::extract::unsupported;
 use super::openapi::{Refused, schema};
+use super::parameters::Parameters;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::keys::csv::Separator;

@@ -3,15 +3,14 @@
 pub(super) mod issue;
 mod resource;
 
-use super::App;
 use super::answer::{json, unless_known, versioned};
-use super::extract::{Document, Id, MAX_LIMIT, MAX_TEXT_LENGTH, Parameters, TwoIds, problem};
-use super::openapi::{Refused, number, schema};
-use super::owners::Name;
+use super::app::App;
+use super::extract::{Document, Id, TwoIds};
+use super::openapi::Refused;
+use super::parameters::{EnvironmentName, KeyId, Name, PageSize, Parameters, Words};
 use super::precondition::{IfMatch, Known};
-use super::problem::ApiError;
+use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
-use crate::model::schema::{environment, key_id, nonempty_line};
 use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
 use crate::store::{Authorization, Changed, KeyQuery, SecretEnded};
 use axum::Extension;
@@ -22,11 +21,6 @@ use keyward_core::document::{Problem, Problems};
 use keyward_core::wire::entry::Environment;
 use resource::{KeyResource, ListResource, resource};
 use serde_json::Value;
-
-schema!(KeyId, "The id of a key", key_id());
-schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
-schema!(Words, "Any text", nonempty_line(MAX_TEXT_LENGTH));
-schema!(EnvironmentName, "Whether requests are real", environment());
 
 /// Lists keys, the newest first
 #[utoipa::path(

@@ -1,7 +1,7 @@
 //! Keys that were found in public, told by an operator or by GitHub. Their plaintexts live in this room, and go no further.
 
-use super::App;
 use super::answer::json;
+use super::app::App;
 use super::extract::{Body, LeakDocument};
 use super::openapi::Refused;
 use super::problem::ApiError;
@@ -18,6 +18,7 @@ use keyward_core::key::digest::Digest;
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The longest alert of GitHub, in bytes.
@@ -160,7 +161,9 @@ impl FromRequestParts<App> for Signed {
         let field = |name| parts.headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
         let key_id = field("github-public-key-identifier");
         let claim = keys.claim(key_id, field("github-public-key-signature")).ok_or(ApiError::NotSigned)?;
-        Ok(Self { claim, by: Authorization::of_github(&app.leaks, key_id, &app.clock) })
+        let (leaks, key_id) = (Arc::clone(&app.leaks), key_id.to_vec());
+        let by = Authorization::of_github(move || leaks.is_signer(&key_id), &app.clock);
+        Ok(Self { claim, by })
     }
 }
 

@@ -1,10 +1,9 @@
 //! Owners, for operators.
 
-use super::App;
 use super::answer::{json, unless_known, versioned};
-use super::extract::{Document, Id, Parameters};
-use super::keys::PageSize;
-use super::openapi::schema;
+use super::app::App;
+use super::extract::{Document, Id};
+use super::parameters::{Name, PageSize, Parameters};
 use super::precondition::{IfMatch, Known};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
@@ -52,12 +51,6 @@ struct RevokedResource {
     /// Those that had not been revoked before.
     revoked: usize,
 }
-
-schema!(
-    Name,
-    "The id of an owner, a member or a plan, in the words of whoever runs the service",
-    crate::model::schema::id()
-);
 
 /// Lists owners, by their ids
 #[utoipa::path(

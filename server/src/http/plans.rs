@@ -1,11 +1,10 @@
 //! Plans, for operators.
 
-use super::App;
 use super::answer::{json, unless_known, versioned};
-use super::extract::{Document, Id, Parameters};
-use super::keys::PageSize;
+use super::app::App;
+use super::extract::{Document, Id};
 use super::openapi::Refused;
-use super::owners::Name;
+use super::parameters::{Name, PageSize, Parameters};
 use super::precondition::{IfMatch, Known};
 use super::problem::ApiError;
 use crate::clock::Timestamp;

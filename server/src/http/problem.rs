@@ -2,7 +2,6 @@
 //!
 //! Callers get what they can act on; the cause of what they cannot goes to the log.
 
-use super::extract::problem;
 use crate::auth::hash_pool::Busy;
 use crate::auth::key_auth::Undecided;
 use crate::keys::issue::IssueError;
@@ -14,7 +13,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_core::dialect::secret_recognizer::LOOKS_LIKE_A_SECRET;
-use keyward_core::document::Problems;
+use keyward_core::document::{self, Problems};
 use keyward_core::wire::usage::UnreadableUsage;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -388,6 +387,11 @@ impl IntoResponse for ApiError {
         }
         response
     }
+}
+
+/// A mistake in that field or parameter.
+pub(super) fn problem(field: &str, message: &str) -> document::Problem {
+    document::Problem { path: field.to_owned(), message: message.to_owned() }
 }
 
 #[cfg(test)]

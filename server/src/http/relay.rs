@@ -1,14 +1,15 @@
 //! What a relay answers: the feed as a control plane does, and what edges tell and ask handed on to its upstream.
 
 use super::auth::{TokenEnd, TokenReloads, bearer};
-use super::extract::Body;
+use super::extract::{Body, MAX_BODY_BYTES};
 use super::problem::ApiError;
-use super::{MAX_BODY_BYTES, answer, feed, health, request_log, verify};
+use super::{answer, feed, health, request_log, verify};
 use crate::auth::tokens::file::{Audience, Tokens};
 use crate::clock::Clock;
 use crate::feed::Feed;
+use crate::feed::upstream_status::UpstreamStatus;
 use crate::model::Actor;
-use crate::relay::{Upstream, UpstreamStatus};
+use crate::relay::upstream::Upstream;
 use crate::store::{self, Store};
 use axum::Router;
 use axum::body::Bytes;

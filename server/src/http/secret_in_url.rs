@@ -1,9 +1,8 @@
 //! Refuses requests with a key or a token in their path or query: whatever stands there reaches the logs of proxies, and what
 //! is asked for by it could not be shown to anybody.
 
-use super::App;
-use super::extract::problem;
-use super::problem::ApiError;
+use super::app::App;
+use super::problem::{ApiError, problem};
 use super::self_service::OWN_KEYS_PATH;
 use axum::extract::{Query, Request, State};
 use axum::middleware::Next;

@@ -3,12 +3,12 @@
 //! Who asks is known by the key alone, shown as at an edge and verified here; no header says more about it. A key that is
 //! refused hears so in the words of the dialect, and everything else is a problem document.
 
-use super::App;
 use super::answer::json;
-use super::extract::{Document, Id, Parameters, problem};
-use super::keys::{KeyId, PageSize};
+use super::app::App;
+use super::extract::{Document, Id};
 use super::openapi::Refused as Refuses;
-use super::problem::ApiError;
+use super::parameters::{KeyId, PageSize, Parameters};
+use super::problem::{ApiError, problem};
 use crate::auth::auth_throttle;
 use crate::auth::key_auth::{Refused, Verified, verify_key};
 use crate::clock::Timestamp;
@@ -365,7 +365,8 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, AuthRejection> {
         let refused = refused(Refusal::InsufficientScope, verified.key);
         return Err(AuthRejection::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
-    let asking = Asking::new(&verified, &app.dialect).ok_or(AuthRejection::Other(ApiError::NoOwner))?;
+    let owner = verified.owner.as_ref().ok_or(AuthRejection::Other(ApiError::NoOwner))?;
+    let asking = Asking::new(&verified.key, &verified.secret, owner, &app.dialect);
     Ok(Caller { verified, asking })
 }
 
@@ -486,8 +487,8 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
 mod tests {
     use super::*;
     use crate::auth::auth_throttle::Failures;
-    use crate::auth::client_ip::Peer;
     use crate::http::Services;
+    use crate::net::connections::Peer;
 
     use crate::model::{Actor, Secret};
 

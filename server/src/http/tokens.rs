@@ -1,11 +1,11 @@
 //! Tokens of operators and edges, for operators. A plaintext token lives in this room only: made, shown once, gone.
 
-use super::App;
 use super::answer::json;
-use super::extract::{Document, Id, Parameters, problem};
-use super::keys::PageSize;
+use super::app::App;
+use super::extract::{Document, Id};
 use super::openapi::{schema, text};
-use super::problem::ApiError;
+use super::parameters::{PageSize, Parameters};
+use super::problem::{ApiError, problem};
 use crate::auth::tokens::db;
 use crate::clock::Timestamp;
 use crate::model::{NewToken, State as KeyState, Token, TokenScope};

@@ -1,11 +1,11 @@
 //! The use of keys: told by edges, read by operators.
 
-use super::App;
 use super::answer;
-use super::extract::{Body, Document, Id, Parameters, problem};
-use super::keys::KeyId;
+use super::app::App;
+use super::extract::{Body, Document, Id};
 use super::openapi::{Refused, number, schema};
-use super::problem::ApiError;
+use super::parameters::{KeyId, Parameters};
+use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
 use crate::model::UsageToUndo;
 use crate::store::{Authorization, HOUR_MS, Hourly, UsageFilter};

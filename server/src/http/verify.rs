@@ -2,7 +2,7 @@
 //!
 //! Nothing is computed for a credential that cannot be right, so whoever makes keys up costs no more than a look-up here.
 
-use super::App;
+use super::app::App;
 use super::extract::Body;
 use super::openapi::{Refused, schema};
 use super::problem::ApiError;

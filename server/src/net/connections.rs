@@ -3,7 +3,6 @@
 //! An edge that vanishes without a word would otherwise keep its connection, and with it a file descriptor, for good; and so
 //! would anybody who sends a byte and no request.
 
-use crate::auth::client_ip::Peer;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::header::CONNECTION;
@@ -18,13 +17,13 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -52,29 +51,9 @@ impl Default for Timeouts {
     }
 }
 
-/// How many connections may wait to be accepted, as far as the system lets them (`net.core.somaxconn`): after an outage all
-/// edges come at once, and one that finds no room tries again a second later, by when Envoy has given it up.
-const BACKLOG: u32 = 65_535;
-
-/// Listens on the first address that `host:port` means and that can be had, and tells which that is.
-pub(crate) async fn listen(on: &str) -> io::Result<(TcpListener, SocketAddr)> {
-    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
-    for address in lookup_host(on).await? {
-        match listen_on(address) {
-            Ok(listener) => return listener.local_addr().map(|address| (listener, address)),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As the standard library does: connections of a server that has ended keep nobody from its port.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
+/// In the extensions of a request: the address of the other end of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// In the extensions of an answer: the client does better to connect anew, as somebody else may answer it then.
 #[derive(Clone, Copy, Debug)]

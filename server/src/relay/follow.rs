@@ -1,8 +1,8 @@
 //! Reads the upstream's feed into the relay's database, for as long as the relay runs.
 
 use super::upstream::{Answer, AskError, Upstream};
-use super::upstream_status::{Current, Health, UpstreamStatus};
 use crate::clock::Clock;
+use crate::feed::upstream_status::{Current, Health, UpstreamStatus};
 use crate::random;
 use crate::store::{self, ApplyError, Standing, Store, WrongPage};
 use axum::http::StatusCode;
@@ -49,7 +49,7 @@ struct Follower<'a> {
 }
 
 /// Follows until it is dropped.
-pub(super) async fn follow(
+pub(crate) async fn follow(
     store: &Store,
     upstream: &Upstream,
     upstream_status: &UpstreamStatus,

@@ -12,7 +12,6 @@ use super::self_service::{self, Asking};
 use super::{Error, READ_PATIENCE, Store, tokens, within};
 use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
 use crate::clock::{Clock, Timestamp};
-use crate::keys::leaks::Leaks;
 use crate::model::{Actor, Token, TokenScope};
 use sqlx::AnyConnection;
 use std::fmt;
@@ -42,8 +41,8 @@ enum Credential {
     IssuedToken { tokens: Arc<Tokens>, audience: Audience, id: String, expires_at: Option<Timestamp> },
     /// A key, for self-service.
     Key(Box<Asking>),
-    /// A signature by one of GitHub's keys.
-    GithubSignature { leaks: Arc<Leaks>, key_id: Vec<u8> },
+    /// A signature by one of GitHub's keys, and whether that key is still known.
+    GithubSignature { is_known: Arc<dyn Fn() -> bool + Send + Sync> },
 }
 
 /// What the authorization has to be for.
@@ -88,9 +87,9 @@ impl Authorization {
         Self::shown(asking.actor(), Credential::Key(Box::new(asking)), clock)
     }
 
-    /// That of an alert with a signature by the key of that identifier.
-    pub fn of_github(leaks: &Arc<Leaks>, key_id: &[u8], clock: &Clock) -> Self {
-        let credential = Credential::GithubSignature { leaks: Arc::clone(leaks), key_id: key_id.to_vec() };
+    /// That of an alert with a signature by a key of GitHub, for as long as that key is known.
+    pub fn of_github(is_known: impl Fn() -> bool + Send + Sync + 'static, clock: &Clock) -> Self {
+        let credential = Credential::GithubSignature { is_known: Arc::new(is_known) };
         Self::shown(Actor::webhook("github-secret-scanning"), credential, clock)
     }
 
@@ -143,7 +142,7 @@ impl Authorization {
         let is_expired = self.expires_at().is_some_and(|expires_at| expires_at <= clock());
         let is_known = match credential {
             Credential::FileToken { tokens, audience, digest } => tokens.accept_digest(*audience, digest),
-            Credential::GithubSignature { leaks, key_id } => leaks.is_signer(key_id),
+            Credential::GithubSignature { is_known } => is_known(),
             Credential::IssuedToken { .. } | Credential::Key(_) => true,
         };
         if is_known && !is_expired { Ok(()) } else { Err(Error::NotAuthorized) }

@@ -1,10 +1,10 @@
 //! The feed, read from the database: changes after a cursor, or a snapshot, each page from one read transaction.
 
 use super::database::Database;
+use super::hub::{Bounds, Change, Hub};
+use super::page::PageEntries;
 use super::rows::{HEAD_COLUMNS, Head, HeadRow, chain, digest, sequence, stored_sequence};
 use super::{Error, PATIENCE, Store, within};
-use crate::feed::hub::{Bounds, Change, Hub};
-use crate::feed::page::PageEntries;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::{Cursor, Position};

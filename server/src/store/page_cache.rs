@@ -23,7 +23,7 @@ pub(super) const PLACES: usize = 2048;
 /// So many places are left to those with other tokens.
 const LEFT_TO_OTHERS: usize = PLACES / 4;
 
-/// The most pages that are kept; each has [`PAGE_BYTES`](crate::feed::page::PAGE_BYTES) at most.
+/// The most pages that are kept; each has [`PAGE_BYTES`](crate::store::page::PAGE_BYTES) at most.
 const KEPT: usize = 64;
 
 impl Pages {

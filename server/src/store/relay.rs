@@ -9,6 +9,7 @@
 
 use super::database::Database;
 use super::feed::{cursor_at, full_head, head};
+use super::hub::Change;
 use super::mutation::{Committed, KEPT_CHANGES, cut_log, write_log};
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{Head, digest, sequence, stored_sequence};
@@ -16,7 +17,6 @@ use super::summary;
 use super::tail::{MOST, WRITERS_PATIENCE};
 use super::{Error, LATE, PATIENCE, Store, turn, within};
 use crate::clock::Timestamp;
-use crate::feed::hub::Change;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::{Cursor, Position, chain};
 use keyward_core::wire::entry::{Body, Frames};
@@ -512,7 +512,7 @@ mod tests {
 
     /// What a server answers at once; `None` if that is nothing new.
     async fn page(store: &Store, position: &Position) -> Option<Vec<u8>> {
-        use crate::feed::hub::Recent;
+        use crate::store::hub::Recent;
         if let Position::Changes { applied, seen } = position {
             match store.hub().changes_after(*applied, seen) {
                 Recent::Page(page) => return Some(page.to_vec()),

@@ -6,9 +6,8 @@
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
 use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, within};
-use crate::auth::key_auth::Verified;
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Key, Secret, State};
+use crate::model::{Actor, Key, Owner, Secret, State};
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::entry::Environment;
 use sqlx::AnyConnection;
@@ -70,19 +69,18 @@ pub const SHARE: u32 = 1000;
 const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
 
 impl Asking {
-    /// The key that was shown; `None` if it belongs to nobody.
-    pub fn new(verified: &Verified, dialect: &Dialect) -> Option<Self> {
-        let owner = verified.owner.as_ref()?;
-        Some(Self {
-            key: verified.key.id.clone(),
-            key_version: verified.key.version,
-            environment: verified.key.environment,
-            kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
+    /// The key of that owner, by the secret that was shown.
+    pub fn new(key: &Key, secret: &Secret, owner: &Owner, dialect: &Dialect) -> Self {
+        Self {
+            key: key.id.clone(),
+            key_version: key.version,
+            environment: key.environment,
+            kinds: dialect.managed_by(&key.kind).map(str::to_owned).collect(),
             owner: owner.id.clone(),
             owner_version: owner.version,
-            secret: verified.secret.id.clone(),
-            expires_at: [verified.key.expires_at, verified.secret.not_after].into_iter().flatten().min(),
-        })
+            secret: secret.id.clone(),
+            expires_at: [key.expires_at, secret.not_after].into_iter().flatten().min(),
+        }
     }
 
     /// The owner's id.
@@ -343,7 +341,7 @@ mod tests {
         let turn = store.lookup_permit(&[n]).await.unwrap();
         let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
         let dialect = Dialect::built_in("keyward").unwrap().unwrap();
-        Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
+        Asking::new(&key, &secret, &owner.unwrap(), &dialect)
     }
 
     #[tokio::test]

@@ -68,8 +68,8 @@ pub(super) async fn store(
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::feed::hub::Recent;
     use crate::model::Actor;
+    use crate::store::hub::Recent;
     use crate::store::{ApplyError, Location, Store, WrongPage};
     use keyward_core::key::digest::Digest;
     use keyward_core::wire::cursor::{Cursor, Position, chain};

@@ -6,10 +6,10 @@
 //! transaction; a poll covers those that are lost.
 
 use super::feed::{changes_after, cursor_at, full_head, head};
+use super::hub::Change;
 use super::mutation::Committed;
 use super::rows::Head;
 use super::{Error, PATIENCE, Store, within};
-use crate::feed::hub::Change;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::Cursor;
 use sqlx::postgres::PgListener;

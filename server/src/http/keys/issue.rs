@@ -3,13 +3,14 @@
 //! With an Idempotency-Key it can be drawn again for a day, by whoever holds that.
 
 use super::resource::{KeyResource, resource};
-use super::{KeyId, NO_KEY, plan_problem, with_further};
+use super::{NO_KEY, plan_problem, with_further};
 use crate::clock::Timestamp;
-use crate::http::App;
 use crate::http::answer::versioned;
+use crate::http::app::App;
 use crate::http::extract::{Document, Id};
 use crate::http::idempotency::{IdempotencyKey, Repeatable};
 use crate::http::openapi::Refused;
+use crate::http::parameters::KeyId;
 use crate::http::precondition::IfMatch;
 use crate::http::problem::ApiError;
 use crate::keys::issue::{self, issue};

@@ -1,7 +1,7 @@
 //! A key as the API tells of it.
 
-use super::KeyId;
 use crate::clock::Timestamp;
+use crate::http::parameters::KeyId;
 use crate::model::{Key, Secret, State as KeyState};
 use keyward_core::key::secret::Secret as Plaintext;
 use keyward_core::wire::entry::Environment;

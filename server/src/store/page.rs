@@ -6,19 +6,19 @@ use keyward_core::wire::page::MAX_HEADER_BYTES;
 
 /// How long a page becomes, in bytes. An edge accepts longer ones, but takes each in at once, on a thread that may serve
 /// requests; with shorter ones it asks more often.
-pub const PAGE_BYTES: usize = 256 << 10;
+pub(crate) const PAGE_BYTES: usize = 256 << 10;
 
 const _: () = assert!(PAGE_BYTES <= MAX_PAGE_BYTES && MAX_HEADER_BYTES + 2 + MAX_ENTRY_BYTES <= PAGE_BYTES);
 
 /// The frames of a page, as many as fit.
 #[derive(Debug, Default)]
-pub struct PageEntries(Vec<u8>);
+pub(crate) struct PageEntries(Vec<u8>);
 
 impl PageEntries {
     const ROOM: usize = PAGE_BYTES - MAX_HEADER_BYTES;
 
     /// Appends the frame, or tells that there is no room.
-    pub fn push(&mut self, frame: &[u8]) -> bool {
+    pub(crate) fn push(&mut self, frame: &[u8]) -> bool {
         let fits = self.0.len() + frame.len() <= Self::ROOM;
         if fits {
             self.0.extend_from_slice(frame);
@@ -27,7 +27,7 @@ impl PageEntries {
     }
 
     /// The frames so far.
-    pub fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         &self.0
     }
 }

@@ -61,7 +61,7 @@ impl Health {
 }
 
 impl Current {
-    pub(super) fn new(asked: Instant, answered: Instant, age: Duration) -> Self {
+    pub(crate) fn new(asked: Instant, answered: Instant, age: Duration) -> Self {
         Self { asked, answered, age }
     }
 
@@ -123,12 +123,12 @@ impl UpstreamStatus {
     }
 
     /// Waits for somebody who is in a hurry.
-    pub(super) async fn hurried(&self) {
+    pub(crate) async fn hurried(&self) {
         self.hurry.notified().await;
     }
 
     /// The upstream has answered with a page that was taken.
-    pub(super) fn note(&self, standing: &Standing, current: Option<Current>) {
+    pub(crate) fn note(&self, standing: &Standing, current: Option<Current>) {
         self.state.send_modify(|state| {
             state.is_complete = standing.is_complete;
             state.upstream = Health::Answers;
@@ -145,7 +145,7 @@ impl UpstreamStatus {
     }
 
     /// It has not.
-    pub(super) fn fail(&self, health: Health) {
+    pub(crate) fn fail(&self, health: Health) {
         self.state.send_modify(|state| state.upstream = health);
     }
 }

@@ -4,7 +4,7 @@
 //! changes come from: a store publishes them in commit order, be it the one that wrote them or one that reads after
 //! another's writes. A gap in what it is told costs memory hits, never correctness: it then begins anew.
 
-use crate::feed::page::PageEntries;
+use super::page::PageEntries;
 use bytes::Bytes;
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::cursor::{Cursor, Position};
@@ -252,7 +252,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::page::PAGE_BYTES;
+    use crate::store::page::PAGE_BYTES;
     use keyward_core::wire::cursor::chain;
     use keyward_core::wire::entry::{Body, Entry, Frames, KeyRecord};
 

@@ -1,0 +1,118 @@
+//! The parameters of the query, and the schemas of those that several operations take.
+
+use super::openapi::{number, schema};
+use super::problem::{ApiError, problem};
+use crate::clock::Timestamp;
+use crate::model::schema::{environment, key_id, nonempty_line};
+use crate::model::{MAX_KEY_ID_LENGTH, is_id};
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use keyward_core::document::{Problem, Problems};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// The parameters of the query, each at most once, taken by name.
+pub(super) struct Parameters {
+    given: BTreeMap<String, String>,
+    problems: Vec<Problem>,
+}
+
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 1000;
+/// More than the longest name has, in characters.
+const MAX_TEXT_LENGTH: usize = 1000;
+
+schema!(KeyId, "The id of a key", key_id());
+schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
+schema!(Words, "Any text", nonempty_line(MAX_TEXT_LENGTH));
+schema!(EnvironmentName, "Whether requests are real", environment());
+
+schema!(
+    Name,
+    "The id of an owner, a member or a plan, in the words of whoever runs the service",
+    crate::model::schema::id()
+);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let pairs = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Ok(Query(pairs)) = pairs else {
+            return Err(ApiError::BadQuery(Problems(vec![problem("", "expected name=value pairs")])));
+        };
+        let mut parameters = Self { given: BTreeMap::new(), problems: Vec::new() };
+        for (name, value) in pairs {
+            if parameters.given.insert(name.clone(), value).is_some() {
+                parameters.problems.push(problem(&name, "given more than once"));
+            }
+        }
+        Ok(parameters)
+    }
+}
+
+impl Parameters {
+    /// The parameter of that name, read; `None` if it is absent or cannot be read, and in that case this is told.
+    pub(super) fn take<T>(&mut self, name: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = self.given.remove(name)?;
+        let read = read(&value);
+        if read.is_none() {
+            self.problems.push(problem(name, &format!("expected {expected}")));
+        }
+        read
+    }
+
+    /// Leaves out what somebody else reads.
+    pub(super) fn leave_out(&mut self, name: &str) {
+        self.given.remove(name);
+    }
+
+    /// How many are wanted on a page.
+    pub(super) fn limit(&mut self) -> u32 {
+        self.number("limit", 1..=MAX_LIMIT).unwrap_or(DEFAULT_LIMIT)
+    }
+
+    /// A whole number in a range, in digits alone.
+    pub(super) fn number<T>(&mut self, name: &str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.take(name, &expected, |text| {
+            let digits = text.bytes().all(|c| c.is_ascii_digit());
+            text.parse().ok().filter(|number| digits && range.contains(number))
+        })
+    }
+
+    /// The id of an owner, a member or a plan.
+    pub(super) fn id(&mut self, name: &str, expected: &str) -> Option<String> {
+        self.take(name, expected, |text| is_id(text).then(|| text.to_owned()))
+    }
+
+    /// A text that is not empty. A control character is in no text of ours, and not every database takes them all.
+    pub(super) fn text(&mut self, name: &str, expected: &str) -> Option<String> {
+        let usable =
+            |text: &str| (1..=MAX_TEXT_LENGTH).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        self.take(name, expected, |text| usable(text).then(|| text.to_owned()))
+    }
+
+    /// The id of a key.
+    pub(super) fn key_id(&mut self, name: &str) -> Option<String> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+        let usable = |text: &str| (1..=MAX_KEY_ID_LENGTH).contains(&text.len()) && text.bytes().all(allowed);
+        self.take(name, "the id of a key", |text| usable(text).then(|| text.to_owned()))
+    }
+
+    /// A time.
+    pub(super) fn time(&mut self, name: &str) -> Option<Timestamp> {
+        self.take(name, "a date and time as RFC 3339 writes them", Timestamp::parse_rfc3339)
+    }
+
+    /// Tells of everything that was wrong or that nobody has taken.
+    pub(super) fn finish(mut self) -> Result<(), ApiError> {
+        self.problems.extend(self.given.keys().map(|name| problem(name, "unknown parameter")));
+        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::BadQuery(Problems(self.problems))) }
+    }
+}
