@@ -120,7 +120,7 @@ pub(super) fn key(key: &Value) -> String {
             text if text.is_empty() => text,
             text => format!("{words} {text}"),
         };
-        let ends = if text(secret, "state") == "ended" { "since" } else { "until" };
+        let ends = if text(secret, "state") == "rotated_out" { "since" } else { "until" };
         let told = [
             text(secret, "id"),
             text(secret, HINT),
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_key_is_shown_with_what_it_has() {
         let shown = key(&json!({"id": "key_1", "owner": null, "scopes": ["a", "b"], "secrets": [
-            {"id": "sec_1", "hint": "kw_live_abcd…", "state": "ended", "not_after": "2030", "leaked_at": "2028"},
+            {"id": "sec_1", "hint": "kw_live_abcd…", "state": "rotated_out", "not_after": "2030", "leaked_at": "2028"},
             {"id": "sec_2", "hint": "", "state": "valid", "not_after": "2032", "last_used_at": "2031"},
             {"id": "sec_3", "hint": "kw_live_efgh…", "state": "valid"}]}));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Who asks: tokens and keys, clients behind proxies, and what slows down those who guess.
+//! Authentication: tokens and keys, client addresses behind proxies, and the throttle on failures.
 
 pub mod auth_throttle;
 pub mod client_ip;

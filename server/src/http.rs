@@ -1,6 +1,6 @@
-//! The HTTP API: for operators, for edges, for users of keys if they are let, and for whoever asks whether the process lives.
+//! The HTTP API: for operators, edges, users of keys (self-service), GitHub's alerts, and health checks.
 //!
-//! Every error is a problem document, and [`problem`] is the only room that writes one.
+//! Every error is a problem document (RFC 9457), written by [`problem`] alone.
 
 mod answer;
 mod app;
@@ -45,23 +45,23 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// What users may hold of bodies altogether, and alerts of GitHub: nobody who sends them has shown a token.
+/// The body budgets of self-service and of GitHub's alerts, whose senders have shown no token yet.
 const USERS_BODY_BYTES: usize = 16 << 20;
 const ALERTS_BYTES: usize = 32 << 20;
 
-/// Every route there is.
+/// The router of a control plane.
 pub fn router(app: App) -> Router {
     let Routes { for_all, for_operators, for_edges, for_users, for_webhooks } = Routes::new();
     let for_operators = for_operators.route_layer(from_fn_with_state(app.clone(), auth::require_admin));
     let for_edges = for_edges.route_layer(from_fn_with_state(app.clone(), auth::require_edge));
     let mut routes = for_all.merge(for_operators).merge(for_edges);
     if app.self_service.is_some() {
-        let share = from_fn_with_state(BodyBudget::new(USERS_BODY_BYTES), body_budget::share);
-        routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)).route_layer(share));
+        let budget = from_fn_with_state(BodyBudget::new(USERS_BODY_BYTES), body_budget::account);
+        routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)).route_layer(budget));
     }
     if app.leaks.github_keys.is_some() {
-        let share = from_fn_with_state(BodyBudget::new(ALERTS_BYTES), body_budget::share);
-        routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(share));
+        let budget = from_fn_with_state(BodyBudget::new(ALERTS_BYTES), body_budget::account);
+        routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(budget));
     }
     let described = Description(description(&app.dialect).to_string().into());
     Router::from(routes)
@@ -74,13 +74,13 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// The OpenAPI document about the API of a server of that dialect, with what is there only where it is configured.
+/// The OpenAPI document of a server with that dialect, optional routes included.
 pub fn description(dialect: &Dialect) -> Value {
     openapi::document(Routes::new().all().into_openapi(), dialect)
 }
 
-/// The routes by who may call them. `routes!` takes what stands on a handler, so that none can be had without its
-/// description; `clippy.toml` forbids the other ways to make one.
+/// The routes by caller. `routes!` reads the `#[utoipa::path]` of a handler, so that every route is described; `clippy.toml`
+/// forbids the other ways to add one.
 struct Routes {
     for_all: OpenApiRouter<App>,
     for_operators: OpenApiRouter<App>,
@@ -133,7 +133,7 @@ impl Routes {
         }
     }
 
-    /// All of them, whatever is configured.
+    /// All routes, whatever is configured.
     fn all(self) -> OpenApiRouter<App> {
         let Self { for_all, for_operators, for_edges, for_users, for_webhooks } = self;
         for_all.merge(for_operators).merge(for_edges).merge(for_users).merge(for_webhooks)

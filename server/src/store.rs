@@ -1,8 +1,8 @@
-//! The state, in SQLite or PostgreSQL: keys, owners, plans, and the feed of changes to them.
+//! The database, SQLite or PostgreSQL: keys, owners, plans, tokens, and the feed of changes.
 //!
-//! One transaction writes at a time, over all servers of a database. A change, its entry of the audit log and its entries
-//! of the feed are one transaction, and the hub hears of it in commit order (`store/tail.rs`). A request that goes away before its turn writes nothing; one that goes away
-//! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
+//! One transaction writes at a time, across all servers of a database. A change, its audit entry and its feed entries are one
+//! transaction, and the hub receives them in commit order (`store/tail.rs`). A request that is cancelled before its transaction
+//! starts writes nothing; afterwards the transaction completes, as a commit that is not published would reach no edge.
 
 mod audit;
 mod authorization;
@@ -42,19 +42,19 @@ pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
 pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
 pub use export::Export;
-pub use feed::Found;
+pub use feed::FeedRead;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
 pub use import::{Batch, Conflict, Imported};
 pub use key_changes::{Changed, REVOKED_AT_ONCE, SecretEnded};
 pub use keys::{KeyPage, KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS, Rotated};
-pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
+pub use leaks::{FoundSecret, Leak, LeakOutcome};
 pub use owners::{OwnerPage, OwnerQuery};
 pub use plans::{PlanDeleted, PlanPage};
 pub use queues::QueuePermit;
 pub use relay::{ApplyError, Standing, WrongPage};
-pub use retention::{RETENTION, Swept};
+pub use retention::{Purged, RETENTION};
 pub use self_service::{
-    Asking, CreatedBy, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy, SHARE,
+    Asking, CreatedBy, ISSUANCE_QUOTA, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy,
 };
 pub use sqlite_files::STATE_FILE;
 pub use tokens::{TokenPage, TokenQuery};
@@ -82,7 +82,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use writer_thread::Writing;
 
-/// The state and its history.
+/// The database with the history of its changes.
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
@@ -106,7 +106,7 @@ pub struct Store {
     exports: Arc<Semaphore>,
 }
 
-/// The state cannot be read or changed.
+/// An error of the database, or of a request to it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be made.
@@ -118,12 +118,12 @@ pub enum Error {
         source: io::Error,
     },
     /// There is no thread to be had.
-    #[error("no thread for changes: {0}")]
+    #[error("cannot start the writer thread: {0}")]
     Thread(#[source] io::Error),
     /// There was a database here.
     #[error(
-        "{} is missing or empty, though {} shows that there was a database: restore a backup \
-         (docs/guides/backup-and-restore.md); or, to begin with an empty database, without any key, token or revocation of before, remove {}",
+        "{} is missing or empty, but {} shows that there was a database: restore a backup \
+         (docs/guides/backup-and-restore.md); or, to start with an empty database and lose all keys, tokens and revocations, remove {}",
         database.display(), evidence.display(), evidence.display()
     )]
     Lost {
@@ -139,7 +139,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The database is that of another program.
-    #[error("{} is an SQLite database of another application; Keyward needs one of its own", path.display())]
+    #[error("expected a database of Keyward, got an SQLite database of another application: {}", path.display())]
     OtherApplication {
         /// The file.
         path: PathBuf,
@@ -153,7 +153,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Others can read or write the file, and that cannot be changed.
-    #[error("others can read or write {} (mode {mode:o}), and it cannot be made mode 600: {source}", path.display())]
+    #[error("{} can be read or written by others (mode {mode:o}), and cannot be changed to mode 600: {source}", path.display())]
     OpenToOthers {
         /// The file.
         path: PathBuf,
@@ -163,7 +163,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file of the database is not where it was.
-    #[error("{} was {how} while the server used it: put the file back, or start the server anew", path.display())]
+    #[error("{} was {how} while the server used it: restore the file, or restart the server", path.display())]
     Replaced {
         /// The file.
         path: PathBuf,
@@ -171,25 +171,25 @@ pub enum Error {
         how: &'static str,
     },
     /// There is no room on the disk.
-    #[error("the disk of the data directory is full: {free_bytes} bytes are free")]
+    #[error("the disk of the data directory is full: {free_bytes} bytes left")]
     DiskFull {
         /// How many bytes are left.
         free_bytes: u64,
     },
     /// The last change could not be stored.
-    #[error("the last change could not be stored: {0}")]
+    #[error("cannot store changes: {0}")]
     Storage(String),
     /// Another server has the directory.
     #[error("another server uses this data directory")]
     InUse,
     /// The database refused.
-    #[error("{}", told(.0))]
+    #[error("{}", describe_error(.0))]
     Database(#[from] sqlx::Error),
-    /// The URL cannot be used. Nothing of it is told, since it can hold a password.
+    /// The URL is invalid. The message repeats nothing of it, as it can contain a password.
     #[error("KEYWARD_DATABASE_URL {0}")]
     Url(&'static str),
     /// The database was brought to a schema that this program does not know.
-    #[error("its schema was made by a newer Keyward ({found}; this one knows up to {known}): update this program")]
+    #[error("the database schema {found} is of a newer Keyward; this version supports up to {known}: update Keyward")]
     NewerSchema {
         /// The number of the unknown migration.
         found: i64,
@@ -200,16 +200,16 @@ pub enum Error {
     #[error("database schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
     /// What is stored cannot have been written by this program.
-    #[error("the database holds a {0} that cannot be read")]
+    #[error("corrupt database: cannot read a {0}")]
     Corrupt(&'static str),
     /// What an edge is to be told does not fit an entry.
     #[error(transparent)]
     EntryTooLarge(#[from] EntryTooLarge),
     /// What was to be changed is there in another version than was expected.
-    #[error("it has another version than was expected")]
+    #[error("version mismatch")]
     OtherVersion,
     /// The plan that a key is to have is not there.
-    #[error("there is no plan of that id")]
+    #[error("plan not found")]
     NoSuchPlan,
     /// The Idempotency-Key came with another request before.
     #[error("the Idempotency-Key was used for another request")]
@@ -221,31 +221,31 @@ pub enum Error {
     #[error("too many requests are waiting")]
     Crowded,
     /// The credential that was shown has ended: it was revoked or removed, or has expired.
-    #[error("the credential that was shown is not valid any more")]
+    #[error("the credential is no longer valid")]
     NotAuthorized,
     /// More requests of this caller wait than may.
     #[error("too many requests of this caller are waiting")]
     TooManyOfCaller,
     /// What the write rests on was changed before its turn came.
-    #[error("what this rests on was changed meanwhile")]
+    #[error("the calling key or its owner was changed concurrently")]
     Changed,
     /// A relay has no complete snapshot yet.
-    #[error("there is no complete snapshot here yet")]
+    #[error("no complete snapshot yet")]
     NoSnapshot,
     /// A reader knows more than a relay, and the relay's upstream cannot be asked.
-    #[error("the reader knows more than this relay, which waits for its upstream")]
+    #[error("the relay is behind the reader, and waits for its upstream")]
     Behind,
     /// Other servers may have committed what is not known here, as the database could not be looked at for too long.
-    #[error("the database was out of freshness for too long to tell what is new in it")]
+    #[error("the database was not read for too long to know whether there are changes")]
     Stale,
     /// As many exports are under way as there may be.
-    #[error("{} exports are under way already", export::AT_ONCE)]
+    #[error("{} exports are in progress, the maximum", export::AT_ONCE)]
     Exporting,
     /// The database has not answered in time, or a write has waited for others for too long.
-    #[error("the database does not answer in time")]
+    #[error("the database did not answer in time")]
     Slow,
     /// The answer to a commit was lost, so the change may have been made or not.
-    #[error("whether the change was made is not known: {0}")]
+    #[error("outcome of the commit unknown: {0}")]
     OutcomeUnknown(#[source] sqlx::Error),
     /// The process ends, or the write has failed in a way that should be impossible.
     #[error("the write was interrupted")]
@@ -255,14 +255,14 @@ pub enum Error {
 /// What to do about a database file that cannot be used.
 fn way_out(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == RELAY_DATABASE_FILE) {
-        "remove the file, and the relay fetches everything from its upstream anew"
+        "remove the file, and the relay fetches a new snapshot from its upstream"
     } else {
         "restore a backup (docs/guides/backup-and-restore.md)"
     }
 }
 
-/// What a database says that refuses, in its own words and without the line of its source; of other errors, what sqlx says.
-fn told(error: &sqlx::Error) -> String {
+/// The message of the database, without the position in its source; for other errors, the message of sqlx.
+fn describe_error(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(refusal) => refusal.message().to_owned(),
         other => other.to_string(),

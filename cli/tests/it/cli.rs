@@ -385,7 +385,7 @@ fn a_key_is_changed_and_one_of_its_secrets_ended() {
     let first = created["secrets"][0]["id"].as_str().unwrap();
     let ended = document(&run(&["keys", "end-secret", id, first, "--json"]));
     let secrets = ended["secrets"].as_array().unwrap();
-    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "ended");
+    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "rotated_out");
     let refused = run(&["keys", "end-secret", id, &created["key"].as_str().unwrap()[..20]]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(!stderr(&refused).contains("kw_live_"));

@@ -1,9 +1,8 @@
-//! Which credentials were looked up lately and what they were found to be, so that a suspect's good key need not wait behind
-//! bad ones, nor a bad one that comes again and again be looked up each time.
+//! Remembers whether recently used credentials were good, so that a suspect's good key does not wait behind bad ones, and a
+//! repeated bad one is not looked up each time.
 //!
-//! A table of a fixed size, in which whatever comes later takes the place of what was there. It holds no credential and no
-//! digest of one: hashes keyed with random bytes of the process. It lets nobody in: what is known as good is looked up like
-//! anything else.
+//! A table of fixed size in which later credentials replace earlier ones. It holds hashes keyed with random bytes of the process,
+//! no credentials and no digests of them. It admits nobody: a credential remembered as good is looked up like any other.
 
 use crate::clock::Timestamp;
 use std::collections::hash_map::RandomState;
@@ -26,7 +25,7 @@ impl Default for RecentCredentials {
 }
 
 impl RecentCredentials {
-    /// Notes it.
+    /// Adds a credential.
     pub(super) fn add(&self, credential: &[u8], now: Timestamp) {
         let (hash, place) = self.place_of(credential);
         if let Some(slot) = self.slots().get_mut(place) {
@@ -34,7 +33,7 @@ impl RecentCredentials {
         }
     }
 
-    /// Notes that it is none of these.
+    /// Removes a credential.
     pub(super) fn remove(&self, credential: &[u8]) {
         let (hash, place) = self.place_of(credential);
         if let Some(slot) = self.slots().get_mut(place) {
@@ -42,12 +41,12 @@ impl RecentCredentials {
         }
     }
 
-    /// Whether it is one of these.
+    /// Whether the credential is remembered.
     pub(super) fn has(&self, credential: &[u8]) -> bool {
         self.noted_at(credential).is_some()
     }
 
-    /// Whether it was one of these within that window, by a clock that was not set back since.
+    /// Whether the credential was added within that window, by a clock that was not set back since.
     pub(super) fn has_within(&self, credential: &[u8], window: Duration, now: Timestamp) -> bool {
         self.noted_at(credential).is_some_and(|at| at <= now && now < at.plus(window))
     }

@@ -1,8 +1,8 @@
 //! The configuration of self-service.
 
-/// What users of keys may do with them by showing one.
+/// Self-service is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelfService {
-    /// The permission that a key needs for it; `None` if it needs none.
+    /// The permission that the calling key requires; `None` if any key will do.
     pub scope: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! What the handlers work with.
+//! The state that handlers share.
 
-use crate::auth::auth_throttle::Failures;
+use crate::auth::auth_throttle::AuthThrottle;
 use crate::auth::client_ip::TrustedProxies;
 use crate::auth::hash_pool::Verifier;
 use crate::auth::self_service::SelfService;
@@ -19,8 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What the handlers work with, in one piece: on its way through the layers a request takes several copies, and thousands of
-/// polls come at once.
+/// The state of a control plane's handlers. Layers clone it several times for each of thousands of polls, so it is one `Arc`.
 #[derive(Clone)]
 pub struct App(Arc<Services>);
 
@@ -38,38 +37,38 @@ impl Deref for App {
     }
 }
 
-/// What the handlers work with.
+/// The services that handlers use.
 pub struct Services {
-    /// The state.
+    /// The database.
     pub store: Store,
-    /// The feed of changes to it.
+    /// The feed of changes.
     pub feed: Feed,
-    /// What keys look like.
+    /// The dialect, which says what keys look like.
     pub dialect: Arc<Dialect>,
-    /// What keys and tokens look like, in text that is not meant to hold any.
+    /// Recognizes keys and tokens in text where none belongs.
     pub secrets: Arc<SecretRecognizer>,
-    /// Who may call, by the files of the data directory.
+    /// The tokens of the data directory's files.
     pub tokens: Arc<Tokens>,
-    /// Who may call, by the database.
+    /// The tokens of the database.
     pub issued_tokens: Arc<IssuedTokens>,
-    /// Who has called in vain.
-    pub failures: Arc<Failures>,
-    /// Who may say from where a request comes.
+    /// The throttle on failed authentication.
+    pub auth_throttle: Arc<AuthThrottle>,
+    /// The proxies whose client addresses are trusted.
     pub proxies: Arc<TrustedProxies>,
-    /// What users of keys may do with them; `None` if nothing.
+    /// Self-service; `None` if it is off.
     pub self_service: Option<Arc<SelfService>>,
-    /// From what plaintexts can be drawn again.
+    /// The seed from which plaintexts are derived again for repeated requests.
     pub pepper: Arc<ReplaySeed>,
-    /// What is done about keys that are found in public.
+    /// The handling of leaked keys.
     pub leaks: Arc<Leaks>,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Checks what only a password hash is kept of.
+    /// The pool that verifies keys stored as password hashes.
     pub verifier: Verifier,
-    /// How often the edges are to tell of the use of keys.
+    /// How often edges report usage.
     pub usage_interval: Duration,
-    /// Whether the server ends, so that nothing long is gone on with.
-    pub ending: watch::Receiver<bool>,
+    /// Whether the server is shutting down, which stops long requests.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl FromRef<App> for Feed {
@@ -86,7 +85,7 @@ impl FromRef<App> for Clock {
 
 #[cfg(test)]
 impl App {
-    /// An example of what handlers work with.
+    /// Services for a test.
     pub(super) async fn example(dir: &std::path::Path, dialect: &str) -> Self {
         Services::example(dir, dialect).await.into()
     }
@@ -94,7 +93,7 @@ impl App {
 
 #[cfg(test)]
 impl Services {
-    /// What handlers work with that keep their state in that directory, at an example's time.
+    /// Services with a database in that directory and a fixed clock.
     pub(super) async fn example(dir: &std::path::Path, dialect: &str) -> Self {
         let location = crate::store::Location::Directory(dir.to_owned());
         let store = Store::open(&location).await.unwrap();
@@ -107,13 +106,13 @@ impl Services {
             pepper: Arc::new(ReplaySeed::open(dir).unwrap()),
             leaks: Arc::new(Leaks::default()),
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
-            failures: Arc::new(Failures::default()),
+            auth_throttle: Arc::new(AuthThrottle::default()),
             proxies: Arc::new(TrustedProxies::default()),
             self_service: Some(Arc::new(SelfService { scope: None })),
             clock,
             verifier: Verifier::new(std::num::NonZeroUsize::MIN),
             usage_interval: Duration::from_secs(5),
-            ending: watch::channel(false).1,
+            stopping: watch::channel(false).1,
             store,
         }
     }

@@ -13,7 +13,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// The parameters of the query, each at most once, taken by name.
+/// The parameters of the query, each given at most once, taken by name.
 pub(super) struct Parameters {
     given: BTreeMap<String, String>,
     problems: Vec<Problem>,
@@ -25,15 +25,11 @@ const MAX_LIMIT: u32 = 1000;
 const MAX_TEXT_LENGTH: usize = 1000;
 
 schema!(KeyId, "The id of a key", key_id());
-schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
-schema!(Words, "Any text", nonempty_line(MAX_TEXT_LENGTH));
-schema!(EnvironmentName, "Whether requests are real", environment());
+schema!(PageSize, "The maximum number of results", number(1, MAX_LIMIT.into()));
+schema!(Words, "A text", nonempty_line(MAX_TEXT_LENGTH));
+schema!(EnvironmentName, "The environment", environment());
 
-schema!(
-    Name,
-    "The id of an owner, a member or a plan, in the words of whoever runs the service",
-    crate::model::schema::id()
-);
+schema!(Name, "The id of an owner, a member or a plan, chosen by the operator", crate::model::schema::id());
 
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     type Rejection = ApiError;
@@ -41,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let pairs = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
         let Ok(Query(pairs)) = pairs else {
-            return Err(ApiError::BadQuery(Problems(vec![problem("", "expected name=value pairs")])));
+            return Err(ApiError::InvalidQuery(Problems(vec![problem("", "expected name=value pairs")])));
         };
         let mut parameters = Self { given: BTreeMap::new(), problems: Vec::new() };
         for (name, value) in pairs {
@@ -54,7 +50,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    /// The parameter of that name, read; `None` if it is absent or cannot be read, and in that case this is told.
+    /// Takes and parses a parameter; `None` if it is absent or invalid, and an invalid one is reported by [`Self::finish`].
     pub(super) fn take<T>(&mut self, name: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let value = self.given.remove(name)?;
         let read = read(&value);
@@ -64,17 +60,17 @@ impl Parameters {
         read
     }
 
-    /// Leaves out what somebody else reads.
-    pub(super) fn leave_out(&mut self, name: &str) {
+    /// Accepts a parameter that is read elsewhere.
+    pub(super) fn ignore(&mut self, name: &str) {
         self.given.remove(name);
     }
 
-    /// How many are wanted on a page.
+    /// The size of a page.
     pub(super) fn limit(&mut self) -> u32 {
         self.number("limit", 1..=MAX_LIMIT).unwrap_or(DEFAULT_LIMIT)
     }
 
-    /// A whole number in a range, in digits alone.
+    /// A whole number in a range, in digits only.
     pub(super) fn number<T>(&mut self, name: &str, range: RangeInclusive<T>) -> Option<T>
     where
         T: FromStr + PartialOrd + Display,
@@ -91,7 +87,7 @@ impl Parameters {
         self.take(name, expected, |text| is_id(text).then(|| text.to_owned()))
     }
 
-    /// A text that is not empty. A control character is in no text of ours, and not every database takes them all.
+    /// A text that is not empty. Control characters are refused, as not every database accepts all of them.
     pub(super) fn text(&mut self, name: &str, expected: &str) -> Option<String> {
         let usable =
             |text: &str| (1..=MAX_TEXT_LENGTH).contains(&text.chars().count()) && !text.chars().any(char::is_control);
@@ -107,12 +103,12 @@ impl Parameters {
 
     /// A time.
     pub(super) fn time(&mut self, name: &str) -> Option<Timestamp> {
-        self.take(name, "a date and time as RFC 3339 writes them", Timestamp::parse_rfc3339)
+        self.take(name, "a date and time in RFC 3339", Timestamp::parse_rfc3339)
     }
 
-    /// Tells of everything that was wrong or that nobody has taken.
+    /// Reports every invalid and every unknown parameter.
     pub(super) fn finish(mut self) -> Result<(), ApiError> {
         self.problems.extend(self.given.keys().map(|name| problem(name, "unknown parameter")));
-        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::BadQuery(Problems(self.problems))) }
+        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::InvalidQuery(Problems(self.problems))) }
     }
 }

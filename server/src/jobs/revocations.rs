@@ -4,9 +4,9 @@ use crate::auth::tokens::file::Tokens;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Rings for those who wait with a token, whenever one was revoked.
-pub(crate) async fn ring(mut revocations: watch::Receiver<i64>, tokens: Arc<Tokens>) {
+/// Notifies requests that wait whenever a token was revoked.
+pub(crate) async fn forward(mut revocations: watch::Receiver<i64>, tokens: Arc<Tokens>) {
     while revocations.changed().await.is_ok() {
-        tokens.ring();
+        tokens.notify();
     }
 }

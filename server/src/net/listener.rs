@@ -9,15 +9,16 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// How long an ending server waits for answers that are under way.
-const GRACE: Duration = Duration::from_secs(5);
-/// How many connections may wait to be accepted, as far as the system lets them (`net.core.somaxconn`): after an outage all
-/// edges come at once, and one that finds no room tries again a second later, by when Envoy has given it up.
+/// How long a shutdown waits for requests in progress.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The backlog of the listener, as far as the system permits (`net.core.somaxconn`): after an outage all edges connect at once, and
+/// a refused connection is retried a second later, when Envoy has given up.
 const BACKLOG: u32 = 65_535;
 
-/// Listens on the first address that `host:port` means and that can be had, and tells which that is.
+/// Listens on the first available address of `host:port`, and returns it.
 pub(crate) async fn listen(on: &str) -> io::Result<(TcpListener, SocketAddr)> {
-    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the host has no address");
     for address in lookup_host(on).await? {
         match listen_on(address) {
             Ok(listener) => return listener.local_addr().map(|address| (listener, address)),
@@ -29,32 +30,33 @@ pub(crate) async fn listen(on: &str) -> io::Result<(TcpListener, SocketAddr)> {
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As the standard library does: connections of a server that has ended keep nobody from its port.
+    // As the standard library does: old connections in TIME_WAIT do not block the port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves until `end` is done, which it tells by `shutdown`; then lets those that are being answered have their answer.
+/// Serves until `end` resolves, then signals `shutdown` and waits for requests in progress, but not longer than
+/// [`SHUTDOWN_TIMEOUT`].
 pub(crate) async fn serve_until(
     end: impl Future<Output = ()> + Send + 'static,
     shutdown: watch::Sender<bool>,
     listener: TcpListener,
     app: Router,
 ) {
-    let ending = shutdown.subscribe();
+    let stopping = shutdown.subscribe();
     tokio::spawn(async move {
         end.await;
         shutdown.send_replace(true);
     });
     tokio::select! {
-        () = connections::serve(listener, app, ending.clone(), Timeouts::default()) => {}
-        () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
+        () = connections::serve(listener, app, stopping.clone(), Timeouts::default()) => {}
+        () = overdue(stopping) => tracing::warn!(timeout = ?SHUTDOWN_TIMEOUT, "shutdown timed out; closing open connections"),
     }
 }
 
-/// Done once the server is told to end and the grace for it has passed.
-async fn overdue(mut ending: watch::Receiver<bool>) {
-    let _ = ending.wait_for(|ending| *ending).await;
-    sleep(GRACE).await;
+/// Resolves when the shutdown has taken too long.
+async fn overdue(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+    sleep(SHUTDOWN_TIMEOUT).await;
 }

@@ -20,25 +20,25 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How a relay is to run.
+/// The configuration of a relay.
 pub struct RelayConfig {
-    /// Where it listens, `host:port`; port 0 is any that is free.
+    /// The address to listen on, `host:port`; port 0 selects a free one.
     pub listen: String,
-    /// Where its database is.
+    /// The directory of the database.
     pub data_dir: PathBuf,
-    /// The tokens of its edges; `None` for `edge-token` in the data directory, which is made if it is not there.
+    /// The file of the edge tokens; `None` for `edge-token` in the data directory, which is created if missing.
     pub edge_token_file: Option<PathBuf>,
-    /// Whom it follows: `http://HOST:PORT` or `https://HOST:PORT`.
+    /// The URL of the upstream: `http://HOST:PORT` or `https://HOST:PORT`.
     pub upstream: String,
-    /// The file with the edge token that it shows there.
+    /// The file with the edge token for the upstream.
     pub upstream_token_file: PathBuf,
-    /// How long it lets the upstream wait for news, in whole seconds.
+    /// The wait of a long poll to the upstream, in whole seconds.
     pub poll_wait: Duration,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
 }
 
-/// A relay that has its port, state and tokens.
+/// A started relay, with its listener, database and tokens.
 pub struct Relay {
     listener: TcpListener,
     address: SocketAddr,
@@ -50,14 +50,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Makes everything ready, and takes the port last. The upstream need not be there.
-    ///
-    /// # Errors
-    /// If anything is missing.
+    /// Opens tokens and database, and listens last. The upstream need not be available.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let upstream = Arc::new(Upstream::new(&config.upstream, &config.upstream_token_file)?);
         if config.data_dir.join(DATABASE_FILE).exists() {
-            return Err(StartError::NotARelays { data_dir: config.data_dir.display().to_string() });
+            return Err(StartError::DataDirInUse { data_dir: config.data_dir.display().to_string() });
         }
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir);
         made.map_err(|source| TokenError::Io { path: config.data_dir.clone(), source })?;
@@ -73,42 +70,42 @@ impl Relay {
         Ok(Self { listener, address, tokens, store, upstream, upstream_status, config })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The tokens of its edges, to read their file again.
+    /// The tokens of edges, to reload their file.
     pub fn tokens(&self) -> Arc<Tokens> {
         Arc::clone(&self.tokens)
     }
 
-    /// Whom it follows, to read the token for it again.
+    /// The upstream, to reload the token for it.
     pub fn upstream(&self) -> Arc<Upstream> {
         Arc::clone(&self.upstream)
     }
 
-    /// Serves until `end` is done, then answers who waits and closes the state.
+    /// Serves until `end` resolves, then answers open requests and closes the database.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
         let Self { listener, address, tokens, store, upstream, upstream_status, config } = self;
-        let (shutdown, ending) = watch::channel(false);
+        let (shutdown, stopping) = watch::channel(false);
         let following = tokio::spawn({
             let (store, upstream, upstream_status) =
                 (store.clone(), Arc::clone(&upstream), Arc::clone(&upstream_status));
-            let (clock, mut ending) = (Arc::clone(&config.clock), ending.clone());
+            let (clock, mut stopping) = (Arc::clone(&config.clock), stopping.clone());
             async move {
                 tokio::select! {
-                    _ = ending.wait_for(|ending| *ending) => {}
+                    _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
                     () = follow(&store, &upstream, &upstream_status, &clock, config.poll_wait) => {}
                 }
             }
         });
         tokio::spawn({
-            let (store, ending) = (store.clone(), ending.clone());
-            async move { store.maintain(ending).await }
+            let (store, stopping) = (store.clone(), stopping.clone());
+            async move { store.maintain(stopping).await }
         });
         let app = relay_router(RelayApp {
-            feed: Feed::new(store.clone(), ending.clone()).of_relay(Arc::clone(&upstream_status)),
+            feed: Feed::new(store.clone(), stopping.clone()).of_relay(Arc::clone(&upstream_status)),
             store: store.clone(),
             tokens,
             clock: config.clock,

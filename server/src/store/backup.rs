@@ -52,7 +52,7 @@ pub enum BackupError {
         source: io::Error,
     },
     /// SQLite refused.
-    #[error("{place}: {}", super::told(source))]
+    #[error("{place}: {}", super::describe_error(source))]
     Database {
         /// The database that it was about.
         place: String,

@@ -15,7 +15,7 @@ use std::collections::HashSet;
 
 /// What the database has for a reader of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum FeedRead {
     /// A page, encoded.
     Page(Bytes),
     /// The reader has everything that was committed; with the summary of all records there.
@@ -27,19 +27,19 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read, or too many want to.
-    pub async fn feed_after(&self, reader: &str, position: &Position) -> Result<Found, Error> {
+    pub async fn feed_after(&self, reader: &str, position: &Position) -> Result<FeedRead, Error> {
         let find = || self.pages.find(position, &self.hub.head());
         if let Some(page) = find() {
-            return Ok(Found::Page(page));
+            return Ok(FeedRead::Page(page));
         }
         let _turn = self.pages.turn(reader).await?;
         if let Some(page) = find() {
-            return Ok(Found::Page(page));
+            return Ok(FeedRead::Page(page));
         }
         within(PATIENCE, self.read_after(position)).await
     }
 
-    async fn read_after(&self, position: &Position) -> Result<Found, Error> {
+    async fn read_after(&self, position: &Position) -> Result<FeedRead, Error> {
         let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
         let Head { cursor: head, summary } = full_head(&mut transaction).await?;
         let fits = match position {
@@ -51,11 +51,11 @@ impl Store {
         let answers = if fits { *position } else { Position::Nothing };
         // A position that does not fit has found nothing so far, but the begin of a snapshot may be there.
         if let Some(page) = self.pages.find(&answers, &head) {
-            return Ok(Found::Page(page));
+            return Ok(FeedRead::Page(page));
         }
         let page = match answers {
             Position::Changes { applied, .. } if applied == head.sequence => {
-                return Ok(Found::UpToDate(
+                return Ok(FeedRead::UpToDate(
                     summary.filter(|_| *position == (Position::Changes { applied, seen: head })),
                 ));
             }
@@ -68,7 +68,7 @@ impl Store {
         };
         let page = Bytes::from(page);
         self.pages.keep(answers, head, page.clone());
-        Ok(Found::Page(page))
+        Ok(FeedRead::Page(page))
     }
 }
 
@@ -218,10 +218,10 @@ mod tests {
     use super::*;
     use crate::store::Location;
 
-    fn page(found: Found) -> Bytes {
+    fn page(found: FeedRead) -> Bytes {
         match found {
-            Found::Page(page) => page,
-            Found::UpToDate(_) => panic!("no page"),
+            FeedRead::Page(page) => page,
+            FeedRead::UpToDate(_) => panic!("no page"),
         }
     }
 

@@ -146,7 +146,7 @@ mod tests {
         assert_eq!((before.key.id.as_str(), before.secret_id.as_str(), before.salt), ("key_1", "sec_1", [3; 32]));
         let last = NOW.plus(REPEATABLE_FOR).minus(Duration::from_millis(1));
         for (now, remembered) in [(last, 1), (NOW.plus(REPEATABLE_FOR), 0)] {
-            store.keep_retention(now, crate::store::RETENTION).await.unwrap();
+            store.purge_expired(now, crate::store::RETENTION).await.unwrap();
             let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM idempotency")
                 .fetch_one(&store.database.readers)
                 .await

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 /// A secret that has one of the digests.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundSecret {
     /// Its digest.
     pub digest: Digest,
     /// Which it is.
@@ -45,7 +45,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<Found>, Error> {
+    pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<FoundSecret>, Error> {
         within(READ_PATIENCE, async {
             let mut found = Vec::new();
             for some in digests.chunks(ROWS_OF_A_STATEMENT) {
@@ -58,7 +58,7 @@ impl Store {
                     query.build_as()?.fetch_all(&self.database.readers).await?;
                 for (stored, key_id, secret_id, hash) in rows {
                     let leak = Leak { key_id, secret_id };
-                    found.push(Found { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });
+                    found.push(FoundSecret { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });
                 }
             }
             Ok(found)

@@ -83,16 +83,16 @@ impl Store {
 
     async fn keep_maintained(&self) {
         let (mut last_tick, mut copied, mut copied_at) = (0, 0, Instant::now());
-        let mut is_well = true;
+        let mut is_ready = true;
         loop {
             sleep(TICK).await;
             let state = self.check_storage();
             match &state {
-                Err(error) if is_well => tracing::error!(%error, "not ready: changes cannot be stored"),
-                Ok(()) if !is_well => tracing::info!("ready again: changes can be stored"),
+                Err(error) if is_ready => tracing::error!(%error, "not ready: changes cannot be stored"),
+                Ok(()) if !is_ready => tracing::info!("ready again: changes can be stored"),
                 _ => {}
             }
-            is_well = state.is_ok();
+            is_ready = state.is_ok();
             if self.health.failure().is_some() {
                 // Whether that is so is known only by trying.
                 let _ = self.try_to_write().await;
@@ -103,7 +103,7 @@ impl Store {
             if commits != copied && (is_idle || copied_at.elapsed() >= CHECKPOINT_AGE) {
                 match self.database.checkpoint().await {
                     Ok(()) => (copied, copied_at) = (commits, Instant::now()),
-                    Err(error) => tracing::debug!(%error, "no checkpoint was possible"),
+                    Err(error) => tracing::debug!(%error, "checkpoint failed"),
                 }
             }
             last_tick = commits;
@@ -129,7 +129,7 @@ impl Store {
         }
         match files.record(&head) {
             Ok(()) => *recorded = Some(head),
-            Err(error) => tracing::debug!(%error, "the state file could not be written"),
+            Err(error) => tracing::debug!(%error, "failed to write state file"),
         }
     }
 
@@ -140,7 +140,7 @@ impl Store {
             self.database.verify_files()?;
             // On a full disk, the log may be what fills it.
             if let Err(error) = self.database.empty_log().await {
-                tracing::debug!(%error, "the write-ahead log could not be emptied");
+                tracing::debug!(%error, "failed to truncate write-ahead log");
             }
             let mut transaction = self.database.begin_write().await?;
             sqlx::query("UPDATE head SET sequence = sequence").execute(&mut *transaction).await?;

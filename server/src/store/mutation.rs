@@ -257,7 +257,7 @@ pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_chan
 mod tests {
     use super::*;
     use crate::model::Actor;
-    use crate::store::{Found, Location, Store};
+    use crate::store::{FeedRead, Location, Store};
     use keyward_core::wire::cursor::Position;
     use keyward_core::wire::entry::{Frames, KeyRecord};
     use keyward_core::wire::page::{Extent, Page};
@@ -279,7 +279,9 @@ mod tests {
     }
 
     async fn page(store: &Store, position: Position) -> (Position, bool, Vec<u8>) {
-        let Found::Page(bytes) = store.feed_after("a reader", &position).await.unwrap() else { panic!("nothing new") };
+        let FeedRead::Page(bytes) = store.feed_after("a reader", &position).await.unwrap() else {
+            panic!("nothing new")
+        };
         let page = Page::decode(&bytes).unwrap();
         let subjects = Frames::new(page.entries).map(|frame| frame.unwrap().subject.0[0]).collect();
         (page.next(), matches!(page.extent, Extent::Snapshot { .. }), subjects)

@@ -67,13 +67,13 @@ pub enum WrongPage {
     #[error(transparent)]
     Unreadable(#[from] UnreadablePage),
     /// It is not an answer to what was asked.
-    #[error("the page does not follow on what was asked")]
+    #[error("the page does not continue the requested position")]
     DoesNotFollow,
     /// Its entries cannot be those of the history that it names.
-    #[error("the page's entries are not those of the history that it names")]
+    #[error("the page's entries do not belong to the history that it names")]
     Contradiction,
     /// With them, what the relay has is not what the upstream has.
-    #[error("what this relay has differs from what its upstream has; a snapshot is taken")]
+    #[error("records differ from the upstream's; requesting a snapshot")]
     Differs,
 }
 
@@ -192,9 +192,7 @@ impl Store {
                 if !is_anew {
                     return Err(WrongPage::Differs.into());
                 }
-                tracing::warn!(
-                    "the upstream's snapshot is not what its summary says; edges compare theirs with neither"
-                );
+                tracing::warn!("upstream snapshot does not match its summary; serving it without a summary");
                 summary = None;
             }
             following = Some(merge(&self.database, &mut transaction, &anchor, &page.head, kept_changes).await?);
@@ -342,7 +340,7 @@ pub(super) async fn verify(database: &Database) -> Result<(), Error> {
     if summary::sum(&mut transaction).await? == known {
         return Ok(());
     }
-    tracing::error!("the relay's database has lost or changed what it was told; a snapshot is taken from the upstream");
+    tracing::error!("relay database damaged; requesting a snapshot from the upstream");
     sqlx::query("DELETE FROM staged").execute(&mut *transaction).await?;
     sqlx::query("UPDATE upstream SET position = $1, base = NULL")
         .bind(encoded(&Position::Nothing))
@@ -463,7 +461,7 @@ fn encoded(position: &Position) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::model::Actor;
-    use crate::store::{Found, Location};
+    use crate::store::{FeedRead, Location};
     use keyward_core::key::digest::Digest;
     use keyward_core::wire::entry::KeyRecord;
     use proptest::prelude::*;
@@ -521,8 +519,8 @@ mod tests {
             }
         }
         match store.feed_after("a reader", position).await.unwrap() {
-            Found::Page(page) => Some(page.to_vec()),
-            Found::UpToDate(_) => None,
+            FeedRead::Page(page) => Some(page.to_vec()),
+            FeedRead::UpToDate(_) => None,
         }
     }
 
@@ -637,7 +635,7 @@ mod tests {
         for seen in heads {
             let position = Position::Changes { applied: seen.sequence, seen };
             known.push(
-                matches!(relay.feed_after("a reader", &position).await.unwrap(), Found::UpToDate(_)) || {
+                matches!(relay.feed_after("a reader", &position).await.unwrap(), FeedRead::UpToDate(_)) || {
                     let page = page(&relay, &position).await.unwrap();
                     Page::decode(&page).unwrap().answers == position
                 },

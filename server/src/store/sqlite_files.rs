@@ -81,7 +81,8 @@ impl Locked {
         if let Some(damage) = wal_damage(&companion(&database, "-wal")) {
             tracing::error!(
                 database = %database.display(),
-                "{damage}: changes that were acknowledged may be missing; compare with the audit log or a backup"
+                %damage,
+                "write-ahead log damaged; acknowledged changes may be missing: compare with the audit log or a backup"
             );
         }
         Ok(Self {
@@ -107,9 +108,8 @@ impl Locked {
         if self.lacks_wal {
             tracing::error!(
                 database = %self.database.display(),
-                "the database was copied or left while a server used it, and its write-ahead log (-wal) is missing: the \
-                 last changes before that may be missing too, revocations among them (not so if it was copied by SQLite's \
-                 own .backup); keyward backup makes complete copies"
+                "write-ahead log (-wal) missing; the last changes may be missing, revocations included, unless SQLite's .backup \
+                 made this copy: use keyward backup for complete copies"
             );
         }
     }
@@ -157,14 +157,14 @@ impl Files {
     pub(super) fn compare(&self, head: &Cursor) {
         let Some(state) = read_state(&self.directory) else { return };
         if state.epoch != head.epoch {
-            tracing::warn!("this is another database than the one that this data directory had before");
+            tracing::warn!("data directory has a different database than before");
         } else if state.sequence > head.sequence {
             tracing::error!(
                 last = head.sequence,
                 known = state.sequence,
-                "{} changes that were committed are not in this database, revocations perhaps among them: it was restored from \
-                 a backup, or its write-ahead log was lost or damaged (docs/guides/backup-and-restore.md)",
-                state.sequence - head.sequence
+                missing = state.sequence - head.sequence,
+                "committed changes missing, possibly revocations: the database was restored from a backup, or its write-ahead log \
+                 was lost or damaged (docs/guides/backup-and-restore.md)"
             );
         }
     }
@@ -227,7 +227,7 @@ fn make_private(path: &Path) -> Result<(), Error> {
     match fs::set_permissions(path, Permissions::from_mode(0o600)) {
         Ok(()) => {
             let mode = format!("{mode:o}");
-            tracing::warn!(file = %path.display(), mode, "others could read or write this file; its mode is 600 now");
+            tracing::warn!(file = %path.display(), mode, "file was accessible to others; changed its mode to 600");
             Ok(())
         }
         Err(source) => Err(Error::OpenToOthers { path: path.to_owned(), mode, source }),
@@ -244,7 +244,7 @@ fn warn_of_open_directory(directory: &Path) {
         tracing::warn!(
             directory = %directory.display(),
             mode,
-            "others can delete and replace files in the data directory; make it mode 700"
+            "data directory is writable by others; change its mode to 700"
         );
     }
 }
@@ -304,11 +304,11 @@ fn wal_damage(path: &Path) -> Option<String> {
     let is_big_endian = match word(&header, 0) {
         0x377f_0682 => false,
         0x377f_0683 => true,
-        _ => return Some("the write-ahead log (-wal) does not begin as one and is ignored".to_owned()),
+        _ => return Some("the write-ahead log (-wal) has an invalid header and is ignored".to_owned()),
     };
     let mut sums = checksum(is_big_endian, (0, 0), header.get(..24).unwrap_or_default());
     if sums != (word(&header, 24), word(&header, 28)) {
-        return Some("the beginning of the write-ahead log (-wal) is damaged and all of it is ignored".to_owned());
+        return Some("the header of the write-ahead log (-wal) is damaged, and the log is ignored".to_owned());
     }
     let salts = (word(&header, 16), word(&header, 20));
     let page_bytes = usize::try_from(word(&header, 8)).ok().filter(|size| (512..=65_536).contains(size))?;

@@ -52,7 +52,7 @@ impl Store {
             return outcome;
         }
         if let Err(error) = within(WRITERS_PATIENCE, self.catch_up()).await {
-            tracing::warn!(%error, "what was committed could not be published; it is tried again");
+            tracing::warn!(%error, "failed to publish changes; will retry");
         }
         outcome
     }
@@ -104,9 +104,9 @@ impl Store {
             match &looked {
                 // There was what nobody told of: the connection may have broken without a word.
                 Ok(true) if !told => listener = None,
-                Ok(_) if !well => tracing::info!("the feed can be followed in the database again"),
+                Ok(_) if !well => tracing::info!("database feed recovered"),
                 Err(error) if well => {
-                    tracing::warn!(%error, "the feed cannot be followed in the database; it is tried again");
+                    tracing::warn!(%error, "failed to read feed from database; will retry");
                 }
                 _ => {}
             }
@@ -129,8 +129,8 @@ impl Store {
         if !of_this_history {
             tracing::warn!(
                 known = known.sequence,
-                now = head.sequence,
-                "the database has another history; edges that do not fit it get a snapshot"
+                head = head.sequence,
+                "database has another history; edges that differ get a snapshot"
             );
         }
         if !of_this_history || head.sequence - known.sequence > MOST {

@@ -141,7 +141,7 @@ impl Store {
     ) -> Result<Option<Token>, Error> {
         let revoked = self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, id))).await?;
         if let Err(error) = self.look_for_token_revocations().await {
-            tracing::warn!(%error, "the streams of a revoked token end at the next look at the database");
+            tracing::warn!(%error, "failed to close polls of a revoked token; will retry");
         }
         Ok(revoked)
     }

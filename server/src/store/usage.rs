@@ -206,7 +206,7 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be stored.
-    pub async fn sweep_usage(&self, now: Timestamp) -> Result<u64, Error> {
+    pub async fn purge_usage(&self, now: Timestamp) -> Result<u64, Error> {
         let mut swept = 0;
         loop {
             let batch = self.mutate(Authorization::server(), now, |mutation| Box::pin(sweep(mutation))).await?;
@@ -761,14 +761,14 @@ mod tests {
         let day = 24 * HOUR;
         let told = batch(1, vec![used(1, Some(NOW), &[("allow", 1)], 1)]);
         store.take_usage(Actor::edge(), told.clone(), NOW).await.unwrap();
-        assert_eq!(store.sweep_usage(NOW.plus(day)).await.unwrap(), 0);
+        assert_eq!(store.purge_usage(NOW.plus(day)).await.unwrap(), 0);
         assert_eq!(store.take_usage(Actor::edge(), told, NOW.plus(day)).await.unwrap(), IngestOutcome::Before);
-        assert_eq!(store.sweep_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
-        assert_eq!(store.sweep_usage(NOW.plus(31 * day)).await.unwrap(), 0);
-        assert_eq!(store.sweep_usage(NOW.plus(31 * day + HOUR)).await.unwrap(), 1, "who reported it");
-        assert_eq!(store.sweep_usage(NOW.plus(400 * day)).await.unwrap(), 0);
+        assert_eq!(store.purge_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
+        assert_eq!(store.purge_usage(NOW.plus(31 * day)).await.unwrap(), 0);
+        assert_eq!(store.purge_usage(NOW.plus(31 * day + HOUR)).await.unwrap(), 1, "who reported it");
+        assert_eq!(store.purge_usage(NOW.plus(400 * day)).await.unwrap(), 0);
         assert_eq!(hours(&store, UsageFilter::AllKeys).await.len(), 1);
-        assert_eq!(store.sweep_usage(NOW.plus(400 * day + HOUR)).await.unwrap(), 1, "the hour");
+        assert_eq!(store.purge_usage(NOW.plus(400 * day + HOUR)).await.unwrap(), 1, "the hour");
         assert_eq!(hours(&store, UsageFilter::AllKeys).await, []);
         assert_eq!(key(&store, 1).await.spent, 1, "what was spent stays so");
     }
