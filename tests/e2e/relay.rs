@@ -153,7 +153,7 @@ impl OpenKey {
 
 async fn until_none_is_passed_over(gateway: &Gateway) {
     until("no server is passed over any more", SOON, async || {
-        let passed_over = gateway.envoy.stats("keyward_server.outlier_detection.ejections_active$").await?;
+        let passed_over = gateway.envoy.stats("keyward_control_plane.outlier_detection.ejections_active$").await?;
         if passed_over.values().eq(&[0]) { Ok(()) } else { Err(Failure::new(format!("{passed_over:?}"))) }
     })
     .await
