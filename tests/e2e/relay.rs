@@ -5,7 +5,7 @@ use keyward_harness::config::CONTROL_PLANE;
 use keyward_harness::envoy::Options;
 use keyward_harness::gateway::Builder;
 use keyward_harness::{
-    ControlPlane, Envoy, Failure, Gateway, Postgres, Relay, Request, TestDir, WorkerConnections, until,
+    ControlPlane, Envoy, Failure, Gateway, Postgres, Relay, Request, TestDir, WorkerConnections, left_out, until,
 };
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ async fn a_server_that_hangs_is_passed_over_within_two_seconds() {
 #[tokio::test]
 async fn a_server_of_two_on_postgres_that_hangs_is_passed_over_within_two_seconds() {
     if !Postgres::is_there() {
-        println!("left out: two servers on PostgreSQL: apt-get install postgresql");
+        left_out("two servers on PostgreSQL (e2e)", "apt-get install postgresql");
         return;
     }
     let dir = TestDir::new().unwrap();
