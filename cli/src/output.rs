@@ -124,7 +124,7 @@ pub(super) fn key(key: &Value) -> String {
         let told = [
             text(secret, "id"),
             text(secret, HINT),
-            text(secret, "state") + &said(&format!(" {ends}"), "not_after"),
+            text(secret, "state").replace('_', " ") + &said(&format!(" {ends}"), "not_after"),
             said("last used", "last_used_at"),
             said("found in public", "leaked_at"),
         ];
@@ -180,7 +180,7 @@ mod tests {
             shown,
             "id            key_1\n\
              scopes        a b\n\
-             secret        sec_1  kw_live_abcd…  ended since 2030  found in public 2028\n\
+             secret        sec_1  kw_live_abcd…  rotated out since 2030  found in public 2028\n\
              secret        sec_2  valid until 2032  last used 2031\n\
              secret        sec_3  kw_live_efgh…  valid\n"
         );

@@ -88,29 +88,29 @@ use writer_thread::Writing;
 pub struct Store {
     database: Database,
     pages: Arc<Pages>,
-    /// Held from before a transaction of this process begins until the hub knows of it.
+    /// Held from the start of a transaction of this process until the hub has its changes.
     commit_order: Arc<Mutex<()>>,
     queues: Queues,
-    /// When the database was last found to answer; held while it is asked, so that all who want to know share one look.
+    /// When the database last answered a health check; locked during a check, so that simultaneous ones share it.
     answered_at: Arc<Mutex<Option<Instant>>>,
     hub: Arc<Hub>,
-    /// How many revocations of tokens are known of; `None` at a relay, which has none.
+    /// The number of token revocations; `None` at a relay, which has none.
     token_revocations: Option<Arc<watch::Sender<i64>>>,
     freshness: Freshness,
     writing: Writing,
     health: Health,
-    /// Whether the directory has a state file, which a relay's has not: it can be filled again.
+    /// Whether the directory has a state file. A relay needs none, as its data can be fetched again.
     has_state_file: bool,
-    /// What the state file says.
+    /// The head in the state file.
     recorded: Arc<std::sync::Mutex<Option<Cursor>>>,
-    /// One for each export that may be under way.
+    /// Bounds the exports in progress.
     exports: Arc<Semaphore>,
 }
 
 /// An error of the database, or of a request to it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error("{}: {source}", path.display())]
     File {
         /// The database file.
@@ -118,10 +118,10 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// There is no thread to be had.
+    /// The thread cannot be started.
     #[error("cannot start the writer thread: {0}")]
     Thread(#[source] io::Error),
-    /// There was a database here.
+    /// The database file was lost.
     #[error(
         "{} is missing or empty, but {} shows that there was a database: restore a backup \
          (docs/guides/backup-and-restore.md); or, to start with an empty database and lose all keys, tokens and revocations, remove {}",
@@ -130,16 +130,16 @@ pub enum Error {
     Lost {
         /// The database file.
         database: PathBuf,
-        /// What shows it.
+        /// The file that shows that there was a database.
         evidence: PathBuf,
     },
-    /// The database file is another kind of file.
+    /// The file is not an SQLite database.
     #[error("{} is not an SQLite database: {}", path.display(), way_out(path))]
     NotADatabase {
         /// The file.
         path: PathBuf,
     },
-    /// The database is that of another program.
+    /// The database is of another application.
     #[error("expected a database of Keyward, got an SQLite database of another application: {}", path.display())]
     OtherApplication {
         /// The file.
@@ -163,15 +163,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A file of the database is not where it was.
+    /// A file of the database was deleted or replaced.
     #[error("{} was {how} while the server used it: restore the file, or restart the server", path.display())]
     Replaced {
         /// The file.
         path: PathBuf,
-        /// What became of it.
+        /// What happened to it.
         how: &'static str,
     },
-    /// There is no room on the disk.
+    /// The disk is full.
     #[error("the disk of the data directory is full: {free_bytes} bytes left")]
     DiskFull {
         /// How many bytes are left.
@@ -180,16 +180,16 @@ pub enum Error {
     /// The last change could not be stored.
     #[error("cannot store changes: {0}")]
     Storage(String),
-    /// Another server has the directory.
+    /// Another server uses the directory.
     #[error("another server uses this data directory")]
     InUse,
-    /// The database refused.
+    /// The database returned an error.
     #[error("{}", describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// The URL is invalid. The message repeats nothing of it, as it can contain a password.
     #[error("KEYWARD_DATABASE_URL {0}")]
     Url(&'static str),
-    /// The database was brought to a schema that this program does not know.
+    /// The schema is of a newer version.
     #[error("the database schema {found} is of a newer Keyward; this version supports up to {known}: update Keyward")]
     NewerSchema {
         /// The number of the unknown migration.
@@ -197,58 +197,58 @@ pub enum Error {
         /// The number of the last known one.
         known: i64,
     },
-    /// The schema cannot be brought up to date.
+    /// The schema cannot be migrated.
     #[error("database schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
-    /// What is stored cannot have been written by this program.
+    /// The stored data is invalid.
     #[error("corrupt database: cannot read a {0}")]
     Corrupt(&'static str),
-    /// What an edge is to be told does not fit an entry.
+    /// The feed entry is too large.
     #[error(transparent)]
     EntryTooLarge(#[from] EntryTooLarge),
-    /// What was to be changed is there in another version than was expected.
+    /// The resource has another version than expected.
     #[error("version mismatch")]
     OtherVersion,
-    /// The plan that a key is to have is not there.
+    /// The plan of a key does not exist.
     #[error("plan not found")]
     NoSuchPlan,
-    /// The Idempotency-Key came with another request before.
+    /// The Idempotency-Key was used for another request.
     #[error("the Idempotency-Key was used for another request")]
     OtherRequest,
     /// No epoch can be drawn.
     #[error(transparent)]
     Random(#[from] RngError),
-    /// More requests wait than can be served in time.
+    /// Too many requests wait.
     #[error("too many requests are waiting")]
     Crowded,
-    /// The credential that was shown has ended: it was revoked or removed, or has expired.
+    /// The credential was revoked, removed or expired.
     #[error("the credential is no longer valid")]
     NotAuthorized,
-    /// More requests of this caller wait than may.
+    /// Too many requests of this caller wait.
     #[error("too many requests of this caller are waiting")]
     TooManyOfCaller,
-    /// What the write rests on was changed before its turn came.
+    /// The calling key or its owner was changed before the transaction.
     #[error("the calling key or its owner was changed concurrently")]
     Changed,
     /// A relay has no complete snapshot yet.
     #[error("no complete snapshot yet")]
     NoSnapshot,
-    /// A reader knows more than a relay, and the relay's upstream cannot be asked.
+    /// A reader has more than the relay, whose upstream does not answer.
     #[error("the relay is behind the reader, and waits for its upstream")]
     Behind,
-    /// Other servers may have committed what is not known here, as the database could not be looked at for too long.
+    /// The database was not read for too long, and other servers may have committed changes.
     #[error("the database was not read for too long to know whether there are changes")]
     Stale,
-    /// As many exports are under way as there may be.
+    /// Too many exports are in progress.
     #[error("{} exports are in progress, the maximum", export::AT_ONCE)]
     Exporting,
-    /// The database has not answered in time, or a write has waited for others for too long.
+    /// The database did not answer in time, or a write waited too long.
     #[error("the database did not answer in time")]
     Slow,
-    /// The answer to a commit was lost, so the change may have been made or not.
+    /// The result of a commit was lost: the change may have been made.
     #[error("outcome of the commit unknown: {0}")]
     OutcomeUnknown(#[source] sqlx::Error),
-    /// The process ends, or the write has failed in a way that should be impossible.
+    /// The process is shutting down, or the writer thread panicked.
     #[error("the write was interrupted")]
     Interrupted,
 }
@@ -271,7 +271,7 @@ fn describe_error(error: &sqlx::Error) -> String {
 }
 
 impl Error {
-    /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
+    /// Whether a retry can succeed: the database is busy, full, or shutting down.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Crowded
@@ -295,7 +295,7 @@ impl Error {
 }
 
 impl Error {
-    /// Whether there was no room on the disk.
+    /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::DiskFull { .. } => true,
@@ -333,20 +333,17 @@ const SQLITE_TEMPORARY: [i32; 9] = [3, 5, 6, 7, 8, 10, 13, 14, 15];
 /// took too long, an operator intervenes, the disk fails, or a standby has not yet taken over (25006).
 const POSTGRES_TEMPORARY: [&str; 9] = ["08", "53", "40", "57P", "57014", "55P03", "25P03", "25006", "58"];
 
-/// How long a question to the database may take altogether. A connection that broke without a word answers never.
+/// The timeout of a query. A connection that broke silently never answers.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same of what an operator asks, which can be many questions, or one about a million keys.
+/// The timeout of reads for operators, which can be several queries, or one over a million keys.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a write may wait for the turn of this process.
+/// How long a write may wait for the others of this process.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a transaction that writes may take altogether.
+/// The timeout of a transaction that writes.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Store {
-    /// Opens the database, and makes it where there is none.
-    ///
-    /// # Errors
-    /// If it cannot be used.
+    /// Opens the database; creates it if there is none.
     pub async fn open(location: &Location) -> Result<Self, Error> {
         let database = Database::open(location).await?;
         begin_history(&database.writer).await?;
@@ -386,32 +383,29 @@ impl Store {
             has_state_file,
             recorded: Arc::default(),
         };
-        // The state file may speak of a database only once that is in its own file.
+        // The state file may name a head only once it is in the database file.
         store.database.checkpoint().await?;
         store.record_head();
         Ok(store)
     }
 
-    /// Where each commit is published.
+    /// The hub, to which commits are published.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 
-    /// As of when the hub has all that was committed; `None` where nobody else can commit anything.
+    /// When the hub last had everything that was committed; `None` if no other server can commit.
     pub fn seen_at(&self) -> Option<Instant> {
         self.freshness.seen_at()
     }
 
     /// Whether the database answers, and changes can be stored in it.
-    ///
-    /// # Errors
-    /// If it does not, or they cannot.
     pub async fn check(&self) -> Result<(), Error> {
         self.check_storage()?;
         let came = Instant::now();
         within(PATIENCE, async {
             let mut answered_at = self.answered_at.lock().await;
-            // Somebody else has asked since.
+            // Another check has completed since.
             if answered_at.is_some_and(|asked| asked > came) {
                 return Ok(());
             }
@@ -423,15 +417,15 @@ impl Store {
         .await
     }
 
-    /// Waits for the writes that were begun, and closes the database.
+    /// Waits for the running write, and closes the database.
     pub async fn close(&self) {
         let _last_write = self.commit_order.lock().await;
         self.record_head();
         self.database.close().await;
     }
 
-    /// What became of a commit, after a look at the files of an SQLite database. What was committed counts only if they are
-    /// still there; what failed while it was committed is kept from being made by the next start, if that can be done.
+    /// The result of a commit, after a check of the files of an SQLite database. A commit counts only if they are still in place; a failed
+    /// one is prevented from being recovered by the next start, if possible.
     async fn settled<T>(&self, committed: Result<T, Error>) -> Result<T, Error> {
         match committed {
             Ok(committed) => match self.database.verify_files() {
@@ -450,28 +444,27 @@ impl Store {
         }
     }
 
-    /// Runs the steps in one transaction if the authorization holds in it, commits if it holds still, and publishes what the
-    /// steps appended to the feed. For who has shown a credential it happens at the time of the transaction, and for the server
-    /// itself at the time for which it was begun.
+    /// Runs the steps in a transaction, and publishes the entries that they appended to the feed. The authorization is checked at the start
+    /// and before the commit. The change has the time of the transaction, or `begun` for the server itself.
     async fn mutate<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let by = by.into();
-        let turn = self.queues.write(&by, false).await?;
-        self.mutate_in(turn, by, begun, steps).await
+        let permit = self.queues.write(&by, false).await?;
+        self.mutate_in(permit, by, begun, steps).await
     }
 
-    /// The same for one of many changes that follow each other and are not to be in the way of others.
+    /// The same for one of many bulk changes, which must not delay others.
     async fn mutate_bulk<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let by = by.into();
-        let turn = self.queues.write(&by, true).await?;
-        self.mutate_in(turn, by, begun, steps).await
+        let permit = self.queues.write(&by, true).await?;
+        self.mutate_in(permit, by, begun, steps).await
     }
 
     async fn mutate_in<T, F>(
@@ -490,7 +483,7 @@ impl Store {
         let waits = Arc::downgrade(&requester);
         let write = async move {
             let _held = held;
-            let _turn = turn(&store.commit_order).await?;
+            let _lock = lock(&store.commit_order).await?;
             if waits.strong_count() == 0 {
                 return Err(Error::Interrupted);
             }
@@ -517,15 +510,15 @@ impl Store {
     }
 }
 
-/// Waits for the turn, but not for ever.
-async fn turn(turn: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
-    timeout(TURN_PATIENCE, Arc::clone(turn).lock_owned()).await.map_err(|_| Error::Slow)
+/// Waits for the lock, with a timeout.
+async fn lock(lock: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
+    timeout(TURN_PATIENCE, Arc::clone(lock).lock_owned()).await.map_err(|_| Error::Slow)
 }
 
-/// What is told of a commit that was not answered in time.
+/// The error of a commit that timed out.
 const LATE: sqlx::Error = sqlx::Error::PoolTimedOut;
 
-/// Gives up after that long.
+/// Runs a query with a timeout.
 async fn within<T>(patience: Duration, question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     timeout(patience, question).await.unwrap_or(Err(Error::Slow))
 }

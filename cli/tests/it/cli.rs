@@ -73,7 +73,7 @@ fn a_key_is_made_shown_rotated_listed_and_revoked() {
     let line = stdout(&list).lines().find(|line| line.starts_with(id)).unwrap();
     assert!(stdout(&list).starts_with("ID ") && line.contains(hint), "{list:?}");
     let shown = run(&["keys", "show", id]);
-    assert!(stdout(&shown).contains("  ended since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
+    assert!(stdout(&shown).contains("  rotated out since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
     assert_eq!(document(&run(&["keys", "revoke", id, "--json"]))["state"], "revoked");
     assert_eq!(document(&run(&["keys", "list", "--state", "active", "--json"])), json!({"keys": [], "next": null}));
 }
@@ -390,7 +390,7 @@ fn a_key_is_changed_and_one_of_its_secrets_ended() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(!stderr(&refused).contains("kw_live_"));
     let text = run(&["keys", "show", id]);
-    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("ended since 2027"), "{text:?}");
+    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("rotated out since 2027"), "{text:?}");
 }
 
 #[test]

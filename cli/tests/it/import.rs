@@ -467,7 +467,11 @@ fn files_of_every_program_and_name_are_imported() {
     std::fs::write(dir.path().join("latin.csv"), latin).unwrap();
     let output = run(&server, dir.path(), &["latin.csv"], "");
     assert_eq!((stdout(&output), output.status.code()), ("imported 1, skipped 0, failed 1\n", Some(3)));
-    assert!(stderr(&output).contains("latin.csv:2: is not UTF-8, but perhaps Windows-1252"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("latin.csv:2: expected UTF-8, got another encoding, such as Windows-1252"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

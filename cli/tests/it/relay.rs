@@ -673,9 +673,14 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
     });
     assert!(next.load(Ordering::SeqCst) > count, "all of them came");
     let log = relay.log_so_far();
-    for told in
-        ["not a feed page", "damaged on the way", "framing", "too long", "does not follow", "not those of the history"]
-    {
+    for told in [
+        "not a feed page",
+        "damaged on the way",
+        "framing",
+        "too large",
+        "does not continue",
+        "do not belong to the history",
+    ] {
         assert!(log.contains(told), "{told}: {log}");
     }
 }

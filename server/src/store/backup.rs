@@ -1,5 +1,4 @@
-//! A copy of an SQLite database that a server may be using: complete as of one moment, checked, and there under its name
-//! only when it is finished.
+//! Online backup of an SQLite database: complete as of one moment, checked, and renamed into place when finished.
 
 use super::DATABASE_FILE;
 use super::database::application_id;
@@ -13,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// No backup was made.
+/// The backup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// There is nothing to copy.

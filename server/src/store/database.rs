@@ -20,14 +20,14 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// Where the state lies.
+/// The location of the database.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// In an SQLite database in this directory, which one server uses.
+    /// An SQLite database in this directory, for one server.
     Directory(PathBuf),
-    /// What a relay has, in an SQLite database of its own in this directory.
+    /// The SQLite database of a relay in this directory.
     Relay(PathBuf),
-    /// In a PostgreSQL database, which several servers can use; its URL can hold a password.
+    /// A PostgreSQL database, for several servers; its URL can contain a password.
     Postgres(Secret),
 }
 
@@ -69,14 +69,13 @@ pub(super) enum Engine {
 pub(super) struct Database {
     pub(super) engine: Engine,
     pub(super) writer: AnyPool,
-    /// For what operators ask.
+    /// For reads of operators.
     pub(super) readers: AnyPool,
-    /// For what users ask.
+    /// For reads of users.
     pub(super) user_readers: AnyPool,
-    /// For what takes long: exports, imports and the retention.
+    /// For long operations: exports, imports and the retention.
     pub(super) bulk_readers: AnyPool,
-    /// For what guards: look-ups of tokens and keys, and whether the database answers. Each takes one or a few rows by an
-    /// index, so that no one waits here for long.
+    /// For look-ups of tokens and keys, and health checks. Each reads a few rows by an index, so that none waits long.
     pub(super) guard_readers: AnyPool,
     /// The feed's own, so that operators do not wait behind a thousand edges, nor edges behind operators.
     pub(super) feed_readers: AnyPool,
@@ -253,9 +252,6 @@ impl Database {
     }
 
     /// Whether the files of an SQLite database are still those that were opened.
-    ///
-    /// # Errors
-    /// If one was deleted or replaced.
     pub(super) fn verify_files(&self) -> Result<(), Error> {
         self.files().map_or(Ok(()), Files::verify)
     }
@@ -267,7 +263,7 @@ impl Database {
 
     /// Empties the WAL, which gives its room on the disk back, and makes sure that a change whose commit has failed is not made
     /// by the next start: its frames may stand in the WAL, whole, where this process does not see them any more but recovery
-    /// would. Only whoever holds the turn may do so.
+    /// would. Only the holder of the commit lock may call this.
     ///
     /// # Errors
     /// If the WAL cannot be emptied at the moment.

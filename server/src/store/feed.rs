@@ -13,17 +13,18 @@ use keyward_core::wire::summary::Summary;
 use sqlx::{AnyConnection, AssertSqlSafe};
 use std::collections::HashSet;
 
-/// What the database has for a reader of the feed.
+/// The result of reading the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedRead {
-    /// A page, encoded.
+    /// An encoded page.
     Page(Bytes),
     /// The reader has everything that was committed; with the summary of all records there.
     UpToDate(Option<Summary>),
 }
 
 impl Store {
-    /// What follows the position, for a reader that is known by its token. A position that does not fit this history is answered with the begin of a snapshot.
+    /// The page after the position, for the reader with that name. A position of another history is answered with the start of a
+    /// snapshot.
     ///
     /// # Errors
     /// If the database cannot be read, or too many want to.
@@ -32,7 +33,7 @@ impl Store {
         if let Some(page) = find() {
             return Ok(FeedRead::Page(page));
         }
-        let _turn = self.pages.turn(reader).await?;
+        let _permit = self.pages.permit(reader).await?;
         if let Some(page) = find() {
             return Ok(FeedRead::Page(page));
         }
@@ -49,7 +50,7 @@ impl Store {
             }
         };
         let answers = if fits { *position } else { Position::Nothing };
-        // A position that does not fit has found nothing so far, but the begin of a snapshot may be there.
+        // The page for another history is the start of a snapshot, which may be cached.
         if let Some(page) = self.pages.find(&answers, &head) {
             return Ok(FeedRead::Page(page));
         }
@@ -72,7 +73,7 @@ impl Store {
     }
 }
 
-/// A hub that has the newest changes already, so that after a restart edges are served from memory as before.
+/// A hub with the newest changes, so that edges are served from memory right after a restart.
 pub(super) async fn recent(database: &Database, bounds: Bounds) -> Result<Hub, Error> {
     let mut transaction = database.begin_read(&database.readers).await?;
     let Head { cursor: head, summary } = full_head(&mut transaction).await?;
@@ -230,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let of_another_history = Cursor { epoch: 0, sequence: 5, chain: [9; 16] };
-        let turn = store.pages.turn("a reader").await.unwrap();
+        let permit = store.pages.permit("a reader").await.unwrap();
         let asking: Vec<_> = (0..1000)
             .map(|n| {
                 let position = match n % 2 {
@@ -247,7 +248,7 @@ mod tests {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(10), all_wait).await.unwrap();
-        drop(turn);
+        drop(permit);
         let mut places = HashSet::new();
         for asking in asking {
             places.insert(asking.await.unwrap().as_ptr());

@@ -1,8 +1,7 @@
-//! Requests that must not be carried out twice, though they come again because an answer was lost.
+//! Idempotent requests: a request that is repeated because its response was lost is carried out once.
 //!
-//! No answer is kept: what is kept is which key and secret were made, and the salt with which whoever still holds the
-//! Idempotency-Key can have the plaintext drawn again. Whoever writes is alone, so of two at the same time the second
-//! finds what the first has made.
+//! No response is stored, only which key and secret were issued, and the salt from which the Idempotency-Key derives the plaintext
+//! again. Transactions that write follow each other, so of two simultaneous requests the second finds the result of the first.
 
 use super::authorization::Access;
 use super::keys::Excluded;
@@ -13,42 +12,43 @@ use crate::model::Key;
 use sqlx::AnyConnection;
 use std::time::Duration;
 
-/// What is kept of a request that may come again.
+/// What is stored of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Once {
-    /// Of the actor and the Idempotency-Key.
+    /// The digest of actor and Idempotency-Key.
     pub digest: [u8; 32],
-    /// Of what is asked for.
+    /// The digest of the request.
     pub fingerprint: [u8; 32],
-    /// With the Idempotency-Key and the pepper, what the plaintext is drawn from.
+    /// The salt from which, with Idempotency-Key and pepper, the plaintext is derived.
     pub salt: [u8; 32],
 }
 
-/// What the request made when it first came.
+/// The result of the first request.
 #[derive(Clone)]
 pub struct Before {
-    /// The key, as it is now.
+    /// The current key.
     pub key: Key,
-    /// The id of the secret that was made.
+    /// The id of the issued secret.
     pub secret_id: String,
-    /// What its plaintext was drawn from.
+    /// The salt of its plaintext.
     pub salt: [u8; 32],
 }
 
-/// The outcome of a request that may have come before.
+/// The outcome of a request that can be repeated.
 #[derive(Clone)]
 pub enum Made<T> {
-    /// It came for the first time.
+    /// The first request, carried out now.
     Now(T),
-    /// It came before, and made nothing now.
+    /// A repeated request, not carried out again.
     Before(Box<Before>),
 }
 
-/// For how long a request that comes again is answered as it was.
+/// How long a repeated request returns the same plaintext.
 pub const REPEATABLE_FOR: Duration = Duration::from_secs(86_400);
 
 impl Store {
-    /// What the request made if it came before, as long as the authorization holds: whoever hears of it can draw the plaintext.
+    /// The result of the first request, if this is a repeated one. The authorization must still hold, as the result leads to the
+    /// plaintext.
     ///
     /// # Errors
     /// If the database cannot be read, or the Idempotency-Key came with another request.
@@ -67,7 +67,7 @@ pub(super) async fn before(mutation: &mut Mutation, once: &Once) -> Result<Optio
     find(mutation.connection(), once, now).await
 }
 
-/// Remembers that this secret of the key was made for this request.
+/// Records the secret that was issued for the request.
 pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
     let now = mutation.now();
     sqlx::query(
@@ -88,7 +88,7 @@ pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str,
     Ok(())
 }
 
-/// Forgets the requests that are not answered again.
+/// Purges requests that can no longer be repeated.
 pub(super) async fn forget_old(mutation: &mut Mutation) -> Result<(), Error> {
     let until = mutation.now().minus(REPEATABLE_FOR);
     sqlx::query("DELETE FROM idempotency WHERE created_at <= $1")

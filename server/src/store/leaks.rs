@@ -1,5 +1,4 @@
-//! Secrets that were found in public: found by their digests, marked for good, and ended with their keys where that is
-//! wanted.
+//! Leaked secrets: found by their digests, marked permanently, and their keys revoked if configured.
 
 use super::keys::Excluded;
 use super::mutation::Mutation;
@@ -16,13 +15,13 @@ use serde_json::{Map, Value};
 pub struct FoundSecret {
     /// Its digest.
     pub digest: Digest,
-    /// Which it is.
+    /// The secret.
     pub leak: Leak,
-    /// What a plaintext has to be checked against before it is this one.
+    /// The password hash that a plaintext must match, if any.
     pub hash: Option<PasswordHash>,
 }
 
-/// A secret that was found in public.
+/// A leaked secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
     /// The id of its key.
@@ -31,20 +30,17 @@ pub struct Leak {
     pub secret_id: String,
 }
 
-/// What has become of a leaked secret.
+/// The outcome for a leaked secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeakOutcome {
     /// The id of its key.
     pub key_id: String,
-    /// What was done.
+    /// The action taken.
     pub action: LeakAction,
 }
 
 impl Store {
     /// The secrets that have one of these digests.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<FoundSecret>, Error> {
         within(READ_PATIENCE, async {
             let mut found = Vec::new();
@@ -66,11 +62,7 @@ impl Store {
         .await
     }
 
-    /// Marks the secrets as leaked, and revokes the keys of those that are still good for something if that is wanted. One
-    /// outcome for each that is still there.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Marks the secrets as leaked, and revokes the keys of valid ones if configured. Returns one outcome for each secret that exists.
     pub async fn report_leaks(
         &self,
         by: impl Into<Authorization>,

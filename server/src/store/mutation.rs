@@ -1,4 +1,4 @@
-//! One transaction that changes something, with the entries of the feed and of the audit log that tell of it.
+//! A transaction that writes, with its entries of the feed and of the audit log.
 
 use super::Error;
 use super::audit;
@@ -344,10 +344,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_away_before_the_turn_has_written_nothing_and_who_goes_later_has() {
+    async fn request_cancelled_before_its_transaction_writes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
-        let turn = store.commit_order.lock().await;
+        let lock = store.commit_order.lock().await;
         let asking = store.clone();
         let asking = tokio::spawn(async move { change(&asking, 1, false).await });
         while Arc::strong_count(&store.commit_order) < 3 {
@@ -355,7 +355,7 @@ mod tests {
         }
         asking.abort();
         assert!(asking.await.unwrap_err().is_cancelled());
-        drop(turn);
+        drop(lock);
         // Those who wait for the turn get it in the order in which they came.
         change(&store, 2, false).await;
         assert_eq!(count(&store, "SELECT count(*) FROM feed").await, 1);

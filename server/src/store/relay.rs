@@ -1,4 +1,4 @@
-//! A relay's state: what another control plane, or another relay, has in its feed.
+//! The database of a relay: a replica of its upstream's feed.
 //!
 //! Pages are staged until they lead to a head of the history, and then become what is served in one transaction, together
 //! with the head. So what is served is always the state at one head, and a relay that is killed at any moment goes on
@@ -15,7 +15,7 @@ use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{Head, digest, sequence, stored_sequence};
 use super::summary;
 use super::tail::{MOST, WRITERS_PATIENCE};
-use super::{Error, LATE, PATIENCE, Store, turn, within};
+use super::{Error, LATE, PATIENCE, Store, lock, within};
 use crate::clock::Timestamp;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::{Cursor, Position, chain};
@@ -25,31 +25,31 @@ use keyward_core::wire::summary::Summary;
 use sqlx::AnyConnection;
 use tokio::time::timeout;
 
-/// How far a relay has come.
+/// The progress of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Where the next page begins.
+    /// The position of the next page.
     pub position: Position,
-    /// Whether there is a state to serve.
+    /// Whether there is a complete state to serve.
     pub is_complete: bool,
-    /// When the control plane was last known to have nothing beyond it, by this machine's clock.
+    /// When the control plane was last known to have nothing beyond it, by the system clock.
     pub current_at: Option<Timestamp>,
 }
 
 impl Standing {
-    /// Whether everything that the upstream has told of is served.
+    /// Whether everything that the upstream is known to have is served.
     pub fn is_level(&self) -> bool {
         matches!(self.position, Position::Changes { applied, seen } if applied == seen.sequence)
     }
 }
 
-/// A page was not taken, and nothing of it is stored.
+/// A page was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The page is at fault.
+    /// The page is invalid.
     #[error(transparent)]
     Page(#[from] WrongPage),
-    /// The database is.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -60,19 +60,19 @@ impl From<sqlx::Error> for ApplyError {
     }
 }
 
-/// What is wrong with a page.
+/// Why a page is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WrongPage {
     /// It cannot be read.
     #[error(transparent)]
     Unreadable(#[from] UnreadablePage),
-    /// It is not an answer to what was asked.
+    /// The page does not continue the requested position.
     #[error("the page does not continue the requested position")]
     DoesNotFollow,
     /// Its entries cannot be those of the history that it names.
     #[error("the page's entries do not belong to the history that it names")]
     Contradiction,
-    /// With them, what the relay has is not what the upstream has.
+    /// With the page, the records differ from the upstream's.
     #[error("records differ from the upstream's; requesting a snapshot")]
     Differs,
 }
@@ -98,10 +98,7 @@ struct StagedRow {
 }
 
 impl Store {
-    /// How far the relay has come.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The progress of the relay.
     pub async fn standing(&self) -> Result<Standing, Error> {
         let row = within(PATIENCE, async { upstream(&mut *self.database.readers.acquire().await?).await }).await?;
         Ok(Standing {
@@ -111,11 +108,7 @@ impl Store {
         })
     }
 
-    /// Whether a reader's head is of another history than this one's: there is a change of that number here, and it is
-    /// another. A number of which nothing was told here says nothing.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Whether a reader's head belongs to another history: the change of that sequence is known here, and differs.
     pub async fn is_of_another_history(&self, seen: &Cursor) -> Result<bool, Error> {
         within(PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
@@ -130,11 +123,11 @@ impl Store {
         .await
     }
 
-    /// Takes the answer to what was asked, and publishes what it leads to; `current_at` is when the control plane had
-    /// nothing beyond it, should there be no more.
+    /// Stores a page, and publishes the changes that it completes; `current_at` is when the control plane had nothing beyond it, if
+    /// the page is the last one.
     ///
     /// # Errors
-    /// If the page cannot be believed, or not stored; nothing of it is there then, unless the answer to the commit was lost.
+    /// If the page is invalid or cannot be stored; then nothing of it is stored, unless the result of the commit was lost.
     pub async fn take_page(&self, asked: Position, page: &[u8], current_at: Timestamp) -> Result<Standing, ApplyError> {
         let taken = self.take(asked, page, current_at, KEPT_CHANGES).await;
         match &taken {
@@ -154,7 +147,7 @@ impl Store {
     ) -> Result<Standing, ApplyError> {
         let page = Page::decode(page).map_err(WrongPage::Unreadable)?;
         check(&asked, &page)?;
-        let _turn = turn(&self.commit_order).await?;
+        let _lock = lock(&self.commit_order).await?;
         self.database.verify_files()?;
         let mut transaction = self.database.begin_write().await?;
         let row = upstream(&mut transaction).await?;
@@ -221,7 +214,7 @@ impl Store {
             }
             (Ok(()), Some(_)) => {
                 // Only relays write here, one page after the other, so the hub stands where the database stood.
-                if !self.hub.begin_anew(&before, page.head, summary) {
+                if !self.hub.reset(&before, page.head, summary) {
                     within(WRITERS_PATIENCE, self.catch_up()).await?;
                 }
             }
@@ -229,16 +222,13 @@ impl Store {
         Ok(standing)
     }
 
-    /// Publishes what the hub lacks, after a commit whose answer was lost.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Publishes what the hub lacks, after a commit whose result was lost.
     pub async fn republish(&self) -> Result<(), Error> {
         self.catch_up().await.map(drop)
     }
 }
 
-/// Makes the row of a relay that has heard nothing yet.
+/// Creates the row of a new relay.
 pub(super) async fn begin(database: &Database) -> Result<(), Error> {
     sqlx::query("INSERT INTO upstream (id, position, complete) VALUES (1, $1, 0) ON CONFLICT (id) DO NOTHING")
         .bind(encoded(&Position::Nothing))
@@ -247,7 +237,7 @@ pub(super) async fn begin(database: &Database) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the page is an answer to what was asked, and its entries can be those of the history that it names.
+/// Checks that the page continues the requested position, and that its entries can belong to its history.
 fn check(asked: &Position, page: &Page<'_>) -> Result<(), WrongPage> {
     if page.answers != Position::Nothing && page.answers != *asked {
         return Err(WrongPage::DoesNotFollow);
@@ -269,7 +259,7 @@ fn check(asked: &Position, page: &Page<'_>) -> Result<(), WrongPage> {
     if frames.all(|frame| versions.contains(&frame.version)) { Ok(()) } else { Err(WrongPage::Contradiction) }
 }
 
-/// Adds the entries of the page to what is staged, as the bytes that they are.
+/// Stages the entries of the page, unchanged.
 async fn stage(database: &Database, connection: &mut AnyConnection, page: &Page<'_>) -> Result<(), Error> {
     let frames: Vec<_> = Frames::new(page.entries).map_while(Result::ok).collect();
     for rows in frames.chunks(ROWS_OF_A_STATEMENT) {
@@ -282,7 +272,7 @@ async fn stage(database: &Database, connection: &mut AnyConnection, page: &Page<
                 .bind(frame.subject.0.as_slice())
                 .bind(stored_sequence(frame.version))
                 .bind(entry)
-                // What this program cannot read is passed on; it is no removal.
+                // An unreadable entry is passed on; it is not a removal.
                 .bind(frame.decode() == Ok(Body::Removed));
         });
         insert.push(
@@ -331,8 +321,7 @@ async fn with_staged(connection: &mut AnyConnection, known: Option<Summary>) -> 
     Ok(Some(summary))
 }
 
-/// Compares what is served with its summary. Where the disk has lost or changed something, what is there is served on without a
-/// summary, and the upstream is asked for a snapshot.
+/// Compares the records with their summary. If they differ, they are served without a summary, and a snapshot is requested.
 pub(super) async fn verify(database: &Database) -> Result<(), Error> {
     let mut transaction = database.begin_write().await?;
     let head = full_head(&mut transaction).await?;
@@ -350,8 +339,8 @@ pub(super) async fn verify(database: &Database) -> Result<(), Error> {
     Ok(transaction.commit().await?)
 }
 
-/// Makes what is staged the state at `head`, and logs what followed `anchor`; returns that unless it is too much to be told
-/// at once.
+/// Makes the staged entries the state at `head`, and logs the changes since `anchor`; returns these unless they are too many to be
+/// published at once.
 async fn merge(
     database: &Database,
     connection: &mut AnyConnection,

@@ -1,4 +1,4 @@
-//! Secrets, found by what leads to them.
+//! Look-up of secrets by digest.
 
 use super::{Error, QueuePermit, READ_PATIENCE, Store, keys, within};
 use crate::model::{Key, Secret};
@@ -6,11 +6,8 @@ use keyward_core::key::digest::Digest;
 use sqlx::AnyConnection;
 
 impl Store {
-    /// The secret that the digest or address leads to, with its key; for whoever has the turn to look one up.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn secret_at(&self, _turn: &QueuePermit, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
+    /// The secret with that digest or address, with its key.
+    pub async fn secret_at(&self, _permit: &QueuePermit, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
         within(READ_PATIENCE, async {
             let mut connection = self.database.guard_readers.acquire().await?;
             let Some((key_id, _)) = at(&mut connection, address).await? else { return Ok(None) };
@@ -21,10 +18,7 @@ impl Store {
         .await
     }
 
-    /// Whether a secret has that digest or address, or ever had.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Whether a secret has or ever had that digest or address.
     pub async fn is_taken(&self, address: &Digest) -> Result<bool, Error> {
         within(READ_PATIENCE, async {
             let mut connection = self.database.readers.acquire().await?;
@@ -34,7 +28,7 @@ impl Store {
     }
 }
 
-/// The ids of the key and of the secret that the digest or address leads to.
+/// The ids of the key and the secret with that digest or address.
 pub(super) async fn at(connection: &mut AnyConnection, address: &Digest) -> Result<Option<(String, String)>, Error> {
     let found = sqlx::query_as("SELECT key_id, id FROM secrets WHERE digest = $1").bind(address.0.as_slice());
     Ok(found.fetch_optional(connection).await?)

@@ -103,7 +103,7 @@ impl Locked {
         refuse_loss(&self.directory, &self.database)
     }
 
-    /// Tells of a database that was in use and whose WAL is not here.
+    /// Logs that the database was in use and its WAL is missing.
     pub(super) fn warn_of_missing_wal(&self) {
         if self.lacks_wal {
             tracing::error!(
@@ -128,9 +128,6 @@ impl Locked {
 
 impl Files {
     /// Whether every file is still the one that was opened. Otherwise what is written would be lost with the next start.
-    ///
-    /// # Errors
-    /// If one was deleted or replaced.
     pub(super) fn verify(&self) -> Result<(), Error> {
         for (path, device, inode) in &self.watched {
             match fs::metadata(path) {
@@ -146,14 +143,11 @@ impl Files {
     }
 
     /// Whether there is room for further changes.
-    ///
-    /// # Errors
-    /// If there is not.
     pub(super) fn check_room(&self) -> Result<(), Error> {
         check_room(&self.directory)
     }
 
-    /// Tells what the database lacks of what the state file says.
+    /// Logs what the database lacks compared to the state file.
     pub(super) fn compare(&self, head: &Cursor) {
         let Some(state) = read_state(&self.directory) else { return };
         if state.epoch != head.epoch {
@@ -170,9 +164,6 @@ impl Files {
     }
 
     /// Writes the state file.
-    ///
-    /// # Errors
-    /// If that fails.
     pub(super) fn record(&self, head: &Cursor) -> io::Result<()> {
         let state = State { epoch: head.epoch, sequence: head.sequence };
         let (path, unfinished) = (self.directory.join(STATE_FILE), self.directory.join(format!(".{STATE_FILE}.new")));

@@ -1,4 +1,4 @@
-//! The summary of all records, kept in the transaction that changes them, so that edges can compare what they have with it.
+//! The summary of all records, maintained in each transaction, with which edges compare their state.
 
 use super::Error;
 use super::database::Database;

@@ -1,10 +1,9 @@
-//! The use of keys, as the edges tell it: counted by hour and verdict, and taken off credits.
+//! Usage of keys as edges report it: counted by hour and verdict, and subtracted from credits.
 //!
-//! A batch counts once, whoever sends it again and when: its id is written in the transaction that adds it up. None of it is a
-//! change to a key that anybody asked for, so it is neither audited nor does it touch a key's version.
+//! A batch counts once, however often it is sent: its id is stored in the transaction that adds it up. Usage is not audited and does not
+//! change the version of a key.
 //!
-//! An edge reports and does not rule: what each token has reported is kept for [`REPORTS_KEPT`], so that an operator can see
-//! it and undo what came with one that was stolen.
+//! The reports of each token are kept for [`REPORTS_KEPT`], so that an operator can undo those made with a stolen one.
 
 use super::audit::details;
 use super::mutation::Mutation;
@@ -20,60 +19,60 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IngestOutcome {
-    /// It was added up.
+    /// The batch was added up.
     Now,
-    /// It had been before, and nothing changed.
+    /// The batch was added up before.
     Before,
 }
 
-/// Whose requests are meant.
+/// Which requests to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UsageFilter {
-    /// Those of the key of that id.
+    /// Requests of the key of that id.
     Key(String),
-    /// Those of all keys together.
+    /// Requests of all keys.
     AllKeys,
-    /// Those for which no key was found.
+    /// Requests without a known key.
     Nobody,
 }
 
-/// The requests of one hour that ended in one verdict.
+/// The requests of one hour and verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hourly {
-    /// Its number since the Unix epoch.
+    /// The number of the hour since the Unix epoch.
     pub hour: u64,
     /// The verdict's name.
     pub verdict: String,
-    /// How many.
+    /// The number of requests.
     pub requests: u64,
 }
 
-/// What one token has reported.
+/// The reports of one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reported {
     /// The id of the token, or `token-file` for those of the data directory's file.
     pub token: String,
-    /// Of how many keys.
+    /// The number of keys.
     pub keys: u64,
-    /// How many requests.
+    /// The number of requests.
     pub requests: u64,
-    /// What it added to what the keys have spent.
+    /// The credits added to the keys' spending.
     pub credits: u64,
-    /// The number of the hour in which it last reported, since the Unix epoch.
+    /// The number of the hour of the last report, since the Unix epoch.
     pub last_hour: u64,
 }
 
-/// What was undone.
+/// The usage that was undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Undone {
-    /// How many rows of reports; one for each hour, key and verdict.
+    /// The number of rows; one for each hour, key and verdict.
     pub reports: u64,
-    /// How many requests.
+    /// The number of requests.
     pub requests: u64,
-    /// How many credits.
+    /// The number of credits.
     pub credits: u64,
 }
 
@@ -104,10 +103,7 @@ const LISTED_TOKENS: i64 = 1000;
 const SWEPT_AT_ONCE: u32 = 5000;
 
 impl Store {
-    /// Adds up a batch, unless it was before, and tells the edges of the keys whose credits are used up by it.
-    ///
-    /// # Errors
-    /// If it cannot be stored; nothing of it was then.
+    /// Adds up a batch once, and appends the keys whose credits it uses up to the feed.
     pub async fn take_usage(
         &self,
         by: impl Into<Authorization>,
@@ -116,17 +112,14 @@ impl Store {
     ) -> Result<IngestOutcome, Error> {
         let by = by.into();
         let token = by.actor().token_name().to_owned();
-        let _turn = self.queues.edge_permit(by.actor()).await?;
+        let _permit = self.queues.edge_permit(by.actor()).await?;
         self.mutate(by, now, |mutation| Box::pin(take(mutation, token, batch))).await
     }
 
-    /// What was reported in those hours by each token, of one key or of all; the most credits first.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The reports of each token in those hours, for one key or all; sorted by credits, descending.
     pub async fn reported_usage(&self, key: Option<&str>, hours: Range<u64>) -> Result<Vec<Reported>, Error> {
         within(READ_PATIENCE, async {
-            // Sums of whatever was reported do not fit an integer.
+            // Sums of arbitrary reports may not fit an integer.
             let mut query = Sql::new(
                 "SELECT token, COUNT(DISTINCT NULLIF(key_id, '')), SUM(CAST(requests AS DOUBLE PRECISION)),
                         SUM(CAST(credits AS DOUBLE PRECISION)) AS spent, MAX(received_hour)
@@ -152,11 +145,8 @@ impl Store {
         .await
     }
 
-    /// Takes back what a token has reported in that hour and later: requests are counted no more, and what they cost is no more
-    /// spent. When keys were last used stays as it is. If it fails, a part may be undone, and the rest can be once more.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Undoes the reports of a token since that hour: the requests no longer count, and the credits no longer count as spent. The last use
+    /// of keys stays. If this fails in the middle, it can be repeated.
     pub async fn undo_usage(
         &self,
         by: impl Into<Authorization>,
@@ -178,9 +168,6 @@ impl Store {
     }
 
     /// The requests of those hours, by hour and verdict.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn usage(&self, whose: &UsageFilter, hours: Range<u64>) -> Result<Vec<Hourly>, Error> {
         within(READ_PATIENCE, async {
             let mut query =
@@ -191,7 +178,7 @@ impl Store {
                 UsageFilter::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
                 UsageFilter::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
             };
-            // What was undone may leave nothing.
+            // Undone usage may leave zero.
             query.push(" GROUP BY hour, verdict HAVING SUM(requests) > 0 ORDER BY hour, verdict");
             let rows: Vec<(i64, String, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
             let hourly = |(hour, verdict, requests)| {
@@ -202,17 +189,14 @@ impl Store {
         .await
     }
 
-    /// Removes what is older than 400 days, and the ids of batches that no edge sends again; returns how much.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Removes usage older than 400 days, and the ids of batches that no edge sends again; returns the number of rows.
     pub async fn purge_usage(&self, now: Timestamp) -> Result<u64, Error> {
-        let mut swept = 0;
+        let mut purged = 0;
         loop {
             let batch = self.mutate(Authorization::server(), now, |mutation| Box::pin(sweep(mutation))).await?;
-            swept += batch;
+            purged += batch;
             if batch == 0 {
-                return Ok(swept);
+                return Ok(purged);
             }
         }
     }
