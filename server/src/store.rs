@@ -445,33 +445,33 @@ impl Store {
     }
 
     /// Runs the steps in a transaction, and publishes the entries that they appended to the feed. The authorization is checked at the start
-    /// and before the commit. The change has the time of the transaction, or `begun` for the server itself.
-    async fn mutate<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
+    /// and before the commit. The change has the time of the transaction, or `started_at` for the server itself.
+    async fn mutate<T, F>(&self, by: impl Into<Authorization>, started_at: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let by = by.into();
         let permit = self.queues.write(&by, false).await?;
-        self.mutate_in(permit, by, begun, steps).await
+        self.mutate_in(permit, by, started_at, steps).await
     }
 
     /// The same for one of many bulk changes, which must not delay others.
-    async fn mutate_bulk<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
+    async fn mutate_bulk<T, F>(&self, by: impl Into<Authorization>, started_at: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let by = by.into();
         let permit = self.queues.write(&by, true).await?;
-        self.mutate_in(permit, by, begun, steps).await
+        self.mutate_in(permit, by, started_at, steps).await
     }
 
     async fn mutate_in<T, F>(
         &self,
         held: Option<QueuePermit>,
         by: Authorization,
-        begun: Timestamp,
+        started_at: Timestamp,
         steps: F,
     ) -> Result<T, Error>
     where
@@ -489,7 +489,7 @@ impl Store {
             }
             store.database.verify_files()?;
             let (mutation, outcome) = within(WRITE_PATIENCE, async {
-                let mut mutation = Mutation::begin(&store.database, by, begun).await?;
+                let mut mutation = Mutation::begin(&store.database, by, started_at).await?;
                 let outcome = steps(&mut mutation).await?;
                 Ok((mutation, outcome))
             })

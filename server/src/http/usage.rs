@@ -182,8 +182,7 @@ pub(super) async fn of_key(State(app): State<App>, Id(id): Id, parameters: Param
 )]
 pub(super) async fn of_all(State(app): State<App>, parameters: Parameters) -> Result<Response, ApiError> {
     let span = Span::read(parameters, (app.clock)())?;
-    let (keys, others) =
-        (usage(&app, UsageFilter::AllKeys, span).await?, usage(&app, UsageFilter::Nobody, span).await?);
+    let (keys, others) = (usage(&app, UsageFilter::AllKeys, span).await?, usage(&app, UsageFilter::NoKey, span).await?);
     answer::json(StatusCode::OK, &AllResource { span, keys, others })
 }
 

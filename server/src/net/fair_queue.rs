@@ -97,7 +97,7 @@ impl<C: Hash + Eq + Clone> FairQueue<C> {
         let bounds = self.0.bounds;
         let mut state = self.state();
         let (served, waits) = state.callers.get(&caller).map_or((0, 0), |of| (of.served, of.waiting.len()));
-        // Whoever may be served is served as soon as there is room, so nobody is overtaken here.
+        // Waiting requests are served as soon as there is room, so none is overtaken here.
         if state.served < bounds.at_once && served < bounds.at_once_per_caller {
             state.served += 1;
             state.of(&caller).served += 1;
@@ -118,7 +118,7 @@ impl<C: Hash + Eq + Clone> FairQueue<C> {
         Ok(Entered::Waits(Waiting { queue: self.clone(), caller, permit, is_served: false }))
     }
 
-    /// Takes back what was served, and serves whoever is next.
+    /// Returns a permit, and serves the next request.
     fn release(&self, caller: &C) {
         let mut state = self.state();
         state.served = state.served.saturating_sub(1);

@@ -107,7 +107,7 @@ pub(super) async fn not_before_the_last(connection: &mut AnyConnection, now: Tim
     Ok(last.map_or(now, |last| last.max(now)))
 }
 
-/// Appends an entry. Whoever writes is alone, so the number after the last is free.
+/// Appends an entry. Transactions that write follow each other, so the next number is free.
 pub(super) async fn append(
     connection: &mut AnyConnection,
     at: Timestamp,

@@ -128,10 +128,10 @@ impl Authorization {
     }
 
     /// The current time; for the server itself the given one.
-    pub(super) fn now(&self, begun: Timestamp) -> Timestamp {
+    pub(super) fn now(&self, started_at: Timestamp) -> Timestamp {
         match &self.basis {
             Basis::Shown { clock, .. } => clock(),
-            Basis::Server => begun,
+            Basis::Server => started_at,
         }
     }
 

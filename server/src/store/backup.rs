@@ -63,7 +63,7 @@ pub enum BackupError {
     Random(#[from] RngError),
 }
 
-/// Copies the database in the directory to the file, and tells how long the copy is.
+/// Copies the database in the directory to the file, and returns the size of the copy.
 ///
 /// # Errors
 /// If there is no database, or if no whole copy can be made.

@@ -92,7 +92,7 @@ async fn report(
         };
         let action = match on_leak {
             _ if key.revoked_at.is_some() => LeakAction::AlreadyRevoked,
-            // Whoever finds a secret that was rotated away is not to end the key that goes on without it.
+            // The leak of a rotated-out secret does not revoke the key.
             OnLeak::Revoke if secret.is_valid(now) => LeakAction::Revoked,
             OnLeak::Revoke | OnLeak::Flag => LeakAction::Flagged,
         };
@@ -102,7 +102,7 @@ async fn report(
                 .bind(&leak.secret_id)
                 .execute(mutation.connection())
                 .await?;
-            // Whatever was decided of the key before it was known to others is to be decided again.
+            // The version changes, so that earlier decisions about the key are made again.
             sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
                 .bind(&leak.key_id)
                 .execute(mutation.connection())

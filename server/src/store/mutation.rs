@@ -47,14 +47,14 @@ pub(super) struct Committed {
 }
 
 impl Mutation {
-    /// Begins once all that were begun before have ended, unless the authorization has ended as well.
-    pub(super) async fn begin(database: &Database, by: Authorization, begun: Timestamp) -> Result<Self, Error> {
+    /// Starts after all earlier transactions; fails if the authorization no longer holds.
+    pub(super) async fn begin(database: &Database, by: Authorization, started_at: Timestamp) -> Result<Self, Error> {
         let mut transaction = database.begin_write().await?;
         by.check(&mut transaction, Access::Write).await?;
         let Head { cursor: head, summary } = full_head(&mut transaction).await?;
         Ok(Self {
             transaction,
-            now: by.now(begun),
+            now: by.now(started_at),
             by,
             audited_at: None,
             engine: database.engine,
@@ -191,7 +191,7 @@ impl Mutation {
         Ok(found)
     }
 
-    /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
+    /// Commits, and returns the changes to publish. If the commit itself fails, its outcome is unknown.
     pub(super) async fn commit(mut self) -> Result<Committed, Error> {
         if !self.changes.is_empty() {
             let head = self.head;
@@ -243,8 +243,8 @@ pub(super) async fn write_log(engine: Engine, connection: &mut AnyConnection, ch
     Ok(())
 }
 
-/// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue has
-/// not heard of it.
+/// Cuts the oldest changes off the log. Removals are deleted with their last change: every edge that can still continue has received
+/// them.
 pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_changes: u64) -> Result<(), Error> {
     let Some(last_cut) = head.checked_sub(kept_changes) else { return Ok(()) };
     let last_cut = stored_sequence(last_cut);
@@ -356,7 +356,7 @@ mod tests {
         asking.abort();
         assert!(asking.await.unwrap_err().is_cancelled());
         drop(lock);
-        // Those who wait for the turn get it in the order in which they came.
+        // Waiting requests get the lock in the order of their arrival.
         change(&store, 2, false).await;
         assert_eq!(count(&store, "SELECT count(*) FROM feed").await, 1);
 

@@ -129,8 +129,8 @@ pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Resul
         if let Some(owner) = new.first() {
             mutation.audit_all("owner.created", &created, facts(owner)).await?;
         }
-        let told = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
-        mutation.append_all(told.collect()).await?;
+        let entries = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
+        mutation.append_all(entries.collect()).await?;
     }
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! The database of a relay: a replica of its upstream's feed.
 //!
-//! Pages are staged until they lead to a head of the history, and then become what is served in one transaction, together
-//! with the head. So what is served is always the state at one head, and a relay that is killed at any moment goes on
-//! with the old state and the next page. The log has the control plane's numbers and is written from the versions of the
-//! entries: a change that a later one has replaced before the relay heard of it stands there as one more change of the
-//! subject that follows, which costs a reader in between an entry and nothing else. The chain at such a place is not
-//! known, except where every change before it was told.
+//! Pages are staged until they reach a head of the history, and are then merged into the served records in one transaction with the
+//! head. So the served state is always that of one head, and a relay that is killed continues with the old state and the next page.
+//! The log has the control plane's sequence numbers, taken from the versions of the entries. A change that was superseded before the
+//! relay fetched it is recorded as a change of the subject that follows, which costs a reader in between one more entry. The chain at
+//! such a change is unknown, unless every change before it is known.
 
 use super::database::Database;
 use super::feed::{cursor_at, full_head, head};
@@ -284,13 +283,13 @@ async fn stage(database: &Database, connection: &mut AnyConnection, page: &Page<
     Ok(())
 }
 
-/// Forgets what was served, for a snapshot that begins there.
+/// Drops all records, for a snapshot that starts at that cursor.
 async fn replace_all(connection: &mut AnyConnection, begin: &Cursor) -> Result<(), Error> {
     for table in ["DELETE FROM edge_entries", "DELETE FROM feed"] {
         sqlx::query(table).execute(&mut *connection).await?;
     }
-    // Who has seen this head is known by it, though what came before is not. A log that begins with the first change of all
-    // says that it has everything, which it must not here.
+    // A reader at this head is recognized by it, although the changes before are unknown. A log that starts with the first change
+    // would claim to have all of them.
     if begin.sequence > 1 {
         sqlx::query("INSERT INTO feed (sequence, subject, chain) VALUES ($1, $2, $3)")
             .bind(stored_sequence(begin.sequence))
@@ -302,7 +301,7 @@ async fn replace_all(connection: &mut AnyConnection, begin: &Cursor) -> Result<(
     Ok(())
 }
 
-/// The summary of what is served once what is staged is merged into it.
+/// The summary of the records with the staged entries merged.
 async fn with_staged(connection: &mut AnyConnection, known: Option<Summary>) -> Result<Option<Summary>, Error> {
     let Some(mut summary) = known else { return Ok(None) };
     let mut before = sqlx::query_scalar::<_, Vec<u8>>(
@@ -350,8 +349,8 @@ async fn merge(
 ) -> Result<Option<Vec<Change>>, ApplyError> {
     let mut log = Log { last: *anchor, chain: Some(anchor.chain), changes: Vec::new() };
     let cut = head.sequence.saturating_sub(kept_changes);
-    let is_told = head.sequence.saturating_sub(anchor.sequence) <= MOST;
-    let mut told = is_told.then(Vec::new);
+    let is_published = head.sequence.saturating_sub(anchor.sequence) <= MOST;
+    let mut published = is_published.then(Vec::new);
     loop {
         let rows: Vec<StagedRow> =
             sqlx::query_as("SELECT version, subject, entry FROM staged WHERE version > $1 ORDER BY version LIMIT 500")
@@ -365,18 +364,18 @@ async fn merge(
             log.append(row, head, cut)?;
         }
         write_log(database.engine, connection, &log.changes).await?;
-        match &mut told {
-            Some(told) => told.append(&mut log.changes),
+        match &mut published {
+            Some(published) => published.append(&mut log.changes),
             None => log.changes.clear(),
         }
     }
-    // The last change is always told, and where all are, so is their chain.
+    // The last change is always in a page, and if all are, the chain is known.
     if log.last.sequence != head.sequence || log.chain.is_some_and(|chain| chain != head.chain) {
         return Err(WrongPage::Contradiction.into());
     }
     let mut moved_to = Vec::new();
     loop {
-        // A statement keeps in memory what it may have to undo, so each moves a few.
+        // A statement keeps its undo data in memory, so each moves a few rows.
         let last = "SELECT max(subject) FROM (SELECT subject FROM staged WHERE subject > $1 ORDER BY subject LIMIT 1000) AS some";
         let last: Option<Vec<u8>> =
             sqlx::query_scalar(last).bind(moved_to.as_slice()).fetch_one(&mut *connection).await?;
@@ -396,30 +395,30 @@ async fn merge(
         .execute(&mut *connection)
         .await?;
     cut_log(connection, head.sequence, kept_changes).await?;
-    Ok(told)
+    Ok(published)
 }
 
-/// A log that is being written.
+/// A log while it is written.
 struct Log {
-    /// The last change in it.
+    /// The last change in the log.
     last: Cursor,
-    /// The chain there, if every change since the begin was told.
+    /// The chain at that change, if every change since the start is known.
     chain: Option<[u8; Cursor::CHAIN_LENGTH]>,
-    /// What is not written yet.
+    /// The changes not written yet.
     changes: Vec<Change>,
 }
 
 impl Log {
-    /// Appends the change that made a state, and those before it that nobody told of.
+    /// Appends the change of a record, and the unknown changes before it.
     fn append(&mut self, row: StagedRow, head: &Cursor, cut: u64) -> Result<(), ApplyError> {
         let (version, subject) = (sequence(row.version)?, digest(row.subject)?);
         let frame = bytes::Bytes::from(row.entry);
         if version > head.sequence {
             return Err(WrongPage::Contradiction.into());
         }
-        let untold = self.last.sequence + 1..version;
-        self.chain = self.chain.filter(|_| untold.is_empty()).map(|last| chain(&last, &frame));
-        for sequence in untold.start.max(cut + 1)..untold.end {
+        let unknown = self.last.sequence + 1..version;
+        self.chain = self.chain.filter(|_| unknown.is_empty()).map(|last| chain(&last, &frame));
+        for sequence in unknown.start.max(cut + 1)..unknown.end {
             let frame = frame.clone();
             self.changes.push(Change { sequence, chain: UNKNOWN_CHAIN, subject, frame, summary: None });
         }
@@ -470,7 +469,7 @@ mod tests {
         RelayRestarts,
         /// A reader asks, here or there.
         Read { reader: usize, at_relay: bool },
-        /// A reader begins anew.
+        /// A reader starts again.
         Forget { reader: usize },
     }
 
@@ -630,7 +629,7 @@ mod tests {
                 },
             );
         }
-        // The first change of subject 2 was never told, so what followed it until the last is known by number alone.
+        // The first change of subject 2 was never fetched, so the changes up to the last are known by number alone.
         assert_eq!(known, [true, false, false, false, true]);
     }
 }

@@ -144,7 +144,7 @@ impl Store {
         self.mutate(by, begun, |mutation| Box::pin(create(mutation, asking, key))).await
     }
 
-    /// Ends a key that the other one may know of, unless it was ended before; `None` if there is none.
+    /// Revokes a key that the calling key may see; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be stored, or the one that asks was changed meanwhile.

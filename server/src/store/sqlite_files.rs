@@ -173,7 +173,7 @@ impl Files {
     }
 }
 
-/// Whether there is room on the disk of the directory, if that can be told.
+/// Checks the free space on the disk of the directory, if it is known.
 pub(super) fn check_room(directory: &Path) -> Result<(), Error> {
     match free_bytes(directory) {
         Some(free_bytes) if free_bytes < MIN_FREE_BYTES => Err(Error::DiskFull { free_bytes }),
@@ -181,14 +181,14 @@ pub(super) fn check_room(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// The room on the disk of the directory, if that can be told.
+/// The free space on the disk of the directory, if known.
 pub(super) fn free_bytes(directory: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(directory).ok()?;
     // A file system that knows no size says 0 of 0.
     (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Two servers would not hear of each other's commits, and edges of one would miss revocations made at the other.
+/// Two servers would not learn of each other's commits, and edges of one would miss revocations made at the other.
 fn lock(path: &Path) -> Result<File, Error> {
     make_private(path)?;
     let file = private_file(path)?;

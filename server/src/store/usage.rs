@@ -36,7 +36,7 @@ pub enum UsageFilter {
     /// Requests of all keys.
     AllKeys,
     /// Requests without a known key.
-    Nobody,
+    NoKey,
 }
 
 /// The requests of one hour and verdict.
@@ -79,28 +79,28 @@ pub struct Undone {
 /// The length of an hour, in milliseconds.
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 
-/// How long ago a use may have been when an edge tells of it; it counts as that long ago if it was longer.
-const LATEST_TELLING: Duration = Duration::from_secs(86_400);
-/// How long a batch may be sent again. Edges give up much sooner.
+/// The maximum age of a reported use; older ones count as that old.
+const MAX_REPORT_AGE: Duration = Duration::from_secs(86_400);
+/// How long the id of a batch is kept. Edges stop sending a batch much sooner.
 const BATCHES_KEPT: Duration = Duration::from_secs(86_400);
 const HOURS_KEPT: Duration = Duration::from_secs(400 * 86_400);
-/// How long it is kept who has reported what, and can be undone.
+/// How long the reports of each token are kept, and can be undone.
 pub const REPORTS_KEPT: Duration = Duration::from_secs(31 * 86_400);
-/// More than that of one verdict in one hour is not told apart. No key has so many, and with eight million such keys a sum
-/// still fits the database's integers.
+/// The maximum of requests of one verdict in one hour. No key reaches it, and a sum over eight million such keys still fits the
+/// database's integers.
 const MAX_REQUESTS: u64 = 1 << 40;
-/// The verdict under which requests are counted that an edge had no room to tell apart.
+/// The verdict of requests that an edge had no room to report in detail.
 const DROPPED: &str = "dropped";
-/// The key under which requests are counted for which none was found.
+/// The key of requests without a known key.
 const NO_KEY: &str = "";
-/// How many rows a statement writes: with seven values each, well below what SQLite can bind.
+/// The rows of a statement: with seven values each, well below the maximum of SQLite.
 const ROWS: usize = 2000;
-/// How many rows of reports a transaction undoes, so that others do not wait for long.
+/// The rows that one transaction undoes, so that others do not wait long.
 const UNDONE_AT_ONCE: i64 = 500;
-/// The most tokens that are listed.
+/// The maximum of listed tokens.
 const LISTED_TOKENS: i64 = 1000;
-/// How many rows a transaction sweeps, so that others do not wait for long.
-const SWEPT_AT_ONCE: u32 = 5000;
+/// The rows that one transaction purges, so that others do not wait long.
+const PURGED_AT_ONCE: u32 = 5000;
 
 impl Store {
     /// Adds up a batch once, and appends the keys whose credits it uses up to the feed.
@@ -176,7 +176,7 @@ impl Store {
             match whose {
                 UsageFilter::Key(id) => query.push(" AND key_id = ").bind(id.as_str()),
                 UsageFilter::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
-                UsageFilter::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
+                UsageFilter::NoKey => query.push(" AND key_id = ").bind(NO_KEY),
             };
             // Undone usage may leave zero.
             query.push(" GROUP BY hour, verdict HAVING SUM(requests) > 0 ORDER BY hour, verdict");
@@ -202,7 +202,7 @@ impl Store {
     }
 }
 
-/// What is known of a key that was used.
+/// The data of a used key.
 struct Used {
     spends: bool,
     credits: Option<u64>,
@@ -228,7 +228,7 @@ async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<In
     Ok(IngestOutcome::Now)
 }
 
-/// What the keys have spent with a batch, and how much of that each use of one has added.
+/// The spending of keys after a batch, and how much each use of one has added.
 struct Spending<'a> {
     spent: BTreeMap<&'a str, u64>,
     added: Vec<u64>,
@@ -250,7 +250,7 @@ impl<'a> Spending<'a> {
     }
 }
 
-/// Those keys that there are.
+/// The keys that exist.
 async fn known_keys<'a>(
     mutation: &mut Mutation,
     ids: impl ExactSizeIterator<Item = &'a str>,
@@ -274,13 +274,12 @@ async fn known_keys<'a>(
         .collect()
 }
 
-/// When it was used last, as far as that can be believed.
-fn believable(last_used_ms: u64, now: Timestamp) -> Timestamp {
-    Timestamp::from_ms(last_used_ms).clamp(now.minus(LATEST_TELLING), now)
+/// The reported last use, limited to plausible times.
+fn plausible(last_used_ms: u64, now: Timestamp) -> Timestamp {
+    Timestamp::from_ms(last_used_ms).clamp(now.minus(MAX_REPORT_AGE), now)
 }
 
-/// Adds the requests to their hours. Those of a key that were refused count in the hour of its last use with them, or else
-/// in this one, as those of nobody do.
+/// Adds the requests to their hours: the hour of the key's last use, or else the current one, as for requests without a known key.
 async fn count(
     mutation: &mut Mutation,
     token: &str,
@@ -297,7 +296,7 @@ async fn count(
         }
     };
     for (usage, added) in used.iter().zip(&spending.added) {
-        let time = usage.last_used_ms.map_or(now, |time| believable(time, now));
+        let time = usage.last_used_ms.map_or(now, |time| plausible(time, now));
         for (verdict, requests) in &usage.verdicts {
             let credits = if verdict == ALLOW { *added } else { 0 };
             add(usage.key_id.as_str(), time, counted_as(verdict), *requests, credits);
@@ -328,7 +327,7 @@ async fn count(
             query.push(", ").bind(*key).push(", ").bind(stored_amount(*hour)).push(", ").bind(*verdict);
             query.push(", ").bind(stored_amount(*requests)).push(", ").bind(stored_amount(*credits)).push(")");
         }
-        // A key has at most MAX_CREDITS to spend until some are undone or set anew, so both sums stay far below what is stored.
+        // A key has at most MAX_CREDITS to spend until some are undone or set again, so both sums stay far below what is stored.
         query.push(
             " ON CONFLICT (token, received_hour, key_id, hour, verdict) DO UPDATE
              SET requests = reported_usage.requests + excluded.requests,
@@ -339,13 +338,13 @@ async fn count(
     Ok(())
 }
 
-/// Moves the last use of keys and secrets on, never back.
+/// Advances the last use of keys and secrets, never backwards.
 async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Error> {
     let now = mutation.now();
     let mut keys: BTreeMap<&str, Timestamp> = BTreeMap::new();
     let mut secrets: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
     for usage in used {
-        let Some(time) = usage.last_used_ms.map(|time| believable(time, now)) else { continue };
+        let Some(time) = usage.last_used_ms.map(|time| plausible(time, now)) else { continue };
         let key = keys.entry(&usage.key_id).or_insert(time);
         *key = time.max(*key);
         let secret = secrets.entry((&usage.secret_id, &usage.key_id)).or_insert(time);
@@ -376,7 +375,7 @@ async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Err
     Ok(())
 }
 
-/// Stores what the keys have spent, and tells the edges of those that have no credits left now, or some again.
+/// Stores the spending of keys, and appends to the feed those whose credits are used up now, or available again.
 async fn set_spent(
     mutation: &mut Mutation,
     spent: BTreeMap<&str, u64>,
@@ -478,7 +477,7 @@ async fn undo(mutation: &mut Mutation, token: String, since_hour: u64) -> Result
     Ok(undone)
 }
 
-/// A sum, as far as it can be told exactly in JSON.
+/// A sum, limited to what JSON represents exactly.
 fn whole(sum: f64) -> u64 {
     sum.clamp(0.0, MAX_CREDITS as f64) as u64
 }
@@ -489,14 +488,14 @@ async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
         "DELETE FROM usage_batches WHERE id IN (SELECT id FROM usage_batches WHERE received_at < $1 LIMIT $2)",
     )
     .bind(now.minus(BATCHES_KEPT).as_stored())
-    .bind(i64::from(SWEPT_AT_ONCE))
+    .bind(i64::from(PURGED_AT_ONCE))
     .execute(mutation.connection())
     .await?;
     let hours = sqlx::query(
         "DELETE FROM usage WHERE (key_id, hour, verdict) IN (SELECT key_id, hour, verdict FROM usage WHERE hour < $1 LIMIT $2)",
     )
     .bind(stored_amount(now.minus(HOURS_KEPT).as_ms() / HOUR_MS))
-    .bind(i64::from(SWEPT_AT_ONCE))
+    .bind(i64::from(PURGED_AT_ONCE))
     .execute(mutation.connection())
     .await?;
     let reports = sqlx::query(
@@ -504,7 +503,7 @@ async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
          (SELECT token, received_hour, key_id, hour, verdict FROM reported_usage WHERE received_hour < $1 LIMIT $2)",
     )
     .bind(stored_amount(now.minus(REPORTS_KEPT).as_ms() / HOUR_MS))
-    .bind(i64::from(SWEPT_AT_ONCE))
+    .bind(i64::from(PURGED_AT_ONCE))
     .execute(mutation.connection())
     .await?;
     Ok(batches.rows_affected() + hours.rows_affected() + reports.rows_affected())
@@ -634,10 +633,7 @@ mod tests {
                 of(THIS_HOUR, "revoked", 4)
             ]
         );
-        assert_eq!(
-            hours(&store, UsageFilter::Nobody).await,
-            [of(THIS_HOUR, "dropped", 2), of(THIS_HOUR, "missing", 9)]
-        );
+        assert_eq!(hours(&store, UsageFilter::NoKey).await, [of(THIS_HOUR, "dropped", 2), of(THIS_HOUR, "missing", 9)]);
         assert_eq!(store.usage(&UsageFilter::AllKeys, THIS_HOUR - 1..THIS_HOUR).await.unwrap().len(), 1);
         let key = key(&store, 1).await;
         assert_eq!((key.spent, key.version), (18, 1), "usage is no change that anybody asked for");
@@ -730,7 +726,7 @@ mod tests {
             keys.push(used(2, None, &[("allow", MAX_REQUESTS - 1)], 0));
             store.take_usage(Actor::edge(), Batch { dropped: MAX_COUNT, ..batch(n, keys) }, NOW).await.unwrap();
         }
-        for whose in [UsageFilter::Key("key_1".into()), UsageFilter::Key("key_2".into()), UsageFilter::Nobody] {
+        for whose in [UsageFilter::Key("key_1".into()), UsageFilter::Key("key_2".into()), UsageFilter::NoKey] {
             assert_eq!(hours(&store, whose).await[0].2, MAX_REQUESTS);
         }
         assert_eq!(hours(&store, UsageFilter::AllKeys).await[0].2, 2 * MAX_REQUESTS);

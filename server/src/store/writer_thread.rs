@@ -35,7 +35,7 @@ impl Writing {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Not waited for: the last clone may go where nothing may block. What was begun is waited for by `Store::close`.
+            // Not joined: the last clone may be dropped where blocking is not allowed. `Store::close` waits for the running write.
             runtime.shutdown_background();
         }
     }

@@ -29,7 +29,7 @@ pub struct IssuedTokens {
 /// that starts after their requests arrived, so that none is admitted by an outdated result.
 #[derive(Default)]
 struct LookUps {
-    begun: AtomicU64,
+    started: AtomicU64,
     /// The number of the last finished look-up, and its result; `None` if the database could not be read.
     done: sync::Mutex<(u64, Option<Option<Token>>)>,
 }
@@ -104,12 +104,12 @@ impl IssuedTokens {
     async fn look_up(&self, digest: &TokenDigest) -> Result<Option<Token>, store::Error> {
         let look_ups = Arc::clone(self.look_ups().entry(*digest).or_default());
         let lookup = Lookup { of: self, digest, look_ups };
-        let came = lookup.look_ups.begun.load(Ordering::SeqCst);
+        let arrived = lookup.look_ups.started.load(Ordering::SeqCst);
         let mut done = lookup.look_ups.done.lock().await;
-        if done.0 > came {
+        if done.0 > arrived {
             return done.1.clone().ok_or(store::Error::Slow);
         }
-        let number = lookup.look_ups.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = lookup.look_ups.started.fetch_add(1, Ordering::SeqCst) + 1;
         let found = self.store.token_by_digest(digest).await;
         *done = (number, found.as_ref().ok().cloned());
         found
@@ -284,18 +284,18 @@ mod tests {
         let digest = digest(plaintext.expose().as_bytes());
         let look_ups = Arc::clone(fixture.issued.look_ups().entry(digest).or_default());
 
-        // One has begun when they come, and finds what was so before the token was made.
-        look_ups.begun.store(1, Ordering::SeqCst);
+        // A look-up has started before their arrival, and finds the state before the token was created.
+        look_ups.started.store(1, Ordering::SeqCst);
         let mut done = look_ups.done.lock().await;
         let mut together: Vec<_> = (0..100).map(|_| Box::pin(fixture.find(&plaintext, false))).collect();
         for find in &mut together {
-            assert_eq!(find.as_mut().now_or_never(), None, "it waits for the one that has begun");
+            assert_eq!(find.as_mut().now_or_never(), None, "it waits for the one that has started");
         }
         *done = (1, Some(None));
         drop(done);
         let found = futures_util::future::join_all(together).await;
         assert!(found.iter().all(|found| found.as_ref() == Some(&token)));
-        assert_eq!(look_ups.begun.load(Ordering::SeqCst), 2);
+        assert_eq!(look_ups.started.load(Ordering::SeqCst), 2);
 
         fixture.store.revoke_token(Actor::server(), token.id, Timestamp::EXAMPLE).await.unwrap();
         assert_eq!(fixture.find(&plaintext, false).await, None);
