@@ -73,7 +73,7 @@ async fn retry_respects_retry_after_and_succeeds() {
 
 #[tokio::test]
 async fn gateway_without_snapshot_is_a_server_error() {
-    let gateway = auxot().control_plane_away().start().await.unwrap();
+    let gateway = auxot().control_plane_unavailable().start().await.unwrap();
     for (script, api) in MODELS {
         run(&gateway, script, "unavailable", api, "user.none").await;
     }

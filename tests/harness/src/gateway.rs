@@ -38,7 +38,7 @@ pub struct Builder {
     control_plane_environment: Vec<(String, String)>,
     feed: Option<SocketAddr>,
     upstream: Option<SocketAddr>,
-    control_plane_away: bool,
+    control_plane_unavailable: bool,
     snapshot_awaited: bool,
 }
 
@@ -62,7 +62,7 @@ impl Gateway {
             control_plane_environment: Vec::new(),
             feed: None,
             upstream: None,
-            control_plane_away: false,
+            control_plane_unavailable: false,
             snapshot_awaited: true,
         }
     }
@@ -167,8 +167,8 @@ impl Builder {
     /// With a control plane that has run once, for its tokens, and does not run when Envoy starts; no snapshot is
     /// waited for.
     #[must_use]
-    pub fn control_plane_away(mut self) -> Self {
-        self.control_plane_away = true;
+    pub fn control_plane_unavailable(mut self) -> Self {
+        self.control_plane_unavailable = true;
         self.without_snapshot()
     }
 
@@ -193,7 +193,7 @@ impl Builder {
             .environment(&self.control_plane_environment);
         control_plane.start().await?;
         let token = control_plane.edge_token()?;
-        if self.control_plane_away {
+        if self.control_plane_unavailable {
             control_plane.stop().await?;
         }
 
