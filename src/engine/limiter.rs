@@ -304,7 +304,7 @@ mod tests {
 
     fn retry_after_ms(verdict: &Verdict) -> Option<u64> {
         match verdict {
-            Verdict::Admitted { .. } => panic!("admitted"),
+            Verdict::Admitted { .. } => panic!("expected a refusal"),
             Verdict::Exhausted { retry_after_ms, .. } => *retry_after_ms,
         }
     }

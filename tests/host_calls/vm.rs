@@ -98,8 +98,7 @@ fn filter(configuration: &str) -> &'static Filter {
         if changes_responses {
             path.set_file_name("keyward_filter_response_headers.wasm");
         }
-        let wasm =
-            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", path.display()));
+        let wasm = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make build`", path.display()));
         let mut config = Config::new();
         // Winch's code is slower than Cranelift's but is compiled sooner, which matters in a test.
         config.strategy(Strategy::Winch).consume_fuel(true);

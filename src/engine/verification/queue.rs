@@ -577,7 +577,9 @@ mod tests {
         for n in 0..5 {
             fixture.guess(&format!("a{n}"), v6(n), NOW).unwrap();
         }
-        let Err(Busy { retry_after_s }) = fixture.guess("a5", v6(99), NOW + 100) else { panic!("the same /64") };
+        let Err(Busy { retry_after_s }) = fixture.guess("a5", v6(99), NOW + 100) else {
+            panic!("expected a refusal for the same /64")
+        };
         assert_eq!(retry_after_s, 60);
         fixture.guess("b5", v6(1), NOW).unwrap();
         fixture.guess("a5", v6(1 << 64), NOW).unwrap();

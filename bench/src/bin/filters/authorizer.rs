@@ -85,7 +85,7 @@ fn grpc(clients: &Clients, body: &[u8]) -> Answer {
     let asked = body.get(5..).and_then(|message| CheckRequest::decode(message).ok()).unwrap_or_default();
     let headers = asked.attributes.and_then(|of| of.request).and_then(|of| of.http).unwrap_or_default().headers;
     let authorization = headers.iter().find(|field| field.key == AUTHORIZATION.as_str());
-    let told = match client(clients, authorization.map(|field| field.value.as_str())) {
+    let response = match client(clients, authorization.map(|field| field.value.as_str())) {
         Some(client) => {
             let value = client.to_str().unwrap_or_default().to_owned();
             let header = HeaderValueOption { header: Some(Field { key: CLIENT.as_str().to_owned(), value }) };
@@ -95,8 +95,8 @@ fn grpc(clients: &Clients, body: &[u8]) -> Answer {
     };
     let mut message = BytesMut::with_capacity(128);
     message.put_u8(0);
-    message.put_u32(u32::try_from(told.encoded_len()).expect("a small message"));
-    told.encode(&mut message).expect("a buffer that grows");
+    message.put_u32(u32::try_from(response.encoded_len()).expect("a small message"));
+    response.encode(&mut message).expect("a buffer that grows");
     let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
     let body = Full::new(message.freeze()).with_trailers(ready(Some(Ok(trailers))));
     let mut response = Response::new(Either::Right(body));
