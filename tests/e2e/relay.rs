@@ -83,7 +83,7 @@ async fn hanging_server_is_ejected_within_2_s() {
     let mut times = Vec::new();
     for round in 0..12 {
         let hanging = &mut relays[round % 2];
-        let mut open = OpenKey::create(&gateway, &gateway.control_plane).await;
+        let mut open = AcceptedKey::create(&gateway, &gateway.control_plane).await;
         hanging.pause().unwrap();
         times.push(open.revoke(&gateway.control_plane).await);
         hanging.resume().unwrap();
@@ -114,7 +114,7 @@ async fn hanging_server_on_postgres_is_ejected_within_2_s() {
     second.start().await.unwrap();
     let mut times = Vec::new();
     for round in 0..12 {
-        let mut open = OpenKey::create(&gateway, &second).await;
+        let mut open = AcceptedKey::create(&gateway, &second).await;
         let other = if round % 2 == 0 {
             gateway.control_plane.pause().unwrap();
             &second
@@ -131,13 +131,13 @@ async fn hanging_server_on_postgres_is_ejected_within_2_s() {
 }
 
 /// A key that every worker accepts.
-struct OpenKey {
+struct AcceptedKey {
     id: String,
     request: Request,
     workers: WorkerConnections,
 }
 
-impl OpenKey {
+impl AcceptedKey {
     async fn create(gateway: &Gateway, server: &ControlPlane) -> Self {
         let created = server.create_named("open").await.unwrap();
         let request = Request::get("/").bearer(&created.key);

@@ -16,15 +16,18 @@ async fn key_changes_reach_every_worker_within_100_ms() {
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     for attempt in Attempt::several() {
-        let (mut opening, mut closing) = (Vec::new(), Vec::new());
+        let (mut acceptance, mut revocation) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             let created = gateway.control_plane.create_named(&format!("round {round}")).await.unwrap();
             let request = Request::get("/").bearer(&created.key);
-            opening.push(time_until(&mut workers, &request, 200).await);
+            acceptance.push(time_until(&mut workers, &request, 200).await);
             gateway.control_plane.revoke(&created.id).await.unwrap();
-            closing.push(time_until(&mut workers, &request, 401).await);
+            revocation.push(time_until(&mut workers, &request, 401).await);
         }
-        if attempt.keeps(PROMISED, &[("opening", p99("opening", opening)), ("closing", p99("closing", closing))]) {
+        if attempt.keeps(
+            PROMISED,
+            &[("acceptance", p99("acceptance", acceptance)), ("revocation", p99("revocation", revocation))],
+        ) {
             break;
         }
     }
@@ -36,16 +39,16 @@ async fn hashed_key_is_revoked_within_100_ms() {
     let gateway = Gateway::builder().dialect("auxot").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     for attempt in Attempt::several() {
-        let mut closing = Vec::new();
+        let mut revocation = Vec::new();
         for round in 0..ROUNDS {
             let fields = json!({"name": format!("round {round}"), "kind": "user", "owner": "alice"});
             let created = gateway.control_plane.create(&fields).await.unwrap();
             let request = Request::get("/api/agents").bearer(&created.key);
             workers.until_status(&request, 200, GIVEN_UP).await.unwrap();
             gateway.control_plane.revoke(&created.id).await.unwrap();
-            closing.push(time_until(&mut workers, &request, 401).await);
+            revocation.push(time_until(&mut workers, &request, 401).await);
         }
-        if attempt.keeps(PROMISED, &[("closing", p99("closing", closing))]) {
+        if attempt.keeps(PROMISED, &[("revocation", p99("revocation", revocation))]) {
             break;
         }
     }

@@ -56,7 +56,7 @@ const RULES: &str = r#"[
     {"path": {"prefix": "/v1"}, "hosts": ["api.example.com"], "access": "key", "cost": 2}
 ]"#;
 /// The paths that some key may access; no key has the permissions of `/team` and `/admin`.
-const OPENED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
+const ALLOWED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
 const PATHS: [&str; 20] = [
     "/open",
     "/mcp",
@@ -516,7 +516,7 @@ impl Request {
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
             Decision::Allow { holder, strip, .. } => {
-                prop_assert!(is_at(&OPENED_BY_KEYS), "allowed on a route that no key may access");
+                prop_assert!(is_at(&ALLOWED_BY_KEYS), "allowed on a route that no key may access");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
                 prop_assert_eq!(key.state == State::Hashed, turn == Turn::AfterWaiting);

@@ -709,8 +709,11 @@ mod tests {
             fixture.ready();
             Ok(())
         };
-        let [busy, away] = [Outcome::Busy { retry_after_s: 1 }, Outcome::Unavailable { retry_after_s: 1 }];
-        assert!((0..100).all(|n| ask(n, CLIENT, &away, NOW).is_ok()), "unavailability does not count against a client");
+        let [busy, unavailable] = [Outcome::Busy { retry_after_s: 1 }, Outcome::Unavailable { retry_after_s: 1 }];
+        assert!(
+            (0..100).all(|n| ask(n, CLIENT, &unavailable, NOW).is_ok()),
+            "unavailability does not count against a client"
+        );
         assert!((0..100).all(|n| ask(n, None, &busy, NOW).is_ok()), "clients without an address are not limited");
         assert_eq!((0..100).filter(|n| ask(*n, CLIENT, &busy, NOW).is_ok()).count(), 20);
         assert_eq!(ask(0, CLIENT, &busy, NOW), Err(Busy { retry_after_s: 10 }), "never longer than the window");

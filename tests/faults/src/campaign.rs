@@ -174,9 +174,9 @@ impl Site {
         Ok(())
     }
 
-    async fn restart(&mut self, away: Duration) -> Result<()> {
+    async fn restart(&mut self, downtime: Duration) -> Result<()> {
         self.kill();
-        sleep(away).await;
+        sleep(downtime).await;
         self.machine.plane.start().await
     }
 

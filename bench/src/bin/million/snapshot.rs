@@ -83,15 +83,15 @@ pub(crate) async fn measure(keys: usize, workers: &[u32], rounds: u32) -> Result
 /// Creates and revokes keys, and measures the time until every worker has the change.
 async fn changes(rig: &Rig) -> Result<Value> {
     let mut workers = rig.envoy.every_worker().await?;
-    let (mut opening, mut closing) = (Vec::new(), Vec::new());
+    let (mut acceptance, mut revocation) = (Vec::new(), Vec::new());
     for n in 0..CHANGES {
         let created = rig.plane.create_named(&format!("change {n}")).await?;
         let request = Request::get("/").bearer(&created.key);
-        opening.push(time_until(&mut workers, &request, 200).await?);
+        acceptance.push(time_until(&mut workers, &request, 200).await?);
         rig.plane.revoke(&created.id).await?;
-        closing.push(time_until(&mut workers, &request, 401).await?);
+        revocation.push(time_until(&mut workers, &request, 401).await?);
     }
-    Ok(json!({"rounds": CHANGES, "created": summary(opening), "revoked": summary(closing)}))
+    Ok(json!({"rounds": CHANGES, "created": summary(acceptance), "revoked": summary(revocation)}))
 }
 
 async fn time_until(workers: &mut WorkerConnections, request: &Request, status: u16) -> Result<f64> {
