@@ -24,10 +24,10 @@ pub const MIN_LEASED_REQUESTS: u32 = 2 * LEASABLE_PART;
 /// The maximum duration of a lease, in milliseconds.
 pub const LEASE_MS: u64 = 100;
 
-/// The largest lease, as a fraction of each of the key's limits.
+/// Each of the key's limits, divided by this, bounds a lease.
 const LEASABLE_PART: u32 = 256;
 
-/// The largest lease, as a fraction of what a limit has left.
+/// What a limit has left, divided by this, bounds a lease.
 const LEFT_PART: u32 = 4;
 
 /// The minimum use of a key in a period that makes a lease worthwhile.

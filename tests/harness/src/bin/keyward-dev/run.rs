@@ -49,7 +49,7 @@ pub(crate) async fn run() -> Result<()> {
     };
     tokio::select! {
         () = parts.stop() => {}
-        // Not before a second look: dropping the parts kills them.
+        // A second interrupt: dropping the parts kills them.
         () = interrupt.wait() => {}
     }
     ended
