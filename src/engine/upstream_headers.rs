@@ -167,8 +167,8 @@ pub fn headers_of(holder: &ResolvedKey, policy: &Policy) -> Vec<IdentityField> {
         (ENVIRONMENT, key.environment.map(|environment| environment.name().to_owned())),
         (SCOPES, Some(scopes).filter(|scopes| !scopes.is_empty())),
     ];
-    let told = fields.into_iter().filter(|(name, _)| policy.identity.contains(name));
-    told.filter_map(|(name, value)| Some((name, value?))).collect()
+    let wanted = fields.into_iter().filter(|(name, _)| policy.identity.contains(name));
+    wanted.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`, and CGI treats all
@@ -333,11 +333,11 @@ mod tests {
             ..KeyRecord::default()
         };
         let holder = ResolvedKey::new(key, OwnerState::Unowned, PlanState::NoPlan);
-        let told = |identity: &str| {
+        let identity_of = |identity: &str| {
             let text = format!(r#"{{"dialect": "keyward", "control_plane": {{"cluster": "c"}}{identity}}}"#);
             headers_of(&holder, &Config::parse(text.as_bytes()).unwrap().policy)
         };
-        let headers = told("");
+        let headers = identity_of("");
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),
@@ -348,8 +348,8 @@ mod tests {
         ];
         assert_eq!(headers, expected.map(|(name, value)| (name, value.to_owned())));
         assert!(headers.iter().all(|(name, _)| is_ours(name)));
-        let some = told(r#", "identity_headers": ["scopes", "owner"]"#);
+        let some = identity_of(r#", "identity_headers": ["scopes", "owner"]"#);
         assert_eq!(some, [expected[2], expected[5]].map(|(name, value)| (name, value.to_owned())));
-        assert_eq!(told(r#", "identity_headers": []"#), []);
+        assert_eq!(identity_of(r#", "identity_headers": []"#), []);
     }
 }

@@ -54,7 +54,7 @@ impl Edge {
     }
 
     /// Applies a page to the requested position; returns false if it does not follow on that.
-    fn apply(&self, asked: Position, page: &[u8], shared: &Shared, tells: bool) -> bool {
+    fn apply(&self, asked: Position, page: &[u8], shared: &Shared, records: bool) -> bool {
         let at = Instant::now();
         let Ok(page) = Page::decode(page) else { return false };
         if page.answers != asked && page.answers != Position::Nothing {
@@ -65,7 +65,7 @@ impl Edge {
         if shared.options.memory != Memory::Position {
             place.keep(&page, shared.options.memory);
         }
-        if tells && matches!(page.extent, Extent::Changes { .. }) {
+        if records && matches!(page.extent, Extent::Changes { .. }) {
             let mut versions = shared.versions.lock().unwrap_or_else(PoisonError::into_inner);
             versions.extend(Frames::new(page.entries).flatten().map(|frame| (frame.subject, frame.version)));
         }
