@@ -1,5 +1,6 @@
 //! What a key is made of that edge and server both know.
 
 pub mod digest;
+pub mod environment;
 pub mod limit;
 pub mod secret;

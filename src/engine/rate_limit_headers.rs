@@ -1,7 +1,6 @@
 //! Where clients are told how far a key's windows are used.
 
-use keyward_core::dialect::error_shape::Window;
-use keyward_core::dialect::rate_limit_fields::{self, Field};
+use keyward_core::dialect::rate_limit_fields::{self, Field, Window};
 
 /// On which answers which header fields stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,8 @@
 //! the facts that the verdict carries ([`Fact`]). A name that a verdict cannot fill is a mistake of the dialect, told
 //! when it is read, so rendering cannot fail.
 
-use crate::dialect::rate_limit_fields;
+use crate::dialect::rate_limit_fields::{self, Window};
 use crate::document::{self, Node, Problems};
-use crate::key::limit::Limit;
 use crate::refusal::Refusal;
 use crate::refusal::malformation::Malformation;
 use serde_json::{Map, Value};
@@ -77,17 +76,6 @@ pub struct Facts<'a> {
     pub windows: &'a [Window],
     /// What is wrong with the credential, where it is malformed.
     pub malformation: Option<Malformation>,
-}
-
-/// One window of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// The limit.
-    pub limit: Limit,
-    /// How many requests it would admit now.
-    pub remaining: u32,
-    /// After how many seconds it would admit more.
-    pub reset_s: u64,
 }
 
 /// A refusal, ready to be sent.

@@ -1,9 +1,9 @@
 //! What a key looks like, as data: so that garbage is refused without a look-up, and so that keys are made in it.
 
 use crate::document::Node;
+use crate::key::environment::Environment;
 use crate::key::secret::Secret;
 use crate::refusal::malformation::Malformation;
-use crate::wire::entry::Environment;
 use std::ops::{Range, RangeInclusive};
 
 /// The format of one sort of key: a prefix, a body of random characters, perhaps a checksum.

@@ -15,8 +15,9 @@ use keyward_core::dialect::secret_recognizer::LOOKS_LIKE_A_SECRET;
 use keyward_core::dialect::{Dialect, read_limits};
 use keyward_core::document::{Fields, Node, Problems, read_value};
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
 use keyward_core::key::secret::Secret as Plaintext;
-use keyward_core::wire::entry::{Body, Environment, KeyRecord};
+use keyward_core::wire::entry::{Body, KeyRecord};
 use serde_json::Value;
 
 /// A key that can be imported.

@@ -10,7 +10,7 @@ use crate::auth::key_auth::Verified;
 use crate::clock::{Clock, Timestamp};
 use crate::model::{Actor, Key, Secret, State};
 use keyward_core::dialect::Dialect;
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use sqlx::AnyConnection;
 use std::time::Duration;
 
