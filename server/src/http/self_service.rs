@@ -371,7 +371,8 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, AuthRejection> {
 
 /// Whether it counts as a guess.
 fn is_bad(refusal: Refusal) -> bool {
-    (Refusal::Jwt..=Refusal::Expired).contains(&refusal)
+    use Refusal::{Expired, Jwt, Malformed, Revoked, Unknown};
+    matches!(refusal, Jwt | Malformed | Unknown | Revoked | Expired)
 }
 
 /// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all and was not one when it
