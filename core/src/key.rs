@@ -2,5 +2,6 @@
 
 pub mod digest;
 pub mod environment;
+pub mod id;
 pub mod limit;
 pub mod secret;

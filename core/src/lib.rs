@@ -1,5 +1,4 @@
-//! What the filter and the control plane must agree on, written once: how a key is digested, what an entry of the
-//! feed looks like, how pages of it are framed, and what the dialects say.
+//! What the filter and the control plane must agree on, written once: how a key is digested, what an entry of the feed looks like, how pages of it are framed, and what the dialects say.
 //!
 //! Nothing here does I/O, reads a clock or makes randomness: bytes and numbers come in, bytes and verdicts go out, so
 //! the same code runs inside Envoy and in the control plane. The encoding is pinned by the golden files in
@@ -8,6 +7,7 @@
 pub mod dialect;
 pub mod document;
 pub mod key;
+pub mod password_hash;
 pub mod refusal;
 pub mod wire;
 

@@ -239,6 +239,11 @@ impl KeyFormat {
         self.prefix.len() + self.issued_length + self.checksum.length()
     }
 
+    /// The length of the shortest key of this format, in bytes.
+    pub fn shortest_key_length(&self) -> usize {
+        self.prefix.len() + self.min_length + self.checksum.length()
+    }
+
     /// Reads a format from a dialect.
     pub(crate) fn read(node: &Node<'_>) -> Option<Self> {
         let mut fields = node.fields()?;
