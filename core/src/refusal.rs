@@ -43,9 +43,9 @@ pub enum Stage {
     Credential,
     /// Is there such a key?
     Record,
-    /// May the key be used at all: its state, then its owner.
+    /// May the key be used at all: its state, then its owner ([`authorize`](crate::authorize)).
     Key,
-    /// May it be used for this request: its kind, the client's address, its scopes.
+    /// May it be used for this request: its kind, the client's address, its scopes ([`authorize`](crate::authorize)).
     Request,
     /// Are its rate limits exhausted?
     Limits,
