@@ -140,11 +140,9 @@ pub fn view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> KeyV
         secrets: _,
     } = key;
     let owner = match (owner_id, owner) {
-        (None, _) => OwnerView::None,
+        (_, Some(owner)) => OwnerView::Known { disabled: owner.disabled, permissions: owner.permissions.as_deref() },
         (Some(_), None) => OwnerView::Unknown,
-        (Some(_), Some(owner)) => {
-            OwnerView::Known { disabled: owner.disabled, permissions: owner.permissions.as_deref() }
-        }
+        (None, None) => OwnerView::None,
     };
     KeyView {
         is_revoked: revoked_at.is_some(),

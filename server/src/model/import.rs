@@ -573,6 +573,64 @@ mod tests {
     }
 
     #[test]
+    fn a_password_hash_that_the_server_would_not_compute_is_refused_with_each_reason() {
+        let problems = |field: &str, hash: &str| {
+            let row = json!({"name": "a", "owner": "o", field: hash, "selector": format!("user.{}", "a".repeat(16))});
+            let read = ImportedKey::read(row, &dialect("auxot"), NOW, Ids::example());
+            read.err()
+                .map_or_else(Vec::new, |problems| problems.0.into_iter().map(|it| (it.path, it.message)).collect())
+        };
+        let argon2id = |parameters: &str| {
+            format!("$argon2id$v=19${parameters}$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4")
+        };
+        let bcrypt = |cost: &str| format!("$2b${cost}${}", ".".repeat(53));
+        let too_costly = argon2id("m=262145,t=21,p=17");
+        for (field, hash, expected) in [
+            ("argon2id", argon2id("m=262144,t=4,p=16"), &[][..]),
+            ("argon2id", too_costly, &["262144 KiB of memory (m)", "20 passes", "16 lanes", "1048576 KiB"]),
+            ("argon2id", argon2id("m=256,t=0,p=1"), &["expected a PHC string of argon2id"]),
+            ("argon2id", bcrypt("14"), &["expected a PHC string of argon2id"]),
+            ("bcrypt", bcrypt("14"), &[]),
+            ("bcrypt", bcrypt("15"), &["a cost of more than 14"]),
+            ("bcrypt", bcrypt("03"), &["expected a string of bcrypt"]),
+            ("bcrypt", argon2id("m=256,t=2,p=1"), &["expected a string of bcrypt"]),
+        ] {
+            let problems = problems(field, &hash);
+            assert_eq!(problems.len(), expected.len(), "{hash}: {problems:?}");
+            for ((path, message), expected) in problems.iter().zip(expected) {
+                assert!(path == field && message.contains(expected) && !message.contains(&hash), "{path}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn bcrypt_is_refused_where_every_key_is_longer_than_it_reads() {
+        let read = |length: &str| {
+            let format = format!(
+                r#"{{"kind": "k", "prefix": "key_", "alphabet": "base62", "length": {length}, "selector": 8}}"#
+            );
+            let dialect = format!(
+                r#"{{"name": "d", "sources": [{{"header": "x"}}], "keys": [{format}],
+                    "errors": {{"content_type": "a", "realm": "a", "body": {{}}}}}}"#
+            );
+            let dialect = Dialect::parse(dialect.as_bytes()).unwrap();
+            let hash = format!("$2b$04${}", ".".repeat(53));
+            let row = json!({"name": "a", "bcrypt": hash, "selector": "key_aaaaaaaa"});
+            ImportedKey::read(row, &dialect, NOW, Ids::example()).map_err(|problems| problems.to_string())
+        };
+        for length in ["68", r#"{"min": 68, "issued": 100, "max": 200}"#] {
+            assert!(read(length).is_ok(), "{length}");
+        }
+        for length in ["69", r#"{"min": 69, "issued": 100, "max": 200}"#] {
+            let problem = read(length).unwrap_err();
+            assert!(
+                problem.starts_with("bcrypt: ") && problem.contains("keys of this format have 73 or more"),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
     fn a_key_in_the_place_of_its_hash_is_refused_though_it_could_be_one_in_base64() {
         let format = &dialect("ai-api").formats[0];
         for _ in 0..20 {
