@@ -28,6 +28,7 @@ pub use usage::{UsageArguments, usage};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use client::{Client, ClientError};
+use keyward_core::key::id::is_key_id;
 use keyward_server::auth::password::HashError;
 use keyward_server::random::RngError;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -124,7 +125,11 @@ impl From<ClientError> for CliError {
 
 /// A key that was pasted for its id must go nowhere: not into a URL, and not into a message.
 fn check_key_id(id: &str) -> Result<(), CliError> {
-    if id.starts_with("key_") { Ok(()) } else { Err(CliError::Usage("the id of a key begins with key_")) }
+    if is_key_id(id) {
+        Ok(())
+    } else {
+        Err(CliError::Usage("expected the id of a key: key_ and letters, digits, _ and -"))
+    }
 }
 
 /// Every element of the list `name`, from all its pages; filters without a value do not count.

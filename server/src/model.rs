@@ -5,6 +5,7 @@ mod audit;
 mod import;
 mod inheritance;
 mod key;
+mod key_view;
 mod leak;
 mod owner;
 mod plan;
@@ -13,12 +14,10 @@ mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
-pub use import::{
-    COLUMNS, Column, IdSeries, Ids, ImportedKey, MAX_ID_LENGTH as MAX_KEY_ID_LENGTH, SECRET_FIELDS, series_of,
-    without_names,
-};
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
 pub use inheritance::{beyond, read_inheriting};
 pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
+pub use key_view::{is_active, key_view};
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;

@@ -9,7 +9,7 @@
 
 use super::recent_credentials::RecentCredentials;
 use crate::clock::Timestamp;
-use ipnet::{IpNet, Ipv6Net};
+use keyward_core::client_net::ClientNet;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct AuthThrottle {
     lookup: Semaphore,
     max_waiting: usize,
     /// The number of waiting look-ups by suspect.
-    waiting: Mutex<HashMap<IpNet, usize>>,
+    waiting: Mutex<HashMap<ClientNet, usize>>,
     good: RecentCredentials,
     bad: RecentCredentials,
 }
@@ -43,12 +43,12 @@ pub struct Permit<'a> {
 #[derive(Debug)]
 struct QueueSlot<'a> {
     failures: &'a AuthThrottle,
-    client: IpNet,
+    client: ClientNet,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    client: IpNet,
+    client: ClientNet,
     since: Timestamp,
     failures: u32,
 }
@@ -126,12 +126,12 @@ impl AuthThrottle {
     /// Waits for the permit to look up a credential of a suspect: all suspects together have one look-up at a time. `None` if
     /// too many of that client, or of all, wait already.
     pub async fn permit(&self, client: IpAddr) -> Option<Permit<'_>> {
-        let slot = self.queue(counted(client))?;
+        let slot = self.queue(ClientNet::of(client))?;
         let lookup = self.lookup.acquire().await.ok()?;
         Some(Permit { _lookup: lookup, _slot: slot })
     }
 
-    fn queue(&self, client: IpNet) -> Option<QueueSlot<'_>> {
+    fn queue(&self, client: ClientNet) -> Option<QueueSlot<'_>> {
         let mut waiting = self.waiting();
         let of_all: usize = waiting.values().sum();
         let of_one = waiting.get(&client).copied().unwrap_or_default();
@@ -166,14 +166,14 @@ impl AuthThrottle {
     }
 
     /// The client as it is counted, and the slots in which it may be.
-    fn slots_of(&self, client: IpAddr) -> (IpNet, impl Iterator<Item = usize>) {
-        let client = counted(client);
+    fn slots_of(&self, client: IpAddr) -> (ClientNet, impl Iterator<Item = usize>) {
+        let client = ClientNet::of(client);
         let first = self.hasher.hash_one(client);
         let first = usize::try_from(first % SLOTS as u64).unwrap_or_default();
         (client, (first..first + PROBES).map(|place| place % SLOTS))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<IpNet, usize>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ClientNet, usize>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,14 +196,6 @@ impl Slot {
     /// A clock that was set back starts a new window, so that no client waits longer than one.
     fn counts(&self, now: Timestamp) -> bool {
         self.since <= now && now < self.since.plus(WINDOW)
-    }
-}
-
-/// IPv6 clients count by /64, as one host can have a whole /64 (RFC 6177).
-fn counted(client: IpAddr) -> IpNet {
-    match client.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4).into(),
-        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new(v6, 64).map_or_else(|_| v6.into(), |network| network.trunc())),
     }
 }
 

@@ -3,11 +3,12 @@
 use super::openapi::{number, schema};
 use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
+use crate::model::is_id;
 use crate::model::schema::{environment, key_id, nonempty_line};
-use crate::model::{MAX_KEY_ID_LENGTH, is_id};
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use keyward_core::document::{Problem, Problems};
+use keyward_core::key::id::is_key_id;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -96,9 +97,7 @@ impl Parameters {
 
     /// The id of a key.
     pub(super) fn key_id(&mut self, name: &str) -> Option<String> {
-        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
-        let usable = |text: &str| (1..=MAX_KEY_ID_LENGTH).contains(&text.len()) && text.bytes().all(allowed);
-        self.take(name, "the id of a key", |text| usable(text).then(|| text.to_owned()))
+        self.take(name, "the id of a key", |text| is_key_id(text).then(|| text.to_owned()))
     }
 
     /// A time.

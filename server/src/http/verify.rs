@@ -8,7 +8,7 @@ use super::openapi::{Refused, schema};
 use super::problem::ApiError;
 use crate::auth::password;
 use crate::clock::Timestamp;
-use crate::model::{Actor, State as KeyState};
+use crate::model::{Actor, is_active};
 use crate::store::Authorization;
 use axum::Extension;
 use axum::body::Bytes;
@@ -59,8 +59,8 @@ async fn answer(app: &App, edge: &Actor, credential: &[u8], now: Timestamp) -> R
     // Not held while a password hash is computed.
     drop(permit);
     let Some((key, secret)) = found else { return Ok(Answer::Wrong) };
-    let usable = key.state(now) == KeyState::Active && secret.is_valid(now);
-    let Some(hash) = secret.hash.filter(|_| usable) else { return Ok(Answer::Wrong) };
+    let is_usable = is_active(&key, &secret, now);
+    let Some(hash) = secret.hash.filter(|_| is_usable) else { return Ok(Answer::Wrong) };
     if let Err(error) = password::check(&hash) {
         tracing::error!(key = key.id, secret = secret.id, %error, "unusable password hash stored");
         return Ok(Answer::Wrong);
