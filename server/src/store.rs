@@ -10,6 +10,7 @@ mod backup;
 mod database;
 mod export;
 mod feed;
+mod folding;
 mod freshness;
 pub mod hub;
 mod idempotency;
@@ -41,7 +42,7 @@ mod writer_thread;
 pub use audit::{AuditPage, AuditQuery};
 pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
-pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
+pub use database::{Location, RELAY_DATABASE_FILE};
 pub use export::Export;
 pub use feed::FeedRead;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
@@ -57,7 +58,7 @@ pub use retention::{Purged, RETENTION};
 pub use self_service::{
     Asking, CreatedBy, ISSUANCE_QUOTA, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy,
 };
-pub use sqlite_files::STATE_FILE;
+pub use sqlite_files::{DATABASE_FILE, STATE_FILE};
 pub use tokens::{TokenPage, TokenQuery};
 pub(crate) use usage::HOUR_MS;
 pub use usage::{Hourly, IngestOutcome, REPORTS_KEPT, Reported, Undone, UsageFilter};

@@ -7,11 +7,10 @@
 //!
 //! [`Store`] makes no change without an [`Authorization`], which only a credential creates: a route cannot forget the check.
 
-use super::self_service::{self, Asking};
-use super::{Error, READ_PATIENCE, Store, tokens, within};
+use super::{Error, READ_PATIENCE, Step, Store, within};
 use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Token, TokenScope};
+use crate::model::Actor;
 use sqlx::AnyConnection;
 use std::fmt;
 use std::sync::Arc;
@@ -36,10 +35,8 @@ enum Basis {
 enum Credential {
     /// A line of a token file.
     FileToken { tokens: Arc<Tokens>, audience: Audience, digest: TokenDigest },
-    /// A token created over the API.
-    IssuedToken { tokens: Arc<Tokens>, audience: Audience, id: String, expires_at: Option<Timestamp> },
-    /// A key, for self-service.
-    Key(Box<Asking>),
+    /// A credential in the database: a token created over the API, or a key for self-service.
+    Stored { credential: Arc<dyn StoredCredential>, revocations: Option<Arc<Tokens>> },
     /// A signature by one of GitHub's keys, and whether that key is still known.
     GithubSignature { is_known: Arc<dyn Fn() -> bool + Send + Sync> },
 }
@@ -51,6 +48,18 @@ pub(super) enum Access {
     Read,
     /// To write.
     Write,
+}
+
+/// A credential in the database, which knows how to check itself there.
+pub(super) trait StoredCredential: Send + Sync {
+    /// Whether it is that of an operator.
+    fn is_operators(&self) -> bool;
+
+    /// When it expires.
+    fn expires_at(&self) -> Option<Timestamp>;
+
+    /// Checks the credential within the transaction of the connection.
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, access: Access, now: Timestamp) -> Step<'a, ()>;
 }
 
 /// The interval in which a stream checks the expiry of its credential.
@@ -70,22 +79,6 @@ impl Authorization {
         Some(Self::shown(actor, Credential::FileToken { tokens: Arc::clone(tokens), audience, digest }, clock))
     }
 
-    /// By a valid token created over the API.
-    pub fn of_issued_token(tokens: &Arc<Tokens>, audience: Audience, token: &Token, clock: &Clock) -> Self {
-        let credential = Credential::IssuedToken {
-            tokens: Arc::clone(tokens),
-            audience,
-            id: token.id.clone(),
-            expires_at: token.expires_at,
-        };
-        Self::shown(Actor::token(&token.id), credential, clock)
-    }
-
-    /// By a verified key.
-    pub fn of_key(asking: Asking, clock: &Clock) -> Self {
-        Self::shown(asking.actor(), Credential::Key(Box::new(asking)), clock)
-    }
-
     /// By a signature of GitHub, as long as its key is known.
     pub fn of_github(is_known: impl Fn() -> bool + Send + Sync + 'static, clock: &Clock) -> Self {
         let credential = Credential::GithubSignature { is_known: Arc::new(is_known) };
@@ -95,6 +88,16 @@ impl Authorization {
     /// Of the server itself, for its own jobs.
     pub(super) fn server() -> Self {
         Self { actor: Actor::server(), basis: Basis::Server }
+    }
+
+    /// By a credential in the database; `revocations` notifies of its revocation.
+    pub(super) fn of_stored(
+        actor: Actor,
+        credential: impl StoredCredential + 'static,
+        revocations: Option<Arc<Tokens>>,
+        clock: &Clock,
+    ) -> Self {
+        Self::shown(actor, Credential::Stored { credential: Arc::new(credential), revocations }, clock)
     }
 
     fn shown(actor: Actor, credential: Credential, clock: &Clock) -> Self {
@@ -110,19 +113,16 @@ impl Authorization {
     pub(super) fn is_operators(&self) -> bool {
         let Basis::Shown { credential, .. } = &self.basis else { return false };
         match credential {
-            Credential::FileToken { audience, .. } | Credential::IssuedToken { audience, .. } => {
-                *audience == Audience::Admin
-            }
+            Credential::FileToken { audience, .. } => *audience == Audience::Admin,
+            Credential::Stored { credential, .. } => credential.is_operators(),
             Credential::GithubSignature { .. } => true,
-            Credential::Key(_) => false,
         }
     }
 
     /// When the credential expires.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.basis {
-            Basis::Shown { credential: Credential::IssuedToken { expires_at, .. }, .. } => *expires_at,
-            Basis::Shown { credential: Credential::Key(asking), .. } => asking.expires_at(),
+            Basis::Shown { credential: Credential::Stored { credential, .. }, .. } => credential.expires_at(),
             Basis::Shown { .. } | Basis::Server => None,
         }
     }
@@ -142,7 +142,7 @@ impl Authorization {
         let is_known = match credential {
             Credential::FileToken { tokens, audience, digest } => tokens.accept_digest(*audience, digest),
             Credential::GithubSignature { is_known } => is_known(),
-            Credential::IssuedToken { .. } | Credential::Key(_) => true,
+            Credential::Stored { .. } => true,
         };
         if is_known && !is_expired { Ok(()) } else { Err(Error::NotAuthorized) }
     }
@@ -152,23 +152,13 @@ impl Authorization {
         self.check_in_memory()?;
         let Basis::Shown { credential, clock } = &self.basis else { return Ok(()) };
         match credential {
-            Credential::IssuedToken { audience, id, .. } => {
-                let token = tokens::find(connection, id).await?.filter(|token| token.is_valid(clock()));
-                let token = token.ok_or(Error::NotAuthorized)?;
-                match (audience, token.scope, access) {
-                    (Audience::Admin, TokenScope::Write, _)
-                    | (Audience::Admin, TokenScope::Read, Access::Read)
-                    | (Audience::Edge, TokenScope::Edge, _) => Ok(()),
-                    _ => Err(Error::NotAuthorized),
-                }
-            }
-            Credential::Key(asking) => self_service::still(connection, asking, clock()).await.map(drop),
+            Credential::Stored { credential, .. } => credential.check(connection, access, clock()).await,
             Credential::FileToken { .. } | Credential::GithubSignature { .. } => Ok(()),
         }
     }
 
     fn needs_database(&self) -> bool {
-        matches!(self.basis, Basis::Shown { credential: Credential::IssuedToken { .. } | Credential::Key(_), .. })
+        matches!(self.basis, Basis::Shown { credential: Credential::Stored { .. }, .. })
     }
 }
 
@@ -189,7 +179,7 @@ impl Store {
     pub async fn authorization_ended(&self, by: &Authorization) {
         let mut revocations = match &by.basis {
             Basis::Shown { credential: Credential::FileToken { tokens, .. }, .. }
-            | Basis::Shown { credential: Credential::IssuedToken { tokens, .. }, .. } => tokens.reloads(),
+            | Basis::Shown { credential: Credential::Stored { revocations: Some(tokens), .. }, .. } => tokens.reloads(),
             Basis::Shown { .. } | Basis::Server => return std::future::pending().await,
         };
         // Revocations from here on notify.

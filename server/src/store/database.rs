@@ -4,8 +4,8 @@
 //! booleans, so they are selected as numbers.
 
 use super::migrations::{self, Migrations};
-use super::sqlite_files::{Files, Locked, check_room, free_bytes};
-use super::{Error, keys};
+use super::sqlite_files::{DATABASE_FILE, Files, Locked, check_room, free_bytes};
+use super::{Error, folding};
 use keyward_core::key::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
@@ -93,8 +93,6 @@ struct Sqlite {
     keeper: Mutex<Option<AnyConnection>>,
 }
 
-/// The name of the SQLite database in the data directory.
-pub const DATABASE_FILE: &str = "keyward.db";
 /// The name of a relay's.
 pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
@@ -153,7 +151,7 @@ impl Database {
             .after_connect(move |connection, _| Box::pin(configure_sqlite_writer(connection, checkpoint_pages)));
         let writer = writer.connect(&format!("sqlite:{path}")).await?;
         if file == DATABASE_FILE {
-            keys::fold_names(&mut *writer.acquire().await?).await?;
+            folding::fold_names(&mut *writer.acquire().await?).await?;
         }
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
@@ -176,7 +174,7 @@ impl Database {
         let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
         let mut connection = connecting.await.map_err(|_| Error::Slow)??;
         migrations::POSTGRES.apply(&mut connection).await?;
-        keys::fold_names(&mut connection).await?;
+        folding::fold_names(&mut connection).await?;
         connection.close().await?;
         Ok(Self {
             engine: Engine::Postgres,

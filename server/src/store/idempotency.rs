@@ -4,11 +4,11 @@
 //! again. Transactions that write follow each other, so of two simultaneous requests the second finds the result of the first.
 
 use super::authorization::Access;
-use super::keys::Excluded;
+use super::keys::{Excluded, MAX_KNOWN_SECRETS, Rotated};
 use super::mutation::Mutation;
 use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
-use crate::model::Key;
+use crate::model::{Key, Secret, Target};
 use sqlx::AnyConnection;
 use std::time::Duration;
 
@@ -47,6 +47,35 @@ pub enum Made<T> {
 pub const REPEATABLE_FOR: Duration = Duration::from_secs(86_400);
 
 impl Store {
+    /// The same for a request that may come again, which then makes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
+    pub async fn create_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        key: Key,
+        once: Once,
+    ) -> Result<Made<Key>, Error> {
+        self.mutate(by, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
+    ///
+    /// # Errors
+    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
+    pub async fn rotate_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        target: Target,
+        secret: Secret,
+        grace: Duration,
+        once: Once,
+        now: Timestamp,
+    ) -> Result<Made<Rotated>, Error> {
+        self.mutate(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
+    }
+
     /// The result of the first request, if this is a repeated one. The authorization must still hold, as the result leads to the
     /// plaintext.
     ///
@@ -62,13 +91,42 @@ impl Store {
     }
 }
 
-pub(super) async fn before(mutation: &mut Mutation, once: &Once) -> Result<Option<Before>, Error> {
+async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
+    if let Some(before) = before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let key = keys::create(mutation, key).await?;
+    for secret in &key.secrets {
+        remember(mutation, &once, &key.id, &secret.id).await?;
+    }
+    Ok(Made::Now(key))
+}
+
+async fn rotate_once(
+    mutation: &mut Mutation,
+    target: Target,
+    secret: Secret,
+    grace: Duration,
+    once: Once,
+) -> Result<Made<Rotated>, Error> {
+    if let Some(before) = before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let secret_id = secret.id.clone();
+    let rotated = keys::rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
+    if let Rotated::Done(key) = &rotated {
+        remember(mutation, &once, &key.id, &secret_id).await?;
+    }
+    Ok(Made::Now(rotated))
+}
+
+async fn before(mutation: &mut Mutation, once: &Once) -> Result<Option<Before>, Error> {
     let now = mutation.now();
     find(mutation.connection(), once, now).await
 }
 
 /// Records the secret that was issued for the request.
-pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
+async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
     let now = mutation.now();
     sqlx::query(
         "INSERT INTO idempotency (digest, fingerprint, key_id, secret_id, salt, created_at)
@@ -127,7 +185,7 @@ async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Actor, Secret};
+    use crate::model::Actor;
     use crate::store::Location;
     use keyward_core::key::digest::Digest;
 

@@ -3,9 +3,10 @@
 //! The calling key was verified before the transaction. So its authorization (`store/authorization.rs`) holds only while that key and
 //! its owner are unchanged: a key that was revoked meanwhile changes nothing.
 
+use super::authorization::{Access, StoredCredential};
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
-use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, within};
+use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Step, Store, owners, within};
 use crate::clock::{Clock, Timestamp};
 use crate::model::{Actor, Key, Owner, Secret, is_active};
 use keyward_core::dialect::Dialect;
@@ -106,12 +107,29 @@ impl Asking {
             && self.environment().is_none_or(|environment| key.environment == Some(environment))
     }
 
-    pub(super) fn actor(&self) -> Actor {
+    fn actor(&self) -> Actor {
         Actor::key(&self.key)
     }
+}
 
-    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+impl Authorization {
+    /// By a verified key.
+    pub fn of_key(asking: Asking, clock: &Clock) -> Self {
+        Self::of_stored(asking.actor(), asking, None, clock)
+    }
+}
+
+impl StoredCredential for Asking {
+    fn is_operators(&self) -> bool {
+        false
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at
+    }
+
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, _: Access, now: Timestamp) -> Step<'a, ()> {
+        Box::pin(async move { still(connection, self, now).await.map(drop) })
     }
 }
 
@@ -286,7 +304,7 @@ async fn set_owner_tat(mutation: &mut Mutation, owner: &str, tat: Timestamp) -> 
 }
 
 /// The calling key, if it and its owner are unchanged.
-pub(super) async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
+async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
     let key = keys::find(&mut *connection, &asking.key).await?;
     let is_valid = key.as_ref().is_some_and(|key| {
         let secret = key.secrets.iter().find(|secret| secret.id == asking.secret);

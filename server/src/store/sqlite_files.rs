@@ -22,6 +22,8 @@ const LOCK_FILE: &str = "lock";
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// https://sqlite.org/fileformat2.html#the_database_header
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// The name of the SQLite database in the data directory.
+pub const DATABASE_FILE: &str = "keyward.db";
 /// Below that the disk counts as full: the next growth of the WAL or of the database would fail.
 const MIN_FREE_BYTES: u64 = 1 << 20;
 

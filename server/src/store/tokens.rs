@@ -1,15 +1,17 @@
 //! Tokens created over the API. They are not in the feed.
 
+use super::authorization::{Access, StoredCredential};
 use super::mutation::Mutation;
 use super::query_builder::Sql;
 use super::tail::GLANCE_PATIENCE;
-use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Store, within};
-use crate::auth::tokens::file::TokenDigest;
-use crate::clock::Timestamp;
-use crate::model::{Token, TokenScope};
+use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Step, Store, within};
+use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
+use crate::clock::{Clock, Timestamp};
+use crate::model::{Actor, Token, TokenScope};
 use serde_json::{Map, json};
 use sqlx::{AnyConnection, AnyPool};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -44,6 +46,44 @@ struct TokenRow {
 
 /// The columns of a token, in every query for a [`TokenRow`].
 const TOKEN_COLUMNS: &str = "id, name, scope, created_at, expires_at, revoked_at, last_used_at";
+
+/// A token by which a request was authenticated.
+struct ShownToken {
+    audience: Audience,
+    id: String,
+    expires_at: Option<Timestamp>,
+}
+
+impl Authorization {
+    /// By a valid token created over the API.
+    pub fn of_issued_token(tokens: &Arc<Tokens>, audience: Audience, token: &Token, clock: &Clock) -> Self {
+        let shown = ShownToken { audience, id: token.id.clone(), expires_at: token.expires_at };
+        Self::of_stored(Actor::token(&token.id), shown, Some(Arc::clone(tokens)), clock)
+    }
+}
+
+impl StoredCredential for ShownToken {
+    fn is_operators(&self) -> bool {
+        self.audience == Audience::Admin
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, access: Access, now: Timestamp) -> Step<'a, ()> {
+        Box::pin(async move {
+            let token = find(connection, &self.id).await?.filter(|token| token.is_valid(now));
+            let token = token.ok_or(Error::NotAuthorized)?;
+            match (self.audience, token.scope, access) {
+                (Audience::Admin, TokenScope::Write, _)
+                | (Audience::Admin, TokenScope::Read, Access::Read)
+                | (Audience::Edge, TokenScope::Edge, _) => Ok(()),
+                _ => Err(Error::NotAuthorized),
+            }
+        })
+    }
+}
 
 impl Store {
     /// Stores a new token.
@@ -177,7 +217,7 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Er
     Ok(Some(token))
 }
 
-pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
+async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE id = ").bind(id);
     let row: Option<TokenRow> = query.build_as()?.fetch_optional(connection).await?;
