@@ -1,11 +1,12 @@
-//! `keyward check-config` and `keyward rules explain`: what the filter makes of a configuration, by the filter's own code.
+//! `keyward check-config` and `keyward rules explain`: configurations as the filter reads them, by the filter's own code.
 
 mod document;
 mod envoy;
 mod explain;
 mod guard;
 
-use super::{CliError, print};
+use super::CliError;
+use super::output::{OutputFormat, print, printable};
 use clap::{Args, Subcommand};
 use document::FilterConfig;
 use keyward_core::document::Problem;
@@ -14,62 +15,51 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-pub(super) use explain::ExplainArguments;
+use explain::ExplainArguments;
 
-/// What to check.
+/// The configuration to check.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "FILE is a configuration of Envoy with the filter in it, or the filter's configuration alone; YAML or \
-                        JSON. Exit codes: 0 the filter starts with it (there may be warnings), 1 it has mistakes, 2 wrong \
-                        usage, 4 it cannot be read."
+    after_help = "FILE is a configuration of Envoy with the filter, or the configuration of the filter alone, in YAML or JSON. \
+                  Exit codes: 0 the filter starts with the configuration (there may be warnings), 1 it has mistakes, 2 wrong \
+                  usage, 4 the file cannot be read."
 )]
 pub struct CheckArguments {
-    /// The configuration
+    /// Configuration
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Output JSON
-    #[arg(long)]
-    json: bool,
 }
 
-/// What to do with rules.
+/// The commands on rules.
 #[derive(Debug, Subcommand)]
 pub enum RulesCommand {
-    /// Explain which rule decides a request, and why no rule before it does
+    /// Explain which rule decides a request, and why no earlier rule does
     Explain(ExplainArguments),
 }
 
-/// Carries out a command on rules.
-///
-/// # Errors
-/// If the file cannot be read or has mistakes.
-pub fn rules(command: RulesCommand) -> Result<(), CliError> {
+pub(super) fn rules(command: RulesCommand, output: OutputFormat) -> Result<(), CliError> {
     match command {
-        RulesCommand::Explain(arguments) => explain::explain(&arguments),
+        RulesCommand::Explain(arguments) => explain::explain(&arguments, output),
     }
 }
 
-/// What is wrong with one filter's configuration and with what lies beside it.
+/// The mistakes and warnings about one filter's configuration and what is around it.
 struct Report {
     at: String,
     mistakes: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
-/// Checks a configuration and tells every mistake.
-///
-/// # Errors
-/// If the file cannot be read or has mistakes.
-pub fn check(arguments: &CheckArguments) -> Result<(), CliError> {
+/// Checks a configuration and reports every mistake.
+pub(super) fn check(arguments: &CheckArguments, output: OutputFormat) -> Result<(), CliError> {
     let filters = document::read(&arguments.file)?;
     let reports: Vec<Report> = filters.iter().map(report).collect();
     let count = |of: fn(&Report) -> &Vec<Problem>| reports.iter().map(|report| of(report).len()).sum::<usize>();
     let (mistakes, warnings) = (count(|report| &report.mistakes), count(|report| &report.warnings));
-    if arguments.json {
-        print(&format!("{:#}\n", as_json(&arguments.file, &reports)))?;
-    } else {
-        print(&as_text(&arguments.file, &reports, mistakes, warnings))?;
-    }
+    print(&match output {
+        OutputFormat::Json => format!("{:#}\n", as_json(&arguments.file, &reports)),
+        OutputFormat::Text => as_text(&arguments.file, &reports, mistakes, warnings),
+    })?;
     if mistakes == 0 { Ok(()) } else { Err(CliError::Mistakes(mistakes_in(mistakes, &arguments.file))) }
 }
 
@@ -123,7 +113,7 @@ fn located(at: &str) -> String {
 
 fn line(problem: &Problem) -> String {
     let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
-    super::output::printable(&format!("{path}{}", problem.message))
+    printable(&format!("{path}{}", problem.message))
 }
 
 fn as_json(file: &Path, reports: &[Report]) -> Value {
