@@ -164,7 +164,7 @@ async fn a_page_with_a_flipped_bit_leaves_no_revoked_key_valid() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_on_a_connection_that_lives_is_asked_for_again_within_four_seconds() {
+async fn answer_lost_on_a_live_connection_is_asked_for_again() {
     let feed = Feed::start().await;
     let gateway = Gateway::builder().dialect("exona").feed_from(feed.address()).start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
@@ -174,12 +174,12 @@ async fn an_answer_that_is_lost_on_a_connection_that_lives_is_asked_for_again_wi
     let at_two = Position::Changes { applied: 2, seen: head(2) };
     // The one that is out may have been asked before.
     assert_eq!(feed.asked().await, at_two);
-    for _ in 0..2 {
+    // 2 s of waiting and 1 s of grace, and the second time, more patiently, 5 s; and one second each for a busy machine.
+    for at_most in [4, 8] {
         assert_eq!(feed.asked().await, at_two);
         let asked = Instant::now();
         assert_eq!(feed.asked().await, at_two, "it is asked for again");
-        // The second time more patiently: with Envoy's own timeout, 2 s of waiting and 5 s of grace.
-        assert!(asked.elapsed() < Duration::from_secs(9), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(at_most), "{:?}", asked.elapsed());
     }
     feed.send(
         Page { summary: None, answers: at_two, head: head(2), extent: Extent::Changes { to: 2 }, entries: &[] }

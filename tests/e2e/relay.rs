@@ -5,7 +5,7 @@ use keyward_harness::config::CONTROL_PLANE;
 use keyward_harness::envoy::Options;
 use keyward_harness::gateway::Builder;
 use keyward_harness::{
-    ControlPlane, Envoy, Failure, Gateway, Postgres, Relay, Request, TestDir, WorkerConnections, until,
+    ControlPlane, Envoy, Failure, Gateway, Postgres, Relay, Request, TestDir, WorkerConnections, left_out, until,
 };
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ async fn a_server_that_hangs_is_passed_over_within_two_seconds() {
 #[tokio::test]
 async fn a_server_of_two_on_postgres_that_hangs_is_passed_over_within_two_seconds() {
     if !Postgres::is_there() {
-        println!("left out: two servers on PostgreSQL: apt-get install postgresql");
+        left_out("two servers on PostgreSQL (e2e)", "apt-get install postgresql");
         return;
     }
     let dir = TestDir::new().unwrap();
@@ -153,7 +153,7 @@ impl OpenKey {
 
 async fn until_none_is_passed_over(gateway: &Gateway) {
     until("no server is passed over any more", SOON, async || {
-        let passed_over = gateway.envoy.stats("keyward_server.outlier_detection.ejections_active$").await?;
+        let passed_over = gateway.envoy.stats("keyward_control_plane.outlier_detection.ejections_active$").await?;
         if passed_over.values().eq(&[0]) { Ok(()) } else { Err(Failure::new(format!("{passed_over:?}"))) }
     })
     .await

@@ -94,7 +94,7 @@ fn what_stands_beside_the_filter_is_checked_too() {
     let public = "- { path: { exact: /health }, access: public }";
     for (old, new, is_mistake, expected) in [
         ("host_env_keys: [KEYWARD_EDGE_TOKEN]", "host_env_keys: []", true, "KEYWARD_EDGE_TOKEN"),
-        ("cluster: keyward_server, authority", "cluster: nonsense, authority", true, "no cluster \"nonsense\""),
+        ("cluster: keyward_control_plane, authority", "cluster: nonsense, authority", true, "no cluster \"nonsense\""),
         ("wasm.keyward.verdict, string_match", "wasm.other, string_match", true, "no guard behind the filter"),
         (
             "dialect: keyward\n",

@@ -6,7 +6,7 @@ use crate::observe::{self, converge, observe};
 use crate::oracle::Observed;
 use crate::proxy::{Mode, Proxy};
 use crate::workload::Workload;
-use keyward_harness::{Edges, Failure, Postgres, Request, Result, http, until};
+use keyward_harness::{Edges, Failure, Postgres, Request, Result, http, left_out, until};
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -76,10 +76,10 @@ async fn attempt(options: &Options) -> Result<()> {
 fn schedule(machine: &Machine, options: &Options, rng: &mut fastrand::Rng) -> Vec<(Fault, Duration)> {
     let mut possible = Vec::new();
     for fault in Fault::ALL.into_iter().filter(|fault| fault.concerns(options.on_postgres)) {
-        let left_out = options.leave_out.iter().find(|(left_out, _)| *left_out == fault).map(|(_, why)| *why);
-        match fault.lacks(machine.abilities()).or(left_out) {
+        let unwanted = options.leave_out.iter().find(|(unwanted, _)| *unwanted == fault).map(|(_, why)| *why);
+        match fault.lacks(machine.abilities()).or(unwanted) {
             None => possible.push(fault),
-            Some(why) => println!("left out: {fault}: {why}"),
+            Some(why) => left_out(&format!("{fault} (faults)"), why),
         }
     }
     let mut schedule = Vec::new();
@@ -267,7 +267,7 @@ pub async fn run_for(time: Duration, seed: u64, faults: usize) -> Result<()> {
     let started = Instant::now();
     let postgres = Postgres::is_there();
     if !postgres {
-        println!("left out: faults on PostgreSQL: apt-get install postgresql");
+        left_out("faults on PostgreSQL", "apt-get install postgresql");
     }
     let mut campaigns = 0;
     for seed in seed.. {

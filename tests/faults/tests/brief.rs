@@ -8,7 +8,7 @@ use keyward_faults::oracle::Violation;
 use keyward_faults::workload::Workload;
 use keyward_harness::echo::SeenRequest;
 use keyward_harness::ports::loopback;
-use keyward_harness::{ControlPlane, Echo, Failure, Postgres, TestDir, until};
+use keyward_harness::{ControlPlane, Echo, Failure, Postgres, TestDir, left_out, until};
 use serde_json::json;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn nothing_acknowledged_is_lost_on_sqlite() {
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_on_postgres() {
     if !Postgres::is_there() {
-        println!("left out: faults on PostgreSQL: apt-get install postgresql");
+        left_out("faults on PostgreSQL", "apt-get install postgresql");
         return;
     }
     let options = Options { seed: seed(), faults: 5, on_postgres: true, leave_out: not_yet() };

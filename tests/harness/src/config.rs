@@ -18,7 +18,7 @@ const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 const FILTER_CONFIGURATION: &str = "/config/configuration/value";
 
 /// The cluster of the control plane.
-pub const CONTROL_PLANE: &str = "keyward_server";
+pub const CONTROL_PLANE: &str = "keyward_control_plane";
 
 /// The cluster of the rate-limit service. Every cluster but these two is an upstream.
 pub const RATE_LIMIT: &str = "rate_limit";

@@ -66,7 +66,7 @@ impl Rig {
         self.envoy.stop().await?;
         self.envoy = Envoy::start(&self.config, self.dir.path(), &self.options).await?;
         until("Envoy asks the control plane", PATIENCE, async || {
-            let asked = self.envoy.stats(r"^cluster\.keyward_server\.upstream_rq_total$").await?;
+            let asked = self.envoy.stats(r"^cluster\.keyward_control_plane\.upstream_rq_total$").await?;
             if asked.values().sum::<u64>() > 0 { Ok(Instant::now()) } else { Err(Failure::new("it does not")) }
         })
         .await
