@@ -162,8 +162,8 @@ impl ControlPlane {
             && staleness < wait + MIN_STALENESS_BEYOND_WAIT_S
         {
             node.problem(format!(
-                "max_staleness_s is {staleness}; while nothing changes the feed answers every {wait} s (poll_wait_s), so it must \
-                 be at least {}",
+                "expected max_staleness_s of at least {}, got {staleness}: without changes the feed answers only every {wait} s \
+                 (poll_wait_s)",
                 wait + MIN_STALENESS_BEYOND_WAIT_S
             ));
             return None;
@@ -226,7 +226,10 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
         }
         None => {
             let known: Vec<_> = Dialect::built_in_names().collect();
-            node.problem(format!("no such dialect; known: {}; or write one in place", known.join(", ")));
+            node.problem(format!(
+                "unknown dialect {name:?}: expected one of {}, or a dialect as an object",
+                known.join(", ")
+            ));
             None
         }
     }
@@ -285,7 +288,7 @@ mod tests {
             );
             Config::parse(text.as_bytes())
         };
-        assert!(parse(10).unwrap_err().to_string().contains("must be at least 11"));
+        assert!(parse(10).unwrap_err().to_string().contains("of at least 11"));
         assert_eq!(parse(11).unwrap().policy.max_staleness_ms, Some(11_000));
     }
 
@@ -331,7 +334,7 @@ mod tests {
         .unwrap_err()
         .to_string();
         for expected in [
-            "dialect: no such dialect; known: keyward, exograph, ",
+            "dialect: unknown dialect \"nope\": expected one of keyward, exograph, ",
             "control_plane: \"cluster\" is missing",
             "control_plane.authority: expected a string that is not empty",
             "control_plane.poll_wait_s: expected a whole number from 1 to 60",
@@ -345,9 +348,9 @@ mod tests {
             "rules[1].scopes[0]: expected a scope",
             "rules[2].path.template: \"{a}:b\" is a pattern of another notation",
             "rules[2].scopes.post: expected a method in capital letters: write \"POST\" (or \"*\"",
-            "rules[3]: \"kinds\" and \"scopes\" are asked of keys only",
+            "rules[3]: expected \"kinds\" and \"scopes\" only with the access \"key\" or \"optional\"",
             "rules[4].credential: expected one of \"strip\", \"keep\"",
-            "rules[5].credential: it is removed on a public route and stays on a delegated one",
+            "rules[5].credential: expected only with the access \"key\" or \"optional\"",
             "rules[5].hosts[1]: expected a host without its port",
             "rate_limit_headers.standard: expected one of \"never\", \"refused\", \"always\"",
             "rate_limit_headers.x: expected one of \"never\", \"refused\", \"always\"",

@@ -1,7 +1,8 @@
 //! The command line, as its users type it.
 
-use crate::harness::{Reader, TestServer, program, stderr, stdout};
+use crate::harness::{NOW_MS, Reader, TestServer, program, stderr, stdout};
 use keyward_core::wire::cursor::Position;
+use keyward_server::serve::RETENTION_INTERVAL;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -438,6 +439,38 @@ fn plans_are_set_listed_shown_deleted_and_audited() {
     let text = run(&["audit", "--limit", "1"]);
     assert!(stdout(&text).starts_with("SEQUENCE ") && stdout(&text).contains("plan.deleted"), "{text:?}");
     assert!(!stdout(&text).contains("plan.created"));
+}
+
+#[test]
+fn name_with_bidirectional_characters_is_escaped_in_text() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    let created = server.client().create(json!({"name": "pay\u{202e}moc.elgoog\u{200b}"}));
+    let id = created["id"].as_str().unwrap();
+    for arguments in [&["keys", "list"][..], &["keys", "show", id]] {
+        let text = run(arguments);
+        assert!(stdout(&text).contains("pay\\u{202e}moc.elgoog\\u{200b}"), "{text:?}");
+        assert!(!stdout(&text).contains(['\u{202e}', '\u{200b}']), "{text:?}");
+    }
+    assert_eq!(document(&run(&["keys", "show", id, "--json"]))["name"], "pay\u{202e}moc.elgoog\u{200b}");
+    // A message can repeat a value, too.
+    let refused = run(&["owners", "set", "a", "--kind", "\u{202e}team"]);
+    assert!(refused.status.code() == Some(1) && !stderr(&refused).contains('\u{202e}'), "{refused:?}");
+}
+
+#[test]
+fn create_without_an_owner_that_the_dialect_requires_says_so() {
+    for dialect in ["graph8", "auxot"] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = TestServer::start_of(dialect, &dir.path().join(".keyward"), NOW_MS, RETENTION_INTERVAL);
+        let refused = run(&server, dir.path(), &["keys", "create", "--name", "x"]);
+        assert_eq!((refused.status.code(), stdout(&refused)), (Some(1), ""));
+        let message = stderr(&refused);
+        assert!(message.contains("(422)") && message.contains("\n  owner: is required"), "{message}");
+        assert!(message.contains(dialect), "{message}");
+        let kinds = run(&server, dir.path(), &["keys", "create", "--name", "x", "--owner", "o", "--kind", "nonsense"]);
+        assert!(kinds.status.code() == Some(1) && stderr(&kinds).contains("\n  kind: expected one of "), "{kinds:?}");
+    }
 }
 
 /// A stand-in for a network that loses the answers to the first `lost` requests, and then lets all pass.

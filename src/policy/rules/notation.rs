@@ -30,7 +30,7 @@ enum Segment<'a> {
     Rest,
 }
 
-/// What is wrong with a path and what to write instead; `None` if nothing is.
+/// The mistake in a path, and what to write instead; `None` if there is none.
 pub(in crate::policy) fn path_mistake(kind: PathKind, written: &str) -> Option<String> {
     if written.is_empty() {
         return Some("expected a path that begins with /, got an empty string".to_owned());
@@ -78,7 +78,7 @@ fn ambiguity(written: &str) -> Option<String> {
     Some(
         "this path can be read in two ways (`;`, `\\`, a space at an end of a segment, `%` without two digits, or an encoded \
          `/`, `\\`, `.`, `;`, `%`, `?`, `#` or control character), so no request matches it: write a prefix that ends \
-         before that, with \"ambiguous_paths\": true"
+         before the ambiguous part, with \"ambiguous_paths\": true"
             .to_owned(),
     )
 }
@@ -294,7 +294,7 @@ pub(in crate::policy) fn host_mistake(written: &str) -> String {
     }
     if let Some((first, domain)) = plain.split_once('.').filter(|(_, domain)| is_name(domain)) {
         if first.bytes().any(|c| !(c.is_ascii_alphanumeric() || c == b'-')) {
-            return format!("{expected}: only a whole first label can be left open, write \"*.{domain}\"");
+            return format!("{expected}: a wildcard stands for the whole first label, write \"*.{domain}\"");
         }
         return format!("{expected}: write {plain:?}");
     }
@@ -379,9 +379,9 @@ pub(in crate::policy) fn method_mistake(written: &str) -> Option<String> {
     }
     let near = METHODS.iter().filter_map(|known| Some((distance(&capitals, known).filter(|n| *n <= 2)?, known)));
     Some(match near.min() {
-        Some((_, known)) => format!("{expected}, and there is no {written:?}: did you mean {known:?}?"),
+        Some((_, known)) => format!("{expected}, got {written:?}: did you mean {known:?}?"),
         None => format!(
-            "{expected}, and Envoy takes no {written:?}: name one of the registered methods, or leave \"methods\" out"
+            "{expected}, got {written:?}, which Envoy refuses: name one of the registered methods, or leave \"methods\" out"
         ),
     })
 }
