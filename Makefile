@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: selftest build wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
+.PHONY: selftest build trial wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT SEED FAULT_SECONDS KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -31,8 +31,16 @@ control-plane: cargo
 dev: cargo
 	cargo build -p keyward-harness --bin keyward-dev
 
-run: build
+# Runs the release build where there is one, and otherwise an unoptimized one, which is there minutes sooner.
+run: cargo
+	@if [ -e "$(BIN)" ] && [ ! -L "$(BIN)" ]; then $(MAKE) --no-print-directory build; else $(MAKE) --no-print-directory trial; fi
 	@envoy=$$(tools/envoy) && KEYWARD_ENVOY="$$envoy" $(PRODUCT) exec $(OUT)/debug/keyward-dev run
+
+# One module, and everything else unoptimized. The release's place has a link until `make build` puts the release there.
+trial: cargo
+	tools/wasm-build
+	cargo build -p keyward -p keyward-harness --bin keyward --bin keyward-dev
+	@mkdir -p $(OUT)/release && [ -e $(OUT)/release/keyward ] || ln -sf ../debug/keyward $(OUT)/release/keyward
 
 # The stages of the tests. tools/test has them, and says at the end what was left out for want of a tool.
 test: cargo

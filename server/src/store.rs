@@ -17,6 +17,7 @@ mod key_changes;
 mod keys;
 mod leaks;
 mod maintenance;
+mod migrations;
 mod mutation;
 mod owners;
 mod page_cache;

@@ -211,7 +211,7 @@ async fn a_batch_that_fails_is_sent_again_with_the_same_id_and_nothing_is_lost_o
     .await
     .unwrap();
     let log = asked.gateway.envoy.log().unwrap();
-    assert!(log.contains("usage cannot be told") && log.contains("usage is told again"), "{log}");
+    assert!(log.contains("failed to report usage") && log.contains("usage reporting recovered"), "{log}");
 }
 
 #[tokio::test]

@@ -392,8 +392,8 @@ fn an_imported_key_in_the_cache_makes_no_call_more_than_others() {
 #[test]
 fn without_its_pepper_the_filter_does_not_start_and_says_why() {
     for (environment, expected) in [
-        (vec![("KEYWARD_EDGE_TOKEN", "t")], "OLD_PEPPER, which is to hold a pepper, is not set"),
-        (vec![("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", "")], "OLD_PEPPER holds no pepper"),
+        (vec![("KEYWARD_EDGE_TOKEN", "t")], "OLD_PEPPER: expected a pepper, but the variable is not set"),
+        (vec![("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", "")], "OLD_PEPPER: expected a pepper, got an empty value"),
     ] {
         let log = Vm::refused(ALL_DIGESTS, &environment);
         assert!(log.iter().any(|line| line.contains(expected)), "{log:?}");
@@ -409,7 +409,7 @@ fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
     assert_eq!(sent("authorization"), Some("Bearer kwe_secret"));
     assert_eq!(sent(":path"), Some("/v1/edge/feed?after=00&wait=0"));
     vm.answer_callout(poll.number, "401", b"");
-    assert!(vm.log().iter().any(|line| line.contains("refuses the edge token")), "{:?}", vm.log());
+    assert!(vm.log().iter().any(|line| line.contains("edge token rejected (401)")), "{:?}", vm.log());
     assert!(!vm.log().iter().any(|line| line.contains("kwe_secret")), "{:?}", vm.log());
 }
 
@@ -460,7 +460,11 @@ fn the_credential_goes_to_the_control_plane_as_a_body_with_the_edge_token() {
     ];
     assert_eq!(question.headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     vm.answer_callout(question.number, "401", b"");
-    assert!(vm.log().iter().any(|line| line.ends_with("cannot be verified: the control plane answers 401")));
+    assert!(
+        vm.log()
+            .iter()
+            .any(|line| line.ends_with("password-hash verification failed  error=\"edge token rejected (401)\""))
+    );
     let secrets = ["kwe_secret", &HASHED_KEY[5 + 16..]];
     assert!(!vm.log().iter().any(|line| secrets.iter().any(|secret| line.contains(secret))), "{:?}", vm.log());
 }
@@ -694,7 +698,7 @@ fn a_control_plane_without_a_place_for_usage_is_told_of_once_and_asked_rarely() 
     assert!((3..=6).contains(&asked), "{asked} times in 130 s");
     let lines = vm.log().iter().filter(|line| line.contains("usage")).collect::<Vec<_>>();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("takes no usage (404)"), "{lines:?}");
+    assert!(lines[0].contains("usage reports not accepted here (404)"), "{lines:?}");
 }
 
 #[test]

@@ -45,6 +45,15 @@ pub(super) fn read_answer(headers: usize, body_size: usize, max_body: usize) -> 
     Ok(body.unwrap_or_default())
 }
 
+/// What a status that is not 200 says, for the log; 0 stands for no response.
+pub(super) fn status_error(status: u32, cluster: &str) -> String {
+    match status {
+        0 => format!("no response, or no cluster {cluster}"),
+        401 | 403 => format!("edge token rejected ({status})"),
+        _ => format!("unexpected status {status}"),
+    }
+}
+
 /// After how many seconds an answer that refuses says to come back.
 pub(super) fn retry_after_s() -> Option<u64> {
     response_header("retry-after")

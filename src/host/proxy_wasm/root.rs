@@ -10,7 +10,7 @@ use crate::engine::store::Names;
 use crate::engine::verification::cache::{HASH_KEY_LENGTH, Verified};
 use crate::engine::verification::queue::Verifier;
 use crate::host::proxy_wasm::clock::{self, Clock};
-use crate::host::proxy_wasm::control_plane::{Call, feed_age, read_answer};
+use crate::host::proxy_wasm::control_plane::{Call, feed_age, read_answer, status_error};
 use crate::host::proxy_wasm::http::Stream;
 use crate::host::proxy_wasm::log;
 use crate::host::proxy_wasm::metrics::Metrics;
@@ -83,9 +83,9 @@ impl Root {
     /// that Envoy runs without it.
     fn configure(&mut self) -> Result<(), String> {
         let text = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX)
-            .map_err(|status| format!("the configuration cannot be read: {status:?}"))?
+            .map_err(|status| format!("failed to read the configuration: {status:?}"))?
             .unwrap_or_default();
-        let config = Config::parse(&text).map_err(|problems| format!("the configuration has mistakes: {problems}"))?;
+        let config = Config::parse(&text).map_err(|problems| format!("invalid configuration: {problems}"))?;
         if cfg!(not(feature = "response-headers")) && config.policy.rate_limit_headers.are_on_allowed() {
             return Err("the configuration has mistakes: rate_limit_headers: `always` needs \
                         keyward_filter_response_headers.wasm, which Envoy calls for responses, too"
@@ -122,7 +122,7 @@ impl Root {
             ticks: 0,
             period: TICK,
         });
-        hostcalls::set_tick_period(TICK).map_err(|status| format!("no tick period can be set: {status:?}"))
+        hostcalls::set_tick_period(TICK).map_err(|status| format!("failed to set the tick period: {status:?}"))
     }
 }
 
@@ -232,21 +232,20 @@ impl Running {
             match *event {
                 Event::Page => {
                     if self.last_failure.take().is_some() {
-                        log(LogLevel::Info, "the feed answers again");
+                        log(LogLevel::Info, "feed recovered");
                     }
                 }
-                Event::Unreadable { entries } => log(
-                    LogLevel::Warn,
-                    &format!("{entries} entries of the feed cannot be understood: their keys are refused"),
-                ),
+                Event::Unreadable { entries } => {
+                    log(LogLevel::Warn, &format!("unknown feed entries; refusing their keys  entries={entries}"))
+                }
                 Event::PageRefused(NotApplied::Superseded) => {}
                 Event::PageRefused(refused) => self.fail(Failure::Page(refused)),
                 Event::PollFailed { status } => self.fail(Failure::Status(status)),
                 Event::PollLost => self.fail(Failure::Lost),
                 Event::SnapshotMismatch => log(
                     LogLevel::Warn,
-                    "the snapshot of this Envoy differs from what the control plane has, or was damaged in memory; it is taken \
-                     anew, at most once a minute and ever less often where that changes nothing",
+                    "snapshot differs from the control plane's; fetching it again, at most once a minute and less often where \
+                     that changes nothing",
                 ),
             }
         }
@@ -256,18 +255,12 @@ impl Running {
         if self.last_failure.replace(failure) == Some(failure) {
             return;
         }
-        let cluster = &self.worker.config.control_plane.cluster;
-        let what = match failure {
-            Failure::Status(0) => format!("cluster {cluster:?} does not exist or gave no answer"),
-            Failure::Status(status @ (401 | 403)) => format!("the control plane refuses the edge token ({status})"),
-            Failure::Status(status) => format!("the control plane answers {status}"),
-            Failure::Lost => "no answer in time".to_owned(),
+        let error = match failure {
+            Failure::Status(status) => status_error(status, &self.worker.config.control_plane.cluster),
+            Failure::Lost => "timed out".to_owned(),
             Failure::Page(refused) => refused.to_string(),
         };
-        log(
-            LogLevel::Warn,
-            &format!("the feed cannot be read, and the last snapshot, if there is one, serves on: {what}"),
-        );
+        log(LogLevel::Warn, &format!("feed request failed; serving last snapshot  error={error:?}"));
     }
 }
 
@@ -276,9 +269,9 @@ fn read_token(control_plane: &ControlPlane) -> Result<Option<Secret>, String> {
     match std::env::var(variable) {
         // A token is what fits a header field (RFC 6750, section 2.1).
         Ok(token) if !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic()) => Ok(Some(Secret::new(token))),
-        Ok(_) => {
-            Err(format!("the environment variable {variable} holds no token: it is empty or has other characters"))
-        }
+        Ok(_) => Err(format!(
+            "environment variable {variable}: expected a token of visible ASCII characters, got none or others"
+        )),
         Err(_) => Err(not_set(variable, "the edge token")),
     }
 }
@@ -296,12 +289,12 @@ fn read_digests(settings: &[DigestSetting]) -> Result<Digests, String> {
 fn read_pepper(variable: &str) -> Result<HmacKey, String> {
     let bytes = std::env::var_os(variable).ok_or_else(|| not_set(variable, "a pepper"))?;
     HmacKey::new(bytes.as_encoded_bytes())
-        .ok_or_else(|| format!("the environment variable {variable} holds no pepper: it is empty"))
+        .ok_or_else(|| format!("environment variable {variable}: expected a pepper, got an empty value"))
 }
 
 fn not_set(variable: &str, what: &str) -> String {
     format!(
-        "the environment variable {variable}, which is to hold {what}, is not set in Envoy's environment or not named in \
+        "environment variable {variable}: expected {what}, but the variable is not set in Envoy's environment or not listed in \
          vm_config.environment_variables.host_env_keys"
     )
 }

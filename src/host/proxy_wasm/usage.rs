@@ -5,7 +5,7 @@
 
 use crate::engine::usage::{Answer, Event, Failure, MAX_SECRETS, Report, Reporter};
 use crate::host::proxy_wasm::clock;
-use crate::host::proxy_wasm::control_plane::{Call, read_answer};
+use crate::host::proxy_wasm::control_plane::{Call, read_answer, status_error};
 use crate::host::proxy_wasm::log;
 use crate::host::proxy_wasm::worker::Worker;
 use crate::policy::ControlPlane;
@@ -109,12 +109,12 @@ fn note(worker: &Worker, events: &[Event]) {
     for event in events {
         worker.metrics.borrow_mut().count_usage(event);
         match *event {
-            Event::Taken { recovered: true } => log(LogLevel::Info, "usage is told again"),
+            Event::Taken { recovered: true } => log(LogLevel::Info, "usage reporting recovered"),
             Event::Failed { failure, news: true } => log(
                 LogLevel::Warn,
                 &format!(
-                    "usage cannot be told, and is counted on: {}",
-                    what(failure, &worker.config.control_plane.cluster)
+                    "failed to report usage; will retry  error={:?}",
+                    describe_error(failure, &worker.config.control_plane.cluster)
                 ),
             ),
             Event::Taken { .. } | Event::Failed { .. } | Event::Dropped { .. } => {}
@@ -122,16 +122,12 @@ fn note(worker: &Worker, events: &[Event]) {
     }
 }
 
-fn what(failure: Failure, cluster: &str) -> String {
+fn describe_error(failure: Failure, cluster: &str) -> String {
     match failure {
-        Failure::Status(0) => format!("cluster {cluster:?} does not exist or gave no answer"),
-        Failure::Status(status @ (401 | 403)) => format!("the control plane refuses the edge token ({status})"),
-        Failure::Status(404) => "this control plane takes no usage (404)".to_owned(),
-        Failure::Status(status @ (400 | 413 | 422)) => {
-            format!("the control plane cannot read a batch ({status}), which is dropped")
-        }
-        Failure::Status(status) => format!("the control plane answers {status}"),
-        Failure::NoReceipt => "the answer is no receipt".to_owned(),
-        Failure::Lost => "no answer in time".to_owned(),
+        Failure::Status(404) => "usage reports not accepted here (404)".to_owned(),
+        Failure::Status(status @ (400 | 413 | 422)) => format!("usage report rejected and dropped ({status})"),
+        Failure::Status(status) => status_error(status, cluster),
+        Failure::NoReceipt => "unexpected response body".to_owned(),
+        Failure::Lost => "timed out".to_owned(),
     }
 }

@@ -7,7 +7,7 @@
 //! The root outlives whoever waits: in Envoy a stream holds its plugin, and only without any does the root end.
 
 use crate::engine::verification::queue::{CALL_TIMEOUT_MS, Outcome};
-use crate::host::proxy_wasm::control_plane::{Call, read_answer, retry_after_s};
+use crate::host::proxy_wasm::control_plane::{Call, read_answer, retry_after_s, status_error};
 use crate::host::proxy_wasm::shared::SharedData;
 use crate::host::proxy_wasm::worker::Worker;
 use crate::host::proxy_wasm::{clock, log};
@@ -60,7 +60,7 @@ impl Calls {
         body_size: usize,
     ) -> bool {
         let Some(question) = self.questions.remove(&callout) else { return false };
-        let (outcome, problem) = outcome_of(headers, body_size);
+        let (outcome, problem) = outcome_of(headers, body_size, &worker.config.control_plane.cluster);
         self.ended(worker, question, outcome, problem);
         resume(root, worker);
         true
@@ -73,10 +73,10 @@ impl Calls {
         worker.verifier.borrow_mut().ended(&SharedData, &mut verified, question, outcome, clock::monotonic_ms());
         match problem {
             Some(problem) if !std::mem::replace(&mut self.is_failing, true) => {
-                log(LogLevel::Warn, &format!("keys stored as password hashes cannot be verified: {problem}"));
+                log(LogLevel::Warn, &format!("password-hash verification failed  error={problem:?}"));
             }
             None if is_answer && std::mem::take(&mut self.is_failing) => {
-                log(LogLevel::Info, "keys stored as password hashes can be verified again");
+                log(LogLevel::Info, "password-hash verification recovered");
             }
             _ => {}
         }
@@ -90,16 +90,15 @@ fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<
 }
 
 /// What the control plane said, and what is wrong if it said nothing and was not just busy.
-fn outcome_of(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
+fn outcome_of(headers: usize, body_size: usize, cluster: &str) -> (Outcome, Option<String>) {
     let nothing = |problem| (Outcome::Unavailable { retry_after_s: 1 }, Some(problem));
     match read_answer(headers, body_size, MAX_VERIFY_ANSWER_BYTES) {
         Ok(body) => match Answer::decode(&body) {
             Ok(answer) => (Outcome::Answered(answer), None),
             Err(error) => nothing(error.to_string()),
         },
-        Err(0) => nothing("no answer".to_owned()),
         Err(503) if let Some(retry_after_s) = retry_after_s() => (Outcome::Busy { retry_after_s }, None),
-        Err(status) => nothing(format!("the control plane answers {status}")),
+        Err(status) => nothing(status_error(status, cluster)),
     }
 }
 
