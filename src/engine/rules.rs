@@ -1,4 +1,4 @@
-//! Which route asks for what. The first rule that matches decides; where none does, no kind of key is enough.
+//! What each route requires. The first rule that matches decides; if none does, no key is accepted.
 
 mod coverage;
 mod explain;
@@ -20,7 +20,7 @@ pub struct Rules {
     pub ignore_case: bool,
 }
 
-/// Which requests it is for, and what they are asked for.
+/// Which requests a rule matches, and what they need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// The paths.
@@ -31,14 +31,14 @@ pub struct Rule {
     pub hosts: Vec<HostMatch>,
     /// Whether it is also for paths that an upstream could read in two ways, see [`canonical_path`].
     pub ambiguous_paths: bool,
-    /// What is asked.
+    /// What the requests need, and how they are answered.
     pub route: Route,
 }
 
-/// What a request is asked for, and how it is answered.
+/// What a request needs, and how it is answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// What it is asked for.
+    /// What the request needs.
     pub access: Access,
     /// The shape of refusals; `None` for the dialect's own.
     pub errors: Option<Rc<ErrorShape>>,
@@ -54,7 +54,7 @@ pub enum PathMatch {
     /// This path and everything below it, whole segments: `/api` covers `/api/x` and not `/apix`.
     /// Stored without a final slash.
     Prefix(String),
-    /// Segments, of which `None` stands for any one that is not empty.
+    /// Segments, of which `None` matches any one that is not empty.
     Template(Vec<Option<String>>),
 }
 
@@ -67,7 +67,7 @@ pub enum HostMatch {
     Below(String),
 }
 
-/// What a route asks for.
+/// What a route requires.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Access {
     /// No key.
@@ -122,7 +122,7 @@ pub struct Target<'a> {
     pub path: &'a [u8],
 }
 
-/// What is asked where no rule matches: a key of no kind, so that nothing passes and a stranger learns nothing.
+/// What is required if no rule matches: a key of no kind, so that no request passes and a caller without a key learns nothing.
 pub const UNMATCHED: Route = Route {
     access: Access::Key(Requirement {
         kinds: Some(Vec::new()),
@@ -146,16 +146,16 @@ impl Rules {
         Self { rules: vec![rule], ignore_case: false }
     }
 
-    /// What a request is asked for; `None` if no rule matches, which is [`UNMATCHED`].
+    /// What a request needs; `None` if no rule matches, which is [`UNMATCHED`].
     ///
-    /// Methods are compared as they stand, so one in small letters, which an upstream may read as in capitals, matches
+    /// Methods are compared literally, so one in lowercase letters, which an upstream may read as in capitals, matches
     /// no rule; and neither does an authority that is no host.
     pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
         self.find(target).map(|(route, _)| route)
     }
 
-    /// The same, and what a key needs beside: where a rule decides only because of a slash at the path's end, what the first
-    /// one asks that matches the path as it was sent. So neither spelling asks for less than the rules say of it.
+    /// The same, and what a key needs in addition: if a rule decides only because of a slash at the end of the path, the
+    /// requirement of the first rule that matches the path as it was sent. So neither spelling requires less than its rules.
     pub fn find(&self, target: &Target<'_>) -> Option<(&Route, Option<&Requirement>)> {
         let path = target.path.split(|&c| c == b'?' || c == b'#').next().unwrap_or_default();
         let mut canonical = canonical_path(path);
@@ -218,7 +218,7 @@ impl Rule {
     }
 
     fn is_for_method(&self, method: &[u8]) -> bool {
-        // HEAD asks for what GET does (RFC 9110, section 9.3.2).
+        // HEAD requires what GET does (RFC 9110, section 9.3.2).
         let is_named = |given: &String| given.as_bytes() == method || (given == "GET" && method == b"HEAD");
         self.methods.is_empty() || self.methods.iter().any(is_named)
     }
@@ -313,7 +313,7 @@ impl HostMatch {
 }
 
 impl ScopesByMethod {
-    /// The permissions that a method needs. HEAD needs what GET does, unless it is told apart.
+    /// The permissions that a method needs. HEAD needs what GET does, unless it has permissions of its own.
     pub fn of(&self, method: &[u8]) -> &[String] {
         let find = |method: &[u8]| self.by_method.iter().find(|(name, _)| name.as_bytes() == method);
         let found = find(method).or_else(|| if method == b"HEAD" { find(b"GET") } else { None });
@@ -346,7 +346,7 @@ fn host_of(authority: &[u8]) -> Option<Vec<u8>> {
 ///
 /// Percent-encoded visible characters are decoded, since upstreams do. What would change the path's structure if it were
 /// decoded makes it ambiguous (`/`, `\\`, `.`, `;`, `%`, `?`, `#`), and so do control characters, spaces at the end of a
-/// segment, empty and dot segments, and a `;` or `\\` as it stands. Bytes beyond ASCII stay encoded, in capitals.
+/// segment, empty and dot segments, and a literal `;` or `\\`. Bytes beyond ASCII stay encoded, in capitals.
 pub fn canonical_path(path: &[u8]) -> Option<Vec<u8>> {
     let mut canonical = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -413,7 +413,7 @@ mod tests {
         match &route.access {
             Access::Public => "public".into(),
             Access::Delegated(_) => "delegated".into(),
-            _ if *route == UNMATCHED => "nobody".into(),
+            _ if *route == UNMATCHED => "refused".into(),
             Access::Key(requirement) => requirement.scopes.otherwise.join(" "),
             other => panic!("{other:?}"),
         }
@@ -424,36 +424,36 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_matches_decides_by_whole_segments_and_without_the_query() {
+    fn first_matching_rule_decides_by_whole_segments() {
         for (path, expected) in [
             ("/health", "public"),
             ("/health?key=1", "public"),
-            ("/health/", "nobody"),
-            ("/health/x", "nobody"),
-            ("/healthz", "nobody"),
+            ("/health/", "refused"),
+            ("/health/x", "refused"),
+            ("/healthz", "refused"),
             ("/public", "public"),
             ("/public/a/b?c", "public"),
-            ("/publicity", "nobody"),
+            ("/publicity", "refused"),
             ("/mcp/x", "delegated"),
             ("/keys/1/secrets/2", "template"),
-            ("/keys//secrets/2", "nobody"),
+            ("/keys//secrets/2", "refused"),
             ("/keys/1/secrets/2/", "template"),
-            ("/keys/1/secrets/2/3", "nobody"),
-            ("/keys/1/secrets/", "nobody"),
-            ("/keys/1/secrets", "nobody"),
+            ("/keys/1/secrets/2/3", "refused"),
+            ("/keys/1/secrets/", "refused"),
+            ("/keys/1/secrets", "refused"),
             ("/admin/keys", "admin"),
             ("/v1/contacts", "v1"),
-            ("/V1/contacts", "nobody"),
-            ("/", "nobody"),
-            ("", "nobody"),
-            ("*", "nobody"),
+            ("/V1/contacts", "refused"),
+            ("/", "refused"),
+            ("", "refused"),
+            ("*", "refused"),
         ] {
             assert_eq!(access(&rules(), path), expected, "{path:?}");
         }
     }
 
     #[test]
-    fn what_asks_for_a_key_does_so_with_and_without_a_slash_at_the_end_and_what_opens_is_as_written() {
+    fn slash_at_the_end_counts_only_without_a_key() {
         for written in ["/a/b", "/a/b/"] {
             let template = PathMatch::template(&written.replace('a', "{x}")).unwrap();
             for path in [PathMatch::exact(written), PathMatch::prefix(written), template] {
@@ -463,12 +463,12 @@ mod tests {
                     let is_open = access(&rules(Access::Public), sent) == "public";
                     assert_eq!(is_open, matches!(path, PathMatch::Prefix(_)) || sent == written, "{path:?}");
                 }
-                assert_eq!(access(&rules(key("guarded")), "/a/bc"), "nobody");
-                assert_eq!(access(&rules(key("guarded")), "/a"), "nobody");
+                assert_eq!(access(&rules(key("guarded")), "/a/bc"), "refused");
+                assert_eq!(access(&rules(key("guarded")), "/a"), "refused");
             }
         }
         let root = Rules { rules: vec![rule(PathMatch::exact("/"), key("root"))], ignore_case: false };
-        assert_eq!((access(&root, "/"), access(&root, "/a")), ("root".into(), "nobody".into()));
+        assert_eq!((access(&root, "/"), access(&root, "/a")), ("root".into(), "refused".into()));
     }
 
     #[test]
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_has_whole_segments_in_braces_or_none() {
+    fn template_has_whole_segments_in_braces_or_none() {
         for never in ["/users/{id}:purge", "/{id}.json", "/a{id}", "/{a}{b}", "/{", "/}"] {
             assert_eq!(PathMatch::template(never), None, "{never}");
         }
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_can_be_read_in_two_ways_matches_no_rule_that_does_not_say_so() {
+    fn ambiguous_path_matches_only_rules_that_allow_it() {
         let mut lenient = rules();
         lenient.rules.push(Rule { ambiguous_paths: true, ..rule(PathMatch::prefix("/v1/files"), key("files")) });
         for path in [
@@ -539,14 +539,14 @@ mod tests {
             "/admin;x/users",
             "/v1/a;b=1",
         ] {
-            assert_eq!(access(&lenient, path), "nobody", "{path:?}");
+            assert_eq!(access(&lenient, path), "refused", "{path:?}");
         }
         assert_eq!(access(&lenient, "/v1/files/a%2Fb;c"), "files");
         assert_eq!(access(&lenient, "/v1/a%20b"), "v1");
     }
 
     #[test]
-    fn what_an_upstream_decodes_is_compared_decoded() {
+    fn percent_encoded_path_is_compared_decoded() {
         let mut rules = rules();
         for path in ["/v1/batch:run", "/users/@me", "/a$b", "/caf%C3%A9"] {
             rules.rules.insert(0, rule(PathMatch::prefix(path), key("special")));
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_in_small_letters_and_an_authority_that_is_no_host_match_no_rule() {
+    fn lowercase_method_and_invalid_host_match_no_rule() {
         let route = |method: &str, host: &str| {
             name(
                 rules()
@@ -568,12 +568,12 @@ mod tests {
         assert_eq!(route("DELETE", "t"), "v1");
         assert_eq!(route("M-SEARCH", "[::1]:80"), "v1");
         for (method, host) in [("delete", "t"), ("Delete", "t"), ("GET", "t:80:80"), ("GET", "t%2e"), ("GET", "a b")] {
-            assert_eq!(route(method, host), "nobody", "{method} {host}");
+            assert_eq!(route(method, host), "refused", "{method} {host}");
         }
     }
 
     #[test]
-    fn a_host_that_no_request_can_name_is_none() {
+    fn host_that_no_request_can_name_is_none() {
         for never in
             ["", ".", "*.", "*", "a.example:80", "*.example.com:8080", "::1", "[::1]:80", "a/b", "a b", "*.*.a", "[a"]
         {
@@ -605,11 +605,11 @@ mod tests {
             assert_eq!(access("POST", host), "v1", "{host}");
         }
         for host in ["example.com", "xapi.example.com", "example.org", ".example.org", "[::1]:80", ""] {
-            assert_eq!(access("POST", host), "nobody", "{host}");
+            assert_eq!(access("POST", host), "refused", "{host}");
         }
-        assert_eq!(access("GET", "api.example.com"), "nobody");
-        assert_eq!(access("HEAD", "api.example.com"), "nobody");
-        assert_eq!(access("post", "api.example.com"), "nobody");
+        assert_eq!(access("GET", "api.example.com"), "refused");
+        assert_eq!(access("HEAD", "api.example.com"), "refused");
+        assert_eq!(access("post", "api.example.com"), "refused");
         rules.rules[5].methods = vec!["GET".into()];
         rules.rules[5].hosts = Vec::new();
         let head = Target { method: b"HEAD", host: b"t", path: b"/v1" };

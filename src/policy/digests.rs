@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_with_their_paths() {
+    fn all_mistakes_are_reported_with_their_paths() {
         for (text, expected) in [
             ("[]", "(document): \"sha256\" is missing: the digest of every key that Keyward creates"),
             (r#"["sha512", "sha256", "sha512"]"#, "[2]: duplicate digest: remove it"),

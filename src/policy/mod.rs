@@ -1,4 +1,4 @@
-//! The filter's configuration, read so that every mistake is told at once.
+//! The filter's configuration, read so that every mistake is reported at once.
 
 mod digests;
 mod document;
@@ -21,7 +21,7 @@ use rules::Surroundings;
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What is asked of requests, and how they are answered.
+    /// What requests need, and how they are answered.
     pub policy: Policy,
     /// Where the snapshot comes from.
     pub control_plane: ControlPlane,
@@ -46,7 +46,7 @@ pub struct ControlPlane {
     pub token_env: Option<String>,
     /// How long the feed may wait for a change, in seconds.
     pub poll_wait_s: u32,
-    /// Whether it is told how keys are used.
+    /// Whether usage is reported to it.
     pub usage: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct SnapshotSettings {
     pub limit_bucket_bits: u32,
 }
 
-/// What the upstream can be told of a key, by the header field that tells it.
+/// What the upstream can receive about a key, and in which header field.
 const IDENTITY: [(&str, &str); 6] = [
     ("key_id", upstream_headers::KEY_ID),
     ("kind", upstream_headers::KIND),
@@ -75,7 +75,7 @@ const DEFAULT_BUCKETS: u64 = 65_536;
 const DEFAULT_LIMIT_BUCKETS: u64 = 4096;
 const DEFAULT_CACHE_RECORDS: u64 = 16_384;
 const DEFAULT_POLL_WAIT_S: u64 = 2;
-/// How much later than asked an answer of the feed may be without anything being wrong, in seconds.
+/// How much later than requested a healthy feed may respond, in seconds.
 const MIN_STALENESS_BEYOND_WAIT_S: u64 = 6;
 const DEFAULT_TOKEN_ENV: &str = "KEYWARD_EDGE_TOKEN";
 
@@ -243,7 +243,7 @@ mod tests {
     use crate::engine::upstream_headers::Strip;
 
     #[test]
-    fn the_smallest_configuration_asks_for_a_key_everywhere() {
+    fn smallest_configuration_requires_a_key_everywhere() {
         let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
         assert_eq!(config.policy.rules, Rules::everything_needs_a_key());
         assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_limits_and_how_many_may_guess_can_be_said() {
+    fn rate_limit_headers_and_guessing_are_read() {
         let config = Config::parse(
             br#"{"dialect": "exona", "control_plane": {"cluster": "cp"},
                  "rate_limit_headers": {"standard": "never", "x": "always"}, "guessing": {"failures_per_minute": 60}}"#,
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_come_as_floating_point_as_a_struct_has_them() {
+    fn whole_numbers_may_be_floating_point() {
         let config = Config::parse(
             br#"{"dialect": "exona", "control_plane": {"cluster": "cp", "poll_wait_s": 5.0, "max_staleness_s": 60.0,
                  "token_env": null, "usage": false}, "snapshot": {"buckets": 256.0}}"#,
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_on_staleness_that_a_quiet_feed_would_break_is_refused() {
+    fn staleness_below_the_poll_interval_is_rejected() {
         let parse = |staleness: u32| {
             let text = format!(
                 r#"{{"dialect": "exona", "control_plane": {{"cluster": "c", "poll_wait_s": 5, "max_staleness_s": {staleness}}}}}"#
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_for_keys_can_keep_the_credential() {
+    fn route_for_keys_can_keep_the_credential() {
         let strip = |access: &str, credential: &str| {
             let text = format!(
                 r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}},
@@ -301,7 +301,7 @@ mod tests {
             );
             let config = Config::parse(text.as_bytes()).unwrap();
             match &config.policy.rules.rules[0].route.access {
-                Access::Key(asked) | Access::Optional(asked) => asked.strip,
+                Access::Key(requirement) | Access::Optional(requirement) => requirement.strip,
                 access => panic!("{access:?}"),
             }
         };
@@ -313,14 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dialect_can_stand_in_place() {
+    fn dialect_can_be_an_object() {
         let text = include_str!("../../core/dialects/exograph.json");
         let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
         assert_eq!(Config::parse(config.as_bytes()).unwrap().policy.dialect.name, "exograph");
     }
 
     #[test]
-    fn all_mistakes_are_told_with_their_paths() {
+    fn all_mistakes_are_reported_with_their_paths() {
         let problems = Config::parse(
             br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61, "usage": 1}, "snapshot": {"buckets": 1000},
                  "readiness_path": "ready", "digests": ["sha512"], "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},

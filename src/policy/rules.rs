@@ -1,4 +1,4 @@
-//! Reading the rules: which requests they are for, and what they ask. A rule that cannot do what it says is a mistake.
+//! Reads the rules: which requests they match, and what they require. A rule without effect is a mistake.
 
 mod notation;
 
@@ -13,7 +13,7 @@ use notation::{PathKind, host_mistake, method_mistake, path_mistake};
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-/// What rules can be wrong about beside themselves.
+/// The parts of the configuration that rules have to agree with.
 pub(super) struct Surroundings<'a> {
     /// The dialect, if it can be read.
     pub(super) dialect: Option<&'a Dialect>,
@@ -50,7 +50,7 @@ pub(super) fn read(node: &Node<'_>, surroundings: &Surroundings<'_>) -> Option<R
     can_all_decide.then_some(rules)
 }
 
-/// A rule as it is called in messages.
+/// The name of a rule in messages.
 fn name_of(number: usize, generated: usize, rules: &Rules) -> String {
     match (number.checked_sub(generated), rules.rules.get(number)) {
         (Some(number), Some(rule)) => format!("rules[{number}] ({})", rule.path),
@@ -171,7 +171,7 @@ fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     }
 }
 
-/// The path of the filter's own answer, which is compared as it stands.
+/// The path of the filter's own answer, which is compared literally.
 pub(super) fn read_path<'a>(node: &Node<'a>) -> Option<&'a str> {
     read_written(node, PathKind::Exact)
 }
@@ -230,7 +230,7 @@ fn read_kind(node: &Node<'_>, dialect: Option<&Dialect>) -> Option<String> {
     Some(kind.to_owned())
 }
 
-/// A list for all methods, or an object of lists by method in which `*` stands for all others.
+/// A list for all methods, or an object of lists by method in which `*` is for all others.
 fn read_scopes(node: &Node<'_>, methods: Option<&[String]>) -> Option<ScopesByMethod> {
     if node.value().is_array() {
         return Some(ScopesByMethod { by_method: Vec::new(), otherwise: node.each(read_scope)? });
@@ -259,7 +259,7 @@ fn read_scopes(node: &Node<'_>, methods: Option<&[String]>) -> Option<ScopesByMe
     complete.then_some(scopes)
 }
 
-/// What is wrong with a method that scopes are given for.
+/// The mistake in a method that has scopes.
 fn scopes_mistake(method: &str, methods: Option<&[String]>) -> Option<String> {
     if let Some(mistake) = method_mistake(method) {
         return Some(format!("{mistake} (or \"*\" for all other methods)"));
