@@ -1,9 +1,9 @@
-//! What tests leave out on a machine that lacks something.
+//! Checks that tests skip on a machine that lacks something.
 
 use std::io::Write as _;
 
-/// Notes that a check was left out, and what to install or allow for it: in the file that `KEYWARD_LEFT_OUT` names, whose lines
-/// `make test` repeats at its end, and on standard error.
+/// Records a skipped check, and what to install or allow for it: on standard error, and in the file that
+/// `KEYWARD_LEFT_OUT` names, whose lines `make test` repeats at its end.
 pub fn left_out(check: &str, needed: &str) {
     let line = format!("{check}: {needed}\n");
     eprint!("left out: {line}");
