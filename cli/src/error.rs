@@ -1,10 +1,10 @@
 //! Errors of commands, and the exit code of each.
 
-use super::output;
 use super::typed_secrets::TypedSecret;
 use keyward_client::{ClientError, RetryError};
 use keyward_server::auth::password::HashError;
 use keyward_server::keys::github::GithubKeysError;
+use keyward_server::keys::text::visible;
 use keyward_server::serve::{DialectError, StartError};
 use keyward_server::store::BackupError;
 use std::io;
@@ -112,6 +112,6 @@ impl CliError {
 
     /// The message for a terminal, which may have several lines.
     pub fn printable(&self) -> String {
-        self.to_string().lines().map(output::printable).collect::<Vec<_>>().join("\n")
+        self.to_string().lines().map(visible).collect::<Vec<_>>().join("\n")
     }
 }

@@ -1,8 +1,9 @@
 //! Finds the filter's configuration in a file: alone, or within a configuration of Envoy.
 
-use super::problem;
+use super::report::problem;
 use crate::CliError;
 use keyward_core::document::Problem;
+use keyward_filter::policy::Config;
 use serde_json::Value;
 use std::path::Path;
 
@@ -21,6 +22,14 @@ pub(super) struct FilterConfig {
     pub(super) behind: Option<Vec<Value>>,
     /// The document around it.
     pub(super) document: Value,
+}
+
+impl FilterConfig {
+    /// The configuration as the filter reads it.
+    pub(super) fn parse(&self) -> Result<Config, Vec<Problem>> {
+        let value = self.configuration.as_ref().map_err(|problem| vec![problem.clone()])?;
+        Config::parse(value.to_string().as_bytes()).map_err(|problems| problems.0)
+    }
 }
 
 /// Every configuration of the filter in a file; at least one.

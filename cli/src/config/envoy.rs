@@ -2,7 +2,7 @@
 
 use super::document::FilterConfig;
 use super::guard::{Guard, Policy};
-use super::{Report, problem};
+use super::report::{Report, problem};
 use keyward_filter::engine::rules::{Access, PathMatch, Rule};
 use keyward_filter::policy::{Config, DigestSetting};
 use serde_json::Value;

@@ -1,11 +1,12 @@
 //! Which rule decides a request, why no earlier one does, what the rule requires, and what the guard has to pass.
 
 use super::document::{self, FilterConfig};
-use super::{envoy, mistakes_in, parse};
+use super::envoy;
+use super::report::{line, mistakes_in};
 use crate::CliError;
 use crate::output::{OutputFormat, print, printable};
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
 use keyward_core::dialect::Source;
 use keyward_filter::engine::rules::{Access, Explanation, Mismatch, Requirement, Rule, Target};
 use keyward_filter::engine::upstream_headers::Strip;
@@ -13,6 +14,19 @@ use keyward_filter::policy::Config;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+
+/// The commands on rules.
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// Explain which rule decides a request, and why no earlier rule does
+    Explain(ExplainArguments),
+}
+
+pub(crate) fn rules(command: RulesCommand, output: OutputFormat) -> Result<(), CliError> {
+    match command {
+        RulesCommand::Explain(arguments) => explain(&arguments, output),
+    }
+}
 
 /// A request, and the rules.
 #[derive(Debug, Args)]
@@ -45,12 +59,12 @@ fn path(text: &str) -> Result<String, &'static str> {
 /// A host that no rule can name, in place of none.
 const NO_HOST: &str = "_";
 
-pub(super) fn explain(arguments: &ExplainArguments, output: OutputFormat) -> Result<(), CliError> {
+fn explain(arguments: &ExplainArguments, output: OutputFormat) -> Result<(), CliError> {
     let filters = document::read(&arguments.config)?;
     let mut explained = Vec::new();
     for filter in &filters {
-        let config = parse(filter).map_err(|problems| {
-            let lines: Vec<_> = problems.iter().map(|problem| format!("\n{}", super::line(problem))).collect();
+        let config = filter.parse().map_err(|problems| {
+            let lines: Vec<_> = problems.iter().map(|problem| format!("\n{}", line(problem))).collect();
             CliError::Mistakes(format!("{}{}", mistakes_in(problems.len(), &arguments.config), lines.concat()))
         })?;
         explained.push(Explained::of(&config, filter, arguments));
@@ -88,7 +102,8 @@ impl Explained {
         let mut explained = Self { at: filter.at.clone(), rules: Vec::new(), decides: false, facts: Vec::new() };
         let without_query = arguments.path.split('?').next().unwrap_or_default();
         if config.readiness_path.as_deref() == Some(without_query) {
-            let answer = "the filter answers this path itself (readiness_path), before any rule: 200 once it can decide requests, 503 until then";
+            let answer = "the filter answers this path itself (readiness_path), before any rule: 200 once it can decide requests, \
+                          503 until then";
             explained.facts.push(("answer", answer.into()));
             return explained;
         }
