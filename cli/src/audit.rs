@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// Which entries of the audit log to show.
 #[derive(Debug, Args)]
-pub struct AuditArguments {
+pub(super) struct AuditArguments {
     /// Only entries about the key, owner or plan with this id
     #[arg(long, value_name = "ID")]
     subject: Option<String>,

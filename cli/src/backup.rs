@@ -15,7 +15,7 @@ use std::path::PathBuf;
                   restore it, stop the server and put the copy in place of keyward.db (docs/guides/backup-and-restore.md). \
                   For PostgreSQL use pg_dump."
 )]
-pub struct BackupArguments {
+pub(super) struct BackupArguments {
     /// File to write
     #[arg(value_name = "FILE")]
     file: PathBuf,

@@ -22,9 +22,8 @@ use clap_complete::Shell;
 #[derive(Debug, Parser)]
 #[command(name = "keyward", version, after_help = EXIT_CODES)]
 pub struct Arguments {
-    /// The command.
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
     /// Output JSON
     #[arg(long, global = true)]
     json: bool,
@@ -41,62 +40,50 @@ Exit codes:
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run the control plane
     Serve(ServeArguments),
     /// Serve the feed of a control plane or another relay, also while it cannot be reached
     Relay(RelayArguments),
     /// Manage keys
     Keys {
-        /// The control plane.
         #[command(flatten)]
         server: ControlPlane,
-        /// The command.
         #[command(subcommand)]
         command: KeysCommand,
     },
     /// Manage owners
     Owners {
-        /// The control plane.
         #[command(flatten)]
         server: ControlPlane,
-        /// The command.
         #[command(subcommand)]
         command: OwnersCommand,
     },
     /// Manage the tokens of operators and edges
     Tokens {
-        /// The control plane.
         #[command(flatten)]
         server: ControlPlane,
-        /// The command.
         #[command(subcommand)]
         command: TokensCommand,
     },
     /// Manage plans
     Plans {
-        /// The control plane.
         #[command(flatten)]
         server: ControlPlane,
-        /// The command.
         #[command(subcommand)]
         command: PlansCommand,
     },
     /// Show the audit log, newest entries first
     Audit {
-        /// The control plane.
         #[command(flatten)]
         server: ControlPlane,
-        /// The entries.
         #[command(flatten)]
         arguments: AuditArguments,
     },
     /// Show usage, by hour and verdict
     Usage {
-        /// The control plane.
         #[command(flatten)]
         server: ControlPlane,
-        /// The usage.
         #[command(flatten)]
         arguments: UsageArguments,
     },
@@ -108,7 +95,6 @@ pub enum Command {
     CheckConfig(CheckArguments),
     /// Explain the rules of a configuration
     Rules {
-        /// The command.
         #[command(subcommand)]
         command: RulesCommand,
     },
@@ -123,9 +109,6 @@ pub enum Command {
 
 impl Arguments {
     /// Runs the command.
-    ///
-    /// # Errors
-    /// The error of the command; it has not been printed.
     pub fn run(self) -> Result<(), CliError> {
         let output = if self.json { OutputFormat::Json } else { OutputFormat::Text };
         match self.command {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
     after_help = "The token is that in KEYWARD_ADMIN_TOKEN, else that in the file admin-token in KEYWARD_DATA_DIR \
                   (.keyward by default)."
 )]
-pub struct ControlPlane {
+pub(super) struct ControlPlane {
     /// URL of the control plane [default: http://127.0.0.1 with the port in KEYWARD_CONTROL_PORT, or 8081]
     #[arg(long, env = "KEYWARD_URL", hide_env_values = true, global = true)]
     url: Option<String>,

@@ -23,9 +23,6 @@ const BEGINNING: usize = 4096;
 
 impl Input {
     /// Opens the file, or standard input for `-`.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is empty.
     pub(super) fn open(path: &Path) -> Result<Self, CliError> {
         let unreadable = |source| CliError::File { path: path.to_owned(), source };
         let (rest, length): (Box<dyn Read + Send>, _) = if path.as_os_str() == "-" {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// The commands on keys.
 #[derive(Debug, Subcommand)]
-pub enum KeysCommand {
+pub(super) enum KeysCommand {
     /// Create a key and print it, once
     Create(CreateArguments),
     /// List keys, newest first
@@ -56,7 +56,7 @@ pub enum KeysCommand {
 
 /// The key to create.
 #[derive(Debug, Args)]
-pub struct CreateArguments {
+pub(super) struct CreateArguments {
     /// Name of the key
     #[arg(long)]
     name: String,
@@ -97,7 +97,7 @@ pub struct CreateArguments {
 
 /// Which keys to list.
 #[derive(Debug, Args)]
-pub struct ListArguments {
+pub(super) struct ListArguments {
     /// Only keys of this owner
     #[arg(long)]
     owner: Option<String>,
@@ -132,7 +132,7 @@ pub struct ListArguments {
 
 /// What to change.
 #[derive(Debug, Args)]
-pub struct ChangeArguments {
+pub(super) struct ChangeArguments {
     /// Key's id
     id: String,
     /// Name of the key

@@ -27,6 +27,6 @@ mod transfer;
 mod typed_secrets;
 mod usage;
 
-pub use command::{Arguments, Command};
+pub use command::Arguments;
 pub use error::CliError;
 pub use typed_secrets::{TypedSecret, refuse as refuse_typed_secrets};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How to measure.
 #[derive(Debug, Args)]
-pub struct MeasureArguments {
+pub(super) struct MeasureArguments {
     /// Simultaneous verifications [default: one for each processor]
     #[arg(long, env = "KEYWARD_MAX_VERIFICATIONS", value_name = "N")]
     max_verifications: Option<NonZeroUsize>,

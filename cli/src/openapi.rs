@@ -8,7 +8,7 @@ use keyward_server::serve::dialect;
 
 /// The API to describe.
 #[derive(Debug, Args)]
-pub struct OpenapiArguments {
+pub(super) struct OpenapiArguments {
     /// Dialect: the name of a built-in one, or a file
     #[arg(long, env = "KEYWARD_DIALECT", default_value = "keyward", value_name = "NAME_OR_FILE")]
     dialect: String,

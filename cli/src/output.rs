@@ -65,9 +65,6 @@ pub(super) struct Issued {
 }
 
 /// Prints to standard output. A reader that closes the pipe early causes no error.
-///
-/// # Errors
-/// If it cannot be printed for another reason.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     match write(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// The commands on owners.
 #[derive(Debug, Subcommand)]
-pub enum OwnersCommand {
+pub(super) enum OwnersCommand {
     /// List owners
     List {
         /// Only owners of this kind

@@ -9,7 +9,7 @@ use keyward_client::escape;
 
 /// The commands on plans.
 #[derive(Debug, Subcommand)]
-pub enum PlansCommand {
+pub(super) enum PlansCommand {
     /// List plans
     List,
     /// Show a plan

@@ -15,7 +15,7 @@ use std::time::Duration;
 #[command(
     after_help = "The token files must be readable only by the user that runs the relay. On SIGHUP they are reloaded."
 )]
-pub struct RelayArguments {
+pub(super) struct RelayArguments {
     /// Upstream URL: a control plane or another relay
     #[arg(long, env = "KEYWARD_UPSTREAM", hide_env_values = true, value_name = "URL")]
     upstream: String,

@@ -18,7 +18,7 @@ use std::path::PathBuf;
     after_help = "Keys are also found inside other text: in quotes, after NAME=, in JSON. The exit code is 0 if every line that \
                   is not empty has a key of this server, and 3 otherwise."
 )]
-pub struct ReportLeakArguments {
+pub(super) struct ReportLeakArguments {
     /// Text file with keys, or - for standard input
     file: PathBuf,
     /// Who reported the keys, or the program that found them

@@ -27,7 +27,7 @@ use std::time::Duration;
                   sees arguments. KEYWARD_HMAC_PEPPER is the pepper of keys imported as HMAC-SHA-256; with it the server \
                   recognizes leaked ones. On SIGHUP the token files and GitHub's keys are reloaded."
 )]
-pub struct ServeArguments {
+pub(super) struct ServeArguments {
     /// Address to listen on; port 0 is any free port
     #[arg(long, env = "KEYWARD_LISTEN", default_value = "127.0.0.1:8081", value_parser = listen_address, value_name = "HOST:PORT")]
     listen: String,

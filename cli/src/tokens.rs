@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The commands on tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokensCommand {
+pub(super) enum TokensCommand {
     /// Create a token and print it, once
     Create {
         /// Name of the token

@@ -19,7 +19,7 @@ use std::path::PathBuf;
     after_help = "The fields of a row are in docs/guides/migrating-existing-keys.md. Rows with mistakes are reported and skipped; \
                   the others are imported. The whole file can be imported again with --on-conflict skip."
 )]
-pub struct ImportArguments {
+pub(super) struct ImportArguments {
     /// File, or - for standard input
     file: PathBuf,
     /// Format of the file [default: by its extension, such as .csv, .tsv, .jsonl or .json, else by its first character]
@@ -38,7 +38,7 @@ pub struct ImportArguments {
 
 /// How to export keys.
 #[derive(Debug, Args)]
-pub struct ExportArguments {
+pub(super) struct ExportArguments {
     /// Format of the output
     #[arg(long, value_name = "jsonl|csv", value_parser = format, default_value = "jsonl")]
     format: Format,

@@ -37,9 +37,6 @@ const DIALECT_VARIABLE: &str = "KEYWARD_DIALECT";
 const DIALECT_ARGUMENT: &str = "--dialect";
 
 /// Refuses a key or a token in the arguments after the program's name, or in the variables that stand for one.
-///
-/// # Errors
-/// If there is a key or a token among them.
 pub fn refuse(
     command: &clap::Command,
     arguments: impl IntoIterator<Item = OsString>,

@@ -11,14 +11,12 @@ use serde_json::{Value, json};
 /// Which usage to show.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct UsageArguments {
-    /// The command.
+pub(super) struct UsageArguments {
     #[command(subcommand)]
     command: Option<UsageCommand>,
     /// Key's id [default: all keys, and the requests without a known key]
     #[arg(value_name = "KEY_ID")]
     key: Option<String>,
-    /// The period.
     #[command(flatten)]
     period: Period,
 }
@@ -31,7 +29,6 @@ enum UsageCommand {
         /// Only reports of this key
         #[arg(long, value_name = "KEY_ID")]
         key: Option<String>,
-        /// The period.
         #[command(flatten)]
         period: Period,
     },

@@ -52,49 +52,31 @@ impl Client {
     }
 
     /// Reads a resource.
-    ///
-    /// # Errors
-    /// As for every request: the server refuses or cannot be reached.
     pub fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.send(Method::GET, path, None, None)
     }
 
     /// Deletes or revokes a resource.
-    ///
-    /// # Errors
-    /// See [`Client::get`].
     pub fn delete(&self, path: &str) -> Result<Value, ClientError> {
         self.send(Method::DELETE, path, None, None)
     }
 
     /// Creates or replaces a resource.
-    ///
-    /// # Errors
-    /// See [`Client::get`].
     pub fn put(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
         self.send(Method::PUT, path, Some(document), None)
     }
 
     /// Changes a resource by a merge patch.
-    ///
-    /// # Errors
-    /// See [`Client::get`].
     pub fn patch(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
         self.send(Method::PATCH, path, Some(document), None)
     }
 
     /// Posts a document, once.
-    ///
-    /// # Errors
-    /// See [`Client::get`].
     pub fn post(&self, path: &str, document: &Value) -> Result<Value, ClientError> {
         self.send(Method::POST, path, Some(document), None)
     }
 
     /// Posts a document with an Idempotency-Key, and repeats the request if its response is lost.
-    ///
-    /// # Errors
-    /// See [`Client::get`]. The error says whether the request may have been carried out.
     pub fn post_with_retry(&self, path: &str, document: &Value) -> Result<Value, RetryError> {
         self.post_by_clock(SystemClock, path, document)
     }
@@ -109,9 +91,6 @@ impl Client {
 
     /// Every element of a list, from all its pages. `name` is the field with the elements; filters without a value are
     /// left out.
-    ///
-    /// # Errors
-    /// See [`Client::get`].
     pub fn list(&self, path: &str, name: &str, filters: &[(&str, Option<String>)]) -> Result<Vec<Value>, ClientError> {
         let path = with_query(format!("{path}?limit=100"), filters);
         let mut elements = Vec::new();
@@ -126,9 +105,6 @@ impl Client {
     }
 
     /// Posts what the reader gives, for as long as that takes.
-    ///
-    /// # Errors
-    /// See [`Client::get`]. An error of the reader is reported as one of the connection.
     pub fn upload(&self, path: &str, media_type: &str, body: impl Read + 'static) -> Result<Value, ClientError> {
         let request = self.request(Method::POST, path).header("content-type", media_type);
         let response = self.run(request.body(SendBody::from_owned_reader(body)), None)?;
@@ -136,9 +112,6 @@ impl Client {
     }
 
     /// Copies a response to the writer, for as long as that takes; returns its length in bytes.
-    ///
-    /// # Errors
-    /// See [`Client::get`]; or the response cannot be written.
     pub fn download(&self, path: &str, out: &mut impl Write) -> Result<u64, DownloadError> {
         let response = self.run(self.request(Method::GET, path).body(()), None)?;
         if !response.status().is_success() {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
                   Exit codes: 0 the filter starts with the configuration (there may be warnings), 1 it has mistakes, 2 wrong \
                   usage, 4 the file cannot be read."
 )]
-pub struct CheckArguments {
+pub(crate) struct CheckArguments {
     /// Configuration
     #[arg(value_name = "FILE")]
     file: PathBuf,

@@ -33,9 +33,6 @@ impl FilterConfig {
 }
 
 /// Every configuration of the filter in a file; at least one.
-///
-/// # Errors
-/// If the file cannot be read, is neither YAML nor JSON, or has no configuration of the filter.
 pub(super) fn read(file: &Path) -> Result<Vec<FilterConfig>, CliError> {
     let text = std::fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     find(&text).map_err(|error| CliError::Mistakes(format!("{}: {error}", file.display())))

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 /// The commands on rules.
 #[derive(Debug, Subcommand)]
-pub enum RulesCommand {
+pub(crate) enum RulesCommand {
     /// Explain which rule decides a request, and why no earlier rule does
     Explain(ExplainArguments),
 }
@@ -33,7 +33,7 @@ pub(crate) fn rules(command: RulesCommand, output: OutputFormat) -> Result<(), C
 #[command(
     after_help = "Exit codes: 0 success, 1 the configuration has mistakes, 2 wrong usage, 4 the file cannot be read."
 )]
-pub struct ExplainArguments {
+pub(crate) struct ExplainArguments {
     /// Configuration of Envoy with the filter, or of the filter alone, in YAML or JSON
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
