@@ -202,7 +202,7 @@ fn secret(secret: &Value) -> String {
     let parts = [
         text(secret, "id"),
         text(secret, HINT),
-        state + &after(end, "not_after"),
+        state.replace('_', " ") + &after(end, "not_after"),
         after("last used", "last_used_at"),
         after("found in public", "leaked_at"),
     ];
@@ -249,14 +249,14 @@ mod tests {
     #[test]
     fn key_is_shown_with_the_fields_that_it_has() {
         let shown = key(&json!({"id": "key_1", "owner": null, "scopes": ["a", "b"], "secrets": [
-            {"id": "sec_1", "hint": "kw_live_abcd…", "state": "ended", "not_after": "2030", "leaked_at": "2028"},
+            {"id": "sec_1", "hint": "kw_live_abcd…", "state": "rotated_out", "not_after": "2030", "leaked_at": "2028"},
             {"id": "sec_2", "hint": "", "state": "valid", "not_after": "2032", "last_used_at": "2031"},
             {"id": "sec_3", "hint": "kw_live_efgh…", "state": "valid"}]}));
         assert_eq!(
             shown,
             "id            key_1\n\
              scopes        a b\n\
-             secret        sec_1  kw_live_abcd…  ended since 2030  found in public 2028\n\
+             secret        sec_1  kw_live_abcd…  rotated out since 2030  found in public 2028\n\
              secret        sec_2  valid until 2032  last used 2031\n\
              secret        sec_3  kw_live_efgh…  valid\n"
         );
