@@ -1,6 +1,7 @@
 //! Parts of requests that several commands need.
 
 use super::CliError;
+use keyward_core::key::id::is_key_id;
 use serde_json::{Map, Value};
 
 /// The fields that have a value.
@@ -11,8 +12,8 @@ pub(super) fn document<const N: usize>(fields: [(&str, Option<Value>); N]) -> Va
 
 /// Refuses what is not the id of a key: a key pasted by mistake must reach neither a URL nor a message.
 pub(super) fn check_key_id(id: &str) -> Result<(), CliError> {
-    if id.starts_with("key_") {
+    if is_key_id(id) {
         return Ok(());
     }
-    Err(CliError::Usage("expected the id of a key, which begins with key_: `keyward keys list` shows it"))
+    Err(CliError::Usage("expected the id of a key, key_ and letters, digits, _ and -: `keyward keys list` shows it"))
 }

@@ -13,10 +13,7 @@ mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
-pub use import::{
-    COLUMNS, Column, IdSeries, Ids, ImportedKey, MAX_ID_LENGTH as MAX_KEY_ID_LENGTH, SECRET_FIELDS, series_of,
-    without_names,
-};
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
 pub use inheritance::{beyond, read_inheriting};
 pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};

@@ -7,7 +7,8 @@ use crate::harness::{
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use keyward_core::dialect::Dialect;
 use keyward_core::key::digest::Digest;
-use keyward_core::wire::entry::{Body, Environment, KeyRecord};
+use keyward_core::key::environment::Environment;
+use keyward_core::wire::entry::{Body, KeyRecord};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 use std::io::{Read, Write};

@@ -2,7 +2,8 @@
 
 use crate::harness::{Client, Reader, TestServer, fields, path_of, seconds};
 use keyward_core::dialect::Dialect;
-use keyward_core::wire::entry::{Environment, Frames};
+use keyward_core::key::environment::Environment;
+use keyward_core::wire::entry::Frames;
 use keyward_core::wire::page::Page;
 use serde_json::{Value, json};
 

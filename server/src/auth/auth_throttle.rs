@@ -8,7 +8,7 @@
 
 use super::recent_credentials::Seen;
 use crate::clock::Timestamp;
-use ipnet::{IpNet, Ipv6Net};
+use keyward_core::client_net::ClientNet;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -26,7 +26,7 @@ pub struct Failures {
     turn: Semaphore,
     places: usize,
     /// How many wait of each suspect, where there are any.
-    waiting: Mutex<HashMap<IpNet, usize>>,
+    waiting: Mutex<HashMap<ClientNet, usize>>,
     good: Seen,
     bad: Seen,
 }
@@ -42,12 +42,12 @@ pub struct Permit<'a> {
 #[derive(Debug)]
 struct QueueSlot<'a> {
     failures: &'a Failures,
-    client: IpNet,
+    client: ClientNet,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    client: IpNet,
+    client: ClientNet,
     since: Timestamp,
     failures: u32,
 }
@@ -126,12 +126,12 @@ impl Failures {
     /// Waits for the turn of a suspect: where a look-up cannot be spared, all suspects together have one at a time. `None`
     /// if too many wait already, of that address or of all.
     pub async fn turn(&self, client: IpAddr) -> Option<Permit<'_>> {
-        let place = self.place(counted(client))?;
+        let place = self.place(ClientNet::of(client))?;
         let turn = self.turn.acquire().await.ok()?;
         Some(Permit { _turn: turn, _place: place })
     }
 
-    fn place(&self, client: IpNet) -> Option<QueueSlot<'_>> {
+    fn place(&self, client: ClientNet) -> Option<QueueSlot<'_>> {
         let mut waiting = self.waiting();
         let of_all: usize = waiting.values().sum();
         let of_one = waiting.get(&client).copied().unwrap_or_default();
@@ -166,14 +166,14 @@ impl Failures {
     }
 
     /// The client as it is counted, and where it may stand.
-    fn places_of(&self, client: IpAddr) -> (IpNet, impl Iterator<Item = usize>) {
-        let client = counted(client);
+    fn places_of(&self, client: IpAddr) -> (ClientNet, impl Iterator<Item = usize>) {
+        let client = ClientNet::of(client);
         let first = self.hasher.hash_one(client);
         let first = usize::try_from(first % SLOTS as u64).unwrap_or_default();
         (client, (first..first + PROBES).map(|place| place % SLOTS))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<IpNet, usize>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ClientNet, usize>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,14 +196,6 @@ impl Slot {
     /// A clock that was set back begins a new window, so that no wait is longer than one.
     fn counts(&self, now: Timestamp) -> bool {
         self.since <= now && now < self.since.plus(WINDOW)
-    }
-}
-
-/// One host has a /64 of IPv6 to itself (RFC 6177), and would otherwise be as many clients as it likes.
-fn counted(client: IpAddr) -> IpNet {
-    match client.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4).into(),
-        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new(v6, 64).map_or_else(|_| v6.into(), |network| network.trunc())),
     }
 }
 

@@ -15,7 +15,7 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

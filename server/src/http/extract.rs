@@ -4,7 +4,7 @@ use super::App;
 use super::body_budget::Reservation;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
-use crate::model::{MAX_KEY_ID_LENGTH, is_id};
+use crate::model::is_id;
 use axum::RequestExt;
 use axum::body::{Body as RequestBody, Bytes};
 use axum::extract::rejection::BytesRejection;
@@ -16,6 +16,7 @@ use axum::response::IntoResponse;
 use futures_util::StreamExt;
 use http_body_util::LengthLimitError;
 use keyward_core::document::{Problem, Problems};
+use keyward_core::key::id::is_key_id;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -253,9 +254,7 @@ impl Parameters {
 
     /// The id of a key.
     pub(super) fn key_id(&mut self, name: &str) -> Option<String> {
-        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
-        let usable = |text: &str| (1..=MAX_KEY_ID_LENGTH).contains(&text.len()) && text.bytes().all(allowed);
-        self.take(name, "the id of a key", |text| usable(text).then(|| text.to_owned()))
+        self.take(name, "the id of a key", |text| is_key_id(text).then(|| text.to_owned()))
     }
 
     /// A time.

@@ -19,7 +19,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use keyward_core::document::{Problem, Problems};
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use resource::{KeyResource, ListResource, resource};
 use serde_json::Value;
 

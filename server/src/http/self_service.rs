@@ -10,7 +10,7 @@ use super::keys::{KeyId, PageSize};
 use super::openapi::Refused as Refuses;
 use super::problem::ApiError;
 use crate::auth::auth_throttle;
-use crate::auth::key_auth::{Refused, Verified, verify_key};
+use crate::auth::key_auth::{Refused, Verified, counts_as_failure, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
 use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
@@ -25,9 +25,9 @@ use keyward_core::dialect::Source;
 use keyward_core::dialect::credential::{self, Credential, Header};
 use keyward_core::dialect::error_shape::Facts;
 use keyward_core::document::Problems;
+use keyward_core::key::environment::Environment;
 use keyward_core::key::secret::Secret as Plaintext;
 use keyward_core::refusal::Refusal;
-use keyward_core::wire::entry::Environment;
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -352,26 +352,20 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, AuthRejection> {
         Err(refused) => {
             let client = app.proxies.counted(&parts.extensions, &parts.headers);
             let wait = client
-                .filter(|_| is_bad(refused.refusal))
+                .filter(|_| counts_as_failure(refused.refusal))
                 .and_then(|client| app.failures.failed(client, (app.clock)()));
             return Err(wait.map_or_else(|| refused.into(), held_back));
         }
     };
-    if !verified.may_come_from(app.proxies.client(&parts.extensions, &parts.headers)) {
-        return Err(refused(Refusal::ForbiddenIp, verified.key).into());
-    }
-    let scope = app.self_service.as_ref().and_then(|service| service.scope.clone());
-    if let Some(scope) = scope.filter(|scope| !verified.may(scope, &app.dialect)) {
-        let refused = refused(Refusal::InsufficientScope, verified.key);
+    let scopes = app.self_service.as_ref().map_or(&[][..], |service| service.scope.as_slice());
+    let client = || app.proxies.client(&parts.extensions, &parts.headers);
+    if let Err(denial) = verified.authorize(&app.dialect, (app.clock)(), scopes, client) {
+        let refused = Refused { key: Some(Box::new(verified.key)), ..denial.refusal().into() };
+        let scope = denial.scope().to_owned();
         return Err(AuthRejection::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
     let asking = Asking::new(&verified, &app.dialect).ok_or(AuthRejection::Other(ApiError::NoOwner))?;
     Ok(Caller { verified, asking })
-}
-
-/// Whether it counts as a guess.
-fn is_bad(refusal: Refusal) -> bool {
-    (Refusal::Jwt..=Refusal::Expired).contains(&refusal)
 }
 
 /// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all and was not one when it
@@ -392,7 +386,7 @@ async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Ve
     let verified = verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await;
     match &verified {
         Ok(_) => app.failures.note(credential, true, now),
-        Err(refused) if can_be_a_key && is_bad(refused.refusal) => app.failures.note(credential, false, now),
+        Err(refused) if can_be_a_key && counts_as_failure(refused.refusal) => app.failures.note(credential, false, now),
         Err(_) => {}
     }
     Ok(verified)
@@ -403,10 +397,6 @@ fn fields(parts: &Parts) -> Vec<Header<'_>> {
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     std::iter::once((":path", path.as_bytes())).chain(headers).collect()
-}
-
-fn refused(refusal: Refusal, key: Key) -> Refused {
-    Refused { key: Some(Box::new(key)), ..refusal.into() }
 }
 
 fn held_back(retry_after_s: u64) -> AuthRejection {

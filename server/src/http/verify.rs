@@ -6,9 +6,9 @@ use super::App;
 use super::extract::Body;
 use super::openapi::{Refused, schema};
 use super::problem::ApiError;
-use crate::auth::password;
+use crate::auth::{key_auth, password};
 use crate::clock::Timestamp;
-use crate::model::{Actor, State as KeyState};
+use crate::model::Actor;
 use crate::store::Authorization;
 use axum::Extension;
 use axum::body::Bytes;
@@ -59,8 +59,8 @@ async fn answer(app: &App, edge: &Actor, credential: &[u8], now: Timestamp) -> R
     // Not held while a password hash is computed.
     drop(turn);
     let Some((key, secret)) = found else { return Ok(Answer::Wrong) };
-    let usable = key.state(now) == KeyState::Active && secret.is_valid(now);
-    let Some(hash) = secret.hash.filter(|_| usable) else { return Ok(Answer::Wrong) };
+    let is_active = key_auth::is_active(&key, &secret, now);
+    let Some(hash) = secret.hash.filter(|_| is_active) else { return Ok(Answer::Wrong) };
     if let Err(error) = password::check(&hash) {
         tracing::error!(key = key.id, secret = secret.id, %error, "a key cannot be verified by what is stored of it");
         return Ok(Answer::Wrong);

@@ -8,7 +8,7 @@ use crate::auth::key_auth::Verified;
 use crate::clock::Timestamp;
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Problem, Problems};
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use serde_json::{Map, Value, json};
 
 /// What a key's user may ask for; owner, plan, limits and credits are not for users to choose.

@@ -9,7 +9,8 @@ use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, pla
 use crate::clock::Timestamp;
 use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
 use keyward_core::key::digest::Digest;
-use keyward_core::wire::entry::{Body, Environment};
+use keyward_core::key::environment::Environment;
+use keyward_core::wire::entry::Body;
 use serde_json::{Map, json};
 use sqlx::{AnyConnection, Connection};
 use std::collections::HashMap;

@@ -4,9 +4,9 @@ use super::Error;
 use crate::clock::Timestamp;
 use crate::model::{Key, Owner, OwnerKind, PasswordHash, Plan, Secret};
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
 use keyward_core::wire::cursor::Cursor;
-use keyward_core::wire::entry::Environment;
 use keyward_core::wire::summary::Summary;
 use serde::de::DeserializeOwned;
 

@@ -6,11 +6,11 @@
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
 use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, within};
-use crate::auth::key_auth::Verified;
+use crate::auth::key_auth::{Verified, is_active};
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Key, Secret, State};
+use crate::model::{Actor, Key, Secret};
 use keyward_core::dialect::Dialect;
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use sqlx::AnyConnection;
 use std::time::Duration;
 
@@ -293,7 +293,7 @@ pub(super) async fn still(connection: &mut AnyConnection, asking: &Asking, now: 
     let key = keys::find(&mut *connection, &asking.key).await?;
     let is_valid = key.as_ref().is_some_and(|key| {
         let secret = key.secrets.iter().find(|secret| secret.id == asking.secret);
-        key.state(now) == State::Active && secret.is_some_and(|secret| secret.is_valid(now))
+        secret.is_some_and(|secret| is_active(key, secret, now))
     });
     if !is_valid {
         return Err(Error::NotAuthorized);

@@ -13,7 +13,7 @@ use super::rows::{amount, stored_amount};
 use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::MAX_CREDITS;
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use keyward_core::wire::usage::{ALLOW, Batch, KeyUsage, counted_as};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};

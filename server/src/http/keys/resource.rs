@@ -3,8 +3,8 @@
 use super::KeyId;
 use crate::clock::Timestamp;
 use crate::model::{Key, Secret, State as KeyState};
+use keyward_core::key::environment::Environment;
 use keyward_core::key::secret::Secret as Plaintext;
-use keyward_core::wire::entry::Environment;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::dialect::{Dialect, read_limits};
 use keyward_core::document::{Fields, Node, Problems, read_value};
+use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
-use keyward_core::wire::entry::{Body, Environment, KeyRecord};
+use keyward_core::wire::entry::{Body, KeyRecord};
 use serde_json::Value;
 use std::collections::BTreeMap;
 

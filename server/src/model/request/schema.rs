@@ -9,12 +9,12 @@ use super::fields::{
     MAX_CREDITS, MAX_ID_LENGTH, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH, MAX_NAME_LENGTH, MAX_SCOPE_LENGTH,
 };
 use super::rotation::MAX_GRACE_S;
-use crate::model::import;
 use crate::model::leak::{MAX_KEY_BYTES, MAX_SOURCE_LENGTH, MAX_URL_LENGTH};
 use crate::model::{MAX_METADATA, MAX_REPORTED_KEYS, OwnerKind, TokenScope};
 use keyward_core::dialect::Dialect;
+use keyward_core::key::environment::Environment;
+use keyward_core::key::id::{KEY_ID_PREFIX, MAX_KEY_ID_LENGTH};
 use keyward_core::key::limit::{Limit, Limits};
-use keyward_core::wire::entry::Environment;
 use keyward_core::wire::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -255,7 +255,9 @@ pub fn environment() -> Value {
 
 /// The schema of the id of a key, which may be another system's.
 pub fn key_id() -> Value {
-    word("[0-9A-Za-z_-]", import::MAX_ID_LENGTH)
+    let mut schema = text(&format!("{KEY_ID_PREFIX}[0-9A-Za-z_-]+"));
+    insert(&mut schema, "maxLength", MAX_KEY_ID_LENGTH.into());
+    schema
 }
 
 fn scope() -> Value {
