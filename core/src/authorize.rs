@@ -1,25 +1,25 @@
-//! May this key do this now? The one answer, for an edge and for the server.
+//! May this key do this now? The one decision, for edge and server.
 //!
-//! A key is looked at through a [`KeyView`], which borrows from an edge's record or from a stored key, so that both stay types
-//! of their own and nothing is allocated for a request. What speaks against a key is found in one order: revoked (the key, or
-//! this secret of it), expired, its owner, its kind, the client's address, its scopes. The first of them is the answer.
+//! [`KeyView`] borrows from an edge's record or from a stored key, so both keep their own types and a request allocates
+//! nothing. The checks have one order: revoked (the key, or this secret of it), expired, owner, kind, client address, scopes.
+//! The first that fails is the result.
 //!
-//! Not decided here: which key a credential is, and whether limits and credits are left, which an edge counts. The environment
-//! refuses nothing; it is told to the upstream.
+//! Not decided here: which key a credential is, and whether limits and credits are left, which edges count. The environment of
+//! a key refuses nothing; the upstream gets it in a header.
 
 use crate::dialect::Dialect;
 use crate::refusal::Refusal;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// A key as one of its secrets shows it, with its owner.
+/// A key under one of its secrets, with its owner.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyView<'a> {
-    /// Whether it was revoked, at whatever time.
+    /// Whether it was revoked.
     pub is_revoked: bool,
-    /// From when on this secret is not valid though the key is, in milliseconds since the Unix epoch.
+    /// When this secret expires though the key stays valid, in milliseconds since the Unix epoch.
     pub secret_not_after_ms: Option<u64>,
-    /// From when on the key is expired, in milliseconds since the Unix epoch.
+    /// When the key expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: Option<u64>,
     /// Its owner.
     pub owner: OwnerView<'a>,
@@ -36,7 +36,7 @@ pub struct KeyView<'a> {
 pub enum OwnerView<'a> {
     /// The key has no owner.
     None,
-    /// The key names an owner of which nothing is known: it is refused.
+    /// The key names an owner without a readable record: the key is refused.
     Unknown,
     /// The owner.
     Known {
@@ -47,38 +47,38 @@ pub enum OwnerView<'a> {
     },
 }
 
-/// What a request needs of a key.
+/// What a request requires of a key.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Requirement<'a> {
     /// The kinds that are accepted; `None` accepts all.
     pub kinds: Option<&'a [String]>,
-    /// The permissions that it needs, all of them.
+    /// The required permissions, all of them.
     pub scopes: &'a [String],
 }
 
-/// Why a key may not do it.
+/// Why a key may not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial<'a> {
     /// The key was revoked, or this secret of it is past its grace period.
     Revoked,
     /// The key is past its expiry.
     Expired,
-    /// It has no owner where the dialect requires one, or one that is disabled or not known.
+    /// It has no owner where the dialect requires one, or its owner is disabled or unknown.
     Unassociated,
     /// Keys of its kind are not accepted.
     WrongKind,
-    /// The client's address is not in its allowlist, or not known.
+    /// The client's address is unknown or not in the key's allowlist.
     ForbiddenIp,
     /// The key or its owner lacks this permission.
     InsufficientScope(&'a str),
 }
 
-/// Whether the key may be used for a request that meets these requirements, at that time, by the client.
+/// Decides whether the client may use the key now for a request with these requirements.
 ///
-/// The client's address is asked for only if the key has an allowlist.
+/// Calls `client` only if the key has an allowlist.
 ///
 /// # Errors
-/// The first thing that speaks against it.
+/// The first check that fails.
 pub fn authorize<'r>(
     key: &KeyView<'_>,
     dialect: &Dialect,
@@ -105,13 +105,14 @@ pub fn authorize<'r>(
 }
 
 impl KeyView<'_> {
-    /// What the key says against itself, whoever it belongs to and whatever it is used for.
+    /// Checks the key by itself, without its owner.
     ///
-    /// Where a record was found by something that proves nothing, this is asked first: nothing is computed for a key that
-    /// has ended. Its owner comes after the proof, as an owner can be enabled again.
+    /// For a key stored as a password hash this comes before verification, so that no hash is computed for a key that is
+    /// revoked or expired. The owner is checked after verification: an owner can be enabled again, and only a client with
+    /// the whole key may learn that it is disabled.
     ///
     /// # Errors
-    /// If it or this secret was revoked, or it has expired.
+    /// If the key or this secret is revoked, or the key is expired.
     pub fn state(&self, now_ms: u64) -> Result<(), Denial<'static>> {
         let is_past = |time: Option<u64>| time.is_some_and(|time| time <= now_ms);
         if self.is_revoked || is_past(self.secret_not_after_ms) {
@@ -120,10 +121,10 @@ impl KeyView<'_> {
         if is_past(self.expires_at_ms) { Err(Denial::Expired) } else { Ok(()) }
     }
 
-    /// What speaks against the key whatever it is used for: its [state](Self::state), and its owner.
+    /// Checks what does not depend on the request: [state](Self::state), then owner.
     ///
     /// # Errors
-    /// The first thing that does.
+    /// The first check that fails.
     pub fn usable(&self, dialect: &Dialect, now_ms: u64) -> Result<(), Denial<'static>> {
         self.state(now_ms)?;
         let is_associated = match self.owner {
@@ -134,8 +135,8 @@ impl KeyView<'_> {
         if is_associated { Ok(()) } else { Err(Denial::Unassociated) }
     }
 
-    /// Whether the key has a permission, and its owner at this moment too; or its owner alone, for kinds that have the
-    /// permissions of their owner.
+    /// Whether both the key and its owner have a permission; for kinds with the permissions of their owner, whether the owner
+    /// has it.
     pub fn has_scope(&self, scope: &str, dialect: &Dialect) -> bool {
         let holds =
             |scopes: &[String]| scopes.iter().any(|held| held == scope || Some(held) == dialect.superscope.as_ref());
@@ -144,7 +145,7 @@ impl KeyView<'_> {
             OwnerView::None | OwnerView::Unknown => None,
         };
         if dialect.has_owners_scopes(self.kind) {
-            // An owner that was given no permissions has none to lend.
+            // An owner without a list of permissions grants none.
             return owners.is_some_and(holds);
         }
         owners.is_none_or(holds) && holds(self.scopes)
@@ -152,7 +153,7 @@ impl KeyView<'_> {
 }
 
 impl<'a> Denial<'a> {
-    /// The reason as it is answered, counted and logged.
+    /// The reason in responses, metrics and logs.
     pub fn refusal(self) -> Refusal {
         match self {
             Self::Revoked => Refusal::Revoked,
@@ -164,7 +165,7 @@ impl<'a> Denial<'a> {
         }
     }
 
-    /// The permission that is lacking; empty if it is not that.
+    /// The missing permission; empty for other reasons.
     pub fn scope(self) -> &'a str {
         match self {
             Self::InsufficientScope(scope) => scope,
@@ -203,9 +204,9 @@ mod tests {
         authorize(key, &dialect("keyward"), NOW, &[], || None)
     }
 
-    /// A key against which everything speaks, made good step by step.
+    /// All checks fail at first; they are fixed one by one.
     #[test]
-    fn the_first_thing_that_speaks_against_a_key_is_the_answer() {
+    fn the_first_failing_check_is_the_result() {
         let (allowlist, kinds, scopes) = (["10.0.0.0/8".parse().unwrap()], texts(&["write"]), texts(&["read"]));
         let dialect = Dialect { owner_required: true, ..dialect("keyward") };
         let mut key = KeyView {
@@ -257,11 +258,11 @@ mod tests {
             .iter()
             .filter_map(|denial| denial.err())
             .map(|denial| Refusal::ALL.into_iter().position(|refusal| refusal == denial.refusal()).unwrap());
-        assert!(places.is_sorted(), "the order is that of the list of refusals");
+        assert!(places.is_sorted(), "in the order of Refusal::ALL");
     }
 
     #[test]
-    fn what_is_decided_here_is_of_its_two_stages() {
+    fn denials_cover_exactly_two_stages() {
         for refusal in Refusal::ALL {
             let denials = [
                 Denial::Revoked,
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_past_on_its_millisecond() {
+    fn a_time_is_past_at_its_millisecond() {
         for (time, secret, key) in [
             (NOW - 1, Err(Denial::Revoked), Err(Denial::Expired)),
             (NOW, Err(Denial::Revoked), Err(Denial::Expired)),
@@ -289,14 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn a_disabled_owner_is_no_state_of_the_key() {
+    fn a_disabled_owner_is_checked_after_the_state() {
         let key = KeyView { owner: OwnerView::Known { disabled: true, permissions: None }, ..KEY };
         assert_eq!(key.state(NOW), Ok(()));
         assert_eq!(key.usable(&dialect("keyward"), NOW), Err(Denial::Unassociated));
     }
 
     #[test]
-    fn an_owner_is_needed_only_where_the_dialect_says_so() {
+    fn an_owner_is_required_only_by_the_dialect() {
         let required = Dialect { owner_required: true, ..dialect("keyward") };
         let owned = KeyView { owner: OwnerView::Known { disabled: false, permissions: None }, ..KEY };
         assert_eq!(decide(&KEY), Ok(()));
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowlist_is_held_against_the_client_in_both_families() {
+    fn an_allowlist_is_enforced_for_both_ip_versions() {
         let allowlist = ["10.1.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         let key = KeyView { allowlist: &allowlist, ..KEY };
         let from = |client: Option<&str>| {
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn every_requirement_has_to_be_met() {
+    fn all_requirements_must_be_met() {
         let [read, both] = [texts(&["read"]), texts(&["read", "write"])];
         let [this, other] = [texts(&["key", "other"]), texts(&["other"])];
         let key = KeyView { scopes: &read, ..KEY };
@@ -339,12 +340,12 @@ mod tests {
         assert_eq!(decide(&[of_read, Requirement::default()]), None);
         assert_eq!(decide(&[of_read, of_both]), Some((Refusal::InsufficientScope, "write".to_owned())));
         let of_other = Requirement { kinds: Some(&other), scopes: &[] };
-        assert_eq!(decide(&[of_both, of_other]), Some((Refusal::WrongKind, String::new())), "kinds come first");
+        assert_eq!(decide(&[of_both, of_other]), Some((Refusal::WrongKind, String::new())), "kinds before scopes");
         assert_eq!(decide(&[Requirement { kinds: Some(&[]), scopes: &[] }]), Some((Refusal::WrongKind, String::new())));
     }
 
     #[test]
-    fn a_permission_is_the_keys_and_its_owners_or_its_owners_alone() {
+    fn a_permission_needs_key_and_owner_or_owner_alone() {
         let auxot = dialect("auxot");
         assert!(auxot.has_owners_scopes("user") && !auxot.has_owners_scopes("team"));
         for (kind, scopes, permissions, expected) in [
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_superscope_holds_every_permission_for_key_and_owner() {
+    fn the_superscope_includes_all_permissions() {
         let (ai_api, admin, read) = (dialect("ai-api"), texts(&["admin"]), texts(&["read"]));
         let key = |scopes, permissions| KeyView {
             scopes,

@@ -1,10 +1,10 @@
-//! A client as throttles tell it apart: by its network.
+//! The client's network, by which throttles count.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 address, or the first 64 bits of an IPv6 address: one host has a /64 to itself (RFC 6177), and would otherwise be as
-/// many clients as it likes.
+/// An IPv4 address, or the /64 of an IPv6 address: one host can have a whole /64 (RFC 6177), and would otherwise count as many
+/// clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientNet(Network);
 
@@ -16,7 +16,7 @@ enum Network {
 }
 
 impl ClientNet {
-    /// The network of an address; an IPv4 address that is mapped into IPv6 is what it maps.
+    /// The network of an address. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => Network::V4(address.octets()),
@@ -27,7 +27,7 @@ impl ClientNet {
         })
     }
 
-    /// What it is told apart by: four octets, or eight.
+    /// The network bits: four octets for IPv4, eight for IPv6.
     pub fn octets(&self) -> &[u8] {
         match &self.0 {
             Network::V4(octets) => octets,
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_client_and_a_mapped_address_is_what_it_maps() {
+    fn a_64_is_one_client_and_mapped_addresses_are_ipv4() {
         for (one, same, another) in
             [("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"), ("192.0.2.1", "::ffff:192.0.2.1", "::c000:201")]
         {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_written_as_its_network() {
+    fn a_client_is_displayed_as_its_network() {
         for (address, written) in [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),

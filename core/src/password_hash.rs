@@ -1,14 +1,12 @@
-//! Password hashes of keys as text, and how much work checking one may ask for. What one is, and what is too much, is said
-//! here alone: an import refuses what the server would refuse to compute.
-//!
-//! Nothing is computed here.
+//! Parsing of password hashes (Argon2id as PHC strings, bcrypt), and bounds on the work that verifying one may take. Import
+//! and verification both use this, so an import refuses what the server would not compute. No hash is computed here.
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD_NO_PAD};
 use std::ops::RangeInclusive;
 
-/// What checking a credential against a hash takes.
+/// The parameters of a hash, which set the work of verifying it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Argon2id (RFC 9106).
@@ -27,7 +25,7 @@ pub enum Work {
     },
 }
 
-/// What a hash asks too much of. `Display` completes "the hash …".
+/// A parameter above its bound. `Display` completes "the hash …".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Excess {
     /// Argon2id's memory.
@@ -59,21 +57,21 @@ pub const MAX_LANES: u32 = 16;
 pub const MAX_MOVED_KIB: u32 = 1 << 20;
 /// The highest cost of bcrypt: about a second's work.
 pub const MAX_BCRYPT_COST: u32 = 14;
-/// The longest credential that bcrypt looks at, in bytes. It ignores what follows, so a longer credential would be right with
-/// any end, and is refused.
+/// The longest credential for bcrypt, in bytes. bcrypt ignores all bytes after these, so a longer credential would match with
+/// any end, and is refused instead.
 pub const MAX_BCRYPT_CREDENTIAL: usize = 72;
 
-/// What is asked of an Argon2id hash that is not usable at all.
+/// The error for a text that is not an Argon2id hash.
 pub const EXPECTED_ARGON2ID: &str =
     "expected a PHC string of argon2id, such as $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH";
-/// The same of a bcrypt hash.
+/// The error for a text that is not a bcrypt hash.
 pub const EXPECTED_BCRYPT: &str = "expected a string of bcrypt: $2a$, $2b$ or $2y$, the cost, and 53 characters";
 
 const MAX_PHC_LENGTH: usize = 256;
-/// The lengths of salt and hash that PHC strings and RFC 9106 have in common, in bytes.
+/// The lengths of salt and hash that both PHC strings and RFC 9106 allow, in bytes.
 const SALT_LENGTHS: RangeInclusive<usize> = 8..=48;
 const HASH_LENGTHS: RangeInclusive<usize> = 10..=64;
-/// RFC 9106, section 3.1: at least so much memory for each lane.
+/// The least memory per lane (RFC 9106, section 3.1).
 const MIN_MEMORY_KIB_OF_LANE: u32 = 8;
 const MIN_BCRYPT_COST: u32 = 4;
 const BCRYPT_LENGTH: usize = 60;
@@ -81,12 +79,12 @@ const BCRYPT_SALT_LENGTH: usize = 22;
 const BCRYPT: GeneralPurpose = GeneralPurpose::new(&alphabet::BCRYPT, NO_PAD);
 
 impl Work {
-    /// Reads a hash of either sort; `None` if it is neither.
+    /// Parses an Argon2id or bcrypt hash.
     pub fn of(hash: &str) -> Option<Self> {
         Self::of_argon2id(hash).or_else(|| Self::of_bcrypt(hash))
     }
 
-    /// Reads a PHC string of Argon2id, of a version that it names, in the reference implementation's order.
+    /// Parses a PHC string of Argon2id. Version and all parameters are required, in the order of the reference implementation.
     pub fn of_argon2id(hash: &str) -> Option<Self> {
         let rest = hash.strip_prefix("$argon2id$").filter(|_| hash.len() <= MAX_PHC_LENGTH)?;
         let mut parts = rest.split('$');
@@ -107,7 +105,7 @@ impl Work {
         (are_possible && is_whole).then_some(Self::Argon2id { memory_kib, passes, lanes })
     }
 
-    /// Reads a string of bcrypt.
+    /// Parses a bcrypt hash.
     pub fn of_bcrypt(hash: &str) -> Option<Self> {
         let rest = ["$2a$", "$2b$", "$2y$"].iter().find_map(|version| hash.strip_prefix(version))?;
         let (cost, rest) = rest.split_once('$').filter(|(cost, _)| hash.len() == BCRYPT_LENGTH && cost.len() == 2)?;
@@ -116,7 +114,7 @@ impl Work {
         [salt, digest].iter().all(|part| BCRYPT.decode(part).is_ok()).then_some(Self::Bcrypt { cost })
     }
 
-    /// All that it asks too much of; nothing if it may be computed.
+    /// All parameters above their bounds; empty if the hash may be computed.
     pub fn excesses(self) -> impl Iterator<Item = Excess> {
         let excesses = match self {
             Self::Argon2id { memory_kib, passes, lanes } => [
@@ -131,12 +129,12 @@ impl Work {
     }
 }
 
-/// A number as PHC strings have it, which do not begin it with a zero.
+/// A decimal number of a PHC string: no leading zeros.
 fn decimal(text: &str) -> Option<u32> {
     digits(text).filter(|_| text.len() == 1 || !text.starts_with('0'))
 }
 
-/// A number of digits alone: `parse` would allow a sign.
+/// Digits only: `parse` would accept a sign.
 fn digits(text: &str) -> Option<u32> {
     text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_says_what_work_it_takes() {
+    fn parameters_are_parsed() {
         assert_eq!(Work::of(ARGON2ID), Some(Work::Argon2id { memory_kib: 256, passes: 2, lanes: 1 }));
         assert_eq!(Work::of(&ARGON2ID.replace("v=19", "v=16")), Work::of(ARGON2ID));
         for prefix in ["$2a$", "$2b$", "$2y$"] {
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bound_of_argon2id_is_kept() {
+    fn each_bound_of_argon2id_is_enforced() {
         for fits in ["m=262144,t=4,p=1", "m=52428,t=20,p=16", "m=8,t=1,p=1", "m=128,t=1,p=16"] {
             assert_eq!(excesses(&argon2id(fits)), [], "{fits}");
         }
@@ -190,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_of_bcrypt_are_kept() {
+    fn the_cost_of_bcrypt_is_bounded() {
         for (cost, excess) in [(4, &[][..]), (14, &[]), (15, &[Excess::Cost]), (99, &[Excess::Cost])] {
             assert_eq!(excesses(&bcrypt(cost)), excess, "{cost}");
         }
@@ -198,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_computed_is_not_a_hash() {
+    fn invalid_hashes_are_rejected() {
         for parameters in ["m=256,t=0,p=1", "m=256,t=2,p=0", "m=7,t=2,p=1", "m=135,t=2,p=17"] {
             assert_eq!(Work::of(&argon2id(parameters)), None, "{parameters}");
         }
@@ -216,7 +214,7 @@ mod tests {
         }
         let (salt, digest) = ("$c29tZXNhbHQ$", "nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4");
         for bad in [
-            // Without its version it would be of another than is computed (1.0, of 2015).
+            // No version means 1.0, which the library would compute as 1.3.
             ARGON2ID.replace("v=19$", ""),
             ARGON2ID.replace("v=19", "v=18"),
             ARGON2ID.replace("argon2id", "argon2i"),
@@ -253,7 +251,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_reading_panic(text in r"(\$argon2id\$v=19\$|\$2b\$05\$)?.{0,80}") {
+        fn no_text_makes_parsing_panic(text in r"(\$argon2id\$v=19\$|\$2b\$05\$)?.{0,80}") {
             let _ = Work::of(&text);
         }
     }

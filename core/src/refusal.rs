@@ -1,5 +1,5 @@
-//! The ways a request can end. Whoever adds one says in [`Refusal::stage`] when it is decided and in [`Refusal::class`]
-//! what sort of refusal it is; dialects answer it by its class until they have words of their own for it.
+//! The reasons for which requests are refused. A new reason gets a [stage](Refusal::stage), at which it is decided, and a
+//! [class](Refusal::class), by which dialects answer it unless they name the reason.
 
 pub mod malformation;
 
@@ -34,18 +34,18 @@ pub enum Refusal {
     QuotaExhausted,
 }
 
-/// When a refusal is decided; the stages are in this order.
+/// The stage at which a refusal is decided, in order of decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Is there anything to decide with?
+    /// Is there a usable snapshot?
     Snapshot,
-    /// Has the request a credential that could be a key?
+    /// Is there a credential that could be a key?
     Credential,
     /// Is there such a key?
     Record,
-    /// May the key be used at all: its state, then its owner ([`authorize`](crate::authorize)).
+    /// May the key be used at all: state and owner ([`authorize`](crate::authorize)).
     Key,
-    /// May it be used for this request: its kind, the client's address, its scopes ([`authorize`](crate::authorize)).
+    /// May it be used for this request: kind, client address, scopes ([`authorize`](crate::authorize)).
     Request,
     /// Are its rate limits exhausted?
     Limits,
@@ -53,18 +53,18 @@ pub enum Stage {
     Credits,
 }
 
-/// What sort of refusal it is, which is what a dialect answers unless it has words for the reason itself.
+/// A group of refusals that clients treat alike. A dialect answers the class unless it names the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// No key that can be used was shown (RFC 9110, section 15.5.2).
+    /// No usable key was sent (401; RFC 9110, section 15.5.2).
     Unauthenticated,
-    /// The key can be used, and not for this request (RFC 9110, section 15.5.4).
+    /// The key may not be used for this request (403; RFC 9110, section 15.5.4).
     Forbidden,
-    /// Too many requests (RFC 6585, section 4).
+    /// Too many requests (429; RFC 6585, section 4).
     Limited,
-    /// What the key may use altogether is used up.
+    /// A total allowance of the key is used up.
     Quota,
-    /// Nothing can be decided at the moment (RFC 9110, section 15.6.4).
+    /// Keys cannot be checked at the moment (503; RFC 9110, section 15.6.4).
     Unavailable,
 }
 
@@ -86,7 +86,7 @@ impl Refusal {
         Self::QuotaExhausted,
     ];
 
-    /// When it is decided.
+    /// The stage at which it is decided.
     pub fn stage(self) -> Stage {
         match self {
             Self::Unavailable => Stage::Snapshot,
@@ -99,7 +99,7 @@ impl Refusal {
         }
     }
 
-    /// What sort of refusal it is.
+    /// Its class.
     pub fn class(self) -> Class {
         match self {
             Self::Missing
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back_to_their_refusal_and_to_their_class() {
+    fn names_are_parsed_back() {
         for refusal in Refusal::ALL {
             assert_eq!(Refusal::from_name(refusal.name()), Some(refusal));
         }
@@ -202,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_in_the_order_of_the_stages() {
+    fn refusals_are_listed_in_order_of_stage() {
         let mut stages = Refusal::ALL.map(Refusal::stage).to_vec();
         stages.dedup();
         assert_eq!(stages, Stage::ALL);
     }
 
     #[test]
-    fn a_forbidden_limited_or_exhausted_key_is_known() {
+    fn the_key_is_known_in_three_classes() {
         for refusal in Refusal::ALL {
             let is_known = matches!(refusal.class(), Class::Forbidden | Class::Limited | Class::Quota);
             assert!(refusal.knows_key() || !is_known, "{}", refusal.name());

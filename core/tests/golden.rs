@@ -117,7 +117,7 @@ fn pages_are_encoded_and_read_as_they_always_were() {
     }
 }
 
-/// Every answer of every dialect and shape that comes with Keyward, so that a shorter file goes on to mean the same.
+/// The replies of all built-in dialects and shapes: rewriting a file must not change them.
 #[test]
 fn answers_to_refusals_are_pinned() {
     let facts = Facts {

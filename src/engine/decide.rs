@@ -1,5 +1,5 @@
-//! One request, one verdict. The checks are in the order of [`Stage`](keyward_core::refusal::Stage); whether the key may do what it
-//! is used for is [`authorize`]'s to say.
+//! One request, one verdict. The checks run in the order of [`Stage`](keyward_core::refusal::Stage); [`authorize`] decides
+//! whether the key may be used.
 
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::credential::{self, Credential, Header};
@@ -448,7 +448,7 @@ fn looks_like_a_key(policy: &Policy, credential: &Credential<'_>) -> bool {
 }
 
 impl<'a> RouteRequirements<'a> {
-    /// What is asked of the key: by the rule that decides, and by the one of the path as it is written.
+    /// The requirements of the matching rule, and of the rule for the path as sent.
     fn both(&self) -> [authorize::Requirement<'a>; 2] {
         let of = |asked: &'a Requirement| authorize::Requirement {
             kinds: asked.kinds.as_deref(),

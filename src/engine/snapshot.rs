@@ -248,8 +248,8 @@ impl ResolvedKey {
         Self { key, owner, plan, identity: OnceCell::new(), limit_hash: OnceCell::new() }
     }
 
-    /// The key as it is authorized. A field that is added to records is named here once somebody has decided whether it is
-    /// for that.
+    /// The key as `authorize` sees it. The pattern names all fields, so that a new one does not compile until it is decided
+    /// whether it matters here.
     pub fn view(&self) -> KeyView<'_> {
         let KeyRecord {
             revoked_at_ms,
@@ -258,9 +258,9 @@ impl ResolvedKey {
             kind,
             allowlist,
             scopes,
-            // Its state is in `owner`.
+            // Resolved in `self.owner`.
             owner: _,
-            // What is counted, and what leads to the record or is told to the upstream.
+            // Counted, used for look-ups, or passed to the upstream.
             limits: _,
             plan: _,
             credits_exhausted: _,

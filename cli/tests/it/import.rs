@@ -392,7 +392,8 @@ fn the_command_line_tells_mistakes_as_a_compiler_does_and_ends_with_three() {
     let output = run(&server, dir.path(), &["old keys.csv"], "");
     assert_eq!(
         stderr(&output),
-        "old keys.csv:3: sha256: expected 32 bytes in hexadecimal or base64\nkeyward: not every row was taken in\n"
+        "old keys.csv:3: sha256: expected 32 bytes in hexadecimal or base64\n\
+         keyward: some rows were not imported: correct them, and import the file again with --on-conflict skip\n"
     );
     let again = run(
         &server,

@@ -207,7 +207,7 @@ fn tokens_are_read_again_on_sighup_and_a_bad_file_changes_nothing() {
     fs::write(&path, "").unwrap();
     process.signal("HUP");
     client.admin = new;
-    until(|| process.log_so_far().contains("the tokens stay as they were"));
+    until(|| process.log_so_far().contains("reload failed; keeping the previous content"));
     assert_eq!(client.get("/v1/keys").status, 200);
     process.kill();
 }

@@ -1,7 +1,7 @@
 //! What every refusal looks like on the wire, compiled from data when the configuration is read.
 //!
-//! A refusal is answered as the shape says of its reason, else of its class, else by a problem document that is built in.
-//! So a reason that is added here makes no dialect invalid that was written before.
+//! The reply to a refusal is that of its reason, else of its class, else a built-in problem document. So a new reason makes no
+//! existing dialect invalid.
 //!
 //! A body is a JSON template. A string that is exactly `"{name}"` becomes the value of that name; inside a longer
 //! string, `{name}` becomes its text and `{{` a brace. Names are the answer's own fields (`code`, `message`, …) and
@@ -110,12 +110,12 @@ impl Rendered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Reply {
     status: u16,
-    /// Where it is not that of the shape.
+    /// The content type, if it differs from that of the shape.
     content_type: Option<&'static str>,
     body: Vec<Segment>,
 }
 
-/// The replies to reasons that have none of their own.
+/// The replies to reasons without a reply of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ByClass {
     unauthenticated: Reply,
@@ -245,7 +245,7 @@ impl ByClass {
         }
     }
 
-    /// The replies that are given, and the built-in ones for all other classes.
+    /// The given replies, and the built-in ones for all other classes.
     fn read(classes: Option<&Node<'_>>, body: &Body<'_>) -> Option<Self> {
         let given = classes.map_or_else(|| Some(Vec::new()), |classes| Some(classes.fields()?.all()))?;
         for (_, node) in given.iter().filter(|(name, _)| Class::from_name(name).is_none()) {
@@ -268,10 +268,10 @@ impl ByClass {
     }
 }
 
-/// The common body, and where it stands.
+/// The common body and its node.
 type Body<'a> = (Node<'a>, &'a Value);
 
-/// The replies to the reasons that the shape names.
+/// The replies to the named reasons.
 fn read_by_reason(verdicts: &Node<'_>, body: &Body<'_>) -> Option<Vec<(Refusal, Reply)>> {
     let given = verdicts.fields()?.all();
     let replies = given.iter().map(|(name, node)| {
@@ -292,7 +292,7 @@ fn read_by_reason(verdicts: &Node<'_>, body: &Body<'_>) -> Option<Vec<(Refusal, 
         };
         Some((refusal, Reply::read(Subject::Verdict(refusal), node, body)?))
     });
-    // Every one is read, so that every mistake is told.
+    // All are read before any error is returned, so that all mistakes are reported.
     replies.collect::<Vec<_>>().into_iter().collect()
 }
 
@@ -319,8 +319,7 @@ impl Reply {
         template.ok.then_some(Self { status, content_type: None, body: template.out })
     }
 
-    /// A problem document (RFC 9457) that says no more than the class: a dialect may have reasons to keep those of one class
-    /// alike.
+    /// A problem document (RFC 9457) that does not reveal the reason, as the dialect may hide it on purpose.
     fn built_in(class: Class) -> Self {
         let (status, title, detail) = match class {
             Class::Unauthenticated => (401, "Unauthorized", "A valid API key is required."),
@@ -340,7 +339,7 @@ impl Reply {
     }
 }
 
-/// What a reply is to.
+/// What a reply is for.
 #[derive(Clone, Copy)]
 enum Subject {
     Verdict(Refusal),
@@ -507,7 +506,7 @@ impl Fact {
         }
     }
 
-    /// Whether it is known for every reason of the class, those included that are added later.
+    /// Whether it is known for all reasons of the class, including future ones.
     fn is_known_in(self, class: Class) -> bool {
         match self {
             Self::Verdict | Self::Status | Self::Header | Self::RequestId => true,
@@ -635,7 +634,7 @@ mod tests {
         assert_eq!(body(Refusal::Jwt, &Facts::default()), body(Refusal::Unknown, &Facts::default()));
     }
 
-    /// Every field that an operator may leave out is left out.
+    /// The shape with required fields only.
     fn least(change: impl FnOnce(&mut Value)) -> Result<ErrorShape, String> {
         shape(|value| {
             value.as_object_mut().unwrap().remove("verdicts");
@@ -654,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_names_classes_alone_answers_every_reason() {
+    fn classes_alone_answer_every_reason() {
         let shape = least(|value| value["classes"] = classes()).unwrap();
         let facts = Facts { header: "X-Key", key_id: "key_1", retry_after_s: 7, ..Facts::default() };
         for refusal in Refusal::ALL {
@@ -673,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_names_nothing_answers_by_problem_documents() {
+    fn without_replies_the_built_in_ones_are_used() {
         let shape = least(|_| {}).unwrap();
         for refusal in Refusal::ALL {
             let (status, title) = match refusal.class() {
@@ -698,9 +697,9 @@ mod tests {
         }
     }
 
-    /// A shape with words for every reason but one is what an older file is once a reason is added.
+    /// A file that names every reason but one stands for an older file after a reason was added.
     #[test]
-    fn a_reason_that_a_shape_does_not_name_makes_it_no_less_valid() {
+    fn a_new_reason_keeps_existing_files_valid() {
         for added in Refusal::ALL {
             let all_but_it = |value: &mut Value| {
                 for refusal in Refusal::ALL {
@@ -723,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_in_a_class_is_known_for_each_of_its_reasons() {
+    fn facts_of_a_class_are_known_for_its_reasons() {
         for (name, fact) in Fact::ALL {
             for refusal in Refusal::ALL.into_iter().filter(|refusal| fact.is_known_in(refusal.class())) {
                 assert!(fact.is_known_for(refusal), "{name} {}", refusal.name());
@@ -732,7 +731,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_classes_are_told_with_their_paths() {
+    fn mistakes_in_classes_are_reported_with_paths() {
         let problems = least(|value| {
             value["classes"] = classes();
             value["classes"]["unauthenticated"]["message"] = "{key_id}".into();

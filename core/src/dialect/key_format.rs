@@ -239,7 +239,7 @@ impl KeyFormat {
         self.prefix.len() + self.issued_length + self.checksum.length()
     }
 
-    /// The length of the shortest key of this format, in bytes.
+    /// The length of the shortest valid key, in bytes.
     pub fn shortest_key_length(&self) -> usize {
         self.prefix.len() + self.min_length + self.checksum.length()
     }

@@ -1,4 +1,4 @@
-//! Whether a key is for real data or for a sandbox.
+//! The environment of a key: live or test.
 
 /// Whether a key's requests are real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
-//! What the id of a key looks like, so that it can be told from a key that somebody pasted in its place.
+//! The format of key ids, which distinguishes them from keys pasted in their place.
 
-/// What every id of a key begins with.
+/// The prefix of all key ids.
 pub const KEY_ID_PREFIX: &str = "key_";
 
-/// The length of the longest id of a key, in bytes.
+/// The maximum length of a key id, in bytes.
 pub const MAX_KEY_ID_LENGTH: usize = 64;
 
-/// Whether the text can be the id of a key: `key_`, and then letters, digits, `_` and `-`.
+/// Whether the text is a valid key id: `key_`, then letters, digits, `_` and `-`.
 pub fn is_key_id(text: &str) -> bool {
     let is_allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
     let rest = text.strip_prefix(KEY_ID_PREFIX).filter(|rest| !rest.is_empty());
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_id_has_its_prefix_its_characters_and_its_length() {
+    fn prefix_characters_and_length_are_checked() {
         let longest = format!("key_{}", "a".repeat(MAX_KEY_ID_LENGTH - 4));
         for good in ["key_1", "key_-_aZ09", &longest] {
             assert!(is_key_id(good), "{good}");

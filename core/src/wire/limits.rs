@@ -1,4 +1,4 @@
-//! Limits in an entry: one after another, each as 4 bytes of requests and 8 of milliseconds, little-endian.
+//! Encoding of limits in an entry: each as 4 bytes of requests and 8 of milliseconds, little-endian.
 
 use crate::key::limit::{Limit, Limits, LimitsError, WindowError};
 use crate::wire::codec::Reader;
@@ -6,14 +6,14 @@ use crate::wire::codec::Reader;
 /// The length of an encoded limit, in bytes.
 const LENGTH: usize = 4 + 8;
 
-/// Why bytes are not limits.
+/// Why encoded limits cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnreadableLimits {
-    /// They end in the middle of one.
+    /// The bytes end within a limit.
     Cut,
-    /// One has a window that cannot be one.
+    /// A window is invalid.
     Window(WindowError),
-    /// They are not a set.
+    /// The limits do not form a set.
     Set(LimitsError),
 }
 
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_cannot_be_one_is_not_decoded() {
+    fn an_invalid_window_is_rejected() {
         for (window_ms, error) in [
             (0, WindowError::TooShort),
             (999, WindowError::TooShort),
@@ -76,7 +76,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let _ = decode(&bytes);
         }
     }

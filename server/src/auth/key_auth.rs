@@ -1,5 +1,5 @@
-//! Whether a credential is a key that can be used, for the one caller that the control plane has to know by its key: the
-//! key's user. What speaks against a key is decided by [`keyward_core::authorize`], as at an edge.
+//! Authentication of keys on the server, for self-service. [`keyward_core::authorize`] decides whether a key may be used, as
+//! at an edge.
 //!
 //! An edge may stand in front and have let the request pass; nothing that it or a client says of that is looked at.
 
@@ -55,11 +55,10 @@ pub enum Undecided {
     Busy(#[from] Busy),
 }
 
-/// Finds the key that the credential is, and what speaks against it whatever it is used for. Whether it may be used for a
-/// request is [`Verified::authorize`]'s to say.
+/// Finds the key of a credential, and checks what does not depend on the request. [`Verified::authorize`] checks the rest.
 ///
 /// # Errors
-/// The first thing that speaks against it.
+/// The first check that fails.
 pub async fn verify_key(
     store: &Store,
     verifier: &Verifier,
@@ -85,7 +84,7 @@ pub async fn verify_key(
             continue;
         }
         if let Some(hash) = &secret.hash {
-            // Whoever shows a public selector has shown nothing, and learns nothing of a key that has ended.
+            // The selector is public and proves nothing: its sender must not learn whether the key is revoked or expired.
             let caller = key.owner.as_deref().unwrap_or(&key.id);
             let is_right = is_active(&key, &secret, now)
                 && verifier.check(caller, credential, hash).await.map_err(Refused::busy)?;
@@ -113,8 +112,8 @@ pub fn addresses(format: Option<&KeyFormat>, hmac_pepper: Option<&Plaintext>, ke
     digests.into_iter().map(|digest| (digest, false)).chain(selector).collect()
 }
 
-/// Whether a credential that is refused so counts as a guess of its sender. What cannot be a key counts too, as whoever
-/// sends it has none; one whose owner is disabled has been issued a key.
+/// Whether a refusal counts as failed authentication of the client. A credential that cannot be a key counts; a key whose
+/// owner is disabled does not, as its sender was issued one.
 pub fn counts_as_failure(refusal: Refusal) -> bool {
     match refusal {
         Refusal::Jwt | Refusal::Malformed | Refusal::Unknown | Refusal::Revoked | Refusal::Expired => true,
@@ -130,10 +129,10 @@ pub fn counts_as_failure(refusal: Refusal) -> bool {
 }
 
 impl Verified {
-    /// Whether the key may be used at that time, by that client, where these permissions are needed.
+    /// Decides whether the client may use the key at that time for a request that requires these permissions.
     ///
     /// # Errors
-    /// The first thing that speaks against it.
+    /// The first check that fails.
     pub fn authorize<'r>(
         &self,
         dialect: &Dialect,
@@ -144,7 +143,7 @@ impl Verified {
         authorize(&self.view(), dialect, now.as_ms(), &[Requirement { kinds: None, scopes }], client)
     }
 
-    /// Whether the key has a permission, and its owner at this moment too.
+    /// Whether the key and its owner have a permission.
     pub fn may(&self, scope: &str, dialect: &Dialect) -> bool {
         self.view().has_scope(scope, dialect)
     }
@@ -285,9 +284,9 @@ mod tests {
         assert_eq!((refused.refusal, verifier.computed()), (Refusal::Unknown, computed), "nothing is computed for it");
     }
 
-    /// As at an edge: the owner is told of to who has the whole key, and to nobody else.
+    /// As at an edge.
     #[tokio::test]
-    async fn of_a_hashed_key_whose_owner_is_disabled_only_its_holder_is_told() {
+    async fn a_disabled_owner_is_revealed_to_the_holder_only() {
         let (_dir, store) = store().await;
         let (verifier, dialect) = (verifier(), dialect("auxot"));
         let (plaintext, secret) = issue(&store, &verifier, &dialect.formats[1], NOW, random::fill).await.unwrap();

@@ -157,9 +157,9 @@ mod tests {
         assert_eq!(verify(b"", &bcrypt(15)), Err(UnusableHash::TooCostly(Excess::Cost)));
     }
 
-    /// Whatever is not refused here is computed, by libraries that read the text once more.
+    /// Accepted hashes are parsed once more by the libraries that compute them.
     #[test]
-    fn the_libraries_can_read_what_is_not_refused() {
+    fn accepted_hashes_can_be_computed() {
         let made = |salt: usize, digest: usize| {
             let [salt, digest] = [salt, digest].map(|length| STANDARD_NO_PAD.encode(vec![7; length]));
             of(&format!("$argon2id$v=19$m=16,t=1,p=2${salt}${digest}"))

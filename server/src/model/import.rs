@@ -395,14 +395,14 @@ fn held<'d>(fields: &mut Fields<'_>, dialect: &'d Dialect, sort: Option<&Sort<'_
     Some(Held { field, digest, hash, format, hint })
 }
 
-/// Whether some key of that format is short enough for bcrypt.
+/// Whether any key of that format is short enough for bcrypt.
 fn bcrypt_can_match(node: &Node<'_>, format: &KeyFormat) -> bool {
     let shortest = format.shortest_key_length();
     let can_match = shortest <= MAX_BCRYPT_CREDENTIAL;
     if !can_match {
         node.problem(format!(
-            "bcrypt ignores what follows {MAX_BCRYPT_CREDENTIAL} bytes, and keys of this format have {shortest} or more, so \
-             every key would be refused"
+            "bcrypt ignores all bytes after the first {MAX_BCRYPT_CREDENTIAL}, and keys of this format have {shortest} or \
+             more: no key could match"
         ));
     }
     can_match
@@ -489,7 +489,7 @@ fn bytes<const N: usize>(node: &Node<'_>) -> Option<[u8; N]> {
     bytes
 }
 
-/// A password hash that may be computed.
+/// A password hash within the bounds on work.
 fn password_hash(node: &Node<'_>, read: fn(&str) -> Option<Work>, expected: &str) -> Option<PasswordHash> {
     let text = node.string()?;
     let Some(work) = read(text) else {
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_hash_that_the_server_would_not_compute_is_refused_with_each_reason() {
+    fn password_hashes_above_a_bound_are_rejected() {
         let problems = |field: &str, hash: &str| {
             let row = json!({"name": "a", "owner": "o", field: hash, "selector": format!("user.{}", "a".repeat(16))});
             let read = ImportedKey::read(row, &dialect("auxot"), NOW, Ids::example());
@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn bcrypt_is_refused_where_every_key_is_longer_than_it_reads() {
+    fn bcrypt_is_rejected_for_keys_above_72_bytes() {
         let read = |length: &str| {
             let format = format!(
                 r#"{{"kind": "k", "prefix": "key_", "alphabet": "base62", "length": {length}, "selector": 8}}"#
