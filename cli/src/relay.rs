@@ -6,7 +6,8 @@ use super::process::{Signals, log_reload, start_logging};
 use clap::Args;
 use keyward_server::auth::tokens::file::Audience;
 use keyward_server::clock;
-use keyward_server::relay::{POLL_WAITS, Relay, RelayConfig};
+use keyward_server::relay::POLL_WAITS;
+use keyward_server::serve::relay::{Relay, RelayConfig};
 use std::path::PathBuf;
 use std::time::Duration;
 

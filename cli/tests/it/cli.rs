@@ -74,7 +74,7 @@ fn key_is_created_shown_rotated_listed_and_revoked() {
     let line = stdout(&list).lines().find(|line| line.starts_with(id)).unwrap();
     assert!(stdout(&list).starts_with("ID ") && line.contains(hint), "{list:?}");
     let shown = run(&["keys", "show", id]);
-    assert!(stdout(&shown).contains("  ended since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
+    assert!(stdout(&shown).contains("  rotated out since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
     assert_eq!(document(&run(&["keys", "revoke", id, "--json"]))["state"], "revoked");
     assert_eq!(document(&run(&["keys", "list", "--state", "active", "--json"])), json!({"keys": [], "next": null}));
 }
@@ -386,12 +386,12 @@ fn key_is_changed_and_one_of_its_secrets_ended() {
     let first = created["secrets"][0]["id"].as_str().unwrap();
     let ended = document(&run(&["keys", "end-secret", id, first, "--json"]));
     let secrets = ended["secrets"].as_array().unwrap();
-    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "ended");
+    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "rotated_out");
     let refused = run(&["keys", "end-secret", id, &created["key"].as_str().unwrap()[..20]]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(!stderr(&refused).contains("kw_live_"));
     let text = run(&["keys", "show", id]);
-    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("ended since 2027"), "{text:?}");
+    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("rotated out since 2027"), "{text:?}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn a_database_url_that_is_set_to_nothing_starts_nothing_and_a_start_says_where_t
     assert!(!dir.exists());
     let mut server = Process::start_command(serve(&mut program(), &dir));
     server.kill();
-    let expected = format!("the state is in SQLite in {}", dir.display());
+    let expected = format!("location=\"SQLite in {}", dir.display());
     assert!(server.log().contains(&expected), "{}", server.log());
 }
 

@@ -5,10 +5,10 @@
 
 use crate::auth::hash_pool::{Busy, Verifier};
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, Secret};
+use crate::model::{Key, Owner, Secret, is_active, key_view};
 use crate::store::{self, Store};
 use hmac::{Hmac, Mac};
-use keyward_core::authorize::{Denial, KeyView, OwnerView, Requirement, authorize};
+use keyward_core::authorize::{Denial, KeyView, Requirement, authorize};
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::credential::is_jwt;
 use keyward_core::dialect::key_format::KeyFormat;
@@ -92,7 +92,7 @@ pub async fn verify_key(
                 return Err(Refusal::Unknown.into());
             }
         }
-        let usable = view(&key, &secret, owner.as_ref()).usable(dialect, now.as_ms()).map_err(Denial::refusal);
+        let usable = key_view(&key, &secret, owner.as_ref()).usable(dialect, now.as_ms()).map_err(Denial::refusal);
         return match usable {
             Ok(()) => Ok(Verified { key, secret, owner }),
             Err(refusal) => Err(Refused { key: Some(Box::new(key)), ..refusal.into() }),
@@ -110,53 +110,6 @@ pub fn addresses(format: Option<&KeyFormat>, hmac_pepper: Option<&Plaintext>, ke
     let selector =
         format.and_then(|format| format.selector_of(key)).map(|selector| (Digest::of_selector(selector), true));
     digests.into_iter().map(|digest| (digest, false)).chain(selector).collect()
-}
-
-/// The key as `authorize` sees it, under one of its secrets. The pattern names all fields, so that a new one does not compile
-/// until it is decided whether it matters here.
-pub fn view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> KeyView<'a> {
-    let Key {
-        revoked_at,
-        expires_at,
-        owner: owner_id,
-        kind,
-        allow_ip,
-        scopes,
-        // Counted at the edges.
-        limits: _,
-        plan: _,
-        credits: _,
-        spent: _,
-        // Descriptive, or passed to the upstream.
-        id: _,
-        name: _,
-        environment: _,
-        created_at: _,
-        member: _,
-        metadata: _,
-        last_used_at: _,
-        version: _,
-        secrets: _,
-    } = key;
-    let owner = match (owner_id, owner) {
-        (_, Some(owner)) => OwnerView::Known { disabled: owner.disabled, permissions: owner.permissions.as_deref() },
-        (Some(_), None) => OwnerView::Unknown,
-        (None, None) => OwnerView::None,
-    };
-    KeyView {
-        is_revoked: revoked_at.is_some(),
-        secret_not_after_ms: secret.not_after.map(Timestamp::as_ms),
-        expires_at_ms: expires_at.map(Timestamp::as_ms),
-        owner,
-        kind,
-        allowlist: allow_ip,
-        scopes,
-    }
-}
-
-/// Whether neither the key nor this secret of it is revoked or expired at that time.
-pub fn is_active(key: &Key, secret: &Secret, now: Timestamp) -> bool {
-    view(key, secret, None).state(now.as_ms()).is_ok()
 }
 
 /// Whether a refusal counts as failed authentication of the client. A credential that cannot be a key counts; a key whose
@@ -196,7 +149,7 @@ impl Verified {
     }
 
     fn view(&self) -> KeyView<'_> {
-        view(&self.key, &self.secret, self.owner.as_ref())
+        key_view(&self.key, &self.secret, self.owner.as_ref())
     }
 }
 

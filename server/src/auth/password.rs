@@ -1,7 +1,7 @@
-//! Password hashes: made with Argon2id (RFC 9106) of new keys, and read besides as bcrypt of keys that come from elsewhere.
+//! Password hashes: Argon2id (RFC 9106) for new keys, and bcrypt as well for imported ones.
 //!
-//! Everything here keeps a processor busy on purpose: [`Verifier`](crate::auth::hash_pool::Verifier) decides where and how much at
-//! once. A hash comes from an import as well, so what it asks for is bounded before anything of it is computed
+//! Everything here is expensive on purpose: [`Verifier`](crate::auth::hash_pool::Verifier) bounds how much runs at once. Hashes can
+//! come from an import, so their cost is checked before anything is computed.
 //! ([`keyward_core::password_hash`]).
 
 use crate::model::PasswordHash;
@@ -13,18 +13,18 @@ use keyward_core::password_hash::{Excess, MAX_BCRYPT_CREDENTIAL, Work};
 /// The length of a salt, in bytes (RFC 9106, section 3.1).
 pub const SALT_LENGTH: usize = 16;
 
-/// No hash can be made.
+/// The hash cannot be computed.
 #[derive(Debug, thiserror::Error)]
-#[error("the password hash cannot be made: {0}")]
+#[error("cannot compute password hash: {0}")]
 pub struct HashError(PhcError);
 
-/// The hash cannot be checked against. Nothing of it is repeated.
+/// The hash cannot be used. The message repeats nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableHash {
-    /// It is of no kind that is known here.
+    /// It has an unknown format.
     #[error("expected an Argon2id hash as a PHC string, or a bcrypt hash")]
     Unreadable,
-    /// It would take too much memory or time.
+    /// It requires too much memory or time.
     #[error("the hash {0}")]
     TooCostly(Excess),
 }
@@ -35,10 +35,7 @@ const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// The hash that is kept of a new key; takes some 20 ms.
-///
-/// # Errors
-/// If there is no memory for it.
+/// Hashes a new key; takes some 20 ms.
 pub fn hash(plaintext: &[u8], salt: &[u8; SALT_LENGTH]) -> Result<PasswordHash, HashError> {
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|error| HashError(error.into()))?;
     let argon2id = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -46,10 +43,7 @@ pub fn hash(plaintext: &[u8], salt: &[u8; SALT_LENGTH]) -> Result<PasswordHash, 
     Ok(PasswordHash::new(hash.to_string()))
 }
 
-/// Whether the credential is what was hashed; takes as long as the hash says.
-///
-/// # Errors
-/// If the hash cannot be used.
+/// Whether the credential matches the hash; takes as long as the parameters of the hash require.
 pub fn verify(credential: &[u8], hash: &PasswordHash) -> Result<bool, UnusableHash> {
     match usable(hash)? {
         Work::Argon2id { .. } => {
@@ -65,10 +59,7 @@ pub fn verify(credential: &[u8], hash: &PasswordHash) -> Result<bool, UnusableHa
     }
 }
 
-/// Whether credentials can be checked against the hash, which costs nothing to ask.
-///
-/// # Errors
-/// Why not.
+/// Whether credentials can be verified against the hash, without computing anything.
 pub fn check(hash: &PasswordHash) -> Result<(), UnusableHash> {
     usable(hash).map(drop)
 }

@@ -1,7 +1,8 @@
 //! Keys that are changed: their settings, the end of one secret, and the end of all keys of an owner.
 
 use super::audit::{details, differences};
-use super::keys::{Excluded, find_expected, folded, states, store_end, tell, with_secrets};
+use super::folding::folded;
+use super::keys::{Excluded, find_expected, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::query_builder::Sql;
 use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};

@@ -1,7 +1,7 @@
 //! Keys: made, listed, ended, rotated.
 
 use super::audit::details;
-use super::idempotency::{self, Made, Once};
+use super::folding::folded;
 use super::mutation::Mutation;
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
@@ -12,10 +12,9 @@ use keyward_core::key::digest::Digest;
 use keyward_core::key::environment::Environment;
 use keyward_core::wire::entry::Body;
 use serde_json::{Map, json};
-use sqlx::{AnyConnection, Connection};
+use sqlx::AnyConnection;
 use std::collections::HashMap;
 use std::time::Duration;
-use unicode_normalization::UnicodeNormalization;
 
 /// Which keys are wanted.
 #[derive(Clone, Debug, Default)]
@@ -90,25 +89,24 @@ impl Store {
         self.mutate(by, key.created_at, |mutation| Box::pin(create(mutation, key))).await
     }
 
-    /// The same for a request that may come again, which then makes nothing.
-    ///
-    /// # Errors
-    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
-    pub async fn create_key_once(
-        &self,
-        by: impl Into<Authorization>,
-        key: Key,
-        once: Once,
-    ) -> Result<Made<Key>, Error> {
-        self.mutate(by, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
-    }
-
     /// The key of that id.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
+    }
+
+    /// The secret with that digest or address, with its key.
+    pub async fn secret_at(&self, _permit: &QueuePermit, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
+        within(READ_PATIENCE, async {
+            let mut connection = self.database.guard_readers.acquire().await?;
+            let Some((key_id, _)) = secrets::at(&mut connection, address).await? else { return Ok(None) };
+            let Some(key) = find(&mut connection, &key_id).await? else { return Ok(None) };
+            let secret = key.secrets.iter().find(|secret| secret.digest == *address).cloned();
+            Ok(secret.map(|secret| (key, secret)))
+        })
+        .await
     }
 
     /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment; for whoever has the turn
@@ -205,51 +203,6 @@ impl Store {
         let target = target.into();
         self.mutate(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS))).await
     }
-
-    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
-    ///
-    /// # Errors
-    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
-    pub async fn rotate_key_once(
-        &self,
-        by: impl Into<Authorization>,
-        target: Target,
-        secret: Secret,
-        grace: Duration,
-        once: Once,
-        now: Timestamp,
-    ) -> Result<Made<Rotated>, Error> {
-        self.mutate(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
-    }
-}
-
-async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
-    if let Some(before) = idempotency::before(mutation, &once).await? {
-        return Ok(Made::Before(Box::new(before)));
-    }
-    let key = create(mutation, key).await?;
-    for secret in &key.secrets {
-        idempotency::remember(mutation, &once, &key.id, &secret.id).await?;
-    }
-    Ok(Made::Now(key))
-}
-
-async fn rotate_once(
-    mutation: &mut Mutation,
-    target: Target,
-    secret: Secret,
-    grace: Duration,
-    once: Once,
-) -> Result<Made<Rotated>, Error> {
-    if let Some(before) = idempotency::before(mutation, &once).await? {
-        return Ok(Made::Before(Box::new(before)));
-    }
-    let secret_id = secret.id.clone();
-    let rotated = rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
-    if let Rotated::Done(key) = &rotated {
-        idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
-    }
-    Ok(Made::Now(rotated))
 }
 
 pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
@@ -523,32 +476,6 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
     Ok(Some(KeyPage { keys: with_secrets(connection, rows, Excluded::None).await?, next }))
-}
-
-/// The text as searches compare it: compatibility forms alike (Unicode's NFKC), in small letters. By our own means, as
-/// PostgreSQL's LOWER knows other letters than SQLite's, and which ones depends on how the database was made.
-pub(super) fn folded(text: &str) -> String {
-    text.nfkc().flat_map(char::to_lowercase).nfkc().collect()
-}
-
-/// Folds the names of keys that an older version stored.
-pub(super) async fn fold_names(connection: &mut AnyConnection) -> Result<(), Error> {
-    loop {
-        let unfolded = "SELECT id, name FROM keys WHERE name_folded IS NULL LIMIT 1000";
-        let rows: Vec<(String, String)> = sqlx::query_as(unfolded).fetch_all(&mut *connection).await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = connection.begin().await?;
-        for (id, name) in rows {
-            sqlx::query("UPDATE keys SET name_folded = $1 WHERE id = $2")
-                .bind(folded(&name))
-                .bind(id)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-    }
 }
 
 /// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.

@@ -1,4 +1,4 @@
-//! Plans: told to the edges by themselves, so that a change of one with a hundred thousand keys is one entry.
+//! Plans: a feed entry of their own, so that a change of a plan with a hundred thousand keys is one entry.
 
 use super::audit::{details, differences};
 use super::mutation::Mutation;
@@ -12,45 +12,39 @@ use keyward_core::wire::entry::Body;
 use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
-/// Some plans, by their ids.
+/// A page of plans, sorted by id.
 #[derive(Clone, Debug)]
 pub struct PlanPage {
     /// The plans.
     pub plans: Vec<Plan>,
-    /// The id to go on after, where there are more.
+    /// The id to continue after; `None` on the last page.
     pub next: Option<String>,
 }
 
-/// What became of the removal of a plan.
+/// The outcome of deleting a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanDeleted {
-    /// It is gone.
+    /// Deleted.
     Done,
-    /// So many keys that the edges know are on it.
+    /// That many keys at the edges are on the plan.
     InUse(u64),
-    /// There is no such plan.
+    /// The plan does not exist.
     NotFound,
 }
 
 impl Store {
     /// The plan of that id.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn plan(&self, id: &str) -> Result<Option<Plan>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
-    /// Some plans, after the one of that id.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Plans after that id.
     pub async fn plans(&self, after: Option<&str>, limit: u32) -> Result<PlanPage, Error> {
         within(READ_PATIENCE, async {
             let mut query = Sql::new("SELECT ");
-            // Every id has at least one character.
+            // No id is empty.
             query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
-            // One more than wanted tells whether there are more.
+            // One more than requested shows whether there are more.
             query.push(" ORDER BY id LIMIT ").bind(i64::from(limit) + 1);
             let rows: Vec<PlanRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
             let mut plans: Vec<Plan> = rows.into_iter().map(Plan::try_from).collect::<Result<_, _>>()?;
@@ -63,10 +57,7 @@ impl Store {
         .await
     }
 
-    /// Makes the plan what it is to be, and tells whether there was none before. What changes nothing writes nothing.
-    ///
-    /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// Creates or replaces the plan; returns whether it is new. A change without effect is not written.
     pub async fn put_plan(
         &self,
         by: impl Into<Authorization>,
@@ -78,10 +69,7 @@ impl Store {
         self.mutate(by, now, move |mutation| Box::pin(put(mutation, target, settings))).await
     }
 
-    /// Removes the plan, unless keys are on it.
-    ///
-    /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// Deletes the plan, unless keys are on it.
     pub async fn delete_plan(
         &self,
         by: impl Into<Authorization>,
@@ -130,7 +118,7 @@ async fn put(mutation: &mut Mutation, target: Target, settings: PlanSettings) ->
         ]);
         mutation.audit("plan.changed", &plan.id, changed).await?;
     }
-    // With how many credits later keys begin is nothing to the edges.
+    // Edges do not need the initial credits of future keys.
     if is_new || plan.record() != current.record() {
         mutation.append(Digest::of_plan(&plan.id), Body::Plan(plan.record())).await?;
     }

@@ -1,20 +1,20 @@
-//! Changes that a key's user makes to the keys of its owner.
+//! Changes that users make by self-service to the keys of their owner.
 //!
-//! The key that asks was verified before its turn to write came. So its authorization (`store/authorization.rs`) holds only while
-//! that key and its owner are what they were: one that was revoked meanwhile makes nothing.
+//! The calling key was verified before the transaction. So its authorization (`store/authorization.rs`) holds only while that key and
+//! its owner are unchanged: a key that was revoked meanwhile changes nothing.
 
+use super::authorization::{Access, StoredCredential};
 use super::keys::{self, Rotated};
 use super::mutation::Mutation;
-use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, within};
-use crate::auth::key_auth::{Verified, is_active};
+use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Step, Store, owners, within};
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Key, Secret};
+use crate::model::{Actor, Key, Owner, Secret, is_active};
 use keyward_core::dialect::Dialect;
 use keyward_core::key::environment::Environment;
 use sqlx::AnyConnection;
 use std::time::Duration;
 
-/// A key that asks for a change, as it was when it was verified.
+/// The calling key, as it was verified.
 #[derive(Clone, Debug)]
 pub struct Asking {
     key: String,
@@ -28,61 +28,60 @@ pub struct Asking {
     expires_at: Option<Timestamp>,
 }
 
-/// What became of a key that was to be made.
+/// The result of creating a key.
 #[derive(Clone, Debug)]
 pub enum CreatedBy {
-    /// It is there.
+    /// Created.
     Done(Box<Key>),
-    /// Whatever was made would have credits once more.
+    /// The calling key or its plan has credits, which the new key would duplicate.
     HasCredits,
-    /// The owner has as many keys as it can make by itself.
+    /// The owner has the maximum of active keys.
     TooManyKeys,
-    /// The owner has made as many secrets as it can at once; it can make the next one after that time.
+    /// The issuance quota is used up.
     TooSoon {
-        /// How long it is.
+        /// When to retry.
         retry_after: Duration,
     },
 }
 
-/// What became of a rotation that a key has asked for.
+/// The result of a rotation.
 #[derive(Clone, Debug)]
 pub enum RotatedBy {
-    /// Nothing but the key itself speaks for or against it.
+    /// The quota permits it; the result for the key.
     Decided(Rotated),
-    /// The owner has made as many secrets as it can at once; it can make the next one after that time.
+    /// The issuance quota is used up.
     TooSoon {
-        /// How long it is.
+        /// When to retry.
         retry_after: Duration,
     },
 }
 
-/// The most keys that can be used of an owner who goes on making them by self-service.
+/// The maximum of active keys of an owner, for creating another one by self-service.
 pub const MAX_KEYS_BY_SELF_SERVICE: i64 = 100;
 
-/// The most secrets of a key that edges know and that goes on being rotated by self-service. Operators can rotate it still.
+/// The maximum of secrets of a key at the edges, for rotating it by self-service. Operators can still rotate it.
 pub const MAX_KNOWN_SECRETS_BY_SELF_SERVICE: usize = 100;
 
-/// How many secrets, those of new keys and of rotations, an owner makes by self-service at once; each comes back after
-/// [`SHARE_STEP`]. All edges keep every one of them for the retention, whatever becomes of its key.
-pub const SHARE: u32 = 1000;
+/// The issuance quota: how many secrets of new keys and rotations an owner can issue by self-service at once. One is available again
+/// after each [`ISSUANCE_INTERVAL`]. All edges keep each secret for the retention.
+pub const ISSUANCE_QUOTA: u32 = 1000;
 
-/// After how long an owner can make one more: so many as [`SHARE`] in thirty days.
-const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
+/// The interval in which one secret becomes available: [`ISSUANCE_QUOTA`] in thirty days.
+const ISSUANCE_INTERVAL: Duration = Duration::from_secs(30 * 86_400 / ISSUANCE_QUOTA as u64);
 
 impl Asking {
-    /// The key that was shown; `None` if it belongs to nobody.
-    pub fn new(verified: &Verified, dialect: &Dialect) -> Option<Self> {
-        let owner = verified.owner.as_ref()?;
-        Some(Self {
-            key: verified.key.id.clone(),
-            key_version: verified.key.version,
-            environment: verified.key.environment,
-            kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
+    /// The key of that owner, by the secret that was shown.
+    pub fn new(key: &Key, secret: &Secret, owner: &Owner, dialect: &Dialect) -> Self {
+        Self {
+            key: key.id.clone(),
+            key_version: key.version,
+            environment: key.environment,
+            kinds: dialect.managed_by(&key.kind).map(str::to_owned).collect(),
             owner: owner.id.clone(),
             owner_version: owner.version,
-            secret: verified.secret.id.clone(),
-            expires_at: [verified.key.expires_at, verified.secret.not_after].into_iter().flatten().min(),
-        })
+            secret: secret.id.clone(),
+            expires_at: [key.expires_at, secret.not_after].into_iter().flatten().min(),
+        }
     }
 
     /// The owner's id.
@@ -108,31 +107,45 @@ impl Asking {
             && self.environment().is_none_or(|environment| key.environment == Some(environment))
     }
 
-    pub(super) fn actor(&self) -> Actor {
+    fn actor(&self) -> Actor {
         Actor::key(&self.key)
     }
+}
 
-    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+impl Authorization {
+    /// By a verified key.
+    pub fn of_key(asking: Asking, clock: &Clock) -> Self {
+        Self::of_stored(asking.actor(), asking, None, clock)
+    }
+}
+
+impl StoredCredential for Asking {
+    fn is_operators(&self) -> bool {
+        false
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at
+    }
+
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, _: Access, now: Timestamp) -> Step<'a, ()> {
+        Box::pin(async move { still(connection, self, now).await.map(drop) })
     }
 }
 
 impl Store {
-    /// After how long the owner of who asks can make the next secret, if not now: to be asked before one is made and hashed, and decided
-    /// again in the transaction that stores it.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn share_used_up(
+    /// How long the owner of the calling key has to wait before it can issue a secret; `None` if it can now. Checked before a secret is
+    /// drawn and hashed, and again in the transaction that stores it.
+    pub async fn issuance_wait(
         &self,
-        _turn: &QueuePermit,
+        _permit: &QueuePermit,
         asking: &Asking,
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
         within(READ_PATIENCE, async {
             let mut connection = self.database.user_readers.acquire().await?;
-            let full_at = share_full_at(&mut connection, &asking.owner).await?;
-            Ok(match IssuanceQuota::at(full_at, now) {
+            let tat = owner_tat(&mut connection, &asking.owner).await?;
+            Ok(match IssuanceQuota::at(tat, now) {
                 IssuanceQuota::Left(_) => None,
                 IssuanceQuota::UsedUp { retry_after } => Some(retry_after),
             })
@@ -149,7 +162,7 @@ impl Store {
         self.mutate(by, begun, |mutation| Box::pin(create(mutation, asking, key))).await
     }
 
-    /// Ends a key that the other one may know of, unless it was ended before; `None` if there is none.
+    /// Revokes a key that the calling key may see; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be stored, or the one that asks was changed meanwhile.
@@ -190,8 +203,8 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
     if asks.credits.is_some() || of_plan.is_some() {
         return Ok(CreatedBy::HasCredits);
     }
-    let share = match share(mutation, &asking.owner).await? {
-        IssuanceQuota::Left(share) => share,
+    let tat = match issuance_quota(mutation, &asking.owner).await? {
+        IssuanceQuota::Left(tat) => tat,
         IssuanceQuota::UsedUp { retry_after } => return Ok(CreatedBy::TooSoon { retry_after }),
     };
     let usable: i64 = sqlx::query_scalar(
@@ -206,7 +219,7 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Cre
     if usable >= MAX_KEYS_BY_SELF_SERVICE {
         return Ok(CreatedBy::TooManyKeys);
     }
-    use_up(mutation, &asking.owner, share).await?;
+    set_owner_tat(mutation, &asking.owner, tat).await?;
     keys::create(mutation, key).await.map(|key| CreatedBy::Done(Box::new(key)))
 }
 
@@ -228,49 +241,51 @@ async fn rotate(
         Some(current) if current.version == key.version => {}
         _ => return Err(Error::Changed),
     }
-    let share = match share(mutation, &asking.owner).await? {
-        IssuanceQuota::Left(share) => share,
+    let tat = match issuance_quota(mutation, &asking.owner).await? {
+        IssuanceQuota::Left(tat) => tat,
         IssuanceQuota::UsedUp { retry_after } => return Ok(RotatedBy::TooSoon { retry_after }),
     };
     let rotated = keys::rotate(mutation, key.id.into(), secret, grace, MAX_KNOWN_SECRETS_BY_SELF_SERVICE).await?;
     if let Rotated::Done(_) = &rotated {
-        use_up(mutation, &asking.owner, share).await?;
+        set_owner_tat(mutation, &asking.owner, tat).await?;
     }
     Ok(RotatedBy::Decided(rotated))
 }
 
-/// What is left of an owner's share.
+/// The issuance quota of an owner: a token bucket, kept as the theoretical arrival time (TAT) of the generic cell rate algorithm
+/// (GCRA, ITU-T I.371).
 enum IssuanceQuota {
-    /// Something; if one is made of it, all will have come back then.
+    /// A secret may be issued; with the TAT after it.
     Left(Timestamp),
-    /// Nothing; one will have come back after that time.
+    /// The quota is used up.
     UsedUp { retry_after: Duration },
 }
 
-/// What is left of the owner's share. All that has to be known is when the whole of it is there again.
-async fn share(mutation: &mut Mutation, owner: &str) -> Result<IssuanceQuota, Error> {
+/// The issuance quota of the owner at the time of the transaction.
+async fn issuance_quota(mutation: &mut Mutation, owner: &str) -> Result<IssuanceQuota, Error> {
     let now = mutation.now();
-    let full_at = share_full_at(mutation.connection(), owner).await?;
-    let latest = now.plus(SHARE_STEP * SHARE);
-    if full_at > Some(latest) {
-        // The clock was set back. Nobody is to wait until it is there again.
-        use_up(mutation, owner, latest).await?;
+    let tat = owner_tat(mutation.connection(), owner).await?;
+    let latest = now.plus(ISSUANCE_INTERVAL * ISSUANCE_QUOTA);
+    if tat > Some(latest) {
+        // The clock was set back: the owner does not wait until it has caught up.
+        set_owner_tat(mutation, owner, latest).await?;
     }
-    Ok(IssuanceQuota::at(full_at, now))
+    Ok(IssuanceQuota::at(tat, now))
 }
 
 impl IssuanceQuota {
-    fn at(full_at: Option<Timestamp>, now: Timestamp) -> Self {
-        let latest = now.plus(SHARE_STEP * SHARE);
-        let full_again = full_at.unwrap_or(now).max(now).min(latest).plus(SHARE_STEP);
-        match full_again.as_ms().saturating_sub(latest.as_ms()) {
-            0 => Self::Left(full_again),
+    fn at(tat: Option<Timestamp>, now: Timestamp) -> Self {
+        let latest = now.plus(ISSUANCE_INTERVAL * ISSUANCE_QUOTA);
+        let next_tat = tat.unwrap_or(now).max(now).min(latest).plus(ISSUANCE_INTERVAL);
+        match next_tat.as_ms().saturating_sub(latest.as_ms()) {
+            0 => Self::Left(next_tat),
             over_ms => Self::UsedUp { retry_after: Duration::from_millis(over_ms) },
         }
     }
 }
 
-async fn share_full_at(connection: &mut AnyConnection, owner: &str) -> Result<Option<Timestamp>, Error> {
+/// The theoretical arrival time (TAT) of the GCRA for the owner: when its whole quota is available again.
+async fn owner_tat(connection: &mut AnyConnection, owner: &str) -> Result<Option<Timestamp>, Error> {
     let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT share_full_at FROM owners WHERE id = $1")
         .bind(owner)
         .fetch_optional(connection)
@@ -278,18 +293,18 @@ async fn share_full_at(connection: &mut AnyConnection, owner: &str) -> Result<Op
     Ok(stored.flatten().map(Timestamp::from_stored))
 }
 
-/// Stores when the whole of an owner's share is there again.
-async fn use_up(mutation: &mut Mutation, owner: &str, full_again: Timestamp) -> Result<(), Error> {
+/// Stores the TAT of the owner.
+async fn set_owner_tat(mutation: &mut Mutation, owner: &str, tat: Timestamp) -> Result<(), Error> {
     sqlx::query("UPDATE owners SET share_full_at = $1 WHERE id = $2")
-        .bind(full_again.as_stored())
+        .bind(tat.as_stored())
         .bind(owner)
         .execute(mutation.connection())
         .await?;
     Ok(())
 }
 
-/// The key that asks, if it and its owner are what they were.
-pub(super) async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
+/// The calling key, if it and its owner are unchanged.
+async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
     let key = keys::find(&mut *connection, &asking.key).await?;
     let is_valid = key.as_ref().is_some_and(|key| {
         let secret = key.secrets.iter().find(|secret| secret.id == asking.secret);
@@ -343,7 +358,7 @@ mod tests {
         let turn = store.lookup_permit(&[n]).await.unwrap();
         let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
         let dialect = Dialect::built_in("keyward").unwrap().unwrap();
-        Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
+        Asking::new(&key, &secret, &owner.unwrap(), &dialect)
     }
 
     #[tokio::test]
@@ -430,8 +445,8 @@ mod tests {
         assert!(matches!(store.create_key_by(asking, key(101), &at(NOW)).await, Ok(CreatedBy::Done(_))));
     }
 
-    /// What the owner's share is said to be.
-    async fn set_share(store: &Store, full_at: Timestamp) {
+    /// Sets the TAT of every owner.
+    async fn set_tat(store: &Store, full_at: Timestamp) {
         let set = format!("UPDATE owners SET share_full_at = {}", full_at.as_stored());
         sqlx::query(sqlx::AssertSqlSafe(set)).execute(&store.database.writer).await.unwrap();
     }
@@ -442,7 +457,7 @@ mod tests {
         let asking = asking(&store, 1).await;
         let made = |n: u8, now| Key { created_at: now, ..key(n) };
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
-        set_share(&store, NOW.plus(SHARE_STEP * (SHARE - 2))).await;
+        set_tat(&store, NOW.plus(ISSUANCE_INTERVAL * (ISSUANCE_QUOTA - 2))).await;
         // Whatever is ended has been made all the same.
         assert!(matches!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await, Ok(CreatedBy::Done(_))));
         store.revoke_key_by(asking.clone(), "key_3".into(), &at(NOW)).await.unwrap().unwrap();
@@ -454,15 +469,15 @@ mod tests {
         let RotatedBy::Decided(Rotated::Done(other)) = rotated else { panic!("{rotated:?}") };
         let second = Duration::from_secs(1);
         let turn = store.user_read_permit(asking.owner()).await.unwrap();
-        assert_eq!(store.share_used_up(&turn, &asking, NOW).await.unwrap(), Some(SHARE_STEP));
-        assert_eq!(store.share_used_up(&turn, &asking, NOW.plus(SHARE_STEP)).await.unwrap(), None);
-        for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
+        assert_eq!(store.issuance_wait(&turn, &asking, NOW).await.unwrap(), Some(ISSUANCE_INTERVAL));
+        assert_eq!(store.issuance_wait(&turn, &asking, NOW.plus(ISSUANCE_INTERVAL)).await.unwrap(), None);
+        for (now, left) in [(NOW, ISSUANCE_INTERVAL), (NOW.plus(ISSUANCE_INTERVAL).minus(second), second)] {
             let made = store.create_key_by(asking.clone(), made(5, now), &at(now)).await;
             assert!(matches!(made, Ok(CreatedBy::TooSoon { retry_after }) if retry_after == left), "{made:?}");
             let rotated = rotate(*other.clone(), 5, now).await;
             assert!(matches!(rotated, Ok(RotatedBy::TooSoon { retry_after }) if retry_after == left), "{rotated:?}");
         }
-        let later = NOW.plus(SHARE_STEP);
+        let later = NOW.plus(ISSUANCE_INTERVAL);
         assert!(matches!(
             store.create_key_by(asking.clone(), made(5, later), &at(later)).await,
             Ok(CreatedBy::Done(_))
@@ -472,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rotation_that_is_refused_takes_nothing_of_the_share() {
+    async fn refused_rotation_uses_no_quota() {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
         let revoked = store.revoke_key(Actor::server(), "key_2".to_owned(), NOW).await.unwrap().unwrap();
@@ -490,11 +505,14 @@ mod tests {
     async fn a_clock_that_was_set_back_lets_an_owner_wait_for_no_longer_than_one_step() {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
-        set_share(&store, NOW.plus(SHARE_STEP * SHARE * 12)).await;
+        set_tat(&store, NOW.plus(ISSUANCE_INTERVAL * ISSUANCE_QUOTA * 12)).await;
         let made = store.create_key_by(asking.clone(), key(3), &at(NOW)).await.unwrap();
-        assert!(matches!(made, CreatedBy::TooSoon { retry_after } if retry_after == SHARE_STEP), "{made:?}");
-        let key = Key { created_at: NOW.plus(SHARE_STEP), ..key(3) };
-        assert!(matches!(store.create_key_by(asking, key, &at(NOW.plus(SHARE_STEP))).await, Ok(CreatedBy::Done(_))));
+        assert!(matches!(made, CreatedBy::TooSoon { retry_after } if retry_after == ISSUANCE_INTERVAL), "{made:?}");
+        let key = Key { created_at: NOW.plus(ISSUANCE_INTERVAL), ..key(3) };
+        assert!(matches!(
+            store.create_key_by(asking, key, &at(NOW.plus(ISSUANCE_INTERVAL))).await,
+            Ok(CreatedBy::Done(_))
+        ));
     }
 
     #[tokio::test]

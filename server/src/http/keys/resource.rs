@@ -1,7 +1,7 @@
-//! A key as the API tells of it.
+//! The representation of a key in the API.
 
-use super::KeyId;
 use crate::clock::Timestamp;
+use crate::http::parameters::KeyId;
 use crate::model::{Key, Secret, State as KeyState};
 use keyward_core::key::environment::Environment;
 use keyward_core::key::secret::Secret as Plaintext;
@@ -15,39 +15,39 @@ use utoipa::ToSchema;
 pub(crate) struct KeyResource<'a> {
     #[schema(value_type = KeyId)]
     id: &'a str,
-    /// The plaintext, in the answer to the request that made it and nowhere else.
+    /// The plaintext, only in the response to the request that issued it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key: Option<&'a str>,
-    /// What its users call it.
+    /// The display name.
     name: &'a str,
     /// The id of its owner.
     #[schema(required)]
     owner: Option<&'a str>,
-    /// Who it is for, among those who belong to the owner.
+    /// The member of the owner whom the key is for.
     #[schema(required)]
     member: Option<&'a str>,
-    /// What sort of key it is, in the dialect's words.
+    /// The kind, as the dialect defines it.
     kind: &'a str,
-    /// Whether its requests are real: `live` or `test`.
+    /// The environment, `live` or `test`.
     #[schema(required, pattern = "^(live|test)$")]
     environment: Option<&'static str>,
-    /// What it may do.
+    /// The permissions.
     scopes: &'a [String],
-    /// The networks that it may be used from; none means anywhere.
+    /// The allowed client networks (CIDR); empty allows any.
     allow_ip: Vec<String>,
-    /// What it may use; null stands for the limits of its plan, or else the dialect's.
+    /// The rate limits; null for those of the plan, or else the dialect's.
     #[schema(required)]
     limits: Option<Vec<String>>,
     /// The id of its plan.
     #[schema(required)]
     plan: Option<&'a str>,
-    /// How much it may spend altogether; null does not bound it.
+    /// The total cost that the key may spend; null is unlimited.
     #[schema(required)]
     credits: Option<u64>,
-    /// How much it has spent, as far as the edges have told.
+    /// The cost spent, as far as edges have reported.
     spent: u64,
-    /// What its users note about it.
+    /// Free-form metadata.
     metadata: &'a BTreeMap<String, String>,
     #[schema(value_type = KeyState)]
     state: &'static str,
@@ -56,10 +56,10 @@ pub(crate) struct KeyResource<'a> {
     expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
-    /// When it was last used, as far as the edges have told.
+    /// The last use, as far as edges have reported.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// What it is known by, oldest first.
+    /// The secrets, oldest first.
     secrets: Vec<SecretResource<'a>>,
 }
 
@@ -68,33 +68,33 @@ pub(crate) struct KeyResource<'a> {
 #[schema(as = Secret)]
 struct SecretResource<'a> {
     id: &'a str,
-    /// What it may be recognised by.
+    /// The part of the plaintext that is shown in lists.
     hint: &'a str,
-    /// Whether it can be used as far as its key can: `valid` or `ended`.
-    #[schema(pattern = "^(valid|ended)$")]
+    /// `valid`, or `rotated_out` once the secret was invalidated by a rotation or a call.
+    #[schema(pattern = "^(valid|rotated_out)$")]
     state: &'static str,
     created_at: Timestamp,
-    /// When it ends though the key goes on.
+    /// The end of the grace period; null for a current secret.
     #[schema(required)]
     not_after: Option<Timestamp>,
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// When it was reported as found in public.
+    /// When the secret was reported as leaked.
     #[schema(required)]
     leaked_at: Option<Timestamp>,
 }
 
-/// Some keys, the newest first.
+/// A page of keys, newest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Keys)]
 pub(super) struct ListResource<'a> {
     pub(super) keys: Vec<KeyResource<'a>>,
-    /// What to ask for with `after`, where there are more.
+    /// The `after` of the next page; null on the last page.
     #[schema(required)]
     pub(super) next: Option<&'a str>,
 }
 
-/// The key at that time, with the plaintext of its new secret if it has one.
+/// The key as of `now`, with the plaintext of its new secret if one was issued.
 pub(crate) fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) -> KeyResource<'a> {
     KeyResource {
         id: &key.id,
@@ -124,7 +124,7 @@ fn secret_resource(secret: &Secret, now: Timestamp) -> SecretResource<'_> {
     SecretResource {
         id: &secret.id,
         hint: &secret.hint,
-        state: if secret.is_valid(now) { "valid" } else { "ended" },
+        state: if secret.is_valid(now) { "valid" } else { "rotated_out" },
         created_at: secret.created_at,
         not_after: secret.not_after,
         last_used_at: secret.last_used_at,
