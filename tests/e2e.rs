@@ -27,12 +27,16 @@ mod control_plane_unavailable;
 mod custom_dialect;
 #[path = "e2e/dialects.rs"]
 mod dialects;
+#[path = "e2e/doctor.rs"]
+mod doctor;
 #[path = "e2e/fails_closed.rs"]
 mod fails_closed;
 #[path = "e2e/feed_double.rs"]
 mod feed_double;
 #[path = "e2e/imported_keys.rs"]
 mod imported_keys;
+#[path = "e2e/init.rs"]
+mod init;
 #[path = "e2e/kept_credential.rs"]
 mod kept_credential;
 #[path = "e2e/key_lifecycle.rs"]
@@ -49,6 +53,8 @@ mod live_and_test;
 mod many_keys;
 #[path = "e2e/path_spellings.rs"]
 mod path_spellings;
+#[path = "e2e/prove.rs"]
+mod prove;
 #[path = "e2e/relay.rs"]
 mod relay;
 #[path = "e2e/secrets.rs"]

@@ -5,12 +5,15 @@ use super::audit::{self, AuditArguments};
 use super::backup::{self, BackupArguments};
 use super::config::{self, CheckArguments, RulesCommand};
 use super::control_plane::ControlPlane;
+use super::doctor::{self, DoctorArguments};
+use super::init::{self, InitArguments};
 use super::keys::{self, KeysCommand};
 use super::measure::{self, MeasureArguments};
 use super::openapi::{self, OpenapiArguments};
 use super::output::{OutputFormat, print};
 use super::owners::{self, OwnersCommand};
 use super::plans::{self, PlansCommand};
+use super::prove::{self, ProveArguments};
 use super::relay::{self, RelayArguments};
 use super::serve::{self, ServeArguments};
 use super::tokens::{self, TokensCommand};
@@ -32,11 +35,11 @@ pub struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  success
-  1  refused, or failed: the control plane refused or could not be reached, `serve` or `relay` could not start, or
-     a configuration has mistakes
+  1  refused, or failed: the control plane refused or could not be reached, `serve` or `relay` could not start, a
+     configuration has mistakes, a check of `prove` or `doctor` failed, or `init` would replace a file
   2  wrong usage: nothing was sent to the control plane
   3  some rows of an import failed, or some lines of a leak report held no key of this server; the others were processed
-  4  a local file could not be read: missing, no permission, a directory, empty";
+  4  a local file could not be read or written: missing, no permission, a directory, empty";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -98,6 +101,22 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: RulesCommand,
     },
+    /// Write the configuration of a gateway, and the service of the control plane
+    Init(Box<InitArguments>),
+    /// Test an installation from outside, with keys that are created and revoked
+    Prove {
+        #[command(flatten)]
+        server: ControlPlane,
+        #[command(flatten)]
+        arguments: ProveArguments,
+    },
+    /// Find what is wrong with an installation, and say what to do about it
+    Doctor {
+        #[command(flatten)]
+        server: ControlPlane,
+        #[command(flatten)]
+        arguments: DoctorArguments,
+    },
     /// Print the OpenAPI description of the API, as JSON
     Openapi(OpenapiArguments),
     /// Print shell completions
@@ -124,6 +143,9 @@ impl Arguments {
             Command::MeasureVerifications(arguments) => measure::run(&arguments, output),
             Command::CheckConfig(arguments) => config::check(&arguments, output),
             Command::Rules { command } => config::rules(command, output),
+            Command::Init(arguments) => init::run(&arguments, output),
+            Command::Prove { server, arguments } => prove::run(&server, &arguments, output),
+            Command::Doctor { server, arguments } => doctor::run(&server, &arguments, output),
             Command::Openapi(arguments) => openapi::run(&arguments),
             Command::Completions { shell } => completions(shell),
         }
@@ -183,8 +205,11 @@ mod tests {
         let words = ["token", "secret", "password", "pepper", "key", "database"];
         let mut found = ids(&Arguments::command());
         found.retain(|id| words.iter().any(|word| id.contains(word)));
-        // GitHub's public keys, files with tokens, the ids of keys, and the id of a secret, which is checked to be one.
-        assert_eq!(found, ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key", "key"]);
+        // GitHub's public keys, files with tokens or a private key, the ids of keys, and the id of a secret, which is checked to be one.
+        assert_eq!(
+            found,
+            ["github_keys", "upstream_token_file", "edge_token_file", "secret", "key", "key", "tls_private_key"]
+        );
     }
 
     #[test]

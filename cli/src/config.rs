@@ -7,5 +7,8 @@ mod explain;
 mod guard;
 mod report;
 
-pub(super) use check::{CheckArguments, check};
+pub(super) use check::{CheckArguments, check, problems};
+pub(super) use document::{FilterConfig, find as find_filters, read as read_filters};
+pub(super) use envoy::{guard_of, samples};
 pub(super) use explain::{RulesCommand, rules};
+pub(super) use report::{line, mistakes};

@@ -29,7 +29,7 @@ impl ControlPlane {
 
     /// The URL of the root, without a slash at the end. Checked here and not as the argument is parsed: clap would repeat
     /// the URL, which can hold a password.
-    fn url(&self) -> Result<String, CliError> {
+    pub(super) fn url(&self) -> Result<String, CliError> {
         if let Some(text) = &self.url {
             return url(text).map_err(CliError::Usage);
         }
@@ -38,21 +38,26 @@ impl ControlPlane {
     }
 }
 
-fn token() -> Result<Secret, CliError> {
+/// The token of an operator.
+pub(super) fn token() -> Result<Secret, CliError> {
     // An empty variable counts as unset.
     if let Some(token) = std::env::var("KEYWARD_ADMIN_TOKEN").ok().as_deref().and_then(first_line) {
         return Ok(Secret::new(token));
     }
-    let data_dir = std::env::var_os("KEYWARD_DATA_DIR").map_or_else(|| PathBuf::from(DATA_DIR), PathBuf::from);
-    let path = data_dir.join(Audience::Admin.file_name());
+    let path = data_dir().join(Audience::Admin.file_name());
     let file = std::fs::read_to_string(&path).and_then(|file| {
         first_line(&file).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))
     });
     file.map(Secret::new).map_err(|source| CliError::NoToken { path, source })
 }
 
+/// The data directory of a control plane on this machine.
+pub(super) fn data_dir() -> PathBuf {
+    std::env::var_os("KEYWARD_DATA_DIR").map_or_else(|| PathBuf::from(DATA_DIR), PathBuf::from)
+}
+
 /// The first token of a file, or of a variable with the content of a file.
-fn first_line(text: &str) -> Option<String> {
+pub(super) fn first_line(text: &str) -> Option<String> {
     text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 

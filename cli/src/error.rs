@@ -89,6 +89,14 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    NotWritten {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The result cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
@@ -105,7 +113,7 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::TypedSecret(_) => 2,
             Self::Partial(_) => 3,
-            Self::File { .. } => 4,
+            Self::File { .. } | Self::NotWritten { .. } => 4,
             _ => 1,
         }
     }

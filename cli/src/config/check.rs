@@ -46,6 +46,12 @@ fn report(filter: &FilterConfig) -> Report {
     report
 }
 
+/// The mistakes and the warnings of one configuration.
+pub(crate) fn problems(filter: &FilterConfig) -> (Vec<Problem>, Vec<Problem>) {
+    let report = report(filter);
+    (report.mistakes, report.warnings)
+}
+
 fn as_text(file: &Path, reports: &[Report], mistakes: usize, warnings: usize) -> String {
     let mut text = String::new();
     for report in reports {

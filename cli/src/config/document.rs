@@ -9,37 +9,37 @@ use std::path::Path;
 
 /// One configuration of the filter, and what is around it.
 #[derive(Debug)]
-pub(super) struct FilterConfig {
+pub(crate) struct FilterConfig {
     /// Its path in the file; empty if it is the whole file.
-    pub(super) at: String,
+    pub(crate) at: String,
     /// The configuration as JSON, or the mistake in its text.
-    pub(super) configuration: Result<Value, Problem>,
+    pub(crate) configuration: Result<Value, Problem>,
     /// Whether it is a Struct, which does not keep the order of fields.
-    pub(super) is_struct: bool,
+    pub(crate) is_struct: bool,
     /// The plugin's `config`, which has `vm_config`; absent if the configuration is alone.
-    pub(super) plugin: Option<Value>,
+    pub(crate) plugin: Option<Value>,
     /// The HTTP filters behind it, if it is in a list of them.
-    pub(super) behind: Option<Vec<Value>>,
+    pub(crate) behind: Option<Vec<Value>>,
     /// The document around it.
-    pub(super) document: Value,
+    pub(crate) document: Value,
 }
 
 impl FilterConfig {
     /// The configuration as the filter reads it.
-    pub(super) fn parse(&self) -> Result<Config, Vec<Problem>> {
+    pub(crate) fn parse(&self) -> Result<Config, Vec<Problem>> {
         let value = self.configuration.as_ref().map_err(|problem| vec![problem.clone()])?;
         Config::parse(value.to_string().as_bytes()).map_err(|problems| problems.0)
     }
 }
 
 /// Every configuration of the filter in a file; at least one.
-pub(super) fn read(file: &Path) -> Result<Vec<FilterConfig>, CliError> {
+pub(crate) fn read(file: &Path) -> Result<Vec<FilterConfig>, CliError> {
     let text = std::fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     find(&text).map_err(|error| CliError::Mistakes(format!("{}: {error}", file.display())))
 }
 
 /// The same in the text of a file.
-pub(super) fn find(text: &str) -> Result<Vec<FilterConfig>, String> {
+pub(crate) fn find(text: &str) -> Result<Vec<FilterConfig>, String> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|error| format!("expected YAML or JSON: {error}"))?;
     let mut found = Vec::new();

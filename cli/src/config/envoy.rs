@@ -32,7 +32,7 @@ pub(super) fn check(config: &Config, filter: &FilterConfig, report: &mut Report)
 }
 
 /// The guard behind the filter, or anywhere if the filter is not in a list.
-pub(super) fn guard_of(filter: &FilterConfig) -> Option<Guard> {
+pub(crate) fn guard_of(filter: &FilterConfig) -> Option<Guard> {
     match &filter.behind {
         Some(behind) => Guard::among(behind),
         None => Guard::in_document(&filter.document),
@@ -147,7 +147,7 @@ pub(super) fn verdicts_of(access: &Access) -> &'static [&'static str] {
 }
 
 /// Examples of the paths that a rule matches.
-fn samples(path: &PathMatch) -> Vec<String> {
+pub(crate) fn samples(path: &PathMatch) -> Vec<String> {
     match path {
         PathMatch::Exact(path) => vec![path.clone()],
         PathMatch::Prefix(path) if path.is_empty() => vec!["/".to_owned(), "/x".to_owned()],

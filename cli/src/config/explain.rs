@@ -2,7 +2,7 @@
 
 use super::document::{self, FilterConfig};
 use super::envoy;
-use super::report::{line, mistakes_in};
+use super::report::mistakes;
 use crate::CliError;
 use crate::output::{OutputFormat, print, printable};
 use clap::builder::NonEmptyStringValueParser;
@@ -63,10 +63,8 @@ fn explain(arguments: &ExplainArguments, output: OutputFormat) -> Result<(), Cli
     let filters = document::read(&arguments.config)?;
     let mut explained = Vec::new();
     for filter in &filters {
-        let config = filter.parse().map_err(|problems| {
-            let lines: Vec<_> = problems.iter().map(|problem| format!("\n{}", line(problem))).collect();
-            CliError::Mistakes(format!("{}{}", mistakes_in(problems.len(), &arguments.config), lines.concat()))
-        })?;
+        let from = arguments.config.display().to_string();
+        let config = filter.parse().map_err(|problems| mistakes(&from, &problems))?;
         explained.push(Explained::of(&config, filter, arguments));
     }
     if output == OutputFormat::Json {

@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 /// What the guard's policies pass.
-pub(super) struct Guard {
+pub(crate) struct Guard {
     policies: Vec<Policy>,
+    /// The policies that do not require a verdict.
+    open: Vec<String>,
 }
 
 pub(super) struct Policy {
@@ -31,13 +33,24 @@ impl Guard {
         let rules = filter.pointer("/typed_config/rules")?;
         // ALLOW is the default of RBAC.
         let is_allow = rules.get("action").is_none_or(|action| action == "ALLOW");
-        let policies = rules.get("policies")?.as_object()?.iter().map(|(name, policy)| Policy {
+        let policies = rules.get("policies")?.as_object()?;
+        let is_open = |policy: &Value| {
+            let principals = policy.get("principals").and_then(Value::as_array);
+            !principals.is_some_and(|principals| principals.iter().all(requires_verdict))
+        };
+        let open = policies.iter().filter(|(_, policy)| is_open(policy)).map(|(name, _)| name.clone()).collect();
+        let policies = policies.iter().map(|(name, policy)| Policy {
             name: name.clone(),
             verdicts: policy.get("principals").map(verdicts).unwrap_or_default(),
             permissions: policy.get("permissions").and_then(Value::as_array).cloned().unwrap_or_default(),
         });
         let policies: Vec<_> = policies.filter(|policy| !policy.verdicts.is_empty()).collect();
-        (is_allow && !policies.is_empty()).then_some(Self { policies })
+        (is_allow && !policies.is_empty()).then_some(Self { policies, open })
+    }
+
+    /// The policies that pass a request without a verdict of the filter.
+    pub(crate) fn open_policies(&self) -> &[String] {
+        &self.open
     }
 
     /// The policy that passes a verdict at a path. `Err(true)` if one may, by conditions that are not evaluated here, and
@@ -90,6 +103,21 @@ fn verdicts(principals: &Value) -> Vec<String> {
         }
         _ => children(principals).into_iter().flat_map(verdicts).collect(),
     }
+}
+
+/// Whether a principal is only given with a verdict.
+fn requires_verdict(principal: &Value) -> bool {
+    let ids = |pointer| principal.pointer(pointer).and_then(Value::as_array);
+    if let Some(ids) = ids("/and_ids/ids") {
+        return ids.iter().any(requires_verdict);
+    }
+    if let Some(ids) = ids("/or_ids/ids") {
+        return ids.iter().all(requires_verdict);
+    }
+    principal.get("filter_state").is_some_and(|state| {
+        let exact = state.pointer("/string_match/exact").and_then(Value::as_str);
+        state.get("key").is_some_and(|key| key == VERDICT) && exact.is_some_and(|exact| !exact.is_empty())
+    })
 }
 
 /// What an object or a list holds.
@@ -179,6 +207,26 @@ mod tests {
         assert_eq!(guard.passes("delegated", "/x"), Err(false));
         let paths: Vec<_> = guard.of_verdict("public").flat_map(Policy::paths).collect();
         assert_eq!(paths, [("/health".to_owned(), false), ("/docs".to_owned(), true)]);
+    }
+
+    #[test]
+    fn policy_that_does_not_require_the_verdict_is_open() {
+        let verdict = || json!({"filter_state": {"key": VERDICT, "string_match": {"exact": "allow"}}});
+        let any = || json!({"any": true});
+        for (principals, is_open) in [
+            (json!([verdict()]), false),
+            (json!([{"and_ids": {"ids": [any(), verdict()]}}]), false),
+            (json!([verdict(), any()]), true),
+            (json!([{"or_ids": {"ids": [any(), verdict()]}}]), true),
+            (json!([{"not_id": verdict()}]), true),
+        ] {
+            let guard = guard(json!({
+                "key": {"permissions": [any()], "principals": [verdict()]},
+                "other": {"permissions": [any()], "principals": principals},
+            }))
+            .unwrap();
+            assert_eq!(!guard.open_policies().is_empty(), is_open, "{principals}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Mistakes and warnings, and how they are printed.
 
+use crate::CliError;
 use crate::output::printable;
 use keyward_core::document::Problem;
 use std::path::Path;
@@ -23,7 +24,13 @@ pub(super) fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-pub(super) fn line(problem: &Problem) -> String {
+pub(crate) fn line(problem: &Problem) -> String {
     let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
     printable(&format!("{path}{}", problem.message))
+}
+
+/// The mistakes of a configuration as an error.
+pub(crate) fn mistakes(from: &str, problems: &[Problem]) -> CliError {
+    let lines: Vec<_> = problems.iter().map(|problem| format!("\n{}", line(problem))).collect();
+    CliError::Mistakes(format!("{} in {from}{}", counted(problems.len(), "mistake"), lines.concat()))
 }

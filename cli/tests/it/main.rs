@@ -14,6 +14,8 @@ mod database;
 #[cfg(test)]
 mod description;
 #[cfg(test)]
+mod diagnosis;
+#[cfg(test)]
 mod export;
 #[cfg(test)]
 mod failures;
@@ -29,6 +31,8 @@ mod history;
 mod idempotency;
 #[cfg(test)]
 mod import;
+#[cfg(test)]
+mod init;
 #[cfg(test)]
 mod key_changes;
 #[cfg(test)]

@@ -1,0 +1,60 @@
+//! The service of the control plane, for systemd.
+
+use super::answers::Answers;
+
+/// As in docs/guides/deployment.md.
+const SHIPPED: &str = include_str!("keyward.service");
+
+pub(super) fn render(answers: &Answers) -> String {
+    let mut service = SHIPPED.to_owned();
+    // Where the control plane is behind a proxy with TLS, the proxy has the port that edges use.
+    if answers.control_plane.ca_file.is_none() {
+        service = service.replace("127.0.0.1:8081", &listen(answers));
+    }
+    if answers.dialect == "keyward" {
+        service
+    } else {
+        service.replace(" --data-dir ", &format!(" --dialect {} --data-dir ", answers.dialect))
+    }
+}
+
+/// Loopback, unless the gateway reaches the control plane by another address of its machine.
+fn listen(answers: &Answers) -> String {
+    match answers.control_plane.ip() {
+        Some(ip) => std::net::SocketAddr::new(ip, answers.control_plane.port).to_string(),
+        None if answers.control_plane.host == "localhost" => format!("127.0.0.1:{}", answers.control_plane.port),
+        None => format!("0.0.0.0:{}", answers.control_plane.port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::InitArguments;
+
+    fn rendered(control_plane: &str, dialect: &str) -> String {
+        let arguments = InitArguments {
+            upstream: Some("http://h:1".to_owned()),
+            control_plane: Some(control_plane.to_owned()),
+            dialect: Some(dialect.to_owned()),
+            ..InitArguments::default()
+        };
+        render(&Answers::read(&arguments).unwrap())
+    }
+
+    #[test]
+    fn service_is_the_one_of_the_documentation() {
+        let page = include_str!("../../../docs/guides/deployment.md");
+        assert!(page.contains(SHIPPED), "docs/guides/deployment.md has another unit than cli/src/init/keyward.service");
+    }
+
+    #[test]
+    fn service_listens_where_the_gateway_connects_to() {
+        assert_eq!(rendered("http://127.0.0.1:8081", "keyward"), SHIPPED);
+        assert!(
+            rendered("http://10.0.0.5:9000", "exona").contains("--listen 10.0.0.5:9000 --dialect exona --data-dir")
+        );
+        assert!(rendered("http://keyward.internal:9000", "keyward").contains("--listen 0.0.0.0:9000 "));
+        assert!(rendered("https://keyward.example", "keyward").contains("--listen 127.0.0.1:8081 "));
+    }
+}
