@@ -104,6 +104,11 @@ async fn shipped_exograph_gateway_passes() {
     passes_for("exograph", &[]).await;
 }
 
+#[tokio::test]
+async fn shipped_graph8_gateway_passes() {
+    passes_for("graph8", &[]).await;
+}
+
 /// Keys of this dialect have the permissions of their owner, and are stored as password hashes.
 #[tokio::test]
 async fn shipped_auxot_gateway_passes() {

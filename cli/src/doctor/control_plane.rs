@@ -66,7 +66,8 @@ fn reach(check: &mut Check, clock: &mut Check, url: &str) -> bool {
         Ok((StatusCode::OK, ..)) => check.pass("it is ready: its database answers"),
         Ok((status, ..)) => check.fail(
             format!("it is not ready: status {status} for /readyz"),
-            "look into its log: the database does not answer, the disk is full, or the upstream of a relay cannot be reached",
+            "look into its log: the database does not answer, the disk is full, or the upstream of a relay \
+             cannot be reached",
         ),
         Err(error) => check.fail(format!("no response to /readyz: {error}"), REACH),
     }
@@ -141,7 +142,8 @@ fn admin_token(check: &mut Check, url: &str) {
         Permission::Invalid => {
             return check.fail(
                 "the control plane does not know it: it was revoked, has expired, or belongs to another control plane",
-                "take the one in admin-token of the server's data directory, or create one with `keyward tokens create --scope write`",
+                "take the one in admin-token of the server's data directory, or create one with `keyward tokens \
+                 create --scope write`",
             );
         }
         Permission::Unknown(error) => return check.cannot(error, "run again, and look into the control plane's log"),
@@ -171,13 +173,19 @@ fn edge_token(check: &mut Check, url: &str) {
     // No page is read: the position is none.
     match permission(client.get("/v1/edge/feed?after=none")) {
         Permission::Allowed => check.pass("it is valid for the feed"),
-        Permission::OtherScope | Permission::Invalid if permission(client.get("/v1/keys?limit=1")) == Permission::Allowed => check.fail(
-            "it is an operator's token: whoever reads Envoy's environment can manage keys with it, and Envoy gets no keys",
-            "create one with `keyward tokens create --scope edge`, give it to Envoy, and replace this one",
-        ),
+        Permission::OtherScope | Permission::Invalid
+            if permission(client.get("/v1/keys?limit=1")) == Permission::Allowed =>
+        {
+            check.fail(
+                "it is an operator's token: whoever reads Envoy's environment can manage keys with it, and Envoy \
+             gets no keys",
+                "create one with `keyward tokens create --scope edge`, give it to Envoy, and replace this one",
+            )
+        }
         Permission::OtherScope | Permission::Invalid => check.fail(
             "the control plane does not know it, so a gateway with it gets no keys",
-            "take the one in edge-token of the server's data directory, or create one with `keyward tokens create --scope edge`",
+            "take the one in edge-token of the server's data directory, or create one with `keyward tokens \
+             create --scope edge`",
         ),
         Permission::Unknown(error) => check.cannot(error, "run again, and look into the control plane's log"),
     }

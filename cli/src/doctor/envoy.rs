@@ -56,7 +56,8 @@ fn live(check: &mut Check, admin: &EnvoyAdmin) -> Result<Vec<FilterConfig>, Stri
     } else if !filters.is_empty() {
         check.fail(
             "the module is not loaded: it reports no metrics",
-            "Envoy skips a filter that cannot start, and the guard refuses its requests: look for `wasm` in Envoy's log",
+            "Envoy skips a filter that cannot start, and the guard refuses its requests: look for `wasm` in \
+             Envoy's log",
         );
     }
     Ok(filters)
@@ -121,7 +122,8 @@ fn judge_snapshot(check: &mut Check, stats: &std::collections::BTreeMap<String, 
         check.measure("records", records);
     }
     check.measure("feed_failures", failures);
-    let action = "see that Envoy's machine reaches the control plane, and that its edge token is valid (status 401 in Envoy's log)";
+    let action = "see that Envoy's machine reaches the control plane, and that its edge token is valid (status \
+                  401 in Envoy's log)";
     match age {
         Some(age) if has_pages && age > MAX_SNAPSHOT_AGE_MS => check.fail(
             format!(

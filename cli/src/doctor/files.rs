@@ -83,7 +83,11 @@ fn private(check: &mut Check, path: &Path, metadata: &fs::Metadata, mode: &str) 
         );
     } else {
         check.fail(
-            format!("{} is open to others (mode {bits:o}): its content may be known, and the control plane does not start with it", path.display()),
+            format!(
+                "{} is open to others (mode {bits:o}): its content may be known, and the control plane does \
+                     not start with it",
+                path.display()
+            ),
             format!("replace what is in it, and chmod {mode} {}", path.display()),
         );
     }

@@ -17,7 +17,11 @@ pub(super) fn check(gateway: Option<&Gateway>, readiness_path: Option<&str>) -> 
     let answer = match runtime.block_on(gateway.send(&request)) {
         Ok(answer) => answer,
         Err(error) => {
-            check.fail(error.to_string(), "start Envoy, and see that --gateway names the address of its listener, and the right one of http and https");
+            check.fail(
+                error.to_string(),
+                "start Envoy, and see that --gateway names the address of its \
+                                           listener, and the right one of http and https",
+            );
             return Ok(check);
         }
     };

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn configuration_without_public_paths_has_no_trace_of_them() {
+    fn all_keys_leaves_no_public_path() {
         let (text, document) = rendered(|arguments| arguments.rules = Some("all-keys".to_owned()));
         assert!(
             !text.contains("/health") && !text.contains("upstream_public") && !text.contains("public_routes"),

@@ -73,7 +73,8 @@ impl Stopped {
     fn action(&self) -> &'static str {
         match self {
             Self::ControlPlane(_) => {
-                "check the control plane and its token with `keyward doctor`: creating and revoking keys needs the scope write"
+                "check the control plane and its token with `keyward doctor`: creating and revoking keys needs \
+                 the scope write"
             }
             Self::Gateway(_) => "check that the gateway runs and its URL is right, with `keyward doctor --gateway URL`",
             Self::NoGoodKey => "first see to it that valid_key passes",
@@ -168,7 +169,8 @@ impl<'a> Run<'a> {
         };
         let action = match self.plan.refusal_of(&last).map(|refusal| refusal.name()) {
             Some("unknown" | "unavailable") => {
-                "the gateway does not have the new key: its feed does not follow this control plane. Check with `keyward doctor --admin URL`"
+                "the gateway does not have the new key: its feed does not follow this control plane. Check with \
+                 `keyward doctor --admin URL`"
             }
             Some("insufficient_scope") => {
                 "give the keys the permissions of the path with --scope, or an owner that has them with --owner"

@@ -321,7 +321,8 @@ fn format<'a>(
     });
     formats.next().ok_or_else(|| {
         CliError::Mistakes(format!(
-            "the dialect {} has no keys of that kind and environment that the path accepts: change --kind, --env or --path",
+            "the dialect {} has no keys of that kind and environment that the path accepts: change --kind, \
+             --env or --path",
             dialect.name
         ))
     })

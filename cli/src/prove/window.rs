@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_count_only_where_they_are_within_the_window_for_certain() {
+    fn only_certain_admissions_count() {
         let start = Instant::now();
         let at = |sent: u64, answered: u64| Admitted {
             sent: start + Duration::from_millis(sent),

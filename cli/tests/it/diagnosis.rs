@@ -26,7 +26,7 @@ fn of<'a>(outcomes: &'a [(String, String)], id: &str) -> &'a str {
 }
 
 #[test]
-fn doctor_passes_what_it_is_given_and_names_what_it_is_not() {
+fn doctor_names_what_it_was_not_given() {
     let dir = tempfile::tempdir().unwrap();
     // The server creates it, private.
     let data_dir = dir.path().join("data");
@@ -43,7 +43,7 @@ fn doctor_passes_what_it_is_given_and_names_what_it_is_not() {
 }
 
 #[test]
-fn doctor_finds_an_unknown_token_and_does_not_repeat_it() {
+fn doctor_does_not_repeat_an_unknown_token() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let token = format!("kwa_{}", "x".repeat(43));

@@ -85,13 +85,15 @@ impl Run<'_> {
             Reached::Refused if answer.status == 403 => {
                 check.fail(
                     format!("with {what} the guard refused the request, as the filter has not checked it"),
-                    "Envoy skips a filter that cannot start: look into its log, and at the admin interface with `keyward doctor --admin URL`",
+                    "Envoy skips a filter that cannot start: look into its log, and at the admin interface with \
+                     `keyward doctor --admin URL`",
                 );
             }
             Reached::Refused | Reached::Unknown => {
                 check.cannot(
                     format!("with {what} the response is {}", self.described(&answer)),
-                    "name the dialect of the gateway with --dialect or --config, and a path that the upstream answers with 2xx",
+                    "name the dialect of the gateway with --dialect or --config, and a path that the upstream \
+                     answers with 2xx",
                 );
             }
         }

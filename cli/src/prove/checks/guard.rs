@@ -97,8 +97,10 @@ mod tests {
         assert_eq!(judged(|text| text.replace("key: wasm.keyward.verdict", "key: other")), Outcome::Failed);
         let any = "- filter_state: { key: wasm.keyward.verdict, string_match: { exact: allow } }";
         assert_eq!(judged(|text| text.replacen(any, "- any: true", 1)), Outcome::Failed);
-        let per_route = "envoy.filters.http.buffer:\n                              \"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute";
-        let rbac = "keyward_guard:\n                              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+        let per_route = "envoy.filters.http.buffer:\n                              \"@type\": \
+                         type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute";
+        let rbac = "keyward_guard:\n                              \"@type\": \
+                    type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
         assert_eq!(judged(|text| text.replacen(per_route, rbac, 1)), Outcome::NotChecked);
     }
 }

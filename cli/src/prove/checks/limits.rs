@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_fails_and_less_load_is_no_proof() {
+    fn only_saturation_proves_a_limit() {
         assert_eq!(judged(20, 100, 0), Outcome::Passed);
         assert_eq!(judged(21, 100, 0), Outcome::Failed);
         assert_eq!(judged(20, 0, 0), Outcome::NotChecked);

@@ -36,7 +36,8 @@ impl Run<'_> {
             if self.plan.reached(&answer, Some(&mark)) != Reached::Upstream {
                 check.fail(
                     format!("a connection does not accept the key that others accept: {}", self.described(&answer)),
-                    "a worker or an Envoy behind this URL does not follow the control plane: check with `keyward doctor --admin URL`",
+                    "a worker or an Envoy behind this URL does not follow the control plane: check with \
+                     `keyward doctor --admin URL`",
                 );
                 return Ok(());
             }
@@ -105,7 +106,8 @@ impl Run<'_> {
             );
         } else {
             check.pass(format!(
-                "on {} connections; the last request that was accepted was sent {} ms after the control plane's response",
+                "on {} connections; the last request that was accepted was sent {} ms after the control plane's \
+                 response",
                 seen.len(),
                 millis(longest)
             ));
