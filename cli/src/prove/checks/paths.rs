@@ -29,10 +29,22 @@ impl Run<'_> {
         let keyed = self.plan.keyed_paths();
         for path in keyed.iter().take(MAX_PATHS) {
             let (reached, _) = self.send_marked(self.plan.request_to(path)).await?;
-            if reached != Reached::Refused && *path != self.plan.path {
-                check
-                    .cannot(format!("{path} may not need a key: it is not refused without one"), "name another --path");
-                continue;
+            match reached {
+                Reached::Refused => {}
+                // As no_key reports.
+                _ if *path == self.plan.path => {}
+                Reached::Upstream if self.plan.rules().is_some() => {
+                    check.fail(
+                        format!("{path} reached the upstream without a key, which its rule requires"),
+                        "see that the gateway runs this configuration, and that the filter and the guard stand in its chain",
+                    );
+                    continue;
+                }
+                Reached::Upstream | Reached::Unknown => {
+                    let text = format!("{path} may not need a key: it is not refused without one");
+                    check.cannot(text, "name another --path");
+                    continue;
+                }
             }
             let tried = self.spell(path, None).await?;
             requests += tried.requests;
