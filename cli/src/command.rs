@@ -6,6 +6,7 @@ use super::backup::{self, BackupArguments};
 use super::config::{self, CheckArguments, RulesCommand};
 use super::control_plane::ControlPlane;
 use super::keys::{self, KeysCommand};
+use super::man_pages::{self, ManPagesArguments};
 use super::measure::{self, MeasureArguments};
 use super::openapi::{self, OpenapiArguments};
 use super::output::{OutputFormat, print};
@@ -105,6 +106,8 @@ pub(super) enum Command {
         /// Shell
         shell: Shell,
     },
+    /// Write manual pages
+    ManPages(ManPagesArguments),
 }
 
 impl Arguments {
@@ -126,6 +129,7 @@ impl Arguments {
             Command::Rules { command } => config::rules(command, output),
             Command::Openapi(arguments) => openapi::run(&arguments),
             Command::Completions { shell } => completions(shell),
+            Command::ManPages(arguments) => man_pages::run(&arguments),
         }
     }
 }

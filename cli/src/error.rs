@@ -89,6 +89,14 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or its directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The result cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),

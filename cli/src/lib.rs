@@ -12,6 +12,7 @@ mod control_plane;
 mod error;
 mod file;
 mod keys;
+mod man_pages;
 mod measure;
 mod openapi;
 mod output;

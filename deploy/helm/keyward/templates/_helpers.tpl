@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* The prefix of all names. Short enough for "-control-plane-edges" behind it. */ -}}
+{{- /* The prefix of all names. Short enough for "-relay-headless" behind it. */ -}}
 {{- define "keyward.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -16,7 +16,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- define "keyward.controlPlane.name" -}}{{ include "keyward.fullname" . }}-control-plane{{- end -}}
+{{- define "keyward.controlPlane.name" -}}{{ include "keyward.fullname" . }}{{- end -}}
 {{- define "keyward.relay.name" -}}{{ include "keyward.fullname" . }}-relay{{- end -}}
 {{- define "keyward.gateway.name" -}}{{ include "keyward.fullname" . }}-gateway{{- end -}}
 
@@ -97,9 +97,9 @@ priorityClassName: {{ . }}
 {{- if .Values.gateway.controlPlane.host -}}
 {{ .Values.gateway.controlPlane.host }}
 {{- else if .Values.relay.enabled -}}
-{{ include "keyward.relay.name" . }}-edges.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{ include "keyward.relay.name" . }}-headless.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
 {{- else if .Values.controlPlane.enabled -}}
-{{ include "keyward.controlPlane.name" . }}-edges.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{ include "keyward.controlPlane.name" . }}-headless.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
 {{- else -}}
 {{- fail "gateway.controlPlane.host: expected the host of a control plane or relay, as the release contains neither" -}}
 {{- end -}}
