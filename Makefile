@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: selftest build trial wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
+.PHONY: selftest build trial wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e deploy-check manifests images faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Supports both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT SEED FAULT_SECONDS KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -46,7 +46,7 @@ trial: cargo
 test: cargo
 	@$(PRODUCT) tools/test all
 
-selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e faults-brief: cargo
+selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e deploy-check faults-brief: cargo
 	@$(PRODUCT) tools/test $@
 
 fmt: cargo
@@ -107,6 +107,14 @@ plot-limits: build
 dist: build
 	KEYWARD_BIN="$(abspath $(OUT)/release/keyward)" tools/dist $(TAG)
 
+# Writes what is generated from the Helm chart: deploy/kubernetes and the table of its values.
+manifests:
+	tools/manifests write
+
+# Builds the container images into target/images, or pushes them: REGISTRY=registry.example/team.
+images: build
+	@$(PRODUCT) tools/images $(if $(REGISTRY),push $(REGISTRY),build)
+
 clean: cargo
 	cargo clean
 
@@ -118,7 +126,8 @@ help:
 	@echo '                   (target/release/keyward) and keyward-dev'
 	@echo 'make run           Run control plane, echo upstream and Envoy in the foreground; Ctrl-C stops all'
 	@echo 'make test          Run all test stages: selftest, fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, clients,'
-	@echo '                   e2e, faults-brief; then report their times, skipped checks, and what to install for those'
+	@echo '                   e2e, deploy-check, faults-brief; then report their times, skipped checks, and what to install'
+	@echo '                   for those'
 	@echo 'make selftest      Test the build and the tests on a machine that lacks tools'
 	@echo 'make lint          Run clippy for this machine and for wasm32-wasip1, and cargo deny with deny.toml if installed'
 	@echo 'make unit          Run the tests that need no Envoy; unit-postgres: the control plane on PostgreSQL'
@@ -126,6 +135,7 @@ help:
 	@echo 'make schema        Check the API against its own description, with schemathesis'
 	@echo 'make clients       Generate clients for Python, Go and TypeScript from the description, and run them against the API'
 	@echo 'make e2e           Run the tests with a real Envoy, and check the cost of requests'
+	@echo 'make deploy-check  Check the Helm chart, the manifests, the container images and the archives of a release'
 	@echo 'make faults        Inject kills, full disks and network faults under load for FAULT_SECONDS (300), and check that no'
 	@echo '                   acknowledged change is lost; SEED=… repeats the same faults; faults-brief: each fault once'
 	@echo 'make budget        Write the current cost of requests to tests/host_calls/budget.json: host calls, callbacks,'
@@ -138,6 +148,8 @@ help:
 	@echo 'make plot-limits   Run loads against limits on real Envoys, and plot docs/reference/limits-*.svg'
 	@echo 'make fmt           Format the code; fmt-check: only check it'
 	@echo 'make dist          Pack the artifacts of a release into target/dist: RELEASING.md'
+	@echo 'make images        Build the container images into target/images, or push them to REGISTRY'
+	@echo 'make manifests     Write deploy/kubernetes and the table of values from the Helm chart'
 	@echo 'make clean         Remove the output of Cargo; .keyward (keys, tokens, a downloaded Envoy) is kept'
 	@echo
 	@echo 'Environment:'
@@ -152,6 +164,6 @@ help:
 	@echo '  KEYWARD_TEST_POSTGRES_URL A PostgreSQL server on which the tests may create databases; by default, tools/postgres'
 	@echo '                            runs one'
 	@echo '  KEYWARD_TEST_RUNNER       cargo or nextest: the test runner; by default, cargo-nextest if installed'
-	@echo '  KEYWARD_INSTALL           no: the build and the tests install nothing with rustup, apt or pip'
+	@echo '  KEYWARD_INSTALL           no: the build and the tests install nothing with rustup, apt, pip or go'
 	@echo '  KEYWARD_REDIS             The path of redis-server for the tests; by default, tools/redis finds or installs one'
 	@echo '  KEYWARD_EDGE_TOKEN        The edge token for the filter in envoy/envoy.yaml; make run sets it'

@@ -8,6 +8,7 @@ use super::control_plane::ControlPlane;
 use super::doctor::{self, DoctorArguments};
 use super::init::{self, InitArguments};
 use super::keys::{self, KeysCommand};
+use super::man_pages::{self, ManPagesArguments};
 use super::measure::{self, MeasureArguments};
 use super::openapi::{self, OpenapiArguments};
 use super::output::{OutputFormat, print};
@@ -124,6 +125,8 @@ pub(super) enum Command {
         /// Shell
         shell: Shell,
     },
+    /// Write manual pages
+    ManPages(ManPagesArguments),
 }
 
 impl Arguments {
@@ -148,6 +151,7 @@ impl Arguments {
             Command::Doctor { server, arguments } => doctor::run(&server, &arguments, output),
             Command::Openapi(arguments) => openapi::run(&arguments),
             Command::Completions { shell } => completions(shell),
+            Command::ManPages(arguments) => man_pages::run(&arguments),
         }
     }
 }

@@ -92,7 +92,7 @@ pub enum CliError {
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     NotWritten {
-        /// The file.
+        /// The file or its directory.
         path: PathBuf,
         /// Why.
         source: io::Error,

@@ -17,6 +17,7 @@ mod findings;
 mod gateway;
 mod init;
 mod keys;
+mod man_pages;
 mod measure;
 mod openapi;
 mod output;

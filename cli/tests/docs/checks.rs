@@ -230,8 +230,10 @@ fn source_paths(repository: &Repository, _: &str, page: &Page) -> Vec<String> {
     page.spans.iter().filter(is_path).filter_map(problem).collect()
 }
 
-/// Names with the prefix of metrics that are none: modules, Envoy's clusters and filters, and a key of its metadata.
-const NOT_METRICS: [&str; 6] = [
+/// Names with the prefix of metrics that are none: the file of the Debian package, modules, Envoy's clusters and filters, and
+/// a key of its metadata.
+const NOT_METRICS: [&str; 7] = [
+    "keyward_",
     "keyward_control_plane",
     "keyward_filter",
     "keyward_filter_response_headers",
