@@ -293,12 +293,14 @@ async fn envoy_gateway_stays_closed_without_the_filter() {
 /// What Envoy Gateway adds to a route that has policies of its own, and the order of the filters.
 #[tokio::test]
 async fn envoy_gateway_filter_comes_first() {
-    let Some(Setup { gateway, world, port, resources, mut section }) = setup("Envoy Gateway policies").await else {
+    let Some(Setup { gateway: tool, world, port, resources, mut section }) = setup("Envoy Gateway policies").await
+    else {
         return;
     };
+    let version = envoy_version(&artifacts::envoy().unwrap()).unwrap();
     let key = world.key_of("shop").await.unwrap();
     let blocked = world.key_of("blocked").await.unwrap();
-    let mut gateway = EnvoyGateway::start(&gateway, &world, port, resources).await.unwrap();
+    let mut gateway = EnvoyGateway::start(&tool, &world, port, resources).await.unwrap();
     let address = gateway.address();
     let with_key = Request::get("/hello").bearer(&key.key);
     until_status(address, &with_key, 200).await.unwrap();
@@ -330,16 +332,26 @@ async fn envoy_gateway_filter_comes_first() {
     );
     assert_eq!(refused_by(address).await.unwrap(), "Keyward");
     section.row("SecurityPolicy with `jwt`, and an invalid JWT in `Authorization`", "401, by Keyward");
-    let order = gateway.resources.find("EnvoyProxy", "gateway")["spec"].as_object_mut().unwrap().remove("filterOrder");
+    gateway.stop().await.unwrap();
+
+    let port = ReservedPort::new().unwrap();
+    let mut resources = EnvoyGateway::resources(&world, port.port(), &version).unwrap();
+    let order = resources.find("EnvoyProxy", "gateway")["spec"].as_object_mut().unwrap().remove("filterOrder");
     assert!(order.is_some(), "the shipped EnvoyProxy has a filterOrder");
-    gateway.change(|_| {}).unwrap();
+    resources.add(SECURITY_POLICY).unwrap();
+    let gateway = EnvoyGateway::start(&tool, &world, port, resources).await.unwrap();
+    let address = gateway.address();
     until("jwt_authn comes first", CHANGE, async || match refused_by(address).await? {
         "jwt_authn" => Ok(()),
         other => Err(Failure::new(other)),
     })
     .await
     .unwrap();
-    section.row("the same without `filterOrder` of the EnvoyProxy", "401, by `jwt`");
+    assert_eq!(status(address, &with_key).await.unwrap(), 401);
+    section.row(
+        "the same without `filterOrder` of the EnvoyProxy: with an invalid JWT, with a key in `Authorization`",
+        "401, 401, both by `jwt`",
+    );
     gateway.stop().await.unwrap();
     section.finish();
 }
