@@ -626,15 +626,11 @@ mod tests {
         }
     }
 
-    /// Filter, guard and cluster of Envoy Gateway, and filter and guard of Istio's TrafficExtension, equal the shipped ones
-    /// except for the module, the cluster's name in Istio, and the cluster's address in Envoy Gateway.
+    /// Filter, guard and cluster of Envoy Gateway equal the shipped ones except for the module and the cluster's address.
     #[test]
-    fn mesh_policies_match_the_shipped_configuration() {
-        let read = |file: &str| -> Vec<Value> {
-            let text = fs::read_to_string(artifacts::root().join("envoy/mesh").join(file)).unwrap();
-            serde_saphyr::from_multiple(&text).unwrap()
-        };
-        let (gateway, istio) = (read("envoy-gateway.yaml"), read("istio-traffic-extension.yaml"));
+    fn envoy_gateway_policies_match_the_shipped_configuration() {
+        let text = fs::read_to_string(artifacts::root().join("envoy/mesh/envoy-gateway.yaml")).unwrap();
+        let gateway: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         let named = |resources: &[Value], kind: &str, name: &str, pointer: &str| {
             let mut found = resources.iter().filter(|one| one["kind"] == kind && one["metadata"]["name"] == name);
             found.next().unwrap().pointer(pointer).unwrap().clone()
@@ -644,26 +640,13 @@ mod tests {
         let filter = shipped.filter().clone();
         let patch = "/spec/jsonPatches/0/operation/value";
         assert_eq!(named(&gateway, "EnvoyPatchPolicy", "keyward-guard", patch), guard);
-        assert_eq!(named(&istio, "EnvoyFilter", "keyward-guard", "/spec/configPatches/1/patch/value"), guard);
         assert_eq!(named(&gateway, "EnvoyExtensionPolicy", "keyward", "/spec/wasm/0/config"), filter);
-        let mut extension = named(&istio, "TrafficExtension", "keyward", "/spec/wasm/pluginConfig");
-        extension["control_plane"]["cluster"] = filter["control_plane"]["cluster"].clone();
-        assert_eq!(extension, filter);
         let clusters = shipped.tree["static_resources"]["clusters"].as_array().unwrap();
         let expected = clusters.iter().find(|cluster| cluster["name"] == CONTROL_PLANE).unwrap();
         let mut cluster = named(&gateway, "EnvoyPatchPolicy", "keyward-control-plane", patch);
         cluster["type"] = expected["type"].clone();
         cluster["load_assignment"] = expected["load_assignment"].clone();
         assert_eq!(&cluster, expected);
-        // The hardening and the cluster of both resources for Istio.
-        let other = read("istio.yaml");
-        for (of_extension, of_filter) in [(0, 0), (2, 3)] {
-            let pointer = |index| format!("/spec/configPatches/{index}");
-            assert_eq!(
-                named(&istio, "EnvoyFilter", "keyward-guard", &pointer(of_extension)),
-                named(&other, "EnvoyFilter", "keyward", &pointer(of_filter))
-            );
-        }
     }
 
     #[test]
