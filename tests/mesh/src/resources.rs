@@ -35,12 +35,6 @@ impl Resources {
         found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
     }
 
-    /// Changes every resource of a kind.
-    pub fn each(&mut self, kind: &str, change: impl FnMut(&mut Value)) -> &mut Self {
-        self.0.iter_mut().filter(|resource| resource["kind"] == kind).for_each(change);
-        self
-    }
-
     /// Removes the resource of this kind and name.
     ///
     /// # Panics
@@ -56,25 +50,6 @@ impl Resources {
     pub fn add(&mut self, text: &str) -> Result<&mut Self> {
         self.0.extend(Self::parse(text)?.0);
         Ok(self)
-    }
-
-    /// Replaces a text in every string of every resource.
-    ///
-    /// # Panics
-    /// If no string has it.
-    #[track_caller]
-    pub fn replace(&mut self, from: &str, to: &str) -> &mut Self {
-        let mut count = 0;
-        for resource in &mut self.0 {
-            each_string(resource, &mut |text| {
-                if text.contains(from) {
-                    *text = text.replace(from, to);
-                    count += 1;
-                }
-            });
-        }
-        assert!(count > 0, "no string has {from:?}");
-        self
     }
 
     /// Writes all resources into one file, which a watching program never sees half-written.
@@ -93,13 +68,4 @@ impl Resources {
 pub fn at<'a>(value: &'a mut Value, pointer: &str) -> &'a mut Value {
     let shown = value["kind"].clone();
     value.pointer_mut(pointer).unwrap_or_else(|| panic!("{shown} has no {pointer}"))
-}
-
-fn each_string(value: &mut Value, change: &mut impl FnMut(&mut String)) {
-    match value {
-        Value::String(text) => change(text),
-        Value::Array(values) => values.iter_mut().for_each(|value| each_string(value, change)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| each_string(value, change)),
-        _ => {}
-    }
 }

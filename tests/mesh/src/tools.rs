@@ -13,17 +13,17 @@ pub struct Tool {
     pub version: String,
 }
 
-/// The line of `tests/mesh/tools.txt` of a program: its package and its version.
-pub fn pinned(name: &str) -> Result<(String, String)> {
+/// The version of a program in `tests/mesh/tools.txt`.
+fn pinned(name: &str) -> Option<String> {
     let text = include_str!("../tools.txt");
     for line in text.lines() {
-        if let [tool, package, version] = *line.split_whitespace().collect::<Vec<_>>()
+        if let [tool, _, version] = *line.split_whitespace().collect::<Vec<_>>()
             && tool == name
         {
-            return Ok((package.to_owned(), version.to_owned()));
+            return Some(version.to_owned());
         }
     }
-    Err(Failure::new(format!("tests/mesh/tools.txt: no line for {name}")))
+    None
 }
 
 /// A program that is installed, or `None` after a note of what is left out.
@@ -34,28 +34,12 @@ pub fn tool(name: &str, check: &str) -> Option<Tool> {
     }
     let path = directory().join("bin").join(name);
     match pinned(name) {
-        Ok((_, version)) if path.is_file() => Some(Tool { path, version }),
+        Some(version) if path.is_file() => Some(Tool { path, version }),
         _ => {
             left_out(check, &format!("{name} is not installed; see the output of tools/mesh-tools"));
             None
         }
     }
-}
-
-/// A file of a program's Go module, which the module cache has beside the sources.
-pub fn module_file(name: &str, file: &str) -> Result<PathBuf> {
-    let (package, version) = pinned(name)?;
-    let modules = directory().join("mod");
-    // The module is the longest prefix of the package that the cache has.
-    let mut module = Some(Path::new(&package));
-    while let Some(prefix) = module.filter(|prefix| !prefix.as_os_str().is_empty()) {
-        let path = modules.join(format!("{}@{version}", prefix.display())).join(file);
-        if path.is_file() {
-            return Ok(path);
-        }
-        module = prefix.parent();
-    }
-    Err(Failure::new(format!("{file} is not in the module of {package} in {}", modules.display())))
 }
 
 /// Where `tools/mesh-tools` installs.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The deadline for a change to take effect: Envoy compiles the module, and the machine may be busy.
-pub const CHANGE: Duration = Duration::from_secs(90);
+pub(crate) const CHANGE: Duration = Duration::from_secs(90);
 
 /// The deadline for a revocation to take effect.
 const REVOCATION: Duration = Duration::from_secs(10);
@@ -19,20 +19,20 @@ const REVOCATION: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 30;
 
 /// The repository of the filter's images.
-pub const REPOSITORY: &str = "keyward-filter";
+pub(crate) const REPOSITORY: &str = "keyward-filter";
 
 /// Everything around a mesh's proxy.
-pub struct World {
-    pub control_plane: ControlPlane,
-    pub upstream: Echo,
-    pub registry: Registry,
+pub(crate) struct World {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) upstream: Echo,
+    pub(crate) registry: Registry,
     /// The filter.
-    pub module: Vec<u8>,
+    pub(crate) module: Vec<u8>,
     /// The manifests' digests of `artifact` and `docker`, the tags of the filter's images.
-    pub artifact: String,
-    pub docker: String,
+    pub(crate) artifact: String,
+    pub(crate) docker: String,
     // Last, so that the logs outlive the processes.
-    pub dir: TestDir,
+    pub(crate) dir: TestDir,
 }
 
 impl World {
@@ -61,12 +61,12 @@ impl World {
 }
 
 /// The status of a request.
-pub async fn status(to: SocketAddr, request: &Request) -> Result<u16> {
+pub(crate) async fn status(to: SocketAddr, request: &Request) -> Result<u16> {
     http::send(to, request).await.map(|answer| answer.status)
 }
 
 /// Waits until a request gets this status. The failure does not show the request, which may have a key.
-pub async fn until_status(to: SocketAddr, request: &Request, expected: u16) -> Result<()> {
+pub(crate) async fn until_status(to: SocketAddr, request: &Request, expected: u16) -> Result<()> {
     until(&format!("a request gets {expected}"), CHANGE, async || {
         let answer = http::send(to, request).await?;
         if answer.status == expected {
@@ -80,7 +80,7 @@ pub async fn until_status(to: SocketAddr, request: &Request, expected: u16) -> R
 
 /// Checks a gateway with filter and guard as shipped: returns the statuses with a key, without, with a forged identity,
 /// and after the revocation.
-pub async fn check_requests(to: SocketAddr, world: &World) -> Result<String> {
+pub(crate) async fn check_requests(to: SocketAddr, world: &World) -> Result<String> {
     let key = world.key_of("check").await?;
     let with_key = Request::get("/hello").bearer(&key.key);
     until_status(to, &with_key, 200).await?;
@@ -123,13 +123,13 @@ pub async fn check_requests(to: SocketAddr, world: &World) -> Result<String> {
 }
 
 /// The case that [`check_requests`] checks, and its outcome.
-pub const REQUESTS: (&str, &str) = (
+pub(crate) const REQUESTS: (&str, &str) = (
     "with a key, without, with an unknown key, with the key revoked, public route, `%2F`, `x_keyward_owner`",
     "200, 401, 401, 401, 200, 400, 400",
 );
 
 /// Requests with and without a key get this status, and none reaches the upstream.
-pub async fn check_refused(to: SocketAddr, world: &World, key: &CreatedKey, expected: u16) -> Result<()> {
+pub(crate) async fn check_refused(to: SocketAddr, world: &World, key: &CreatedKey, expected: u16) -> Result<()> {
     world.upstream.take_seen();
     for (case, request) in [
         ("with a key", Request::get("/hello").bearer(&key.key)),
@@ -146,7 +146,7 @@ pub async fn check_refused(to: SocketAddr, world: &World, key: &CreatedKey, expe
 }
 
 /// Which of two filters refuses a credential that is neither a JWT nor a key: the first of them.
-pub async fn refused_by(to: SocketAddr) -> Result<&'static str> {
+pub(crate) async fn refused_by(to: SocketAddr) -> Result<&'static str> {
     let answer = http::send(to, &Request::get("/hello").bearer("eyJhbGciOiJub25lIn0.e30.x")).await?;
     let text = answer.text();
     match answer.status {
