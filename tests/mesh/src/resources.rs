@@ -40,16 +40,15 @@ impl Resources {
     /// # Panics
     /// If there is none.
     #[track_caller]
-    pub fn remove(&mut self, kind: &str, name: &str) -> &mut Self {
+    pub fn remove(&mut self, kind: &str, name: &str) {
         self.find(kind, name);
         self.0.retain(|resource| resource["kind"] != kind || resource["metadata"]["name"] != name);
-        self
     }
 
     /// Adds the resources of other YAML.
-    pub fn add(&mut self, text: &str) -> Result<&mut Self> {
+    pub fn add(&mut self, text: &str) -> Result<()> {
         self.0.extend(Self::parse(text)?.0);
-        Ok(self)
+        Ok(())
     }
 
     /// Writes all resources into one file, which a watching program never sees half-written.

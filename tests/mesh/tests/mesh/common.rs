@@ -37,7 +37,7 @@ pub(crate) struct World {
 
 impl World {
     /// Starts it all, and pushes the filter to the registry in both formats.
-    pub async fn start(registry: &Tool) -> Result<Self> {
+    pub(crate) async fn start(registry: &Tool) -> Result<Self> {
         let dir = TestDir::new()?;
         let mut control_plane = ControlPlane::new(dir.path(), "keyward")?;
         control_plane.start().await?;
@@ -50,12 +50,12 @@ impl World {
     }
 
     /// An image of the filter: `artifact`, `docker`, or a tag that does not exist.
-    pub fn image(&self, tag: &str) -> String {
+    pub(crate) fn image(&self, tag: &str) -> String {
         format!("{}/{REPOSITORY}:{tag}", self.registry.address())
     }
 
     /// A key with this owner.
-    pub async fn key_of(&self, owner: &str) -> Result<CreatedKey> {
+    pub(crate) async fn key_of(&self, owner: &str) -> Result<CreatedKey> {
         self.control_plane.create(&json!({"name": owner, "owner": owner})).await
     }
 }

@@ -280,10 +280,10 @@ async fn envoy_gateway_stays_closed_without_the_filter() {
     }
 
     // What the guard is for: these are the only outcomes that Envoy Gateway alone gives.
-    gateway.change(|resources| drop(resources.remove("EnvoyPatchPolicy", "keyward-guard"))).unwrap();
+    gateway.change(|resources| resources.remove("EnvoyPatchPolicy", "keyward-guard")).unwrap();
     until_status(address, &Request::get("/hello"), 500).await.unwrap();
     section.row("without the guard: EnvoyExtensionPolicy whose module is not there", "500");
-    gateway.change(|resources| drop(resources.remove("EnvoyExtensionPolicy", "keyward"))).unwrap();
+    gateway.change(|resources| resources.remove("EnvoyExtensionPolicy", "keyward")).unwrap();
     until_status(address, &Request::get("/hello"), 200).await.unwrap();
     section.row("without the guard and without the EnvoyExtensionPolicy", "200: everything passes");
     gateway.stop().await.unwrap();
@@ -306,7 +306,7 @@ async fn envoy_gateway_filter_comes_first() {
     until_status(address, &with_key, 200).await.unwrap();
 
     // A route's own policy replaces that of the Gateway: the guard refuses its requests.
-    gateway.change(|resources| drop(resources.add(OWN_POLICY))).unwrap();
+    gateway.change(|resources| resources.add(OWN_POLICY).unwrap()).unwrap();
     until_status(address, &with_key, 403).await.unwrap();
     check_refused(address, &world, &key, 403).await.unwrap();
     section.row("route with an EnvoyExtensionPolicy of its own, which replaces the filter's", "403");
@@ -318,10 +318,10 @@ async fn envoy_gateway_filter_comes_first() {
     until_status(address, &with_key, 200).await.unwrap();
     assert_eq!(status(address, &Request::get("/hello")).await.unwrap(), 401);
     section.row("the same with `mergeType: StrategicMerge`: with a key, without", "200, 401");
-    gateway.change(|resources| drop(resources.remove("EnvoyExtensionPolicy", "own"))).unwrap();
+    gateway.change(|resources| resources.remove("EnvoyExtensionPolicy", "own")).unwrap();
 
     // Behind the filter, a policy can rely on the filter's headers, and sees no credential.
-    gateway.change(|resources| drop(resources.add(SECURITY_POLICY))).unwrap();
+    gateway.change(|resources| resources.add(SECURITY_POLICY).unwrap()).unwrap();
     let with_blocked = Request::get("/hello").bearer(&blocked.key);
     until_status(address, &with_blocked, 403).await.unwrap();
     assert_eq!(status(address, &with_key).await.unwrap(), 200);
