@@ -7,7 +7,7 @@ mod rules;
 
 pub use digests::DigestSetting;
 
-use crate::engine::decide::Policy;
+use crate::engine::policy::Policy;
 use crate::engine::rate_limit_headers::RateLimitHeaders;
 use crate::engine::redaction::Redaction;
 use crate::engine::rules::Rules;
@@ -239,8 +239,7 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
 mod tests {
     use super::*;
     use crate::engine::rate_limit_headers::When;
-    use crate::engine::rules::Access;
-    use crate::engine::upstream_headers::Strip;
+    use crate::engine::rules::{Access, Strip};
 
     #[test]
     fn smallest_configuration_requires_a_key_everywhere() {

@@ -3,9 +3,9 @@
 mod notation;
 
 use crate::engine::rules::{
-    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, Rules, ScopesByMethod, canonical_path,
+    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, Rules, ScopesByMethod, Strip,
+    canonical_path,
 };
-use crate::engine::upstream_headers::Strip;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::error_shape::ErrorShape;
 use keyward_core::document::{Fields, Node};

@@ -56,7 +56,8 @@ impl Store {
             }
             // One more than requested shows whether there are more.
             query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-            let mut rows: Vec<AuditRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let mut rows: Vec<AuditRow> =
+                query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
             let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
             let more = rows.len() > limit;
             rows.truncate(limit);

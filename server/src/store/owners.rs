@@ -58,7 +58,7 @@ impl Store {
             }
             // One more than requested shows whether there are more.
             query.push(" ORDER BY id LIMIT ").bind(i64::from(wanted.limit) + 1);
-            let rows: Vec<OwnerRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let rows: Vec<OwnerRow> = query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
             let mut owners: Vec<Owner> = rows.into_iter().map(Owner::try_from).collect::<Result<_, _>>()?;
             let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
             let more = owners.len() > limit;

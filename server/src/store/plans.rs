@@ -46,7 +46,7 @@ impl Store {
             query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
             // One more than requested shows whether there are more.
             query.push(" ORDER BY id LIMIT ").bind(i64::from(limit) + 1);
-            let rows: Vec<PlanRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let rows: Vec<PlanRow> = query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
             let mut plans: Vec<Plan> = rows.into_iter().map(Plan::try_from).collect::<Result<_, _>>()?;
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let more = plans.len() > limit;
