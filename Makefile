@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: selftest build trial wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e deploy-check manifests images faults faults-brief budget bench bench-million bench-edges bench-import plot-limits clean help cargo
+.PHONY: selftest build trial wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e deploy-check manifests images faults faults-brief test-mesh budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Supports both `DIALECT=exona make run` and `make run DIALECT=exona`.
 export DIALECT SEED FAULT_SECONDS KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
@@ -48,6 +48,11 @@ test: cargo
 
 selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e deploy-check faults-brief: cargo
 	@$(PRODUCT) tools/test $@
+
+# Runs envoy/envoy.yaml in func-e and envoy/mesh/envoy-gateway.yaml in Envoy Gateway, which are built as Go modules once,
+# in .keyward/mesh: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
+test-mesh: cargo
+	@$(PRODUCT) tools/test mesh
 
 fmt: cargo
 	cargo fmt --all
@@ -138,6 +143,8 @@ help:
 	@echo 'make deploy-check  Check the Helm chart, the manifests, the container images and the archives of a release'
 	@echo 'make faults        Inject kills, full disks and network faults under load for FAULT_SECONDS (300), and check that no'
 	@echo '                   acknowledged change is lost; SEED=… repeats the same faults; faults-brief: each fault once'
+	@echo 'make test-mesh     Run Keyward in func-e and Envoy Gateway, which are built as Go modules (needs Go):'
+	@echo '                   docs/reference/mesh-compatibility.md'
 	@echo 'make budget        Write the current cost of requests to tests/host_calls/budget.json: host calls, callbacks,'
 	@echo '                   instructions'
 	@echo 'make bench         Compare the filter on real Envoys with no filter, Envoy'"'"'s own filters and ext_authz:'

@@ -296,6 +296,31 @@ fn metrics_exist() {
     assert_right(metrics);
 }
 
+/// The programs with which the tables of docs/reference/mesh-compatibility.md were made are those of today's tests: a
+/// section names the versions in the line before its table.
+#[test]
+fn mesh_tables_have_the_pinned_versions() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
+    let (tools, envoy) = (read("tests/mesh/tools.txt"), read("tools/envoy-requirements.txt"));
+    let pinned: BTreeSet<&str> = tools.split_whitespace().chain(envoy.split(['=', '\n'])).collect();
+    let page = read("docs/reference/mesh-compatibility.md");
+    let is_version = |word: &&str| {
+        word.trim_start_matches('v').split('.').filter(|part| !part.is_empty()).count() > 2
+            && word.trim_start_matches('v').starts_with(|digit: char| digit.is_ascii_digit())
+    };
+    let mut count = 0;
+    for (versions, _) in page.lines().zip(page.lines().skip(2)).filter(|(_, table)| table.starts_with("| case |")) {
+        for version in versions.split(' ').map(|word| word.trim_end_matches(['.', ','])).filter(is_version) {
+            assert!(
+                pinned.contains(version),
+                "{version} is not pinned; KEYWARD_UPDATE_MESH=1 make test-mesh: {versions}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "the page has tables with versions");
+}
+
 /// A repository with one page, docs/a.md, beside which there are some files.
 fn with_page(text: &str) -> Repository {
     let mut repository = Repository::default();

@@ -626,6 +626,29 @@ mod tests {
         }
     }
 
+    /// Filter, guard and cluster of Envoy Gateway equal the shipped ones except for the module and the cluster's address.
+    #[test]
+    fn envoy_gateway_policies_match_the_shipped_configuration() {
+        let text = fs::read_to_string(artifacts::root().join("envoy/mesh/envoy-gateway.yaml")).unwrap();
+        let gateway: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let named = |resources: &[Value], kind: &str, name: &str, pointer: &str| {
+            let mut found = resources.iter().filter(|one| one["kind"] == kind && one["metadata"]["name"] == name);
+            found.next().unwrap().pointer(pointer).unwrap().clone()
+        };
+        let mut shipped = EnvoyConfig::shipped().unwrap();
+        let guard = shipped.http_filters().iter().find(|filter| filter["name"] == "keyward_guard").unwrap().clone();
+        let filter = shipped.filter().clone();
+        let patch = "/spec/jsonPatches/0/operation/value";
+        assert_eq!(named(&gateway, "EnvoyPatchPolicy", "keyward-guard", patch), guard);
+        assert_eq!(named(&gateway, "EnvoyExtensionPolicy", "keyward", "/spec/wasm/0/config"), filter);
+        let clusters = shipped.tree["static_resources"]["clusters"].as_array().unwrap();
+        let expected = clusters.iter().find(|cluster| cluster["name"] == CONTROL_PLANE).unwrap();
+        let mut cluster = named(&gateway, "EnvoyPatchPolicy", "keyward-control-plane", patch);
+        cluster["type"] = expected["type"].clone();
+        cluster["load_assignment"] = expected["load_assignment"].clone();
+        assert_eq!(&cluster, expected);
+    }
+
     #[test]
     #[should_panic(expected = "no cluster \"nonsense\"")]
     fn change_without_a_target_panics() {

@@ -1,0 +1,11 @@
+//! Runs the resources of `envoy/mesh` in the programs for which they are written: func-e and Envoy Gateway, each
+//! with a real Envoy.
+//!
+//! `tools/mesh-tools` installs the programs as Go modules, and runs the tests in a network namespace: Envoy Gateway
+//! listens on fixed ports of all addresses, which no other process must use or reach.
+
+pub mod load;
+pub mod registry;
+pub mod report;
+pub mod resources;
+pub mod tools;
