@@ -3,7 +3,6 @@
 
 mod audit;
 mod import;
-mod inheritance;
 mod key;
 mod leak;
 mod owner;
@@ -13,18 +12,18 @@ mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
-pub use import::{
-    COLUMNS, Column, IdSeries, Ids, ImportedKey, MAX_ID_LENGTH as MAX_KEY_ID_LENGTH, SECRET_FIELDS, series_of,
-    without_names,
+pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
+pub use key::delegate::Delegator;
+pub use key::{
+    FieldChanges, FieldSpec, Key, KeyFields, MAX_KEY_ID_LENGTH, MAX_METADATA, MetadataChange, PasswordHash, Secret,
+    SelfService, Shape, State, Stored, write_cell,
 };
-pub use inheritance::{beyond, read_inheriting};
-pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use request::{
-    KeyChange, KeysToRevoke, MAX_CREDITS, MetadataChange, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation,
-    UsageToUndo, document, is_id, schema,
+    KeyChange, KeysToRevoke, MAX_CREDITS, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo,
+    document, is_id, schema,
 };
 pub use target::{Expected, Target};
 pub use token::{NewToken, Token, TokenScope};

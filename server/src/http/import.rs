@@ -245,7 +245,7 @@ impl Import {
             Ok(document) if !no_secrets(&self.app, &document).is_empty() => {
                 self.filling.fail(line, no_secrets(&self.app, &document), MAX_ERRORS);
             }
-            Ok(document) => match ImportedKey::read(document, &self.app.dialect, self.now, self.ids.next()?) {
+            Ok(document) => match ImportedKey::read(&document, &self.app.dialect, self.now, self.ids.next()?) {
                 Ok(key) => self.filling.keys.push((line, key)),
                 Err(Problems(problems)) => {
                     let mistakes = problems.into_iter().map(|problem| (problem.path, problem.message));

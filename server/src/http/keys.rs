@@ -1,7 +1,7 @@
 //! Keys, for operators.
 
 pub(super) mod issue;
-mod resource;
+pub(super) mod resource;
 
 use super::App;
 use super::answer::{json, unless_known, versioned};

@@ -6,6 +6,7 @@
 use super::App;
 use super::answer::json;
 use super::extract::{Document, Id, Parameters, problem};
+use super::keys::resource::{key_schema, shown};
 use super::keys::{KeyId, PageSize};
 use super::openapi::Refused as Refuses;
 use super::problem::ApiError;
@@ -13,7 +14,7 @@ use crate::auth::auth_throttle;
 use crate::auth::key_auth::{Refused, Verified, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
-use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
+use crate::model::{Delegator, FieldSpec, Key, Rotation, SelfService, State as KeyState};
 use crate::random;
 use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, QueuePermit, Rotated, RotatedBy};
 use axum::extract::{FromRequestParts, State};
@@ -27,10 +28,13 @@ use keyward_core::dialect::error_shape::Facts;
 use keyward_core::document::Problems;
 use keyward_core::key::secret::Secret as Plaintext;
 use keyward_core::refusal::Refusal;
-use keyward_core::wire::entry::Environment;
 use serde::Serialize;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::time::Duration;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 /// Where users ask.
 pub(super) const OWN_KEYS_PATH: &str = "/api-keys";
@@ -39,40 +43,51 @@ pub(super) const OWN_KEYS_PATH: &str = "/api-keys";
 const UNAVAILABLE_RETRY_S: u64 = 1;
 
 /// What users see of a key: not what operators note about it, nor what it may spend.
-#[derive(Serialize, ToSchema)]
-#[schema(as = OwnKey)]
+#[derive(Serialize)]
 struct KeyResource<'a> {
-    #[schema(value_type = KeyId)]
     id: &'a str,
-    /// The plaintext, in the answer to the request that made it and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     key: Option<&'a str>,
-    name: &'a str,
-    /// What its newest secret is recognised by.
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    #[serde(flatten)]
+    state: StateResource<'a>,
+}
+
+/// What has become of a key, as users see it.
+#[derive(Serialize, ToSchema)]
+struct StateResource<'a> {
+    /// The hint of its newest secret.
     hint: &'a str,
-    /// What sort of key it is, in the dialect's words.
-    kind: &'a str,
-    /// Whether its requests are real: `live` or `test`.
-    #[schema(required, pattern = "^(live|test)$")]
-    environment: Option<&'static str>,
-    /// What it may do.
-    scopes: &'a [String],
-    /// The networks that it may be used from; none means anywhere.
-    allow_ip: Vec<String>,
-    /// What it may use; null stands for the limits of its plan, or else the dialect's.
-    #[schema(required)]
-    limits: Option<Vec<String>>,
     #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
-    #[schema(required)]
-    expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
     #[schema(required)]
     last_used_at: Option<Timestamp>,
     secrets: Vec<SecretResource<'a>>,
+}
+
+impl ToSchema for KeyResource<'_> {
+    fn name() -> Cow<'static, str> {
+        "OwnKey".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        StateResource::schemas(schemas);
+    }
+}
+
+impl PartialSchema for KeyResource<'_> {
+    fn schema() -> RefOr<Schema> {
+        let description = "What users see of a key: not what operators note about it, nor what it may spend.";
+        key_schema(description, is_shown, StateResource::schema())
+    }
+}
+
+fn is_shown(spec: &FieldSpec) -> bool {
+    spec.self_service != SelfService::Hidden
 }
 
 /// One secret of a key, as users see it.
@@ -174,7 +189,7 @@ pub(super) async fn create(
     caller.check_again(&app).await?;
     let now = (app.clock)();
     let asks = &caller.verified.key;
-    let new = read_inheriting(document, &caller.verified, &app.dialect, now).map_err(ApiError::Invalid)?;
+    let new = caller.delegator(&app, |asks| asks.read(document, &app.dialect, now)).map_err(ApiError::Invalid)?;
     caller.may_hand_on()?;
     if asks.credits.is_some() {
         return Err(ApiError::HasCredits);
@@ -182,18 +197,7 @@ pub(super) async fn create(
     caller.check_issuance(&app, now).await?;
     let _turn = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
-    let key = Key {
-        owner: new.owner,
-        environment: new.format.environment,
-        scopes: new.scopes,
-        allow_ip: new.allow_ip,
-        limits: new.limits,
-        expires_at: new.expires_at,
-        plan: asks.plan.clone(),
-        member: asks.member.clone(),
-        secrets: vec![secret],
-        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
-    };
+    let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     caller.check_within(&key, &app)?;
     match app.store.create_key_by(caller.asking, key, &app.clock).await? {
         CreatedBy::Done(key) => {
@@ -321,8 +325,12 @@ impl Caller {
     }
 
     fn check_within(&self, key: &Key, app: &App) -> Result<(), ApiError> {
-        let beyond = beyond(&self.verified, key, &app.dialect);
-        if beyond.is_empty() { Ok(()) } else { Err(ApiError::Beyond(Problems(beyond))) }
+        let found = self.delegator(app, |asks| asks.escalations(key, &app.dialect));
+        if found.is_empty() { Ok(()) } else { Err(ApiError::Beyond(Problems(found))) }
+    }
+
+    fn delegator<T>(&self, app: &App, ask: impl FnOnce(Delegator<'_>) -> T) -> T {
+        ask(Delegator { key: &self.verified.key, may: &|scope| self.verified.may(scope, &app.dialect) })
     }
 }
 
@@ -466,19 +474,15 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
     KeyResource {
         id: &key.id,
         key: plaintext.map(Plaintext::expose),
-        name: &key.name,
-        hint: newest.map_or("", |secret| &secret.hint),
-        kind: &key.kind,
-        environment: key.environment.map(Environment::name),
-        scopes: &key.scopes,
-        allow_ip: key.allow_ip.iter().map(ToString::to_string).collect(),
-        limits: key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect()),
-        state: key.state(now).name(),
-        created_at: key.created_at,
-        expires_at: key.expires_at,
-        revoked_at: key.revoked_at,
-        last_used_at: key.last_used_at,
-        secrets: secrets.collect(),
+        fields: shown(key, is_shown),
+        state: StateResource {
+            hint: newest.map_or("", |secret| &secret.hint),
+            state: key.state(now).name(),
+            created_at: key.created_at,
+            revoked_at: key.revoked_at,
+            last_used_at: key.last_used_at,
+            secrets: secrets.collect(),
+        },
     }
 }
 
@@ -488,6 +492,7 @@ mod tests {
     use crate::auth::auth_throttle::Failures;
     use crate::auth::client_ip::Peer;
     use crate::http::Services;
+    use keyward_core::wire::entry::Environment;
 
     use crate::model::{Actor, Secret};
 

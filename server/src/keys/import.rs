@@ -390,7 +390,7 @@ fn row(record: csv::Record, columns: &[Column]) -> Row {
 
 /// The column of that name, in any case and with spaces around it.
 fn column(name: &str) -> Option<Column> {
-    COLUMNS.into_iter().find(|column| column.name.eq_ignore_ascii_case(name.trim()))
+    COLUMNS.iter().copied().find(|column| column.name.eq_ignore_ascii_case(name.trim()))
 }
 
 /// The columns. One that is not known is told by its number: where the header is missing, it is a key.
@@ -427,7 +427,7 @@ fn document(columns: &[Column], cells: &[String]) -> Result<Value, Unreadable> {
             continue;
         }
         let wrong = |expected| Unreadable::Cell { column: column.name, expected };
-        fields.insert(column.name.to_owned(), (column.read)(cell).map_err(wrong)?);
+        fields.insert(column.name.to_owned(), column.shape.read_cell(cell).map_err(wrong)?);
     }
     Ok(Value::Object(fields))
 }
@@ -674,7 +674,7 @@ mod tests {
         let made = read(format, text)
             .unwrap()
             .into_iter()
-            .map(|(_, document)| ImportedKey::read(document.unwrap(), &dialect, Timestamp::EXAMPLE, Ids::example()));
+            .map(|(_, document)| ImportedKey::read(&document.unwrap(), &dialect, Timestamp::EXAMPLE, Ids::example()));
         made.collect()
     }
 

@@ -11,16 +11,15 @@ pub mod schema;
 mod usage;
 
 pub use fields::{MAX_CREDITS, is_id};
-pub use key_change::{KeyChange, MetadataChange};
+pub use key_change::KeyChange;
 pub use new_key::NewKey;
 pub use owner::{KeysToRevoke, OwnerChange, OwnerSettings};
 pub use plan::PlanSettings;
 pub use rotation::Rotation;
 pub use usage::UsageToUndo;
 
-pub(super) use expiry::lifetime;
-pub(super) use fields::{credits, fits, id, metadata, name, network, optional, owner, scope};
-pub(super) use new_key::kinds;
+pub(super) use expiry::{expiry, lifetime, time};
+pub(super) use fields::{change_metadata, credits, id, metadata, name, network, nullable, optional, scope};
 
 use serde_json::Value;
 

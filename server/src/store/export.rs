@@ -2,8 +2,7 @@
 //! database from tidying up behind it, there are few of them and whoever reads must go on.
 
 use super::keys::{Excluded, with_secrets};
-use super::query_builder::Sql;
-use super::rows::{KEY_COLUMNS, KeyRow};
+use super::rows::{KeyRow, select_keys};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::model::Key;
 use sqlx::{Any, Transaction};
@@ -45,8 +44,7 @@ impl Export {
     /// # Errors
     /// If the database cannot be read.
     pub async fn next(&mut self) -> Result<Vec<Key>, Error> {
-        let mut query = Sql::new("SELECT ");
-        query.push(KEY_COLUMNS).push(" FROM keys");
+        let mut query = select_keys();
         if let Some((created_at, id)) = &self.after {
             query.push(" WHERE (created_at, id) > (").bind(*created_at).push(", ").bind(id.as_str()).push(")");
         }

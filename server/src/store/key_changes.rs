@@ -4,12 +4,11 @@ use super::audit::{details, differences};
 use super::keys::{Excluded, find_expected, folded, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::query_builder::Sql;
-use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};
+use super::rows::{KeyRow, select_keys, stored_amount};
 use super::{Authorization, Error, Store, owners, plans};
 use crate::clock::Timestamp;
 use crate::model::{Key, KeyChange, MAX_METADATA, State, Target};
-use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use serde_json::json;
 
 /// What became of a change of a key.
 #[derive(Clone, Debug)]
@@ -131,56 +130,23 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     if let Some(plan) = key.plan.as_ref().filter(|plan| current.plan.as_ref() != Some(plan)) {
         plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
     }
-    key.fits_an_entry()?;
+    key.check_size()?;
     key.version += 1;
-    sqlx::query(
-        "UPDATE keys SET name = $1, member = $2, scopes = $3, allow_ip = $4, limits = $5, plan = $6, credits = $7,
-                         metadata = $8, expires_at = $9, version = $10, name_folded = $11, spent = $12
-         WHERE id = $13",
-    )
-    .bind(&key.name)
-    .bind(&key.member)
-    .bind(to_json(&key.scopes))
-    .bind(to_json(&key.allow_ip))
-    .bind(key.limits.as_ref().map(|limits| to_json(limits)))
-    .bind(&key.plan)
-    .bind(key.credits.map(stored_amount))
-    .bind(json!(key.metadata).to_string())
-    .bind(key.expires_at.map(Timestamp::as_stored))
-    .bind(stored_amount(key.version))
-    .bind(folded(&key.name))
-    .bind(stored_amount(key.spent))
-    .bind(&key.id)
-    .execute(mutation.connection())
-    .await?;
-    mutation.audit("key.changed", &key.id, what_changed(&current, &key)).await?;
+    let mut update = Sql::new("UPDATE keys SET ");
+    for (spec, value) in key.to_stored() {
+        update.push(spec.name).push(" = ").bind_stored(&value).push(", ");
+    }
+    update.push("spent = ").bind(stored_amount(key.spent));
+    update.push(", version = ").bind(stored_amount(key.version));
+    update.push(", name_folded = ").bind(folded(&key.name));
+    update.push(" WHERE id = ").bind(key.id.as_str());
+    update.execute(mutation.connection(), true).await?;
+    let mut changed = current.differences(&key);
+    changed.extend(differences([("spent", json!(current.spent), json!(key.spent))]));
+    mutation.audit("key.changed", &key.id, changed).await?;
     // A name or a note is nothing to the edges.
     tell(mutation, &key, |secret| key.record(secret, now) != current.record(secret, now)).await?;
     Ok(Changed::Done(Box::new(key)))
-}
-
-/// Old and new of each field, except what users note: that can be anything, so only the names of its entries are told.
-fn what_changed(old: &Key, new: &Key) -> Map<String, Value> {
-    let limits =
-        |key: &Key| json!(key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect::<Vec<_>>()));
-    let networks = |key: &Key| json!(key.allow_ip.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let mut changed = differences([
-        ("name", json!(old.name), json!(new.name)),
-        ("member", json!(old.member), json!(new.member)),
-        ("scopes", json!(old.scopes), json!(new.scopes)),
-        ("allow_ip", networks(old), networks(new)),
-        ("limits", limits(old), limits(new)),
-        ("plan", json!(old.plan), json!(new.plan)),
-        ("credits", json!(old.credits), json!(new.credits)),
-        ("spent", json!(old.spent), json!(new.spent)),
-        ("expires_at", json!(old.expires_at), json!(new.expires_at)),
-    ]);
-    let names: BTreeSet<_> = old.metadata.keys().chain(new.metadata.keys()).collect();
-    let names: Vec<_> = names.into_iter().filter(|name| old.metadata.get(*name) != new.metadata.get(*name)).collect();
-    if !names.is_empty() {
-        changed.insert("metadata".to_owned(), json!(names));
-    }
-    changed
 }
 
 async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) -> Result<SecretEnded, Error> {
@@ -222,8 +188,8 @@ async fn revoke_some(
     if owners::find(mutation.connection(), &owner).await?.is_none() {
         return Ok(None);
     }
-    let mut query = Sql::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" FROM keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ");
+    let mut query = select_keys();
+    query.push(" WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ");
     query.bind(now.as_stored()).push(") AND owner = ").bind(owner.as_str());
     if let Some(member) = &member {
         query.push(" AND member = ").bind(member.as_str());

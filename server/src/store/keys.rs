@@ -4,10 +4,10 @@ use super::audit::details;
 use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
+use super::rows::{KeyRow, SECRET_COLUMNS, SecretRow, select_keys, stored_amount};
 use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
+use crate::model::{Key, KeyFields, Owner, PasswordHash, Secret, State, Target};
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::entry::{Body, Environment};
 use serde_json::{Map, json};
@@ -263,16 +263,7 @@ pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key,
         owners::ensure(mutation, owner).await?;
     }
     insert(mutation, &[&key]).await?;
-    let facts = details([
-        ("name", json!(key.name)),
-        ("owner", json!(key.owner)),
-        ("member", json!(key.member)),
-        ("kind", json!(key.kind)),
-        ("environment", json!(key.environment.map(Environment::name))),
-        ("plan", json!(key.plan)),
-        ("expires_at", json!(key.expires_at)),
-    ]);
-    mutation.audit("key.created", &key.id, facts).await?;
+    mutation.audit("key.created", &key.id, key.audited()).await?;
     tell(mutation, &key, |_| true).await?;
     Ok(key)
 }
@@ -371,30 +362,16 @@ pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -
 /// Stores keys with their secrets.
 pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
     for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
-        let mut insert = Sql::of_many_values(
-            mutation.engine(),
-            "INSERT INTO keys
-             (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
-              member, plan, metadata, credits, spent, version, name_folded)
-             VALUES ",
-        );
+        let mut insert = Sql::of_many_values(mutation.engine(), "INSERT INTO keys (");
+        insert.push(KeyFields::COLUMNS).push("id, created_at, revoked_at, spent, version, name_folded) VALUES ");
         insert.bind_rows(rows, |columns, key| {
+            for (_, value) in key.to_stored() {
+                columns.bind_stored(&value);
+            }
             columns
                 .bind(key.id.as_str())
-                .bind(key.name.as_str())
-                .bind(key.owner.as_deref())
-                .bind(key.kind.as_str())
-                .bind(key.environment.map(Environment::name))
-                .bind(to_json(&key.scopes))
-                .bind(to_json(&key.allow_ip))
-                .bind(key.limits.as_ref().map(|limits| to_json(limits)))
                 .bind(key.created_at.as_stored())
-                .bind(key.expires_at.map(Timestamp::as_stored))
                 .bind(key.revoked_at.map(Timestamp::as_stored))
-                .bind(key.member.as_deref())
-                .bind(key.plan.as_deref())
-                .bind(json!(key.metadata).to_string())
-                .bind(key.credits.map(stored_amount))
                 .bind(stored_amount(key.spent))
                 .bind(stored_amount(key.version))
                 .bind(folded(&key.name));
@@ -449,8 +426,8 @@ pub(super) async fn find_with(
     id: &str,
     forgotten: Excluded<'_>,
 ) -> Result<Option<Key>, Error> {
-    let mut query = Sql::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
+    let mut query = select_keys();
+    query.push(" WHERE id = ").bind(id);
     let row = query.build_as()?.fetch_optional(&mut *connection).await?;
     Ok(with_secrets(connection, row.into_iter().collect(), forgotten).await?.pop())
 }
@@ -466,8 +443,8 @@ pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> R
 }
 
 async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-    let mut query = Sql::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" FROM keys WHERE 1 = 1");
+    let mut query = select_keys();
+    query.push(" WHERE 1 = 1");
     if let Some(after) = &wanted.after {
         let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
             .bind(after)

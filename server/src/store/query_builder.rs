@@ -2,6 +2,7 @@
 //! the `Any` driver.
 
 use super::database::Engine;
+use crate::model::Stored;
 use sqlx::any::AnyArguments;
 use sqlx::query::QueryAs;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
@@ -32,12 +33,22 @@ pub(super) struct Columns<'a> {
 impl Columns<'_> {
     /// Binds the next column.
     pub(super) fn bind<'t, T: Encode<'t, Any> + Type<Any>>(&mut self, value: T) -> &mut Self {
+        self.next().bind(value);
+        self
+    }
+
+    /// Binds the next column to the value of a field.
+    pub(super) fn bind_stored(&mut self, value: &Stored<'_>) -> &mut Self {
+        self.next().bind_stored(value);
+        self
+    }
+
+    fn next(&mut self) -> &mut Sql {
         if self.bound > 0 {
             self.sql.push(", ");
         }
         self.bound += 1;
-        self.sql.bind(value);
-        self
+        self.sql
     }
 }
 
@@ -78,6 +89,14 @@ impl Sql {
             self.text.push('?');
         }
         self
+    }
+
+    /// Appends a placeholder with the value of a field.
+    pub(super) fn bind_stored(&mut self, value: &Stored<'_>) -> &mut Self {
+        match value {
+            Stored::Text(text) => self.bind(text.as_deref()),
+            Stored::Number(number) => self.bind(*number),
+        }
     }
 
     /// Appends placeholders with these values, between commas.

@@ -377,7 +377,8 @@ mod tests {
         let (_dir, store) = store().await;
         let other = Secret::new("sec_9".into(), Digest([9; 32]), String::new(), NOW);
         store.rotate_key(Actor::server(), "key_1".to_owned(), other, Duration::from_secs(9), NOW).await.unwrap();
-        let expiring = Key { expires_at: Some(NOW.plus(Duration::from_secs(9))), ..key(4) };
+        let mut expiring = key(4);
+        expiring.expires_at = Some(NOW.plus(Duration::from_secs(9)));
         store.create_key(Actor::server(), expiring).await.unwrap();
         for (n, made) in [(1, 5), (4, 6)] {
             let asking = asking(&store, n).await;

@@ -50,22 +50,9 @@ pub(crate) async fn create(
         return Ok(answer);
     }
     let no_plan = plan_problem(&app, &document).await?;
-    let new = with_further(NewKey::read(document, &app.dialect, now), no_plan)?;
+    let new = with_further(NewKey::read(&document, &app.dialect, now), no_plan)?;
     let (plaintext, secret) = new_secret(&app, &new.format, repeatable.as_ref(), now).await?;
-    let key = Key {
-        owner: new.owner,
-        environment: new.format.environment,
-        scopes: new.scopes,
-        allow_ip: new.allow_ip,
-        limits: new.limits,
-        expires_at: new.expires_at,
-        member: new.member,
-        plan: new.plan,
-        credits: new.credits,
-        metadata: new.metadata,
-        secrets: vec![secret],
-        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
-    };
+    let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     let made = match &repeatable {
         Some(repeatable) => app.store.create_key_once(by, key, repeatable.once).await?,
         None => Made::Now(app.store.create_key(by, key).await?),

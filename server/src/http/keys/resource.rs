@@ -1,65 +1,43 @@
-//! A key as the API tells of it.
+//! A key as the API shows it.
 
 use super::KeyId;
 use crate::clock::Timestamp;
-use crate::model::{Key, Secret, State as KeyState};
+use crate::http::openapi::typed;
+use crate::model::{FieldSpec, Key, KeyFields, Secret, State as KeyState};
 use keyward_core::key::secret::Secret as Plaintext;
-use keyward_core::wire::entry::Environment;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use utoipa::ToSchema;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use utoipa::openapi::schema::{Object, Schema};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 
-/// A key.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Key)]
+/// A key: its settable fields, and what has become of it.
+#[derive(Serialize)]
 pub(crate) struct KeyResource<'a> {
-    #[schema(value_type = KeyId)]
     id: &'a str,
-    /// The plaintext, in the answer to the request that made it and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     key: Option<&'a str>,
-    /// What its users call it.
-    name: &'a str,
-    /// The id of its owner.
-    #[schema(required)]
-    owner: Option<&'a str>,
-    /// Who it is for, among those who belong to the owner.
-    #[schema(required)]
-    member: Option<&'a str>,
-    /// What sort of key it is, in the dialect's words.
-    kind: &'a str,
-    /// Whether its requests are real: `live` or `test`.
-    #[schema(required, pattern = "^(live|test)$")]
-    environment: Option<&'static str>,
-    /// What it may do.
-    scopes: &'a [String],
-    /// The networks that it may be used from; none means anywhere.
-    allow_ip: Vec<String>,
-    /// What it may use; null stands for the limits of its plan, or else the dialect's.
-    #[schema(required)]
-    limits: Option<Vec<String>>,
-    /// The id of its plan.
-    #[schema(required)]
-    plan: Option<&'a str>,
-    /// How much it may spend altogether; null does not bound it.
-    #[schema(required)]
-    credits: Option<u64>,
-    /// How much it has spent, as far as the edges have told.
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    #[serde(flatten)]
+    state: StateResource<'a>,
+}
+
+/// What has become of a key.
+#[derive(Serialize, ToSchema)]
+struct StateResource<'a> {
+    /// How many credits the key has spent, as far as edges have reported.
     spent: u64,
-    /// What its users note about it.
-    metadata: &'a BTreeMap<String, String>,
     #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
     #[schema(required)]
-    expires_at: Option<Timestamp>,
-    #[schema(required)]
     revoked_at: Option<Timestamp>,
-    /// When it was last used, as far as the edges have told.
+    /// When the key was last used, as far as edges have reported.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// What it is known by, oldest first.
+    /// The secrets of the key, oldest first.
     secrets: Vec<SecretResource<'a>>,
 }
 
@@ -94,29 +72,65 @@ pub(super) struct ListResource<'a> {
     pub(super) next: Option<&'a str>,
 }
 
+impl ToSchema for KeyResource<'_> {
+    fn name() -> Cow<'static, str> {
+        "Key".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        StateResource::schemas(schemas);
+    }
+}
+
+impl PartialSchema for KeyResource<'_> {
+    fn schema() -> RefOr<Schema> {
+        key_schema("A key.", |_| true, StateResource::schema())
+    }
+}
+
+/// The schema of a key with some of its settable fields, and with the properties of another schema.
+pub(crate) fn key_schema(
+    description: &str,
+    is_shown: impl Fn(&FieldSpec) -> bool,
+    others: RefOr<Schema>,
+) -> RefOr<Schema> {
+    const PLAINTEXT: &str = "The plaintext, only in the answer to the request that made it.";
+    let plaintext = typed(PLAINTEXT, json!({"type": "string"}));
+    let mut key = Object::builder()
+        .description(Some(description))
+        .property("id", Ref::from_schema_name(KeyId::name()))
+        .required("id");
+    key = key.property("key", plaintext);
+    for spec in KeyFields::SPECS.iter().filter(|spec| is_shown(spec)) {
+        key = key.property(spec.name, typed(spec.description.trim(), (spec.answer_schema)())).required(spec.name);
+    }
+    let mut key = key.build();
+    if let RefOr::T(Schema::Object(others)) = others {
+        key.properties.extend(others.properties);
+        key.required.extend(others.required);
+    }
+    key.into()
+}
+
+/// The fields that are shown, with their values.
+pub(crate) fn shown(key: &Key, is_shown: impl Fn(&FieldSpec) -> bool) -> Map<String, Value> {
+    key.to_json().filter(|(spec, _)| is_shown(spec)).map(|(spec, value)| (spec.name.to_owned(), value)).collect()
+}
+
 /// The key at that time, with the plaintext of its new secret if it has one.
 pub(crate) fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) -> KeyResource<'a> {
     KeyResource {
         id: &key.id,
         key: plaintext.map(Plaintext::expose),
-        name: &key.name,
-        owner: key.owner.as_deref(),
-        member: key.member.as_deref(),
-        kind: &key.kind,
-        environment: key.environment.map(Environment::name),
-        scopes: &key.scopes,
-        allow_ip: key.allow_ip.iter().map(ToString::to_string).collect(),
-        limits: key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect()),
-        plan: key.plan.as_deref(),
-        credits: key.credits,
-        spent: key.spent,
-        metadata: &key.metadata,
-        state: key.state(now).name(),
-        created_at: key.created_at,
-        expires_at: key.expires_at,
-        revoked_at: key.revoked_at,
-        last_used_at: key.last_used_at,
-        secrets: key.secrets.iter().map(|secret| secret_resource(secret, now)).collect(),
+        fields: shown(key, |_| true),
+        state: StateResource {
+            spent: key.spent,
+            state: key.state(now).name(),
+            created_at: key.created_at,
+            revoked_at: key.revoked_at,
+            last_used_at: key.last_used_at,
+            secrets: key.secrets.iter().map(|secret| secret_resource(secret, now)).collect(),
+        },
     }
 }
 

@@ -9,21 +9,21 @@ use super::fields::{
     MAX_CREDITS, MAX_ID_LENGTH, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH, MAX_NAME_LENGTH, MAX_SCOPE_LENGTH,
 };
 use super::rotation::MAX_GRACE_S;
-use crate::model::import;
 use crate::model::leak::{MAX_KEY_BYTES, MAX_SOURCE_LENGTH, MAX_URL_LENGTH};
-use crate::model::{MAX_METADATA, MAX_REPORTED_KEYS, OwnerKind, TokenScope};
+use crate::model::{
+    FieldSpec, KeyFields, MAX_KEY_ID_LENGTH, MAX_METADATA, MAX_REPORTED_KEYS, OwnerKind, SelfService, TokenScope,
+};
 use keyward_core::dialect::Dialect;
 use keyward_core::key::limit::{Limit, Limits};
 use keyward_core::wire::entry::Environment;
 use keyward_core::wire::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
 
 /// The schemas of all documents that requests carry, each with its name, for a server of that dialect.
 pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
     [
         ("KeyCreate", new_key(dialect)),
-        ("KeyChange", key_change()),
+        ("KeyChange", key_change(dialect)),
         ("Rotation", rotation()),
         ("OwnerSettings", owner("All of what an owner is to be; what is absent is as in a new one.")),
         ("OwnerChange", owner("What is to become of an owner; what is absent stays.")),
@@ -37,91 +37,40 @@ pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
     ]
 }
 
-type Field = (&'static str, Value);
-
 fn new_key(dialect: &Dialect) -> Value {
-    let [kind, environment] = sort(dialect, "the dialect's first unless it is said");
-    let (owner_id, required): (_, &[&str]) =
-        if dialect.owner_required { (id(), &["name", "owner"]) } else { (or_null(id()), &["name"]) };
-    let [expires_at, expires_in_s] = expiry();
-    let fields = [
-        ("name", described("What its users call it.", name())),
-        ("owner", described("The id of its owner; it may be new.", owner_id)),
-        ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
-        kind,
-        environment,
-        ("scopes", described("What it may do.", or_null(list(scope())))),
-        ("allow_ip", described("Where it may be used from; none means anywhere.", or_null(list(network())))),
-        (
-            "limits",
-            described(
-                "What it may use; no two have the same window. Absent: the plan's, or the dialect's.",
-                or_null(limits()),
-            ),
-        ),
-        ("plan", described("The id of its plan, which must be there.", or_null(id()))),
-        ("credits", described("How much it may spend altogether; absent: what its plan says.", or_null(credits()))),
-        ("metadata", described("What its users note about it.", or_null(metadata()))),
-        expires_at,
-        expires_in_s,
-    ];
-    ending_once(object("A key that is to be made.", fields, required))
+    key("A key that is to be made.", dialect, |spec| Some((spec.schema)(dialect)))
 }
 
-fn key_change() -> Value {
-    let [expires_at, expires_in_s] = expiry();
-    let metadata = metadata_entries(or_null(metadata_value()));
-    let fields = [
-        ("name", described("What its users call it.", name())),
-        ("member", described("Who it is for, among those who belong to the owner.", or_null(id()))),
-        ("scopes", described("What it may do.", or_null(list(scope())))),
-        ("allow_ip", described("Where it may be used from; none means anywhere.", or_null(list(network())))),
-        ("limits", described("What it may use; null: the plan's, or the dialect's.", or_null(limits()))),
-        ("plan", described("The id of its plan, which must be there.", or_null(id()))),
-        ("credits", described("How much it may spend altogether; null does not bound it.", or_null(credits()))),
-        ("spent", described("How much it has spent so far; to put right what edges reported.", number(0, MAX_CREDITS))),
-        (
-            "metadata",
-            described("Notes to set, or with null to remove; null instead of all removes all.", or_null(metadata)),
-        ),
-        expires_at,
-        expires_in_s,
-    ];
-    ending_once(object("What is to become of a key (a merge patch, RFC 7396); what is absent stays.", fields, &[]))
+fn key_change(dialect: &Dialect) -> Value {
+    let words =
+        "What is to become of a key (a merge patch, RFC 7396); what is absent stays. A note that is null is removed.";
+    let mut schema = key(words, dialect, |spec| (spec.patch_schema)(dialect));
+    let spent = described("How many credits it has spent so far, to correct what edges reported.", credits());
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.insert("spent".to_owned(), spent);
+    }
+    if let Value::Object(schema) = &mut schema {
+        schema.remove("required");
+    }
+    schema
 }
 
 fn new_own_key(dialect: &Dialect) -> Value {
-    let [kind, environment] = sort(dialect, "that of the key that asks unless another is said that this looks after");
-    let [expires_at, expires_in_s] = expiry();
-    let fields = [
-        ("name", described("What its users call it.", name())),
-        kind,
-        environment,
-        ("scopes", described("What it may do; absent: what the key that asks may do.", or_null(list(scope())))),
-        ("allow_ip", described("Where it may be used from; absent: as the key that asks.", or_null(list(network())))),
-        expires_at,
-        expires_in_s,
-    ];
-    ending_once(object("A key that a user is to have; never more than the key that asks.", fields, &["name"]))
+    let words =
+        "A key that a user is to have; what is absent is as in the key that asks, and nothing goes beyond that.";
+    key(words, dialect, |spec| (spec.self_service == SelfService::Chosen).then(|| (spec.schema)(dialect)))
 }
 
-/// Which kinds and environments there are.
-fn sort(dialect: &Dialect, unless_said: &str) -> [Field; 2] {
-    let kinds: BTreeSet<_> = dialect.formats.iter().map(|format| format.kind.as_str()).collect();
-    let environments: BTreeSet<_> =
-        dialect.formats.iter().filter_map(|format| format.environment).map(Environment::name).collect();
-    let environment = "Whether its requests are real, where its kind has such keys.";
-    [
-        ("kind", described(&format!("What sort of key it is; {unless_said}."), or_null(one_of(kinds)))),
-        ("environment", described(environment, or_null(one_of(environments)))),
-    ]
-}
-
-fn expiry() -> [Field; 2] {
-    [
-        ("expires_at", described("When it ends by itself: a time in the future; null for never.", or_null(time()))),
-        ("expires_in_s", described("After how many seconds from now it ends by itself.", or_null(lifetime()))),
-    ]
+/// A document with the fields of a key that have a schema in it.
+fn key(words: &str, dialect: &Dialect, schema: impl Fn(&FieldSpec) -> Option<Value>) -> Value {
+    let specs = || KeyFields::SPECS.iter().filter_map(|spec| Some((spec, schema(spec)?)));
+    let fields = specs().map(|(spec, schema)| (spec.name, described(spec.description.trim(), schema)));
+    let expires_in_s = (
+        "expires_in_s",
+        described("In how many seconds the key expires, instead of `expires_at`.", or_null(lifetime())),
+    );
+    let required: Vec<_> = specs().filter(|(spec, _)| (spec.is_required)(dialect)).map(|(spec, _)| spec.name).collect();
+    ending_once(object(words, fields.chain([expires_in_s]), &required))
 }
 
 /// One of the two, or none. Not by `anyOf`: generators of clients take that for a choice between types.
@@ -225,7 +174,7 @@ fn usage_to_undo() -> Value {
     object("Reported usage that is to be undone.", fields, &["token", "since"])
 }
 
-fn name() -> Value {
+pub(in crate::model) fn name() -> Value {
     word(NOT_CONTROL, MAX_NAME_LENGTH)
 }
 
@@ -255,14 +204,14 @@ pub fn environment() -> Value {
 
 /// The schema of the id of a key, which may be another system's.
 pub fn key_id() -> Value {
-    word("[0-9A-Za-z_-]", import::MAX_ID_LENGTH)
+    word("[0-9A-Za-z_-]", MAX_KEY_ID_LENGTH)
 }
 
-fn scope() -> Value {
+pub(in crate::model) fn scope() -> Value {
     word("[A-Za-z0-9._:/*-]", MAX_SCOPE_LENGTH)
 }
 
-fn credits() -> Value {
+pub(in crate::model) fn credits() -> Value {
     number(0, MAX_CREDITS)
 }
 
@@ -270,10 +219,15 @@ fn lifetime() -> Value {
     number(1, MAX_LIFETIME_S)
 }
 
-fn metadata() -> Value {
+pub(in crate::model) fn metadata() -> Value {
     let mut schema = metadata_entries(metadata_value());
     insert(&mut schema, "maxProperties", MAX_METADATA.into());
     schema
+}
+
+/// Notes to set, or with null to remove.
+pub(in crate::model) fn metadata_change() -> Value {
+    metadata_entries(or_null(metadata_value()))
 }
 
 /// Not by `patternProperties`: generators of clients make a map of `additionalProperties` alone.
@@ -290,7 +244,7 @@ fn metadata_value() -> Value {
 }
 
 /// An address, or a network in CIDR notation. What IPv6 looks like is from RFC 3986, section 3.2.2.
-fn network() -> Value {
+pub(in crate::model) fn network() -> Value {
     let octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
     let v4 = format!("({octet}\\.){{3}}{octet}");
     let group = "[0-9A-Fa-f]{1,4}";
@@ -310,7 +264,7 @@ fn network() -> Value {
     text(&format!("({v4}(/{})?|({})(/{})?)", up_to(32), forms.join("|"), up_to(128)))
 }
 
-fn limits() -> Value {
+pub(in crate::model) fn limits() -> Value {
     let max_s = Limit::MAX_WINDOW_MS / 1000;
     let windows = [("s", 1), ("min", 60), ("h", 3600), ("d", 86_400)]
         .map(|(unit, unit_s)| format!("({})?{unit}", padded(&from_one_to(max_s / unit_s))));
@@ -318,7 +272,7 @@ fn limits() -> Value {
     json!({"type": "array", "items": limit, "maxItems": Limits::MAX})
 }
 
-fn time() -> Value {
+pub(in crate::model) fn time() -> Value {
     json!({"type": "string", "format": "date-time"})
 }
 
@@ -327,12 +281,17 @@ pub fn number(first: u64, last: u64) -> Value {
     json!({"type": "integer", "minimum": first, "maximum": last})
 }
 
-fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> Value {
+pub(in crate::model) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> Value {
     json!({"type": "string", "enum": words.into_iter().collect::<Vec<_>>()})
 }
 
-fn list(element: Value) -> Value {
+pub(in crate::model) fn list(element: Value) -> Value {
     json!({"type": "array", "items": element})
+}
+
+/// The schema of a list of texts.
+pub(in crate::model) fn strings() -> Value {
+    list(json!({"type": "string"}))
 }
 
 /// One character or more of that class. The bound is no part of the expression, so that it can be tried by itself.
@@ -349,7 +308,7 @@ pub fn text(pattern: &str) -> Value {
 }
 
 /// The same, or null.
-fn or_null(mut schema: Value) -> Value {
+pub(in crate::model) fn or_null(mut schema: Value) -> Value {
     if let Some(Value::Array(words)) = schema.get_mut("enum") {
         words.push(Value::Null);
     }
@@ -363,7 +322,7 @@ fn described(words: &str, mut schema: Value) -> Value {
     schema
 }
 
-fn object<const N: usize>(words: &str, fields: [(&str, Value); N], required: &[&str]) -> Value {
+fn object<'a>(words: &str, fields: impl IntoIterator<Item = (&'a str, Value)>, required: &[&str]) -> Value {
     let properties: Map<String, Value> = fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
     let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
     if !required.is_empty() {
@@ -428,7 +387,7 @@ mod tests {
         let described = if field == "limits" { &LIMIT } else { &NETWORK }.is_match(text);
         let mut document = json!({"name": "a"});
         document[field] = json!([text]);
-        (described, NewKey::read(document, &DIALECT, Timestamp::EXAMPLE).is_ok())
+        (described, NewKey::read(&document, &DIALECT, Timestamp::EXAMPLE).is_ok())
     }
 
     #[test]

@@ -1,0 +1,128 @@
+//! The settable fields of a key, each in one line: requests, merge patches, imports, the API's description, the columns
+//! of the database and of CSV, answers, exports and the audit log follow from the table.
+//!
+//! What a field means to others cannot follow from it. [`KeyFields::record`] says what edges are told, and `delegate.rs`
+//! what one key may hand on to another; both name every field, so that a new one does not compile until that is decided.
+
+use super::field::{
+    Context, CreditLimit, EnvironmentName, Expiry, Field, Id, Kind, Metadata, Name, Networks, OwnerId, RateLimits,
+    Scopes,
+};
+use super::table::key_fields;
+use super::value::{FieldValue, Shape, write_cell};
+use keyward_core::dialect::Dialect;
+use keyward_core::wire::entry::KeyRecord;
+use serde_json::Value;
+
+key_fields! {
+    /// The name of the key.
+    name: Name, Chosen;
+    /// The id of the owner of the key; an owner that is not known yet is created.
+    owner: OwnerId, Hidden;
+    /// The id of the member of the owner for whom the key is.
+    member: Id, Hidden;
+    /// The kind of the key, one of the dialect's; the dialect's first unless the request names one.
+    kind: Kind, Chosen;
+    /// The environment of the key, `live` or `test`, where its kind has environments.
+    environment: EnvironmentName, Chosen;
+    /// The permissions of the key.
+    scopes: Scopes, Chosen;
+    /// The client networks from which the key is accepted; an empty list means any.
+    allow_ip: Networks, Chosen;
+    /// The rate limits of the key, no two with the same window; null means those of its plan, or else of the dialect.
+    limits: RateLimits, Shown;
+    /// The id of the plan of the key, which must exist.
+    plan: Id, Hidden;
+    /// The credits that the key may spend in total; null means no bound. A new key without credits gets those of its plan.
+    credits: CreditLimit, Hidden;
+    /// Notes about the key, as names with values.
+    metadata: Metadata, Hidden;
+    /// When the key expires; null means never.
+    expires_at: Expiry, Chosen;
+}
+
+/// What users of self-service may do with a field of their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelfService {
+    /// Choose it for a new key, and see it.
+    Chosen,
+    /// See it.
+    Shown,
+    /// Neither.
+    Hidden,
+}
+
+/// One field of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldSpec {
+    /// Its name in requests, answers, the database and CSV.
+    pub name: &'static str,
+    /// What it means, in a sentence.
+    pub description: &'static str,
+    /// What users of self-service may do with it.
+    pub self_service: SelfService,
+    /// What sort of value it has.
+    pub shape: Shape,
+    /// Whether it can be null.
+    pub is_nullable: bool,
+    /// Whether a new key must have it.
+    pub is_required: fn(&Dialect) -> bool,
+    /// The schema of its value in the request for a new key.
+    pub schema: fn(&Dialect) -> Value,
+    /// Its schema in a merge patch, if it can be changed.
+    pub patch_schema: fn(&Dialect) -> Option<Value>,
+    /// Its schema in answers.
+    pub answer_schema: fn() -> Value,
+}
+
+impl FieldSpec {
+    pub(super) const fn of<F: Field>(name: &'static str, description: &'static str, self_service: SelfService) -> Self {
+        Self {
+            name,
+            description,
+            self_service,
+            shape: F::Value::SHAPE,
+            is_nullable: F::Value::IS_NULLABLE,
+            is_required: F::is_required,
+            schema: F::schema,
+            patch_schema: F::patch_schema,
+            answer_schema: <F::Value as FieldValue>::schema,
+        }
+    }
+
+    /// The value of the field in a cell of CSV.
+    pub fn cell(&self, value: &Value) -> String {
+        write_cell(value, self.is_nullable)
+    }
+}
+
+impl KeyFields {
+    /// What edges are told about the fields.
+    pub fn record(&self) -> KeyRecord {
+        let Self {
+            name: _,
+            owner,
+            member: _,
+            kind,
+            environment,
+            scopes,
+            allow_ip,
+            limits,
+            plan,
+            credits: _,
+            metadata: _,
+            expires_at,
+        } = self.clone();
+        KeyRecord {
+            kind,
+            environment,
+            owner,
+            scopes,
+            allowlist: allow_ip,
+            limits,
+            plan,
+            expires_at_ms: expires_at.map(|time| time.as_ms()),
+            ..KeyRecord::default()
+        }
+    }
+}
