@@ -3,9 +3,7 @@
 //! Read by the readers of creation requests, so that the same things can be said and all mistakes are told at once. No
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
-use super::key::{
-    Context, ExpiryRule, Key, KeyFields, MAX_KEY_ID_LENGTH, PasswordHash, Secret, Shape, kinds, read_environment,
-};
+use super::key::{Context, Key, KeyFields, MAX_KEY_ID_LENGTH, PasswordHash, Secret, Shape, kinds, read_environment};
 use super::request::{optional, time};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, RngError};
@@ -149,7 +147,7 @@ impl ImportedKey {
         let sort = sort(&mut given, dialect);
         let held = held(&mut given, dialect, sort.as_ref());
         let format = Some(held.as_ref().map(|held| held.format));
-        let fields = KeyFields::read(&mut given, &mut Context { dialect, now, expiry: ExpiryRule::Any, format });
+        let fields = KeyFields::read(&mut given, &mut Context { dialect, now, created_at: None, format });
         let created_at = optional(&mut given, "created_at", |n| past(n, now));
         let revoked_at = optional(&mut given, "revoked_at", |n| past(n, now));
         given.finish();

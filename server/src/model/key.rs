@@ -18,7 +18,7 @@ pub use field::MetadataChange;
 pub use fields::{FieldChanges, FieldSpec, KeyFields, SelfService};
 pub use value::{Shape, Stored, write_cell};
 
-pub(super) use field::{Context, ExpiryRule, kinds, read_environment};
+pub(super) use field::{Context, kinds, read_environment};
 
 /// A key: its settable fields, and what has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

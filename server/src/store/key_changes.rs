@@ -134,7 +134,7 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     key.version += 1;
     let mut update = Sql::new("UPDATE keys SET ");
     for (spec, value) in key.to_stored() {
-        update.push(spec.name).push(" = ").bind_stored(&value).push(", ");
+        update.push(spec.name).push(" = ").bind_stored(value).push(", ");
     }
     update.push("spent = ").bind(stored_amount(key.spent));
     update.push(", version = ").bind(stored_amount(key.version));

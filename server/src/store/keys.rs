@@ -366,7 +366,7 @@ pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(),
         insert.push(KeyFields::COLUMNS).push("id, created_at, revoked_at, spent, version, name_folded) VALUES ");
         insert.bind_rows(rows, |columns, key| {
             for (_, value) in key.to_stored() {
-                columns.bind_stored(&value);
+                columns.bind_stored(value);
             }
             columns
                 .bind(key.id.as_str())

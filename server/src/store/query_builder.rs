@@ -38,7 +38,7 @@ impl Columns<'_> {
     }
 
     /// Binds the next column to the value of a field.
-    pub(super) fn bind_stored(&mut self, value: &Stored<'_>) -> &mut Self {
+    pub(super) fn bind_stored(&mut self, value: Stored) -> &mut Self {
         self.next().bind_stored(value);
         self
     }
@@ -92,10 +92,10 @@ impl Sql {
     }
 
     /// Appends a placeholder with the value of a field.
-    pub(super) fn bind_stored(&mut self, value: &Stored<'_>) -> &mut Self {
+    pub(super) fn bind_stored(&mut self, value: Stored) -> &mut Self {
         match value {
-            Stored::Text(text) => self.bind(text.as_deref()),
-            Stored::Number(number) => self.bind(*number),
+            Stored::Text(text) => self.bind(text),
+            Stored::Number(number) => self.bind(number),
         }
     }
 

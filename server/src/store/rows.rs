@@ -11,7 +11,6 @@ use keyward_core::wire::summary::Summary;
 use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
-use std::borrow::Cow;
 
 #[derive(sqlx::FromRow)]
 pub(super) struct KeyRow {
@@ -26,7 +25,7 @@ pub(super) struct KeyRow {
 }
 
 /// The settable fields of a key, in the order of their table.
-struct FieldsRow(Vec<Stored<'static>>);
+struct FieldsRow(Vec<Stored>);
 
 impl FromRow<'_, AnyRow> for FieldsRow {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
@@ -34,7 +33,7 @@ impl FromRow<'_, AnyRow> for FieldsRow {
             Ok(if spec.shape.is_number() {
                 Stored::Number(row.try_get(spec.name)?)
             } else {
-                Stored::Text(row.try_get::<Option<String>, _>(spec.name)?.map(Cow::Owned))
+                Stored::Text(row.try_get(spec.name)?)
             })
         };
         KeyFields::SPECS.iter().map(column).collect::<Result<_, _>>().map(Self)

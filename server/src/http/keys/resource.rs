@@ -102,7 +102,7 @@ pub(crate) fn key_schema(
         .required("id");
     key = key.property("key", plaintext);
     for spec in KeyFields::SPECS.iter().filter(|spec| is_shown(spec)) {
-        key = key.property(spec.name, typed(spec.description.trim(), (spec.answer_schema)())).required(spec.name);
+        key = key.property(spec.name, typed(spec.description.trim(), spec.answer_schema())).required(spec.name);
     }
     let mut key = key.build();
     if let RefOr::T(Schema::Object(others)) = others {

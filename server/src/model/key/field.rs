@@ -24,22 +24,10 @@ pub struct Context<'d> {
     pub dialect: &'d Dialect,
     /// The current time.
     pub now: Timestamp,
-    /// Which expiry a key may have.
-    pub expiry: ExpiryRule,
+    /// When the key was made, from which the dialect bounds its expiry; `None` for one that comes from elsewhere with any.
+    pub created_at: Option<Timestamp>,
     /// The format of the key, once it is chosen; inside that `None` if there is none.
     pub format: Option<Option<&'d KeyFormat>>,
-}
-
-/// Which expiry a key may have.
-#[derive(Clone, Copy, Debug)]
-pub enum ExpiryRule {
-    /// Any: the key was made elsewhere.
-    Any,
-    /// One in the future, and within the bounds of the dialect for a key that was made at that time.
-    Within {
-        /// When the key was made.
-        created_at: Timestamp,
-    },
 }
 
 /// The type of a field.
@@ -49,36 +37,39 @@ pub trait Field {
     /// What can become of it.
     type Change: Change<Self::Value>;
 
-    /// Reads a value that is given, and is not null unless the field is required.
+    /// Reads a value that is given and not null.
     fn read(node: &Node<'_>) -> Option<Self::Value>;
 
-    /// The schema of a value that is given.
-    fn value_schema(dialect: &Dialect) -> Value;
+    /// The schema of a value that is given and not null.
+    fn schema(dialect: &Dialect) -> Value;
 
-    /// Whether a new key must have it.
-    fn is_required(_: &Dialect) -> bool {
-        false
-    }
-
-    /// The schema in the request for a new key.
-    fn schema(dialect: &Dialect) -> Value {
-        let schema = Self::value_schema(dialect);
-        if Self::is_required(dialect) { schema } else { schema::or_null(schema) }
-    }
-
-    /// The schema in a merge patch, if it can be changed.
-    fn patch_schema(dialect: &Dialect) -> Option<Value> {
-        Self::Change::schema(schema::or_null(Self::value_schema(dialect)))
+    /// What is said where it is missing, if it may not be.
+    fn required(_: &Dialect) -> Option<String> {
+        None
     }
 
     /// Reads the field of a new key; one that is absent or null is empty. `None` if it is wrong.
-    fn read_new(fields: &mut Fields<'_>, name: &'static str, _: &mut Context<'_>) -> Option<Self::Value> {
-        optional(fields, name, Self::read).map(Option::unwrap_or_default)
+    fn read_new(given: &mut Fields<'_>, name: &'static str, context: &mut Context<'_>) -> Option<Self::Value> {
+        let value = optional(given, name, Self::read)?;
+        let message =
+            Self::required(context.dialect).filter(|_| value.as_ref().is_none_or(|v| *v == Self::Value::default()));
+        match message {
+            None => Some(value.unwrap_or_default()),
+            Some(message) => {
+                given.problem(name, message);
+                None
+            }
+        }
     }
 
     /// Reads the field of a merge patch: `None` if it is wrong, `Some(None)` if it is absent.
-    fn read_change(fields: &mut Fields<'_>, name: &'static str, _: &Context<'_>) -> Option<Option<Self::Change>> {
-        Self::Change::read(fields, name, Self::read)
+    fn read_change(given: &mut Fields<'_>, name: &'static str, context: &Context<'_>) -> Option<Option<Self::Change>> {
+        Self::Change::read(given.optional(name), Self::read, Self::required(context.dialect))
+    }
+
+    /// The schema of a value in answers.
+    fn answer_schema() -> Value {
+        Self::Value::SHAPE.schema()
     }
 
     /// What the audit log says of a value.
@@ -94,22 +85,34 @@ pub trait Field {
 
 /// What can become of a value.
 pub trait Change<V>: Sized {
-    /// Reads it from a merge patch; `value` reads a value that is given.
-    fn read(fields: &mut Fields<'_>, name: &'static str, value: fn(&Node<'_>) -> Option<V>) -> Option<Option<Self>>;
-    /// Its schema, made of that of a value or null; `None` if there is none.
+    /// Its schema, made of that of a value; `None` if nothing can become of it.
     fn schema(value: Value) -> Option<Value>;
+    /// Reads it from a merge patch, with the reader of a value, and with what is said of null where that cannot be.
+    fn read(
+        node: Option<Node<'_>>,
+        value: fn(&Node<'_>) -> Option<V>,
+        required: Option<String>,
+    ) -> Option<Option<Self>>;
     /// Changes the value.
     fn apply(self, value: &mut V);
 }
 
 /// The value is replaced; null empties it.
 impl<V: Default> Change<V> for V {
-    fn read(fields: &mut Fields<'_>, name: &'static str, value: fn(&Node<'_>) -> Option<V>) -> Option<Option<V>> {
-        nullable(fields, name, value).map(|change| change.map(Option::unwrap_or_default))
-    }
-
     fn schema(value: Value) -> Option<Value> {
         Some(value)
+    }
+
+    fn read(node: Option<Node<'_>>, value: fn(&Node<'_>) -> Option<V>, required: Option<String>) -> Option<Option<V>> {
+        match (node, required) {
+            (None, _) => Some(None),
+            (Some(node), Some(message)) if node.value().is_null() => {
+                node.problem(message);
+                None
+            }
+            (Some(node), _) if node.value().is_null() => Some(Some(V::default())),
+            (Some(node), _) => value(&node).map(Some),
+        }
     }
 
     fn apply(self, value: &mut V) {
@@ -122,21 +125,23 @@ impl<V: Default> Change<V> for V {
 pub struct Fixed<V>(Infallible, PhantomData<V>);
 
 impl<V> Change<V> for Fixed<V> {
-    fn read(fields: &mut Fields<'_>, name: &'static str, _: fn(&Node<'_>) -> Option<V>) -> Option<Option<Self>> {
-        if let Some(node) = fields.optional(name) {
+    fn schema(_: Value) -> Option<Value> {
+        None
+    }
+
+    fn read(node: Option<Node<'_>>, _: fn(&Node<'_>) -> Option<V>, _: Option<String>) -> Option<Option<Self>> {
+        if let Some(node) = node {
             node.problem("cannot be changed; make another key instead");
         }
         Some(None)
-    }
-
-    fn schema(_: Value) -> Option<Value> {
-        None
     }
 
     fn apply(self, _: &mut V) {
         match self.0 {}
     }
 }
+
+type Notes = BTreeMap<String, String>;
 
 /// What is to become of a key's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,232 +152,129 @@ pub enum MetadataChange {
     Merged(BTreeMap<String, Option<String>>),
 }
 
-impl Change<BTreeMap<String, String>> for MetadataChange {
-    fn read(
-        fields: &mut Fields<'_>,
-        name: &'static str,
-        _: fn(&Node<'_>) -> Option<BTreeMap<String, String>>,
-    ) -> Option<Option<Self>> {
-        let change = nullable(fields, name, change_metadata)?;
-        Some(change.map(|entries| entries.map_or(Self::Cleared, Self::Merged)))
-    }
-
+impl Change<Notes> for MetadataChange {
     fn schema(_: Value) -> Option<Value> {
-        Some(schema::or_null(schema::metadata_change()))
+        Some(schema::metadata_change())
     }
 
-    fn apply(self, value: &mut BTreeMap<String, String>) {
-        match self {
-            Self::Cleared => value.clear(),
-            Self::Merged(entries) => {
-                for (name, entry) in entries {
-                    match entry {
-                        Some(entry) => drop(value.insert(name, entry)),
-                        None => drop(value.remove(&name)),
-                    }
-                }
+    fn read(node: Option<Node<'_>>, _: fn(&Node<'_>) -> Option<Notes>, _: Option<String>) -> Option<Option<Self>> {
+        match node {
+            None => Some(None),
+            Some(node) if node.value().is_null() => Some(Some(Self::Cleared)),
+            Some(node) => change_metadata(&node).map(Self::Merged).map(Some),
+        }
+    }
+
+    fn apply(self, value: &mut Notes) {
+        let Self::Merged(entries) = self else { return value.clear() };
+        for (name, entry) in entries {
+            match entry {
+                Some(entry) => drop(value.insert(name, entry)),
+                None => drop(value.remove(&name)),
             }
         }
     }
 }
 
-/// The types that read a value and do nothing else: the value, its reader, its schema.
-macro_rules! plain_fields {
-    ($($(#[$doc:meta])+ $type:ident: $value:ty, $read:expr, $schema:expr;)+) => {$(
+/// `type: value, change, reader, schema { what else is as for no other field }` for each type of field.
+macro_rules! field_types {
+    ($($(#[$doc:meta])+ $type:ident: $value:ty, $change:ty, $read:expr, $schema:expr, {$($more:tt)*})+) => {$(
         $(#[$doc])+
         pub struct $type;
 
         impl Field for $type {
             type Value = $value;
-            type Change = $value;
+            type Change = $change;
 
-            fn read(node: &Node<'_>) -> Option<Self::Value> {
-                $read(node)
+            fn read(node: &Node<'_>) -> Option<$value> {
+                ($read)(node)
             }
 
-            fn value_schema(_: &Dialect) -> Value {
-                $schema
+            fn schema(dialect: &Dialect) -> Value {
+                ($schema)(dialect)
             }
+
+            $($more)*
         }
     )+};
 }
 
-plain_fields! {
+field_types! {
+    /// The name of a key, which it must have.
+    Name: String, String, name, |_| schema::name(), {
+        fn required(_: &Dialect) -> Option<String> {
+            Some("is required".to_owned())
+        }
+    }
+
+    /// The id of the owner, without which the dialect may have every edge refuse the key.
+    OwnerId: Option<String>, Fixed<Option<String>>, |node| id(node).map(Some), |_| schema::id(), {
+        fn required(dialect: &Dialect) -> Option<String> {
+            let name = &dialect.name;
+            let why = || format!("is required: by the dialect {name} every gateway refuses a key without an owner");
+            dialect.owner_required.then(why)
+        }
+    }
+
     /// The id of a member or a plan.
-    Id: Option<String>, |node| id(node).map(Some), schema::id();
+    Id: Option<String>, Option<String>, |node| id(node).map(Some), |_| schema::id(), {}
+
+    /// The kind, which follows from the format of the key.
+    Kind: String, Fixed<String>, |node: &Node<'_>| node.string().map(str::to_owned), schema::kind, {
+        fn read_new(given: &mut Fields<'_>, _: &'static str, context: &mut Context<'_>) -> Option<String> {
+            context.choose_format(given).map(|format| format.kind.clone())
+        }
+    }
+
+    /// The environment, which follows from the format of the key.
+    EnvironmentName: Option<Environment>, Fixed<Option<Environment>>, |node| read_environment(node).map(Some),
+    schema::environment_of, {
+        fn read_new(given: &mut Fields<'_>, _: &'static str, context: &mut Context<'_>) -> Option<Option<Environment>> {
+            context.choose_format(given).map(|format| format.environment)
+        }
+
+        fn answer_schema() -> Value {
+            // Not by `enum`: generators of clients take null in one for a value of its own.
+            json!({"type": "string", "pattern": "^(live|test)$"})
+        }
+    }
+
     /// Permissions.
-    Scopes: Vec<String>, |node: &Node<'_>| node.each(scope), schema::list(schema::scope());
+    Scopes: Vec<String>, Vec<String>, |node: &Node<'_>| node.each(scope), |_| schema::list(schema::scope()), {}
+
     /// Client networks.
-    Networks: Vec<IpNet>, |node: &Node<'_>| node.each(network), schema::list(schema::network());
+    Networks: Vec<IpNet>, Vec<IpNet>, |node: &Node<'_>| node.each(network), |_| schema::list(schema::network()), {}
+
     /// Rate limits.
-    RateLimits: Option<Limits>, |node| read_limits(node).map(Some), schema::limits();
+    RateLimits: Option<Limits>, Option<Limits>, |node| read_limits(node).map(Some), |_| schema::limits(), {}
+
     /// An amount of credits.
-    CreditLimit: Option<u64>, |node| credits(node).map(Some), schema::credits();
-}
+    CreditLimit: Option<u64>, Option<u64>, |node| credits(node).map(Some), |_| schema::credits(), {}
 
-/// The name of a key, which it must have.
-pub struct Name;
-
-impl Field for Name {
-    type Value = String;
-    type Change = String;
-
-    fn read(node: &Node<'_>) -> Option<String> {
-        name(node)
-    }
-
-    fn value_schema(_: &Dialect) -> Value {
-        schema::name()
-    }
-
-    fn is_required(_: &Dialect) -> bool {
-        true
-    }
-
-    fn patch_schema(_: &Dialect) -> Option<Value> {
-        Some(schema::name())
-    }
-
-    fn read_new(fields: &mut Fields<'_>, name: &'static str, _: &mut Context<'_>) -> Option<String> {
-        let node = fields.optional(name);
-        if node.is_none() {
-            fields.problem(name, "is required");
+    /// Notes. They can be anything, so the audit log has their names alone.
+    Metadata: Notes, MetadataChange, metadata, |_| schema::metadata(), {
+        fn audited(value: &Notes) -> Value {
+            value.keys().map(String::as_str).collect()
         }
-        Self::read(&node?)
-    }
 
-    fn read_change(fields: &mut Fields<'_>, name: &'static str, _: &Context<'_>) -> Option<Option<String>> {
-        fields.maybe(name, Self::read)
-    }
-}
-
-/// The id of the owner, without which the dialect may have every edge refuse the key.
-pub struct OwnerId;
-
-impl Field for OwnerId {
-    type Value = Option<String>;
-    type Change = Fixed<Self::Value>;
-
-    fn read(node: &Node<'_>) -> Option<Self::Value> {
-        id(node).map(Some)
-    }
-
-    fn value_schema(_: &Dialect) -> Value {
-        schema::id()
-    }
-
-    fn is_required(dialect: &Dialect) -> bool {
-        dialect.owner_required
-    }
-
-    fn read_new(fields: &mut Fields<'_>, name: &'static str, context: &mut Context<'_>) -> Option<Self::Value> {
-        let owner = optional(fields, name, Self::read)?.flatten();
-        if owner.is_none() && Self::is_required(context.dialect) {
-            let dialect = &context.dialect.name;
-            let message = format!("is required: by the dialect {dialect} every gateway refuses a key without an owner");
-            fields.problem(name, message);
-            return None;
-        }
-        Some(owner)
-    }
-}
-
-/// The kind, which follows from the format of the key.
-pub struct Kind;
-
-impl Field for Kind {
-    type Value = String;
-    type Change = Fixed<String>;
-
-    fn read(node: &Node<'_>) -> Option<String> {
-        node.string().map(str::to_owned)
-    }
-
-    fn value_schema(dialect: &Dialect) -> Value {
-        let kinds: BTreeSet<_> = dialect.formats.iter().map(|format| format.kind.as_str()).collect();
-        schema::one_of(kinds)
-    }
-
-    fn read_new(fields: &mut Fields<'_>, _: &'static str, context: &mut Context<'_>) -> Option<String> {
-        context.choose_format(fields).map(|format| format.kind.clone())
-    }
-}
-
-/// The environment, which follows from the format of the key.
-pub struct EnvironmentName;
-
-impl Field for EnvironmentName {
-    type Value = Option<Environment>;
-    type Change = Fixed<Self::Value>;
-
-    fn read(node: &Node<'_>) -> Option<Self::Value> {
-        read_environment(node).map(Some)
-    }
-
-    fn value_schema(dialect: &Dialect) -> Value {
-        let environments: BTreeSet<_> =
-            dialect.formats.iter().filter_map(|format| format.environment).map(Environment::name).collect();
-        schema::one_of(environments)
-    }
-
-    fn read_new(fields: &mut Fields<'_>, _: &'static str, context: &mut Context<'_>) -> Option<Self::Value> {
-        context.choose_format(fields).map(|format| format.environment)
-    }
-}
-
-/// Notes.
-pub struct Metadata;
-
-impl Field for Metadata {
-    type Value = BTreeMap<String, String>;
-    type Change = MetadataChange;
-
-    fn read(node: &Node<'_>) -> Option<Self::Value> {
-        metadata(node)
-    }
-
-    fn value_schema(_: &Dialect) -> Value {
-        schema::metadata()
-    }
-
-    /// Notes can be anything, so only their names are logged.
-    fn audited(value: &Self::Value) -> Value {
-        value.keys().map(String::as_str).collect()
-    }
-
-    fn difference(old: &Self::Value, new: &Self::Value) -> Option<Value> {
-        let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-        let changed: Vec<_> = names.into_iter().filter(|name| old.get(*name) != new.get(*name)).collect();
-        (!changed.is_empty()).then(|| json!(changed))
-    }
-}
-
-/// The expiry, which requests may give as a time or as a number of seconds from now.
-pub struct Expiry;
-
-impl Field for Expiry {
-    type Value = Option<Timestamp>;
-    type Change = Option<Timestamp>;
-
-    fn read(node: &Node<'_>) -> Option<Self::Value> {
-        time(node).map(Some)
-    }
-
-    fn value_schema(_: &Dialect) -> Value {
-        schema::time()
-    }
-
-    fn read_new(fields: &mut Fields<'_>, name: &'static str, context: &mut Context<'_>) -> Option<Self::Value> {
-        match context.expiry {
-            ExpiryRule::Any => optional(fields, name, time),
-            ExpiryRule::Within { .. } => Self::read_change(fields, name, context).map(Option::flatten),
+        fn difference(old: &Notes, new: &Notes) -> Option<Value> {
+            let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+            let changed: Vec<_> = names.into_iter().filter(|name| old.get(*name) != new.get(*name)).collect();
+            (!changed.is_empty()).then(|| json!(changed))
         }
     }
 
-    fn read_change(fields: &mut Fields<'_>, name: &'static str, context: &Context<'_>) -> Option<Option<Self::Change>> {
-        match context.expiry {
-            ExpiryRule::Any => nullable(fields, name, time),
-            ExpiryRule::Within { created_at } => expiry(fields, context.dialect, created_at, context.now),
+    /// The expiry, which requests may give as a time or as a number of seconds from now.
+    Expiry: Option<Timestamp>, Option<Timestamp>, |node| time(node).map(Some), |_| schema::time(), {
+        fn read_new(given: &mut Fields<'_>, name: &'static str, context: &mut Context<'_>) -> Option<Self::Value> {
+            Self::read_change(given, name, context).map(Option::flatten)
+        }
+
+        fn read_change(given: &mut Fields<'_>, name: &'static str, context: &Context<'_>) -> Option<Option<Self::Value>> {
+            match context.created_at {
+                None => nullable(given, name, time),
+                Some(created_at) => expiry(given, context.dialect, created_at, context.now),
+            }
         }
     }
 }

@@ -5,11 +5,12 @@
 //! what one key may hand on to another; both name every field, so that a new one does not compile until that is decided.
 
 use super::field::{
-    Context, CreditLimit, EnvironmentName, Expiry, Field, Id, Kind, Metadata, Name, Networks, OwnerId, RateLimits,
-    Scopes,
+    Change, Context, CreditLimit, EnvironmentName, Expiry, Field, Id, Kind, Metadata, Name, Networks, OwnerId,
+    RateLimits, Scopes,
 };
 use super::table::key_fields;
 use super::value::{FieldValue, Shape, write_cell};
+use crate::model::schema::or_null;
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::entry::KeyRecord;
 use serde_json::Value;
@@ -65,29 +66,50 @@ pub struct FieldSpec {
     pub shape: Shape,
     /// Whether it can be null.
     pub is_nullable: bool,
-    /// Whether a new key must have it.
-    pub is_required: fn(&Dialect) -> bool,
-    /// The schema of its value in the request for a new key.
-    pub schema: fn(&Dialect) -> Value,
-    /// Its schema in a merge patch, if it can be changed.
-    pub patch_schema: fn(&Dialect) -> Option<Value>,
-    /// Its schema in answers.
-    pub answer_schema: fn() -> Value,
+    required: fn(&Dialect) -> Option<String>,
+    value_schema: fn(&Dialect) -> Value,
+    change_schema: fn(Value) -> Option<Value>,
+    shown_schema: fn() -> Value,
 }
 
 impl FieldSpec {
-    pub(super) const fn of<F: Field>(name: &'static str, description: &'static str, self_service: SelfService) -> Self {
+    pub(super) const fn of<F: Field>(name: &'static str, words: &'static str, self_service: SelfService) -> Self {
         Self {
             name,
-            description,
+            description: words,
             self_service,
             shape: F::Value::SHAPE,
             is_nullable: F::Value::IS_NULLABLE,
-            is_required: F::is_required,
-            schema: F::schema,
-            patch_schema: F::patch_schema,
-            answer_schema: <F::Value as FieldValue>::schema,
+            required: F::required,
+            value_schema: F::schema,
+            change_schema: <F::Change as Change<F::Value>>::schema,
+            shown_schema: F::answer_schema,
         }
+    }
+
+    /// Whether a new key must have it.
+    pub fn is_required(&self, dialect: &Dialect) -> bool {
+        (self.required)(dialect).is_some()
+    }
+
+    /// Its schema in the request for a new key.
+    pub fn schema(&self, dialect: &Dialect) -> Value {
+        self.nullable(dialect, (self.value_schema)(dialect))
+    }
+
+    /// Its schema in a merge patch, if it can be changed.
+    pub fn patch_schema(&self, dialect: &Dialect) -> Option<Value> {
+        (self.change_schema)((self.value_schema)(dialect)).map(|schema| self.nullable(dialect, schema))
+    }
+
+    /// Its schema in answers.
+    pub fn answer_schema(&self) -> Value {
+        let schema = (self.shown_schema)();
+        if self.is_nullable { or_null(schema) } else { schema }
+    }
+
+    fn nullable(&self, dialect: &Dialect, schema: Value) -> Value {
+        if self.is_required(dialect) { schema } else { or_null(schema) }
     }
 
     /// The value of the field in a cell of CSV.

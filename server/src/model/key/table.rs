@@ -3,7 +3,6 @@
 /// `name: type of field, what users of self-service may do with it;` for each field, after the sentence that describes it.
 macro_rules! key_fields {
     ($($(#[doc = $doc:literal])+ $name:ident: $field:ty, $self_service:ident;)+) => {
-        use super::field::Change;
         use super::value::Stored;
         use keyward_core::document::Fields;
         use serde_json::Map;
@@ -41,19 +40,18 @@ macro_rules! key_fields {
             }
 
             /// Every field with its value in the database.
-            pub fn to_stored(&self) -> impl Iterator<Item = (&'static FieldSpec, Stored<'_>)> {
-                Self::SPECS.iter().zip([$(self.$name.to_stored(),)+])
+            pub fn to_stored(&self) -> impl Iterator<Item = (&'static FieldSpec, Stored)> {
+                self.to_json().map(|(spec, value)| (spec, spec.shape.store(&value)))
             }
 
             /// The fields in the order of the table.
             ///
             /// # Errors
             /// The name of a field whose column holds something else.
-            pub fn from_stored<'a>(columns: impl IntoIterator<Item = Stored<'a>>) -> Result<Self, &'static str> {
-                let mut columns = columns.into_iter();
-                Ok(Self {
-                    $($name: columns.next().and_then(FieldValue::from_stored).ok_or(stringify!($name))?,)+
-                })
+            pub fn from_stored(columns: Vec<Stored>) -> Result<Self, &'static str> {
+                let mut columns = columns.into_iter().zip(Self::SPECS);
+                let mut next = || columns.next().and_then(|(column, spec)| spec.shape.load(column));
+                Ok(Self { $($name: next().and_then(|value| FieldValue::from_json(&value)).ok_or(stringify!($name))?,)+ })
             }
 
             /// What the audit log says of the fields of a new key; nothing of what is null or empty.

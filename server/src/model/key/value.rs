@@ -1,23 +1,14 @@
 //! How the value of a field is written outside of Rust: in JSON, in a column of the database and in a cell of CSV.
 
 use crate::clock::Timestamp;
-use crate::model::schema::{number, or_null, strings, time};
+use crate::model::MAX_CREDITS;
+use crate::model::schema::{number, strings, time};
 use keyward_core::key::limit::Limits;
 use keyward_core::wire::entry::Environment;
 use serde_json::{Value, json};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
-
-/// A value as it stands in a column. Times are milliseconds since the Unix epoch; lists and objects are JSON texts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stored<'a> {
-    /// A column of texts.
-    Text(Option<Cow<'a, str>>),
-    /// A column of whole numbers.
-    Number(Option<i64>),
-}
 
 /// What sort of value a field has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +25,15 @@ pub enum Shape {
     Object,
 }
 
+/// A value as it stands in a column. Times are milliseconds since the Unix epoch; lists and objects are JSON texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// A column of texts.
+    Text(Option<String>),
+    /// A column of whole numbers.
+    Number(Option<i64>),
+}
+
 /// The value of a field.
 pub trait FieldValue: Sized {
     /// What sort of value it is.
@@ -41,14 +41,10 @@ pub trait FieldValue: Sized {
     /// Whether it can be null.
     const IS_NULLABLE: bool = false;
 
-    /// Its schema in answers.
-    fn schema() -> Value;
     /// The value in JSON.
     fn to_json(&self) -> Value;
-    /// The value in the database.
-    fn to_stored(&self) -> Stored<'_>;
-    /// Reads what [`to_stored`](Self::to_stored) made; `None` if it is something else.
-    fn from_stored(stored: Stored<'_>) -> Option<Self>;
+    /// Reads what [`to_json`](Self::to_json) made; `None` if it is something else.
+    fn from_json(value: &Value) -> Option<Self>;
 }
 
 impl Shape {
@@ -57,7 +53,30 @@ impl Shape {
         matches!(self, Self::Time | Self::Number)
     }
 
-    /// The JSON value of a cell that is not empty; or what was expected. `[]` is a list of nothing.
+    /// The JSON value in a column; `None` if it is something else.
+    pub(super) fn store(self, value: &Value) -> Stored {
+        let time = || value.as_str().and_then(Timestamp::parse_rfc3339).map(Timestamp::as_stored);
+        match self {
+            Self::Text => Stored::Text(value.as_str().map(str::to_owned)),
+            Self::Time => Stored::Number(time()),
+            Self::Number => Stored::Number(value.as_u64().map(|number| i64::try_from(number).unwrap_or(i64::MAX))),
+            Self::List | Self::Object => Stored::Text((!value.is_null()).then(|| value.to_string())),
+        }
+    }
+
+    /// Reads what [`store`](Self::store) made; `None` if it is something else.
+    pub(super) fn load(self, stored: Stored) -> Option<Value> {
+        Some(match (self, stored) {
+            (_, Stored::Text(None) | Stored::Number(None)) => Value::Null,
+            (Self::Text, Stored::Text(Some(text))) => text.into(),
+            (Self::Time, Stored::Number(Some(ms))) => json!(Timestamp::from_stored(ms)),
+            (Self::Number, Stored::Number(Some(number))) => number.into(),
+            (Self::List | Self::Object, Stored::Text(Some(text))) => serde_json::from_str(&text).ok()?,
+            _ => return None,
+        })
+    }
+
+    /// The JSON value of a cell that is not empty. `[]` is a list of nothing.
     ///
     /// # Errors
     /// What was expected.
@@ -68,6 +87,17 @@ impl Shape {
             Self::List if cell == "[]" => Ok(json!([])),
             Self::List => Ok(cell.split_ascii_whitespace().collect()),
             Self::Object => serde_json::from_str(cell).ok().filter(Value::is_object).ok_or("a JSON object"),
+        }
+    }
+
+    /// The schema in answers.
+    pub(super) fn schema(self) -> Value {
+        match self {
+            Self::Text => json!({"type": "string"}),
+            Self::Time => time(),
+            Self::Number => number(0, MAX_CREDITS),
+            Self::List => strings(),
+            Self::Object => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         }
     }
 }
@@ -86,180 +116,54 @@ pub fn write_cell(value: &Value, is_nullable: bool) -> String {
     }
 }
 
-fn text(stored: Stored<'_>) -> Option<Cow<'_, str>> {
-    if let Stored::Text(text) = stored { text } else { None }
-}
-
-fn whole_number(stored: Stored<'_>) -> Option<i64> {
-    if let Stored::Number(number) = stored { number } else { None }
-}
-
 impl<T: FieldValue> FieldValue for Option<T> {
     const SHAPE: Shape = T::SHAPE;
     const IS_NULLABLE: bool = true;
-
-    fn schema() -> Value {
-        or_null(T::schema())
-    }
 
     fn to_json(&self) -> Value {
         self.as_ref().map_or(Value::Null, T::to_json)
     }
 
-    fn to_stored(&self) -> Stored<'_> {
-        match self {
-            Some(value) => value.to_stored(),
-            None if T::SHAPE.is_number() => Stored::Number(None),
-            None => Stored::Text(None),
-        }
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        match stored {
-            Stored::Text(None) | Stored::Number(None) => Some(None),
-            stored => T::from_stored(stored).map(Some),
-        }
-    }
-}
-
-impl FieldValue for String {
-    const SHAPE: Shape = Shape::Text;
-
-    fn schema() -> Value {
-        json!({"type": "string"})
-    }
-
-    fn to_json(&self) -> Value {
-        self.as_str().into()
-    }
-
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Text(Some(self.into()))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        text(stored).map(Cow::into_owned)
-    }
-}
-
-impl FieldValue for Environment {
-    const SHAPE: Shape = Shape::Text;
-
-    fn schema() -> Value {
-        // Not by `enum`: generators of clients take null in one for a value of its own.
-        json!({"type": "string", "pattern": "^(live|test)$"})
-    }
-
-    fn to_json(&self) -> Value {
-        self.name().into()
-    }
-
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Text(Some(self.name().into()))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        Self::from_name(&text(stored)?)
-    }
-}
-
-impl FieldValue for u64 {
-    const SHAPE: Shape = Shape::Number;
-
-    fn schema() -> Value {
-        number(0, crate::model::MAX_CREDITS)
-    }
-
-    fn to_json(&self) -> Value {
-        (*self).into()
-    }
-
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Number(Some(i64::try_from(*self).unwrap_or(i64::MAX)))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        whole_number(stored)?.try_into().ok()
-    }
-}
-
-impl FieldValue for Timestamp {
-    const SHAPE: Shape = Shape::Time;
-
-    fn schema() -> Value {
-        time()
-    }
-
-    fn to_json(&self) -> Value {
-        self.to_string().into()
-    }
-
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Number(Some(self.as_stored()))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        whole_number(stored).map(Self::from_stored)
+    fn from_json(value: &Value) -> Option<Self> {
+        if value.is_null() { Some(None) } else { T::from_json(value).map(Some) }
     }
 }
 
 impl<T: Display + FromStr> FieldValue for Vec<T> {
     const SHAPE: Shape = Shape::List;
 
-    fn schema() -> Value {
-        strings()
-    }
-
     fn to_json(&self) -> Value {
         self.iter().map(ToString::to_string).collect()
     }
 
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Text(Some(self.to_json().to_string().into()))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        let texts: Vec<String> = serde_json::from_str(&text(stored)?).ok()?;
-        texts.iter().map(|text| text.parse().ok()).collect()
+    fn from_json(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(|element| element.as_str()?.parse().ok()).collect()
     }
 }
 
-impl FieldValue for Limits {
-    const SHAPE: Shape = Shape::List;
+macro_rules! values {
+    ($($type:ty: $shape:ident, $to:expr, $from:expr;)+) => {$(
+        impl FieldValue for $type {
+            const SHAPE: Shape = Shape::$shape;
 
-    fn schema() -> Value {
-        strings()
-    }
+            fn to_json(&self) -> Value {
+                ($to)(self)
+            }
 
-    fn to_json(&self) -> Value {
-        self.iter().map(ToString::to_string).collect()
-    }
-
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Text(Some(self.to_json().to_string().into()))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        Self::new(Vec::from_stored(stored)?).ok()
-    }
+            fn from_json(value: &Value) -> Option<Self> {
+                ($from)(value)
+            }
+        }
+    )+};
 }
 
-impl FieldValue for BTreeMap<String, String> {
-    const SHAPE: Shape = Shape::Object;
-
-    fn schema() -> Value {
-        json!({"type": "object", "additionalProperties": {"type": "string"}})
-    }
-
-    fn to_json(&self) -> Value {
-        json!(self)
-    }
-
-    fn to_stored(&self) -> Stored<'_> {
-        Stored::Text(Some(self.to_json().to_string().into()))
-    }
-
-    fn from_stored(stored: Stored<'_>) -> Option<Self> {
-        serde_json::from_str(&text(stored)?).ok()
-    }
+values! {
+    String: Text, |text| json!(text), |value: &Value| value.as_str().map(str::to_owned);
+    Environment: Text, |environment: &Self| environment.name().into(), |value: &Value| Self::from_name(value.as_str()?);
+    Timestamp: Time, |time| json!(time), |value: &Value| Self::parse_rfc3339(value.as_str()?);
+    u64: Number, |number| json!(number), Value::as_u64;
+    Limits: List, |limits: &Self| limits.iter().map(ToString::to_string).collect(),
+        |value| Self::new(Vec::from_json(value)?).ok();
+    BTreeMap<String, String>: Object, |entries| json!(entries), |value: &Value| value.as_object()?.iter()
+        .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
 }

@@ -3,7 +3,7 @@
 use super::fields::credits;
 use crate::clock::Timestamp;
 use crate::model::Key;
-use crate::model::key::{Context, ExpiryRule, FieldChanges};
+use crate::model::key::{Context, FieldChanges};
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Problems, read_value};
 use serde_json::Value;
@@ -25,7 +25,7 @@ impl KeyChange {
     pub fn read(document: &Value, dialect: &Dialect, created_at: Timestamp, now: Timestamp) -> Result<Self, Problems> {
         read_value(document, |node| {
             let mut given = node.fields()?;
-            let context = Context { dialect, now, expiry: ExpiryRule::Within { created_at }, format: None };
+            let context = Context { dialect, now, created_at: Some(created_at), format: None };
             let fields = FieldChanges::read(&mut given, &context);
             let spent = given.maybe("spent", credits);
             given.finish();

@@ -1,7 +1,7 @@
 //! A key that is asked for.
 
 use crate::clock::Timestamp;
-use crate::model::key::{Context, ExpiryRule, KeyFields};
+use crate::model::key::{Context, KeyFields};
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::document::{Problems, read_value};
@@ -24,7 +24,7 @@ impl NewKey {
     pub fn read(document: &Value, dialect: &Dialect, now: Timestamp) -> Result<Self, Problems> {
         read_value(document, |node| {
             let mut given = node.fields()?;
-            let mut context = Context { dialect, now, expiry: ExpiryRule::Within { created_at: now }, format: None };
+            let mut context = Context { dialect, now, created_at: Some(now), format: None };
             let fields = KeyFields::read(&mut given, &mut context);
             given.finish();
             let new = Self { fields: fields?, format: context.format.flatten()?.clone() };

@@ -18,6 +18,7 @@ use keyward_core::key::limit::{Limit, Limits};
 use keyward_core::wire::entry::Environment;
 use keyward_core::wire::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// The schemas of all documents that requests carry, each with its name, for a server of that dialect.
 pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
@@ -38,13 +39,13 @@ pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
 }
 
 fn new_key(dialect: &Dialect) -> Value {
-    key("A key that is to be made.", dialect, |spec| Some((spec.schema)(dialect)))
+    key("A key that is to be made.", dialect, |spec| Some(spec.schema(dialect)))
 }
 
 fn key_change(dialect: &Dialect) -> Value {
     let words =
         "What is to become of a key (a merge patch, RFC 7396); what is absent stays. A note that is null is removed.";
-    let mut schema = key(words, dialect, |spec| (spec.patch_schema)(dialect));
+    let mut schema = key(words, dialect, |spec| spec.patch_schema(dialect));
     let spent = described("How many credits it has spent so far, to correct what edges reported.", credits());
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         properties.insert("spent".to_owned(), spent);
@@ -58,7 +59,7 @@ fn key_change(dialect: &Dialect) -> Value {
 fn new_own_key(dialect: &Dialect) -> Value {
     let words =
         "A key that a user is to have; what is absent is as in the key that asks, and nothing goes beyond that.";
-    key(words, dialect, |spec| (spec.self_service == SelfService::Chosen).then(|| (spec.schema)(dialect)))
+    key(words, dialect, |spec| (spec.self_service == SelfService::Chosen).then(|| spec.schema(dialect)))
 }
 
 /// A document with the fields of a key that have a schema in it.
@@ -69,7 +70,7 @@ fn key(words: &str, dialect: &Dialect, schema: impl Fn(&FieldSpec) -> Option<Val
         "expires_in_s",
         described("In how many seconds the key expires, instead of `expires_at`.", or_null(lifetime())),
     );
-    let required: Vec<_> = specs().filter(|(spec, _)| (spec.is_required)(dialect)).map(|(spec, _)| spec.name).collect();
+    let required: Vec<_> = specs().filter(|(spec, _)| spec.is_required(dialect)).map(|(spec, _)| spec.name).collect();
     ending_once(object(words, fields.chain([expires_in_s]), &required))
 }
 
@@ -228,6 +229,17 @@ pub(in crate::model) fn metadata() -> Value {
 /// Notes to set, or with null to remove.
 pub(in crate::model) fn metadata_change() -> Value {
     metadata_entries(or_null(metadata_value()))
+}
+
+/// The schema of the name of a kind of the dialect.
+pub(in crate::model) fn kind(dialect: &Dialect) -> Value {
+    one_of(dialect.formats.iter().map(|format| format.kind.as_str()).collect::<BTreeSet<_>>())
+}
+
+/// The schema of the name of an environment of the dialect.
+pub(in crate::model) fn environment_of(dialect: &Dialect) -> Value {
+    let environments = dialect.formats.iter().filter_map(|format| format.environment).map(Environment::name);
+    one_of(environments.collect::<BTreeSet<_>>())
 }
 
 /// Not by `patternProperties`: generators of clients make a map of `additionalProperties` alone.
