@@ -13,7 +13,7 @@ use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::schema::{environment, key_id, nonempty_line};
 use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
-use crate::store::{Authorization, Changed, KeyQuery, SecretEnded};
+use crate::store::{Authorization, KeyError, KeyQuery};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -56,7 +56,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     let now = (app.clock)();
     let page = app.store.keys(&query, now).await?;
     let page = page.ok_or_else(|| ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")])))?;
-    let keys = page.keys.iter().map(|key| resource(key, None, now)).collect();
+    let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
@@ -97,18 +97,9 @@ pub(super) async fn change(
     let created_at = app.store.key(&id).await?.ok_or(NO_KEY)?.created_at;
     let no_plan = plan_problem(&app, &document).await?;
     let change = with_further(KeyChange::read(&document, &app.dialect, created_at, now), no_plan)?;
-    match app.store.change_key(by, Target { id, expected }, change, now).await? {
-        Changed::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
-            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
-        }
-        Changed::NotActive(state) => Err(ApiError::NotActive { state, wanted: "end at another time" }),
-        Changed::TooMuchMetadata => {
-            let message = format!("the key would have more than {MAX_METADATA} entries");
-            Err(ApiError::Invalid(Problems(vec![problem("metadata", &message)])))
-        }
-        Changed::NotFound => Err(NO_KEY),
-    }
+    let key = app.store.change_key(by, Target { id, expected }, change, now).await?;
+    tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
 /// Ends a key at once and for good
@@ -152,19 +143,36 @@ pub(super) async fn end_secret(
     TwoIds(id, secret): TwoIds,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    match app.store.end_secret(by, Target { id, expected }, secret, now).await? {
-        SecretEnded::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, "a secret of the key ended");
-            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
-        }
-        SecretEnded::NotActive(state) => Err(ApiError::NotActive { state, wanted: "have one of its secrets ended" }),
-        SecretEnded::LastOne => Err(ApiError::LastSecret),
-        SecretEnded::NoSuchSecret => Err(ApiError::NotFound("secret of this key")),
-        SecretEnded::NotFound => Err(NO_KEY),
-    }
+    let key = app.store.end_secret(by, Target { id, expected }, secret, now).await?;
+    tracing::info!(key = key.id, owner = key.owner, "a secret of the key ended");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
-const NO_KEY: ApiError = ApiError::NotFound("key");
+pub(super) const NO_KEY: ApiError = ApiError::NotFound("key");
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(error) => error.into(),
+            KeyError::NotFound => NO_KEY,
+            KeyError::NoSuchSecret => Self::NotFound("secret of this key"),
+            KeyError::NotActive { state, wanted } => Self::NotActive { state, wanted },
+            KeyError::LastSecret => Self::LastSecret,
+            KeyError::TooManySecrets => Self::TooManySecrets,
+            KeyError::TooManyKnownSecrets { most } => Self::TooManyKnownSecrets { most },
+            KeyError::TooMuchMetadata => {
+                let message = format!("the key would have more than {MAX_METADATA} entries");
+                Self::Invalid(Problems(vec![problem("metadata", &message)]))
+            }
+            KeyError::HasCredits => Self::HasCredits,
+            KeyError::TooManyKeys => Self::TooManyKeys,
+            KeyError::TooSoon { retry_after } => {
+                let retry_after_s = u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+                Self::TooManyMade { retry_after_s }
+            }
+        }
+    }
+}
 
 /// What is wrong with the plan in a request: that there is none of that id. What no plan can be called is for the reader
 /// of the request to tell.

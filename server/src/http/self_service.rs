@@ -6,8 +6,9 @@
 use super::App;
 use super::answer::json;
 use super::extract::{Document, Id, Parameters, problem};
+use super::keys::issue::format_of;
 use super::keys::resource::{key_schema, shown};
-use super::keys::{KeyId, PageSize};
+use super::keys::{KeyId, NO_KEY, PageSize};
 use super::openapi::Refused as Refuses;
 use super::problem::ApiError;
 use crate::auth::auth_throttle;
@@ -16,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::keys::issue::issue;
 use crate::model::{Delegator, FieldSpec, Key, Rotation, SelfService, State as KeyState};
 use crate::random;
-use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, QueuePermit, Rotated, RotatedBy};
+use crate::store::{Asking, Authorization, KeyQuery, QueuePermit};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
 use axum::http::request::Parts;
@@ -31,7 +32,6 @@ use keyward_core::refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::time::Duration;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
@@ -166,7 +166,7 @@ pub(super) async fn list(
     }
     let now = (app.clock)();
     let page = app.store.keys_for_user(&turn, &query, now).await?.ok_or_else(no_such_key)?;
-    let keys = page.keys.iter().map(|key| resource(key, None, now)).collect();
+    let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
@@ -199,15 +199,10 @@ pub(super) async fn create(
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     caller.check_within(&key, &app)?;
-    match app.store.create_key_by(caller.asking, key, &app.clock).await? {
-        CreatedBy::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, by = asks.id, "key created");
-            json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
-        }
-        CreatedBy::HasCredits => Err(ApiError::HasCredits),
-        CreatedBy::TooManyKeys => Err(ApiError::TooManyKeys),
-        CreatedBy::TooSoon { retry_after } => Err(too_soon(retry_after)),
-    }
+    let by = asks.id.clone();
+    let key = app.store.create_key_by(caller.asking, key, &app.clock).await?;
+    tracing::info!(key = key.id, owner = key.owner, by, "key created");
+    json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
 }
 
 /// Ends a key of the owner at once and for good
@@ -256,31 +251,14 @@ pub(super) async fn rotate(
     if key.id != caller.verified.key.id {
         caller.check_within(&key, &app)?;
     }
-    let format =
-        app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
-    let format = format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })?;
+    let format = format_of(&app.dialect, &key)?;
     caller.check_issuance(&app, now).await?;
     let _turn = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
-    let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await? {
-        RotatedBy::Decided(rotated) => rotated,
-        RotatedBy::TooSoon { retry_after } => return Err(too_soon(retry_after)),
-    };
-    match rotated {
-        Rotated::Done(key) => {
-            let by = &caller.verified.key.id;
-            tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
-            json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
-        }
-        Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
-        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
-        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
-        Rotated::NotFound => Err(NO_KEY),
-    }
-}
-
-fn too_soon(retry_after: Duration) -> ApiError {
-    ApiError::TooManyMade { retry_after_s: u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX) }
+    let by = caller.verified.key.id.clone();
+    let key = app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await?;
+    tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
+    json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
 }
 
 /// Keeps answers out of caches: one may not know that a field beside `authorization` says whose they are.
@@ -288,8 +266,6 @@ pub(super) async fn uncached(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
-
-const NO_KEY: ApiError = ApiError::NotFound("key");
 
 impl Caller {
     /// Looks at the key again once the body has come, since what is said of the body rests on it. Whether it may change
@@ -308,10 +284,7 @@ impl Caller {
     /// Whether the owner can make another secret now, before one is made and hashed.
     async fn check_issuance(&self, app: &App, now: Timestamp) -> Result<(), ApiError> {
         let turn = app.store.user_read_permit(self.asking.owner()).await?;
-        match app.store.share_used_up(&turn, &self.asking, now).await? {
-            Some(retry_after) => Err(too_soon(retry_after)),
-            None => Ok(()),
-        }
+        Ok(app.store.check_share(&turn, &self.asking, now).await?)
     }
 
     /// A secret that was replaced may have been so since others know it, and of one that was found in public this is

@@ -1,7 +1,7 @@
 //! The audit log: appended to in the transaction of what it tells of, and never changed.
 
 use super::database::Engine;
-use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{from_json, sequence, stored_sequence};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
@@ -22,15 +22,6 @@ pub struct AuditQuery {
     pub subject: Option<String>,
 }
 
-/// Some entries, the newest first.
-#[derive(Clone, Debug)]
-pub struct AuditPage {
-    /// The entries.
-    pub entries: Vec<AuditEntry>,
-    /// What to ask for as `before`, where there are more.
-    pub next: Option<u64>,
-}
-
 #[derive(sqlx::FromRow)]
 struct AuditRow {
     sequence: i64,
@@ -46,7 +37,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn audit(&self, wanted: &AuditQuery) -> Result<AuditPage, Error> {
+    pub async fn audit(&self, wanted: &AuditQuery) -> Result<Page<AuditEntry, u64>, Error> {
         within(READ_PATIENCE, async {
             let mut query =
                 Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
@@ -57,15 +48,8 @@ impl Store {
                     .bind_all(iter::once(subject.clone()).chain(series_of(subject)))
                     .push(")");
             }
-            // One more than wanted tells whether there are more.
-            query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-            let mut rows: Vec<AuditRow> = query.build_as()?.fetch_all(&self.database.readers).await?;
-            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-            let more = rows.len() > limit;
-            rows.truncate(limit);
-            let entries: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
-            let next = entries.last().filter(|_| more).map(|entry| entry.sequence);
-            Ok(AuditPage { entries, next })
+            let next = |entry: &AuditRow| entry.sequence.unsigned_abs();
+            Page::of_rows(query.fetch_page("sequence DESC", wanted.limit, &self.database.readers, next).await?)
         })
         .await
     }
@@ -179,7 +163,7 @@ mod tests {
             });
             append.await.unwrap();
         }
-        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().entries;
+        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().items;
         let times: Vec<_> = entries.iter().rev().map(|entry| entry.at).collect();
         assert_eq!(times, [30, 30, 31, 500, 0, 1].map(second));
     }

@@ -5,38 +5,10 @@ use super::keys::{Excluded, find_expected, folded, states, store_end, tell, with
 use super::mutation::Mutation;
 use super::query_builder::Sql;
 use super::rows::{KeyRow, select_keys, stored_amount};
-use super::{Authorization, Error, Store, owners, plans};
+use super::{Authorization, Error, KeyError, Store, owners, plans};
 use crate::clock::Timestamp;
 use crate::model::{Key, KeyChange, MAX_METADATA, State, Target};
 use serde_json::json;
-
-/// What became of a change of a key.
-#[derive(Clone, Debug)]
-pub enum Changed {
-    /// The key is as it was asked for.
-    Done(Box<Key>),
-    /// The key has ended, so its expiry is what it was.
-    NotActive(State),
-    /// Its metadata would have more than [`MAX_METADATA`] entries.
-    TooMuchMetadata,
-    /// There is no such key.
-    NotFound,
-}
-
-/// What became of the end of one secret.
-#[derive(Clone, Debug)]
-pub enum SecretEnded {
-    /// The secret has ended.
-    Done(Box<Key>),
-    /// The key has ended, and all its secrets with it.
-    NotActive(State),
-    /// No other secret of the key is valid.
-    LastOne,
-    /// The key has no such secret.
-    NoSuchSecret,
-    /// There is no such key.
-    NotFound,
-}
 
 /// The most keys that are revoked in one transaction.
 pub const REVOKED_AT_ONCE: u32 = 1000;
@@ -45,31 +17,32 @@ impl Store {
     /// Changes the key. What changes nothing writes nothing.
     ///
     /// # Errors
-    /// If it cannot be stored or does not fit an entry, has another version than was expected, or there is no such plan.
+    /// If it cannot be stored or does not fit an entry, has another version than was expected, or there is no such plan; if its
+    /// metadata would have too many entries, or its expiry is to change though it has ended.
     pub async fn change_key(
         &self,
         by: impl Into<Authorization>,
         target: impl Into<Target>,
         change: KeyChange,
         now: Timestamp,
-    ) -> Result<Changed, Error> {
+    ) -> Result<Key, KeyError> {
         let target = target.into();
-        self.mutate(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
+        self.mutate_keys(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
     }
 
     /// Ends one secret of the key at once.
     ///
     /// # Errors
-    /// If it cannot be stored, or the key has another version than was expected.
+    /// If it cannot be stored, or the key has another version than was expected; if it has ended, or no other secret is valid.
     pub async fn end_secret(
         &self,
         by: impl Into<Authorization>,
         target: impl Into<Target>,
         secret_id: String,
         now: Timestamp,
-    ) -> Result<SecretEnded, Error> {
+    ) -> Result<Key, KeyError> {
         let target = target.into();
-        self.mutate(by, now, move |mutation| Box::pin(end_secret(mutation, target, secret_id))).await
+        self.mutate_keys(by, now, move |mutation| Box::pin(end_secret(mutation, target, secret_id))).await
     }
 
     /// Revokes every active key of the owner, or of one member, and tells how many; `None` if there is no such owner.
@@ -113,24 +86,24 @@ impl Store {
     }
 }
 
-async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Result<Changed, Error> {
+async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Result<Key, KeyError> {
     let now = mutation.now();
-    let Some(current) = find_expected(mutation, &target).await? else { return Ok(Changed::NotFound) };
+    let current = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     let mut key = current.clone();
     change.apply(&mut key);
     if key == current {
-        return Ok(Changed::Done(Box::new(key)));
+        return Ok(key);
     }
     if key.expires_at != current.expires_at && current.state(now) != State::Active {
-        return Ok(Changed::NotActive(current.state(now)));
+        return Err(KeyError::NotActive { state: current.state(now), wanted: "end at another time" });
     }
     if key.metadata.len() > MAX_METADATA {
-        return Ok(Changed::TooMuchMetadata);
+        return Err(KeyError::TooMuchMetadata);
     }
     if let Some(plan) = key.plan.as_ref().filter(|plan| current.plan.as_ref() != Some(plan)) {
         plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
     }
-    key.check_size()?;
+    key.check_size().map_err(Error::from)?;
     key.version += 1;
     let mut update = Sql::new("UPDATE keys SET ");
     for (spec, value) in key.to_stored() {
@@ -146,25 +119,23 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     mutation.audit("key.changed", &key.id, changed).await?;
     // A name or a note is nothing to the edges.
     tell(mutation, &key, |secret| key.record(secret, now) != current.record(secret, now)).await?;
-    Ok(Changed::Done(Box::new(key)))
+    Ok(key)
 }
 
-async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) -> Result<SecretEnded, Error> {
+async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) -> Result<Key, KeyError> {
     let now = mutation.now();
-    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(SecretEnded::NotFound) };
+    let mut key = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     let another_is_valid = key.secrets.iter().any(|secret| secret.id != secret_id && secret.is_valid(now));
     let state = key.state(now);
-    let Some(secret) = key.secrets.iter_mut().find(|secret| secret.id == secret_id) else {
-        return Ok(SecretEnded::NoSuchSecret);
-    };
+    let secret = key.secrets.iter_mut().find(|secret| secret.id == secret_id).ok_or(KeyError::NoSuchSecret)?;
     if !secret.is_valid(now) {
-        return Ok(SecretEnded::Done(Box::new(key)));
+        return Ok(key);
     }
     if state != State::Active {
-        return Ok(SecretEnded::NotActive(state));
+        return Err(KeyError::NotActive { state, wanted: "have one of its secrets ended" });
     }
     if !another_is_valid {
-        return Ok(SecretEnded::LastOne);
+        return Err(KeyError::LastSecret);
     }
     secret.end_at(now);
     store_end(mutation.connection(), secret).await?;
@@ -175,7 +146,7 @@ async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) 
     key.version += 1;
     mutation.audit("key.secret_ended", &key.id, details([("secret", json!(secret_id))])).await?;
     tell(mutation, &key, |secret| secret.id == secret_id).await?;
-    Ok(SecretEnded::Done(Box::new(key)))
+    Ok(key)
 }
 
 async fn revoke_some(
@@ -244,9 +215,9 @@ mod tests {
         }
         let active = KeyQuery { limit: 100, state: Some(State::Active), ..KeyQuery::default() };
         let left = store.keys(&active, NOW).await.unwrap().unwrap();
-        assert_eq!(left.keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["key_6"]);
+        assert_eq!(left.items.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["key_6"]);
         let of_the_owner = AuditQuery { limit: 100, before: None, subject: Some("acme".to_owned()) };
-        let batches = store.audit(&of_the_owner).await.unwrap().entries;
+        let batches = store.audit(&of_the_owner).await.unwrap().items;
         let batches: Vec<_> = batches.iter().filter_map(|entry| entry.details.get("revoked")?.as_u64()).collect();
         assert_eq!(batches, [2, 2, 2]);
     }

@@ -3,9 +3,9 @@
 use super::audit::details;
 use super::idempotency::{self, Made, Once};
 use super::mutation::Mutation;
-use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{KeyRow, SECRET_COLUMNS, SecretRow, select_keys, stored_amount};
-use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
+use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
 use crate::model::{Key, KeyFields, Owner, PasswordHash, Secret, State, Target};
 use keyward_core::key::digest::Digest;
@@ -43,33 +43,6 @@ pub struct KeyQuery {
     pub created_before: Option<Timestamp>,
     /// Only those that end by themselves before this time.
     pub expires_before: Option<Timestamp>,
-}
-
-/// Some keys, the newest first.
-#[derive(Clone, Debug)]
-pub struct KeyPage {
-    /// The keys.
-    pub keys: Vec<Key>,
-    /// The id to go on after, where there are more.
-    pub next: Option<String>,
-}
-
-/// What became of a rotation.
-#[derive(Clone, Debug)]
-pub enum Rotated {
-    /// The key has the new secret.
-    Done(Box<Key>),
-    /// The key cannot be used any more, so neither could a new secret.
-    NotActive(State),
-    /// The key has as many secrets that are still valid as it can have.
-    TooManySecrets,
-    /// The edges know as many secrets of the key as they may.
-    TooManyKnownSecrets {
-        /// How many.
-        most: usize,
-    },
-    /// There is no such key.
-    NotFound,
 }
 
 /// The most secrets of a key that are valid at a time.
@@ -142,7 +115,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+    pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<Page<Key>>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
             list(&mut transaction, query, now).await
@@ -167,7 +140,7 @@ impl Store {
         _turn: &QueuePermit,
         query: &KeyQuery,
         now: Timestamp,
-    ) -> Result<Option<KeyPage>, Error> {
+    ) -> Result<Option<Page<Key>>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.user_readers).await?;
             list(&mut transaction, query, now).await
@@ -192,7 +165,7 @@ impl Store {
     /// Gives the key a further secret, and ends those it has after the grace.
     ///
     /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// If it cannot be stored, or has another version than was expected; if it has ended, or has too many secrets.
     pub async fn rotate_key(
         &self,
         by: impl Into<Authorization>,
@@ -200,15 +173,16 @@ impl Store {
         secret: Secret,
         grace: Duration,
         now: Timestamp,
-    ) -> Result<Rotated, Error> {
+    ) -> Result<Key, KeyError> {
         let target = target.into();
-        self.mutate(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS))).await
+        self.mutate_keys(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS)))
+            .await
     }
 
     /// The same for a request that may come again, which then makes nothing, whatever version is expected.
     ///
     /// # Errors
-    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
+    /// As of [`Self::rotate_key`], and if the Idempotency-Key came with another request.
     pub async fn rotate_key_once(
         &self,
         by: impl Into<Authorization>,
@@ -217,8 +191,8 @@ impl Store {
         grace: Duration,
         once: Once,
         now: Timestamp,
-    ) -> Result<Made<Rotated>, Error> {
-        self.mutate(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
+    ) -> Result<Made<Key>, KeyError> {
+        self.mutate_keys(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
     }
 }
 
@@ -239,16 +213,14 @@ async fn rotate_once(
     secret: Secret,
     grace: Duration,
     once: Once,
-) -> Result<Made<Rotated>, Error> {
+) -> Result<Made<Key>, KeyError> {
     if let Some(before) = idempotency::before(mutation, &once).await? {
         return Ok(Made::Before(Box::new(before)));
     }
     let secret_id = secret.id.clone();
-    let rotated = rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
-    if let Rotated::Done(key) = &rotated {
-        idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
-    }
-    Ok(Made::Now(rotated))
+    let key = rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
+    idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
+    Ok(Made::Now(key))
 }
 
 pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
@@ -291,13 +263,13 @@ pub(super) async fn rotate(
     mut new: Secret,
     grace: Duration,
     most_known: usize,
-) -> Result<Rotated, Error> {
+) -> Result<Key, KeyError> {
     let now = mutation.now();
     new.created_at = now;
-    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
+    let mut key = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     match key.state(now) {
         State::Active => {}
-        state => return Ok(Rotated::NotActive(state)),
+        state => return Err(KeyError::NotActive { state, wanted: "be rotated" }),
     }
     let mut concerned = vec![new.id.clone()];
     let mut still_valid = 0;
@@ -310,10 +282,10 @@ pub(super) async fn rotate(
         }
     }
     if still_valid >= MAX_VALID_SECRETS {
-        return Ok(Rotated::TooManySecrets);
+        return Err(KeyError::TooManySecrets);
     }
     if key.secrets.iter().filter(|secret| !secret.forgotten).count() >= most_known {
-        return Ok(Rotated::TooManyKnownSecrets { most: most_known });
+        return Err(KeyError::TooManyKnownSecrets { most: most_known });
     }
     for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
         store_end(mutation.connection(), secret).await?;
@@ -330,7 +302,7 @@ pub(super) async fn rotate(
     // As they are read again, so that whoever asks twice gets one answer.
     key.secrets.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
-    Ok(Rotated::Done(Box::new(key)))
+    Ok(key)
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
@@ -442,7 +414,7 @@ pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> R
     }
 }
 
-async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<Page<Key>>, Error> {
     let mut query = select_keys();
     query.push(" WHERE 1 = 1");
     if let Some(after) = &wanted.after {
@@ -491,14 +463,9 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
             query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
         }
     }
-    // One more than wanted tells whether there are more.
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-    let mut rows: Vec<KeyRow> = query.build_as()?.fetch_all(&mut *connection).await?;
-    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
-    Ok(Some(KeyPage { keys: with_secrets(connection, rows, Excluded::None).await?, next }))
+    let next = |row: &KeyRow| row.id().to_owned();
+    let rows = query.fetch_page("created_at DESC, id DESC", wanted.limit, &mut *connection, next).await?;
+    Ok(Some(Page { items: with_secrets(connection, rows.items, Excluded::None).await?, next: rows.next }))
 }
 
 /// The text as searches compare it: compatibility forms alike (Unicode's NFKC), in small letters. By our own means, as

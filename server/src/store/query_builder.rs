@@ -1,11 +1,12 @@
 //! Queries that are put together at run time. sqlx's own builder writes placeholders that PostgreSQL does not know under
 //! the `Any` driver.
 
+use super::Error;
 use super::database::Engine;
 use crate::model::Stored;
-use sqlx::any::AnyArguments;
+use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::QueryAs;
-use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
+use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, Executor, FromRow, Type};
 
 /// A query and what is bound in it. No value ever becomes part of the text.
 pub(super) struct Sql {
@@ -13,6 +14,23 @@ pub(super) struct Sql {
     numbered: bool,
     arguments: AnyArguments,
     unbound: Option<sqlx::error::BoxDynError>,
+}
+
+/// Some of a list.
+#[derive(Clone, Debug)]
+pub struct Page<T, N = String> {
+    /// The elements.
+    pub items: Vec<T>,
+    /// What to go on after, where there are more: an id, or a number of the audit log.
+    pub next: Option<N>,
+}
+
+impl<T, N> Page<T, N> {
+    /// The page with what is made of its rows.
+    pub(super) fn of_rows<R: TryInto<T, Error = Error>>(rows: Page<R, N>) -> Result<Self, Error> {
+        let items = rows.items.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(Self { items, next: rows.next })
+    }
 }
 
 /// How many rows one statement inserts: SQLite takes 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and a row of ours has
@@ -140,10 +158,30 @@ impl Sql {
         }
     }
 
+    /// The rows of a page in that order, and where to go on after it. One more than wanted tells whether there are more.
+    pub(super) async fn fetch_page<T, N>(
+        mut self,
+        order: &str,
+        limit: u32,
+        executor: impl Executor<'_, Database = Any>,
+        place: impl FnOnce(&T) -> N,
+    ) -> Result<Page<T, N>, Error>
+    where
+        T: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
+    {
+        self.push(" ORDER BY ").push(order).push(" LIMIT ").bind(i64::from(limit) + 1);
+        let mut items: Vec<T> = self.build_as()?.fetch_all(executor).await?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(place);
+        Ok(Page { items, next })
+    }
+
     /// The query, whose rows are read as `T`.
     pub(super) fn build_as<T>(self) -> Result<QueryAs<'static, Any, T, AnyArguments>, sqlx::Error>
     where
-        T: for<'r> FromRow<'r, sqlx::any::AnyRow>,
+        T: for<'r> FromRow<'r, AnyRow>,
     {
         match self.unbound {
             Some(error) => Err(sqlx::Error::Encode(error)),

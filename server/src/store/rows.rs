@@ -56,7 +56,7 @@ pub(super) struct SecretRow {
 
 #[derive(sqlx::FromRow)]
 pub(super) struct OwnerRow {
-    id: String,
+    pub(super) id: String,
     kind: Option<String>,
     disabled: i64,
     permissions: Option<String>,
@@ -66,7 +66,7 @@ pub(super) struct OwnerRow {
 
 #[derive(sqlx::FromRow)]
 pub(super) struct PlanRow {
-    id: String,
+    pub(super) id: String,
     limits: Option<String>,
     credits: Option<i64>,
     created_at: i64,

@@ -15,7 +15,7 @@ use crate::http::problem::ApiError;
 use crate::keys::issue::{self, issue};
 use crate::model::{Key, NewKey, Rotation, Secret, Target};
 use crate::random::{self, RngError};
-use crate::store::{Authorization, Before, Made, Rotated};
+use crate::store::{Authorization, Before, Made};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
@@ -101,25 +101,18 @@ pub(crate) async fn rotate(
         Some(repeatable) => app.store.rotate_key_once(by, target, secret, grace, repeatable.once, now).await?,
         None => Made::Now(app.store.rotate_key(by, target, secret, grace, now).await?),
     };
-    let rotated = match (made, repeatable) {
-        (Made::Now(rotated), _) => rotated,
-        (Made::Before(before), Some(repeatable)) => return show_again(&app, &repeatable, &before, now),
-        (Made::Before(_), None) => return Err(ApiError::CannotRepeat),
-    };
-    match rotated {
-        Rotated::Done(key) => {
+    match (made, repeatable) {
+        (Made::Now(key), _) => {
             tracing::info!(key = key.id, owner = key.owner, grace_s = grace.as_secs(), "key rotated");
             show_once(&key, &plaintext, now)
         }
-        Rotated::NotActive(state) => Err(ApiError::NotActive { state, wanted: "be rotated" }),
-        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
-        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
-        Rotated::NotFound => Err(NO_KEY),
+        (Made::Before(before), Some(repeatable)) => show_again(&app, &repeatable, &before, now),
+        (Made::Before(_), None) => Err(ApiError::CannotRepeat),
     }
 }
 
 /// What the dialect says of keys like this one.
-fn format_of<'a>(dialect: &'a Dialect, key: &Key) -> Result<&'a KeyFormat, ApiError> {
+pub(crate) fn format_of<'a>(dialect: &'a Dialect, key: &Key) -> Result<&'a KeyFormat, ApiError> {
     let format =
         dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })
