@@ -7,8 +7,8 @@ mod key;
 mod leak;
 mod owner;
 mod plan;
+pub mod precondition;
 mod request;
-mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
@@ -21,9 +21,9 @@ pub use key::{
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
+pub use precondition::{Expected, Target};
 pub use request::{
     KeyChange, KeysToRevoke, MAX_CREDITS, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo,
     document, is_id, schema,
 };
-pub use target::{Expected, Target};
 pub use token::{NewToken, Token, TokenScope};

@@ -130,9 +130,9 @@ fn write(key: &Key, format: Format, out: &mut String) {
     let others = || OTHERS.into_iter().map(|(name, value)| (name, value(key)));
     match format {
         Format::JsonLines => {
-            let fields = key.to_json().map(|(spec, value)| (spec.name, value));
-            let row = [("id", json!(key.id))].into_iter().chain(fields).chain(others());
-            let row: Map<_, _> = row.map(|(name, value)| (name.to_owned(), value)).collect();
+            let mut row = Map::from_iter([("id".to_owned(), json!(key.id))]);
+            row.extend(key.shown(|_| true));
+            row.extend(others().map(|(name, value)| (name.to_owned(), value)));
             out.push_str(&Value::Object(row).to_string());
             out.push('\n');
         }

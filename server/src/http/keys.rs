@@ -1,7 +1,7 @@
 //! Keys, for operators.
 
 pub(super) mod issue;
-pub(super) mod resource;
+mod resource;
 
 use super::App;
 use super::answer::{json, unless_known, versioned};

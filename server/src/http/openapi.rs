@@ -136,6 +136,15 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut document = serde_json::to_value(&api).unwrap_or_default();
     if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
         schemas.extend(requests.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
+        for (name, fields) in crate::model::schema::shown_fields() {
+            let Some(Value::Object(schema)) = schemas.get_mut(name) else { continue };
+            if let Some(Value::Array(required)) = schema.get_mut("required") {
+                required.extend(fields.keys().map(|name| name.as_str().into()));
+            }
+            if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+                properties.extend(fields);
+            }
+        }
     }
     document
 }

@@ -7,7 +7,6 @@ use super::App;
 use super::answer::json;
 use super::extract::{Document, Id, Parameters, problem};
 use super::keys::issue::format_of;
-use super::keys::resource::{key_schema, shown};
 use super::keys::{KeyId, NO_KEY, PageSize};
 use super::openapi::Refused as Refuses;
 use super::problem::ApiError;
@@ -15,7 +14,7 @@ use crate::auth::auth_throttle;
 use crate::auth::key_auth::{Refused, Verified, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
-use crate::model::{Delegator, FieldSpec, Key, Rotation, SelfService, State as KeyState};
+use crate::model::{Delegator, FieldSpec, Key, Rotation, State as KeyState};
 use crate::random;
 use crate::store::{Asking, Authorization, KeyQuery, QueuePermit};
 use axum::extract::{FromRequestParts, State};
@@ -31,10 +30,7 @@ use keyward_core::key::secret::Secret as Plaintext;
 use keyward_core::refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::borrow::Cow;
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::Schema;
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 /// Where users ask.
 pub(super) const OWN_KEYS_PATH: &str = "/api-keys";
@@ -43,22 +39,20 @@ pub(super) const OWN_KEYS_PATH: &str = "/api-keys";
 const UNAVAILABLE_RETRY_S: u64 = 1;
 
 /// What users see of a key: not what operators note about it, nor what it may spend.
-#[derive(Serialize)]
-struct KeyResource<'a> {
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(flatten)]
-    fields: Map<String, Value>,
-    #[serde(flatten)]
-    state: StateResource<'a>,
-}
-
-/// What has become of a key, as users see it.
 #[derive(Serialize, ToSchema)]
-struct StateResource<'a> {
+#[schema(as = OwnKey)]
+struct KeyResource<'a> {
+    #[schema(value_type = KeyId)]
+    id: &'a str,
+    /// The plaintext, only in the answer to the request that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    key: Option<&'a str>,
     /// The hint of its newest secret.
     hint: &'a str,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    fields: Map<String, Value>,
     #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
@@ -67,27 +61,6 @@ struct StateResource<'a> {
     #[schema(required)]
     last_used_at: Option<Timestamp>,
     secrets: Vec<SecretResource<'a>>,
-}
-
-impl ToSchema for KeyResource<'_> {
-    fn name() -> Cow<'static, str> {
-        "OwnKey".into()
-    }
-
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        StateResource::schemas(schemas);
-    }
-}
-
-impl PartialSchema for KeyResource<'_> {
-    fn schema() -> RefOr<Schema> {
-        let description = "What users see of a key: not what operators note about it, nor what it may spend.";
-        key_schema(description, is_shown, StateResource::schema())
-    }
-}
-
-fn is_shown(spec: &FieldSpec) -> bool {
-    spec.self_service != SelfService::Hidden
 }
 
 /// One secret of a key, as users see it.
@@ -447,15 +420,13 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
     KeyResource {
         id: &key.id,
         key: plaintext.map(Plaintext::expose),
-        fields: shown(key, is_shown),
-        state: StateResource {
-            hint: newest.map_or("", |secret| &secret.hint),
-            state: key.state(now).name(),
-            created_at: key.created_at,
-            revoked_at: key.revoked_at,
-            last_used_at: key.last_used_at,
-            secrets: secrets.collect(),
-        },
+        hint: newest.map_or("", |secret| &secret.hint),
+        fields: key.shown(FieldSpec::is_shown_to_users),
+        state: key.state(now).name(),
+        created_at: key.created_at,
+        revoked_at: key.revoked_at,
+        last_used_at: key.last_used_at,
+        secrets: secrets.collect(),
     }
 }
 

@@ -2,31 +2,25 @@
 
 use super::KeyId;
 use crate::clock::Timestamp;
-use crate::http::openapi::typed;
-use crate::model::{FieldSpec, Key, KeyFields, Secret, State as KeyState};
+use crate::model::{Key, Secret, State as KeyState};
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
-use std::borrow::Cow;
-use utoipa::openapi::schema::{Object, Schema};
-use utoipa::openapi::{Ref, RefOr};
-use utoipa::{PartialSchema, ToSchema};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-/// A key: its settable fields, and what has become of it.
-#[derive(Serialize)]
+/// A key. `openapi.rs` adds its settable fields to the schema.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 pub(crate) struct KeyResource<'a> {
+    #[schema(value_type = KeyId)]
     id: &'a str,
+    /// The plaintext, only in the answer to the request that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     key: Option<&'a str>,
     #[serde(flatten)]
+    #[schema(ignore)]
     fields: Map<String, Value>,
-    #[serde(flatten)]
-    state: StateResource<'a>,
-}
-
-/// What has become of a key.
-#[derive(Serialize, ToSchema)]
-struct StateResource<'a> {
     /// How many credits the key has spent, as far as edges have reported.
     spent: u64,
     #[schema(value_type = KeyState)]
@@ -72,65 +66,18 @@ pub(super) struct ListResource<'a> {
     pub(super) next: Option<&'a str>,
 }
 
-impl ToSchema for KeyResource<'_> {
-    fn name() -> Cow<'static, str> {
-        "Key".into()
-    }
-
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        StateResource::schemas(schemas);
-    }
-}
-
-impl PartialSchema for KeyResource<'_> {
-    fn schema() -> RefOr<Schema> {
-        key_schema("A key.", |_| true, StateResource::schema())
-    }
-}
-
-/// The schema of a key with some of its settable fields, and with the properties of another schema.
-pub(crate) fn key_schema(
-    description: &str,
-    is_shown: impl Fn(&FieldSpec) -> bool,
-    others: RefOr<Schema>,
-) -> RefOr<Schema> {
-    const PLAINTEXT: &str = "The plaintext, only in the answer to the request that made it.";
-    let plaintext = typed(PLAINTEXT, json!({"type": "string"}));
-    let mut key = Object::builder()
-        .description(Some(description))
-        .property("id", Ref::from_schema_name(KeyId::name()))
-        .required("id");
-    key = key.property("key", plaintext);
-    for spec in KeyFields::SPECS.iter().filter(|spec| is_shown(spec)) {
-        key = key.property(spec.name, typed(spec.description.trim(), spec.answer_schema())).required(spec.name);
-    }
-    let mut key = key.build();
-    if let RefOr::T(Schema::Object(others)) = others {
-        key.properties.extend(others.properties);
-        key.required.extend(others.required);
-    }
-    key.into()
-}
-
-/// The fields that are shown, with their values.
-pub(crate) fn shown(key: &Key, is_shown: impl Fn(&FieldSpec) -> bool) -> Map<String, Value> {
-    key.to_json().filter(|(spec, _)| is_shown(spec)).map(|(spec, value)| (spec.name.to_owned(), value)).collect()
-}
-
 /// The key at that time, with the plaintext of its new secret if it has one.
 pub(crate) fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) -> KeyResource<'a> {
     KeyResource {
         id: &key.id,
         key: plaintext.map(Plaintext::expose),
-        fields: shown(key, |_| true),
-        state: StateResource {
-            spent: key.spent,
-            state: key.state(now).name(),
-            created_at: key.created_at,
-            revoked_at: key.revoked_at,
-            last_used_at: key.last_used_at,
-            secrets: key.secrets.iter().map(|secret| secret_resource(secret, now)).collect(),
-        },
+        fields: key.shown(|_| true),
+        spent: key.spent,
+        state: key.state(now).name(),
+        created_at: key.created_at,
+        revoked_at: key.revoked_at,
+        last_used_at: key.last_used_at,
+        secrets: key.secrets.iter().map(|secret| secret_resource(secret, now)).collect(),
     }
 }
 

@@ -13,7 +13,7 @@ use super::value::{FieldValue, Shape, write_cell};
 use crate::model::schema::or_null;
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::entry::KeyRecord;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 key_fields! {
     /// The name of the key.
@@ -112,6 +112,11 @@ impl FieldSpec {
         if self.is_required(dialect) { schema } else { or_null(schema) }
     }
 
+    /// Whether users of self-service see it.
+    pub fn is_shown_to_users(&self) -> bool {
+        self.self_service != SelfService::Hidden
+    }
+
     /// The value of the field in a cell of CSV.
     pub fn cell(&self, value: &Value) -> String {
         write_cell(value, self.is_nullable)
@@ -119,6 +124,11 @@ impl FieldSpec {
 }
 
 impl KeyFields {
+    /// The fields that are shown, with their values.
+    pub fn shown(&self, is_shown: fn(&FieldSpec) -> bool) -> Map<String, Value> {
+        self.to_json().filter(|(spec, _)| is_shown(spec)).map(|(spec, value)| (spec.name.to_owned(), value)).collect()
+    }
+
     /// What edges are told about the fields.
     pub fn record(&self) -> KeyRecord {
         let Self {

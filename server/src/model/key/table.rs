@@ -5,7 +5,6 @@ macro_rules! key_fields {
     ($($(#[doc = $doc:literal])+ $name:ident: $field:ty, $self_service:ident;)+) => {
         use super::value::Stored;
         use keyward_core::document::Fields;
-        use serde_json::Map;
 
         /// The settable fields of a key.
         #[derive(Clone, Debug, PartialEq, Eq, Default)]

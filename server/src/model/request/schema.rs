@@ -62,6 +62,15 @@ fn new_own_key(dialect: &Dialect) -> Value {
     key(words, dialect, |spec| (spec.self_service == SelfService::Chosen).then(|| spec.schema(dialect)))
 }
 
+/// The properties that the settable fields of a key are in answers, for each schema that has them.
+pub fn shown_fields() -> [(&'static str, Map<String, Value>); 2] {
+    let properties = |is_shown: fn(&FieldSpec) -> bool| {
+        let shown = KeyFields::SPECS.iter().filter(|spec| is_shown(spec));
+        shown.map(|spec| (spec.name.to_owned(), described(spec.description.trim(), spec.answer_schema()))).collect()
+    };
+    [("Key", properties(|_| true)), ("OwnKey", properties(FieldSpec::is_shown_to_users))]
+}
+
 /// A document with the fields of a key that have a schema in it.
 fn key(words: &str, dialect: &Dialect, schema: impl Fn(&FieldSpec) -> Option<Value>) -> Value {
     let specs = || KeyFields::SPECS.iter().filter_map(|spec| Some((spec, schema(spec)?)));
