@@ -1,13 +1,16 @@
-//! The product against a real Envoy, as a client and an operator see it. `make e2e` builds what these tests run.
+//! End-to-end tests: the product with a real Envoy, as a client and an operator see it. `make e2e` builds what they
+//! need.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "this is what tests are made of"
+    reason = "tests fail by panicking"
 )]
 
+#[path = "e2e/accepted_until_revoked.rs"]
+mod accepted_until_revoked;
 #[path = "e2e/bad_feed.rs"]
 mod bad_feed;
 #[path = "e2e/bad_input.rs"]
@@ -18,8 +21,8 @@ mod bounds;
 mod browsers;
 #[path = "e2e/common.rs"]
 mod common;
-#[path = "e2e/control_plane_away.rs"]
-mod control_plane_away;
+#[path = "e2e/control_plane_unavailable.rs"]
+mod control_plane_unavailable;
 #[path = "e2e/custom_dialect.rs"]
 mod custom_dialect;
 #[path = "e2e/dialects.rs"]
@@ -32,22 +35,20 @@ mod feed_double;
 mod imported_keys;
 #[path = "e2e/kept_credential.rs"]
 mod kept_credential;
-#[path = "e2e/life_of_a_key.rs"]
-mod life_of_a_key;
+#[path = "e2e/key_lifecycle.rs"]
+mod key_lifecycle;
 #[path = "e2e/limits.rs"]
 mod limits;
 #[path = "e2e/listener_replaced.rs"]
 mod listener_replaced;
 #[path = "e2e/live_and_test.rs"]
 mod live_and_test;
-// It reads the memory of a process where Linux tells of it.
+// Reads the memory of a process, which requires Linux.
 #[cfg(target_os = "linux")]
 #[path = "e2e/many_keys.rs"]
 mod many_keys;
-#[path = "e2e/odd_paths.rs"]
-mod odd_paths;
-#[path = "e2e/opens_and_closes.rs"]
-mod opens_and_closes;
+#[path = "e2e/path_spellings.rs"]
+mod path_spellings;
 #[path = "e2e/relay.rs"]
 mod relay;
 #[path = "e2e/secrets.rs"]

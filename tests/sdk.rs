@@ -1,12 +1,12 @@
-//! The SDKs that clients use, as PyPI has them, against the gateway: what it answers is what they understand. Which
-//! versions is in `tests/sdk/requirements.txt`, and what is asked of them in the scripts beside it.
+//! Client SDKs from PyPI against the gateway, to check that they understand its responses. `tests/sdk/requirements.txt`
+//! pins the versions, and the scripts beside it contain the checks.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "this is what tests are made of"
+    reason = "tests fail by panicking"
 )]
 
 use keyward_harness::echo::{Answer, SeenRequest};
@@ -18,20 +18,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Until a change at the control plane must hold on every worker, on a machine that is busy.
+/// The deadline for a change at the control plane to reach every worker, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Until an MCP server answers, and until a script has ended: well beyond what either takes.
+/// The deadline for an MCP server to start and for a script to finish: far more than either needs.
 const SCRIPT: Duration = Duration::from_secs(90);
 
-/// The permission that both APIs need here.
+/// The permission that both APIs require here.
 const PERMISSION: &str = "inference";
 
-/// The scripts of SDKs for models, each with the path of its API.
+/// The scripts of model SDKs, each with the path of its API.
 const MODELS: [(&str, &str); 2] = [("use_anthropic.py", "/api/anthropic"), ("use_openai.py", "/api/openai/v1")];
 
 #[tokio::test]
-async fn with_a_good_key_the_model_answers_and_sees_no_key() {
+async fn valid_key_gets_an_answer_and_stays_at_the_gateway() {
     let models = Models::start().await;
     let key = models.key_of("permitted", &json!({})).await;
     models.run("good", &key).await;
@@ -42,7 +42,7 @@ async fn with_a_good_key_the_model_answers_and_sees_no_key() {
 }
 
 #[tokio::test]
-async fn a_bad_key_is_an_authentication_error() {
+async fn bad_key_is_an_authentication_error() {
     let models = Models::start().await;
     let key = models.key_of("permitted", &json!({})).await;
     let reversed: String = key["user.".len()..].chars().rev().collect();
@@ -51,36 +51,36 @@ async fn a_bad_key_is_an_authentication_error() {
 }
 
 #[tokio::test]
-async fn a_key_without_the_permission_is_a_permission_error() {
+async fn key_without_permission_is_a_permission_error() {
     let models = Models::start().await;
     let key = models.key_of("other", &json!({})).await;
     models.run("forbidden", &key).await;
 }
 
 #[tokio::test]
-async fn a_limited_key_is_a_rate_limit_error() {
+async fn limited_key_is_a_rate_limit_error() {
     let models = Models::start().await;
     let key = models.key_of("permitted", &json!({"limits": ["1/h"]})).await;
     models.run("limited", &key).await;
 }
 
 #[tokio::test]
-async fn a_retry_comes_no_earlier_than_retry_after_says_and_succeeds() {
+async fn retry_respects_retry_after_and_succeeds() {
     let models = Models::start().await;
     let key = models.key_of("permitted", &json!({"limits": ["1/3s"]})).await;
     models.run("retried", &key).await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_cannot_decide_yet_is_a_server_error() {
-    let gateway = auxot().control_plane_away().start().await.unwrap();
+async fn gateway_without_snapshot_is_a_server_error() {
+    let gateway = auxot().control_plane_unavailable().start().await.unwrap();
     for (script, api) in MODELS {
         run(&gateway, script, "unavailable", api, "user.none").await;
     }
 }
 
 #[tokio::test]
-async fn an_mcp_client_with_a_good_key_initializes_lists_tools_and_calls_one() {
+async fn mcp_client_with_a_valid_key_lists_and_calls_a_tool() {
     let mcp = Mcp::start().await;
     let key = mcp.gateway.control_plane.create_named("agent").await.unwrap().key;
     let mut workers = mcp.gateway.envoy.every_worker().await.unwrap();
@@ -89,13 +89,13 @@ async fn an_mcp_client_with_a_good_key_initializes_lists_tools_and_calls_one() {
 }
 
 #[tokio::test]
-async fn an_mcp_client_with_a_bad_key_fails_with_401() {
+async fn mcp_client_with_a_bad_key_fails_with_401() {
     let mcp = Mcp::start().await;
     let unknown = format!("exo_key_live_{}", "0".repeat(32));
     run(&mcp.gateway, "use_mcp.py", "bad", "/api/mcp", &unknown).await;
 }
 
-/// A gateway in front of an upstream that answers as both APIs of models do.
+/// A gateway in front of an upstream that answers like both model APIs.
 struct Models {
     gateway: Gateway,
     upstream: Echo,
@@ -117,12 +117,12 @@ impl Models {
         Self { gateway, upstream }
     }
 
-    /// A user's key with these fields, once every worker knows it.
+    /// A user's key with these fields, once every worker has it.
     async fn key_of(&self, owner: &str, more: &Value) -> String {
         let mut fields = json!({"name": "sdk", "kind": "user", "owner": owner});
         fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let key = self.gateway.control_plane.create(&fields).await.unwrap().key;
-        // Changes arrive in their order, so a later key tells that this one is there without using it up.
+        // Changes arrive in order, so once a later key works, this one is there too, and is still unused.
         let later = json!({"name": "later", "kind": "user", "owner": "permitted"});
         let later = self.gateway.control_plane.create(&later).await.unwrap().key;
         let mut workers = self.gateway.envoy.every_worker().await.unwrap();
@@ -139,7 +139,7 @@ impl Models {
     }
 }
 
-/// The shipped gateway of `auxot`, where the APIs of models need a permission.
+/// The shipped `auxot` gateway, where the model APIs require a permission.
 fn auxot() -> keyward_harness::gateway::Builder {
     Gateway::builder().dialect("auxot").filter(|filter| {
         let rules = filter["rules"].as_array_mut().unwrap();
@@ -170,7 +170,7 @@ fn model(request: &SeenRequest) -> Answer {
     (200, "application/json", answer.to_string().into_bytes())
 }
 
-/// A gateway of `exograph` in front of an MCP server.
+/// An `exograph` gateway in front of an MCP server.
 struct Mcp {
     gateway: Gateway,
     _server: Process,
@@ -191,7 +191,7 @@ impl Mcp {
     }
 }
 
-/// Runs a script to its end, which is to be a success.
+/// Runs a script, which must succeed.
 async fn run(gateway: &Gateway, script: &str, case: &str, api: &str, key: &str) {
     let log = gateway.dir().path().join(format!("{script}.{case}.log"));
     let mut command = python(gateway, script);
@@ -204,7 +204,7 @@ async fn run(gateway: &Gateway, script: &str, case: &str, api: &str, key: &str) 
     assert!(status.success(), "{script} {case}: {status}\n{}", process.log().unwrap());
 }
 
-/// A script that knows nothing of this machine's proxies, credentials and settings.
+/// A script isolated from this machine's proxies, credentials and settings.
 fn python(gateway: &Gateway, script: &str) -> Command {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(script);
     let mut command = Command::new(artifacts::sdk_python().unwrap());

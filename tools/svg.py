@@ -1,4 +1,4 @@
-"""What the tools that draw plots share. Python's standard library is enough for it, and no browser is needed."""
+"""Shared parts of the plotting tools. Needs only Python's standard library."""
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -9,7 +9,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 
 
 class Svg:
-    """A picture to be."""
+    """An SVG image under construction."""
 
     def __init__(self, width, height, title, style):
         self.width, self.height, self.title, self.style = width, height, title, style
@@ -22,7 +22,7 @@ class Svg:
         self.add(f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>')
 
     def render(self, described):
-        """The file; `described` is for those who do not see it."""
+        """The file; `described` is the text alternative."""
         size = f'viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}"'
         return (f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<title>{self.title}</title>\n'
                 f'<desc>{described}</desc>\n<style>{STYLE}{self.style}</style>\n'

@@ -1,8 +1,8 @@
-//! A closed loop of requests: each connection has a fixed number under way, and the next one leaves when an answer has come.
+//! A closed loop of requests: each connection has a fixed number in flight, and sends the next when a response arrives.
 //!
-//! One thread on non-blocking sockets that writes bytes made beforehand, so that it costs a fraction of what Envoy does with
-//! them. Every answer's status is looked at; one that is not the expected one fails the run, because a fast refusal would
-//! look like a fast filter.
+//! One thread on non-blocking sockets that writes prepared bytes, so that it costs a fraction of Envoy's processing.
+//! Every response's status is checked, and an unexpected one fails the run, because a fast refusal would look like a
+//! fast filter.
 
 mod http1;
 mod http2;
@@ -16,7 +16,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long an answer may take.
+/// The timeout of a response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The protocol between client and Envoy.
@@ -38,21 +38,21 @@ pub struct Get {
     pub authorization: String,
 }
 
-/// Which request is next.
+/// The order of requests.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
-    /// One after the other, and again.
+    /// In sequence, repeated.
     InTurn,
-    /// Any, all as likely.
+    /// Random, uniformly distributed.
     Uniform,
 }
 
-/// What one run was.
+/// The result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Ran {
-    /// How many answers came.
+    /// The number of responses.
     pub answers: u64,
-    /// From the first request to the last answer.
+    /// From the first request to the last response.
     pub took: Duration,
 }
 
@@ -81,11 +81,8 @@ enum Codec {
 
 impl Load {
     /// Opens the connections.
-    ///
-    /// # Errors
-    /// If the gateway refuses one.
     pub fn open(gateway: SocketAddr, protocol: Protocol, requests: &[Get], expected: u16) -> Result<Self> {
-        // As many under way as keep one worker busy whatever the time to the upstream and back.
+        // Enough requests in flight to keep one worker busy whatever the round-trip time of the upstream.
         let (connections, streams) = match protocol {
             Protocol::Http1 => (64, 1),
             Protocol::Http2 => (4, 16),
@@ -121,15 +118,13 @@ impl Load {
         })
     }
 
-    /// How many requests differ.
+    /// The number of different requests.
     pub fn variety(&self) -> u64 {
         self.requests.len() as u64
     }
 
-    /// Sends until `proceed` says no (asked with the answers so far) and waits for every answer.
-    ///
-    /// # Errors
-    /// If an answer is not the expected one, a connection ends, or no answer comes.
+    /// Sends until `proceed`, called with the responses so far, returns false, and waits for every response. Fails on
+    /// an unexpected status, a closed connection or a timeout.
     pub fn run(&mut self, order: Order, mut proceed: impl FnMut(u64) -> bool) -> Result<Ran> {
         let began = Instant::now();
         let (mut answers, mut under_way) = (0, 0);
@@ -142,7 +137,7 @@ impl Load {
         while under_way > 0 {
             self.poll.poll(&mut self.events, Some(PATIENCE)).or_else(interrupted)?;
             if self.events.is_empty() {
-                return Err(Failure::new(format!("{under_way} requests have no answer after {PATIENCE:?}")));
+                return Err(Failure::new(format!("{under_way} requests without a response after {PATIENCE:?}")));
             }
             let proceeds = proceed(answers);
             let ready: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
@@ -183,7 +178,7 @@ impl Load {
 }
 
 impl Connection {
-    /// Reads what is there; how many answers have ended.
+    /// Reads the available bytes; returns the number of completed responses.
     fn receive(&mut self, buffer: &mut [u8], expected: u16) -> Result<usize> {
         let mut ended = 0;
         loop {
@@ -197,7 +192,7 @@ impl Connection {
                 Codec::Http1(http1) => http1.receive(&buffer[..length], expected)?,
                 Codec::Http2(http2) => http2.receive(&buffer[..length], expected, &mut self.unsent)?,
             };
-            // Readiness is told once for all that is there, and less than was asked for is all.
+            // Readiness is reported once for all available bytes, and a short read means that there are no more.
             if length < buffer.len() {
                 return Ok(ended);
             }
@@ -208,7 +203,7 @@ impl Connection {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
                 Ok(length) => drop(self.unsent.drain(..length)),
-                // It will be told when there is room.
+                // The socket reports when there is room.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(failed(error)),
             }

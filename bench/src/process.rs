@@ -1,4 +1,4 @@
-//! What a process has used, from Linux's `/proc` (proc(5)).
+//! Resource usage of a process, from Linux's `/proc` (proc(5)).
 
 use keyward_harness::{Failure, Result};
 use std::time::Duration;
@@ -13,20 +13,17 @@ impl Observed {
         Self(id)
     }
 
-    /// The processor time of all its running threads, user and system, in the scheduler's nanoseconds.
+    /// The processor time of all running threads, user and system, from the scheduler's nanoseconds.
     ///
-    /// The scheduler adds to a thread's account when the thread gives the processor up, and else at its tick, so this is exact
-    /// for a process that is idle and up to a tick (some milliseconds) behind for one that is busy.
-    ///
-    /// # Errors
-    /// If the process is gone, or the kernel keeps no such account.
+    /// The scheduler updates a thread's account when the thread yields the processor, and otherwise at its tick, so the
+    /// value is exact for an idle process, and up to a tick (some milliseconds) behind for a busy one.
     pub fn cpu_time(&self) -> Result<Duration> {
         let path = format!("/proc/{}/task", self.0);
         let failed = |error: std::io::Error| Failure::new(format!("{path}: {error}"));
         let mut nanoseconds = 0;
         for thread in std::fs::read_dir(&path).map_err(failed)? {
             let name = thread.map_err(failed)?.file_name();
-            // A thread may end between the two: what it used is lost with it.
+            // A thread may exit between the two reads: its time is lost.
             let Ok(account) = self.read(&format!("task/{}/schedstat", name.to_string_lossy())) else { continue };
             let on_processor = account.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
             nanoseconds += on_processor.ok_or_else(|| Failure::new(format!("{path}: no schedstat")))?;
@@ -37,10 +34,7 @@ impl Observed {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// The memory that it has of its own, in bytes: `RssAnon`, which leaves out the pages of its executable.
-    ///
-    /// # Errors
-    /// If the process is gone.
+    /// The anonymous memory in bytes: `RssAnon`, which excludes the pages of the executable.
     pub fn anonymous_memory(&self) -> Result<u64> {
         let status = self.read("status")?;
         let kib = status
@@ -61,7 +55,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn the_processor_time_of_a_process_grows_with_its_work() {
+    fn processor_time_grows_with_work() {
         let own = Observed::new(std::process::id());
         let (before, deadline) = (own.cpu_time().unwrap(), Instant::now() + Duration::from_secs(30));
         while own.cpu_time().unwrap() < before + Duration::from_millis(10) {
@@ -70,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_is_an_error() {
+    fn exited_process_is_an_error() {
         assert!(Observed::new(u32::MAX).cpu_time().is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Where results are written: `.keyward/bench/NAME.json`, with the machine and the time that they are from.
+//! Results files: `.keyward/bench/NAME.json`, with the machine and the time of the measurement.
 
 use keyward_harness::{Failure, Result, artifacts};
 use serde::Serialize;
@@ -6,10 +6,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes what a measurement found.
-///
-/// # Errors
-/// If the file cannot be written, or Envoy cannot be asked for its version.
+/// Writes the results of a benchmark.
 pub fn write(name: &str, found: &impl Serialize) -> Result<PathBuf> {
     let dir = artifacts::root().join(".keyward/bench");
     let path = dir.join(format!("{name}.json"));
@@ -21,7 +18,7 @@ pub fn write(name: &str, found: &impl Serialize) -> Result<PathBuf> {
     Ok(path.canonicalize().unwrap_or(path))
 }
 
-/// What the figures depend on.
+/// The environment that the figures depend on.
 fn machine() -> Result<Value> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
@@ -35,7 +32,7 @@ fn machine() -> Result<Value> {
     let version = version.rsplit_once("version:").and_then(|(_, rest)| rest.split('/').nth(1));
     Ok(json!({
         "processor": field(&read("/proc/cpuinfo"), "model name"),
-        // Those of the machine: a measurement may have bound itself to some of them.
+        // All of the machine's: a benchmark may have restricted itself to some.
         "processors": read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor\t")).count(),
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),

@@ -1,22 +1,22 @@
-//! Order statistics of what was measured.
+//! Order statistics of measurements.
 
 use serde::Serialize;
 
-/// The rounds of one measurement, summed up.
+/// The statistics of the rounds of one measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Summary {
-    /// The smallest: on a noisy machine the one that is nearest to what the work itself costs.
+    /// The smallest: on a noisy machine, the closest to the cost of the work itself.
     pub min: f64,
-    /// A quarter lies below it.
+    /// The lower quartile.
     pub quartile: f64,
-    /// Half lies below it.
+    /// The median.
     pub median: f64,
-    /// How many there were.
+    /// The number of rounds.
     pub rounds: usize,
 }
 
 impl Summary {
-    /// Sums up; `None` where nothing was measured.
+    /// The statistics of the rounds; `None` without any.
     pub fn of(mut rounds: Vec<f64>) -> Option<Self> {
         rounds.sort_by(f64::total_cmp);
         Some(Self {
@@ -28,21 +28,21 @@ impl Summary {
     }
 }
 
-/// The rounds of one measurement of which more is better, summed up: the mirror image of [`Summary`].
+/// The statistics of the rounds where more is better: the mirror image of [`Summary`].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Rates {
     /// The largest.
     pub max: f64,
-    /// A quarter lies above it.
+    /// The upper quartile.
     pub quartile: f64,
-    /// Half lies above it.
+    /// The median.
     pub median: f64,
-    /// How many there were.
+    /// The number of rounds.
     pub rounds: usize,
 }
 
 impl Rates {
-    /// Sums up; `None` where nothing was measured.
+    /// The statistics of the rounds; `None` without any.
     pub fn of(rounds: Vec<f64>) -> Option<Self> {
         let mirrored = Summary::of(rounds.into_iter().map(|rate| -rate).collect())?;
         let Summary { min, quartile, median, rounds } = mirrored;
@@ -50,7 +50,7 @@ impl Rates {
     }
 }
 
-/// The smallest value that at least this share of the sorted ones does not exceed.
+/// The smallest value that at least this share of the sorted values does not exceed.
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied()
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_the_smallest_value_that_its_share_does_not_exceed() {
+    fn quantile_is_the_smallest_value_covering_its_share() {
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!(
             [0.0, 0.25, 0.5, 0.99, 1.0].map(|share| quantile(&sorted, share)),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_rates_are_the_largest() {
+    fn best_rates_are_the_largest() {
         let rates = Rates::of((1..=100).map(f64::from).collect()).unwrap();
         assert_eq!((rates.max, rates.quartile, rates.median, rates.rounds), (100.0, 76.0, 51.0, 100));
         assert!(Rates::of(Vec::new()).is_none());

@@ -1,5 +1,5 @@
-//! A request's header fields, one on a line: whatever is found in them is one credential, and none is left in what is
-//! forwarded, or that one where it is kept.
+//! A request's header fields, one per line: any credential found in them is a single one, and none remains in the
+//! forwarded fields, except that one where it is kept.
 
 #![no_main]
 

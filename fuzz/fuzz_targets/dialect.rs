@@ -1,10 +1,10 @@
-//! The input as a dialect, as a shape of refusals and as the filter's configuration: what can be read can be used.
+//! The input as a dialect, as an error shape and as the filter's configuration: whatever parses must be usable.
 
 #![no_main]
 
 use keyward_core::dialect::Dialect;
-use keyward_core::document;
 use keyward_core::dialect::error_shape::{ErrorShape, Facts, Window};
+use keyward_core::document;
 use keyward_core::refusal::Refusal;
 use keyward_filter::policy::Config;
 use libfuzzer_sys::fuzz_target;
@@ -36,7 +36,7 @@ fn use_dialect(dialect: &Dialect, data: &[u8]) {
             });
             Ok::<(), ()>(())
         });
-        let Ok(key) = made else { panic!("there was randomness") };
+        let Ok(key) = made else { panic!("expected a key") };
         assert!(format.matches(key.expose().as_bytes()));
         assert!(dialect.format_of(key.expose().as_bytes()).is_some());
     }
@@ -44,7 +44,7 @@ fn use_dialect(dialect: &Dialect, data: &[u8]) {
 
 fn use_shape(shape: &ErrorShape, data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let Ok(limit) = "10/s".parse() else { panic!("a limit") };
+    let Ok(limit) = "10/s".parse() else { panic!("expected a limit") };
     let windows = [Window { limit, remaining: 3, reset_s: 1 }];
     let facts = Facts {
         header: &text,

@@ -1,5 +1,5 @@
-//! Pages of the feed, each behind its length in two bytes, applied one after another to a store in memory: every page
-//! ends, whatever it holds, and a key that was revoked stays so unless it is removed.
+//! Pages of the feed, each preceded by its length in two bytes, applied in sequence to an in-memory store: the
+//! application of every page terminates, and a revoked key stays revoked unless it is removed.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const BITS: u32 = 2;
 const NOW: Now = Now { monotonic_ms: 100_000, wall_ms: 1_700_000_000_000 };
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// One step for each bucket, the status, the cursor, and the one that says that nothing is left.
+/// One step per bucket, the status, the cursor, and the final one without work.
 const MOST_STEPS: u32 = (1 << BITS) + 3;
 
 fuzz_target!(|data: &[u8]| {
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
         let (bytes, tail) = tail.split_at(usize::from(u16::from_le_bytes(*length)).min(tail.len()));
         rest = tail;
         let _ = Frames::new(bytes).map_while(Result::ok).filter(|frame| frame.decode().is_ok()).count();
-        // As it came: its checksum is hardly ever right. The rest is tried with one that is.
+        // As received: the checksum is rarely valid. The rest is tried with a valid one.
         let damaged = Page::decode(bytes).is_err();
         let mut bytes = bytes.to_vec();
         seal(&mut bytes);
@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
         refuse_damaged(&store, &names, &bytes);
         assert_eq!(Page::decode(&page.encode()), Ok(page));
         let asked = Asked::read(&store, &names, false);
-        // As it stands, and as the answer to what was asked.
+        // As received, and as the response to the request.
         apply(&store, &names, &asked, &page, &mut subjects);
         let asked = Asked::read(&store, &names, false);
         let page = Page { answers: asked.position, ..page };
@@ -48,19 +48,19 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// One flipped bit anywhere, and the page is not begun with.
+/// A page with one flipped bit is rejected.
 fn refuse_damaged(store: &Memory, names: &Names, page: &[u8]) {
     let asked = Asked::read(store, names, false);
     let place = page.len() * usize::from(page.last().copied().unwrap_or_default()) / 256;
     let mut damaged = page.to_vec();
     if let Some(byte) = damaged.get_mut(place) {
         *byte ^= 1 << (place % 8);
-        assert!(Application::begin(store, names, BITS, &asked, damaged).is_err(), "a flipped bit was not noticed");
+        assert!(Application::begin(store, names, BITS, &asked, damaged).is_err(), "a flipped bit was not detected");
     }
 }
 
 fn apply(store: &Memory, names: &Names, asked: &Asked, page: &Page<'_>, subjects: &mut BTreeSet<Digest>) {
-    // What was revoked long ago may be let go.
+    // Revocations past their retention may be dropped.
     let is_recent =
         |subject: &Digest| revoked_at_ms(store, names, subject).is_some_and(|at| at >= NOW.wall_ms - DAY_MS);
     let revoked: Vec<Digest> = subjects.iter().copied().filter(is_recent).collect();
@@ -68,7 +68,7 @@ fn apply(store: &Memory, names: &Names, asked: &Asked, page: &Page<'_>, subjects
     let mut steps = 0;
     while application.step(store, names, NOW).is_ok_and(|progress| progress == Progress::More) {
         steps += 1;
-        assert!(steps <= MOST_STEPS, "a page that does not end");
+        assert!(steps <= MOST_STEPS, "the page does not terminate");
     }
     let mut removed = BTreeSet::new();
     for frame in Frames::new(page.entries).map_while(Result::ok) {
@@ -78,11 +78,14 @@ fn apply(store: &Memory, names: &Names, asked: &Asked, page: &Page<'_>, subjects
         }
     }
     for subject in revoked {
-        assert!(removed.contains(&subject) || revoked_at_ms(store, names, &subject).is_some(), "{subject:?} came back");
+        assert!(
+            removed.contains(&subject) || revoked_at_ms(store, names, &subject).is_some(),
+            "{subject:?} is no longer revoked"
+        );
     }
 }
 
-/// When a key was revoked, as a request with it would be told.
+/// When a key was revoked, as a request with it would see.
 fn revoked_at_ms(store: &Memory, names: &Names, subject: &Digest) -> Option<u64> {
     let mut snapshot = Snapshot::new(names.clone(), BITS, 8);
     snapshot.poll(store, NOW.monotonic_ms);
@@ -92,7 +95,7 @@ fn revoked_at_ms(store: &Memory, names: &Names, subject: &Digest) -> Option<u64>
     }
 }
 
-/// Shared data as Envoy has it, for one reader.
+/// Envoy's shared data for a single reader.
 #[derive(Default)]
 struct Memory {
     values: RefCell<BTreeMap<String, Stored>>,

@@ -1,4 +1,4 @@
-//! The input as a credential, and as the randomness that keys are made of.
+//! The input as a credential, and as the randomness from which keys are generated.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
             let prefixed = [format.prefix.as_bytes(), data].concat();
             let _ = format.matches(&prefixed);
             let _ = (format.selector_of(data), format.selector_of(&prefixed));
-            // Input that is used up is randomness that fails.
+            // Once the input is used up, the randomness fails.
             let mut pools = data.chunks(64);
             let made = format.issue(|bytes: &mut [u8]| {
                 let pool = pools.next().ok_or(())?;

@@ -1,10 +1,10 @@
-//! Rules in JSON on the first line, requests (`METHOD host path`) on the others: a path that can be read in one way is
-//! routed alike in its one form, and one that can be read in two opens nothing.
+//! Rules in JSON on the first line, requests (`METHOD host path`) on the others: an unambiguous path is routed like its
+//! canonical form, and an ambiguous one is denied.
 
 #![no_main]
 
-use keyward_filter::policy::Config;
 use keyward_filter::engine::rules::{Access, Rules, Target, UNMATCHED, canonical_path};
+use keyward_filter::policy::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -28,7 +28,7 @@ fn check(rules: &Rules, target: &Target<'_>) {
         assert!(is_closed || rules.rules.iter().any(|rule| rule.ambiguous_paths), "{route:?}");
         return;
     };
-    // The one form is its own, but for spaces, which cannot be sent as they are.
+    // The canonical form is its own, except for spaces, which cannot be sent literally.
     let sent: Vec<u8> = canonical.iter().flat_map(|&c| if c == b' ' { b"%20".to_vec() } else { vec![c] }).collect();
     assert_eq!(canonical_path(&sent).as_ref(), Some(&canonical));
     assert_eq!(rules.route(&Target { path: &sent, ..*target }).unwrap_or(&unmatched), route);

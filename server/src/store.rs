@@ -18,6 +18,7 @@ mod key_error;
 mod keys;
 mod leaks;
 mod maintenance;
+mod migrations;
 mod mutation;
 mod owners;
 mod page_cache;

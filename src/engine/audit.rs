@@ -1,23 +1,24 @@
-//! Whether what lies in shared data is what the control plane has.
+//! Checks that the snapshot in shared data equals the control plane's.
 //!
 //! The VM that fetches walks through all buckets, a few with each tick, and keeps the sum of their records
-//! ([`Summary`]) current while pages are applied. Where the snapshot has come to the head of the history, that sum has to be the one
-//! that the control plane sends with each page. A bucket whose own checksum does not fit its bytes is found by the way.
+//! ([`Summary`]) current while pages are applied. Once the snapshot has reached the head of the history, that sum must
+//! equal the one that the control plane sends with each page. The walk also finds buckets whose own checksum does not
+//! match their bytes.
 //!
-//! The sum lies in this VM's memory alone: another VM that takes over, or a new snapshot, begins with a walk of its own, and until
-//! it ends nothing is compared. So what another fetcher did can at most make one comparison fail, which is why a difference
-//! counts only once a second walk has come to it, too.
+//! The sum lies in this VM's memory only: another VM that takes over, or a new snapshot, starts with its own walk, and
+//! nothing is compared until that walk is complete. So another fetcher can at most make one comparison fail, which is
+//! why a difference counts only once a second walk has confirmed it.
 
 use crate::engine::bucket::{self, Content};
 use crate::engine::store::{Metered, Names, SharedStore};
 use keyward_core::wire::summary::Summary;
 
-/// The sum of the snapshot of one generation.
+/// The running sum of the snapshot of one generation.
 #[derive(Debug, Default)]
 pub struct Audit {
     generation: Option<u32>,
     walk: Walk,
-    /// What the last walk that has ended came to, kept current since.
+    /// The sum that the last complete walk found, kept current since.
     total: Option<Content>,
     is_suspicious: bool,
     ticks: u64,
@@ -29,66 +30,66 @@ struct Walk {
     content: Content,
 }
 
-/// What was written into a bucket.
+/// A bucket that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The bucket.
+    /// The bucket's index.
     pub index: u32,
-    /// What it held before.
+    /// Its content before the write.
     pub before: Content,
-    /// What it holds now.
+    /// Its content after the write.
     pub after: Content,
-    /// Whether the bytes before were not what was once written.
+    /// Whether the bytes before the write failed their checksum.
     pub was_damaged: bool,
 }
 
-/// A bucket is not what was written into it.
+/// A bucket failed its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a bucket of the snapshot is damaged")]
 pub struct Damaged;
 
-/// How a comparison ended.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compared {
-    /// One of both is not known, or this process knows by design more than the control plane.
+    /// Not comparable: one of the sums is unknown, or this process knows more than the control plane by design.
     Not,
-    /// They are the same.
+    /// The sums are equal.
     Same,
-    /// They differ, for the first time: the walk is made again.
+    /// The sums differ for the first time: the walk is repeated.
     Suspicious,
-    /// They differ still.
+    /// The sums still differ after a second walk.
     Different,
 }
 
-/// What looking at buckets may cost with one tick, as [`Metered`] counts it.
+/// The cost limit of the walk per tick, in the unit of [`Metered`].
 pub const COST_PER_TICK: usize = 32 << 10;
 
-/// How many ticks come and go for each that looks at buckets, once all of them were looked at.
+/// After the first complete walk, the walk continues only with every so many ticks.
 const TICKS_PER_LOOK: u64 = 16;
 
 impl Audit {
-    /// Begins anew, with the snapshot of that generation, which is complete.
+    /// Starts the walk over the complete snapshot of this generation.
     pub fn begin(&mut self, generation: u32) {
         *self = Self { generation: Some(generation), ..Self::default() };
     }
 
-    /// Stops: a new snapshot is on its way, or this VM fetches no more.
+    /// Stops the walk: a new snapshot is being fetched, or this VM no longer fetches.
     pub fn stop(&mut self) {
         *self = Self::default();
     }
 
-    /// The generation that is looked at.
+    /// The generation being audited.
     pub fn generation(&self) -> Option<u32> {
         self.generation
     }
 
-    /// Whether a walk has ended.
+    /// Whether a walk is complete.
     #[cfg(test)]
     pub(crate) fn has_looked(&self) -> bool {
         self.total.is_some()
     }
 
-    /// Takes note of what was written.
+    /// Updates the sum after a write.
     pub fn note(&mut self, written: &Written) {
         if self.generation.is_none() {
             return;
@@ -102,10 +103,10 @@ impl Audit {
         }
     }
 
-    /// Looks at the next buckets, of which there are 2^`bucket_bits`. Not to be called while a page is being applied.
+    /// Walks through the next of the 2^`bucket_bits` buckets. Must not be called while a page is being applied.
     ///
     /// # Errors
-    /// If one is damaged.
+    /// If a bucket is damaged.
     pub fn tick(&mut self, store: &impl SharedStore, names: &Names, bucket_bits: u32) -> Result<(), Damaged> {
         self.ticks = self.ticks.wrapping_add(1);
         let Some(generation) = self.generation else { return Ok(()) };
@@ -128,7 +129,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Compares with what the control plane has, at a moment at which the snapshot is to be the same.
+    /// Compares the sum with the control plane's, at a moment at which the snapshot must be the same.
     pub fn compare(&mut self, theirs: Option<Summary>) -> Compared {
         let (Some(theirs), Some(ours), Some(generation)) = (theirs, self.total, self.generation) else {
             return Compared::Not;

@@ -1,17 +1,17 @@
-//! One bucket of the snapshot: the records whose digests share their leading bits, and how far they reflect the feed.
+//! One bucket of the snapshot: the records whose digests share their leading bits, and the feed position they reflect.
 //!
-//! A bucket is replaced whole. Its stamp only rises, so a fetcher that fell behind can take nothing back; and a record
-//! that says *revoked*, or when its secret ends, is never replaced by one that says less, whatever a restored database
-//! sends.
+//! A bucket is replaced as a whole. Its stamp only rises, so a fetcher that fell behind cannot undo anything. A record
+//! that says *revoked*, or when its secret expires, is never replaced by a record that says less, whatever a restored
+//! database sends.
 //!
-//! A bucket bears a checksum, the summary of its records and its stamp together, so that bits which rotted in memory are
-//! noticed: such a bucket goes on serving, stays marked as damaged, and is replaced whole by the next snapshot.
+//! A bucket carries a checksum, the summary of its records combined with its stamp, so that corruption in memory is
+//! detected: such a bucket still serves, stays marked as damaged, and is replaced by the next snapshot.
 
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::entry::{Body, BrokenFraming, Frame, Frames, KeyRecord, UnreadableEntry};
 use keyward_core::wire::summary::Summary;
 
-/// How far a bucket reflects the feed.
+/// The feed position that a bucket reflects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Stamp {
     /// Rises with every snapshot that this process begins.
@@ -20,7 +20,7 @@ pub struct Stamp {
     pub sequence: u64,
 }
 
-/// What is to be written into a bucket.
+/// What is merged into a bucket.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// The current state of some subjects.
@@ -34,49 +34,49 @@ pub enum Input<'a> {
     },
 }
 
-/// What readers see in a bucket, in sum.
+/// The sum of what readers see in a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Content {
     /// The summary of its records.
     pub summary: Summary,
-    /// How many of them were kept though the control plane says something else of them, or nothing.
+    /// How many records were kept although the control plane sends an older state of them, or none.
     pub kept: u64,
 }
 
-/// What became of a bucket.
+/// The result of a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The bytes to write; `None` leaves the bucket as it is.
+    /// The bytes to write; `None` leaves the bucket unchanged.
     pub rewritten: Option<Vec<u8>>,
-    /// How many records it holds more than before.
+    /// By how many records the bucket grew.
     pub gained: i64,
-    /// How many records it then holds within the input's range.
+    /// How many records the bucket holds within the input's range afterwards.
     pub in_range: u64,
-    /// How many of the frames that came in cannot be understood; their subjects are refused.
+    /// How many incoming frames are unreadable; their subjects are refused.
     pub unreadable: u64,
-    /// What it held before, as far as it was of this generation.
+    /// The content before, as far as it belongs to this generation.
     pub before: Content,
-    /// What it holds then.
+    /// The content afterwards.
     pub after: Content,
-    /// Whether it was not what was once written.
+    /// Whether the bytes before failed their checksum.
     pub was_damaged: bool,
 }
 
 /// How long a revoked record that a snapshot does not mention is kept, in milliseconds: as long as the control plane
-/// keeps one, so that no backup younger than this brings a revoked key back.
+/// keeps one, so that no backup younger than this restores a revoked key.
 pub const REVOKED_RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 const STAMP_LENGTH: usize = 4 + 8;
 const HEADER_LENGTH: usize = STAMP_LENGTH + Summary::LENGTH;
 
-/// What is written as the version of a record that was kept against what the control plane says; no change has this number.
-/// So whatever the control plane tells next is newer.
+/// The version of a record that was kept against what the control plane sends. No change has this number, so the next
+/// change from the control plane is always newer.
 const KEPT: u64 = 0;
 
-/// Finds a record.
+/// The record of a subject.
 ///
 /// # Errors
-/// If the bucket cannot be read; nothing in it can be trusted then.
+/// If the bucket is unreadable; none of its records can be trusted then.
 pub fn find<'a>(bucket: &'a [u8], subject: &Digest) -> Result<Option<Frame<'a>>, BrokenFraming> {
     let Header { frames, .. } = split(bucket).ok_or(BrokenFraming)?;
     for frame in Frames::new(frames) {
@@ -88,26 +88,26 @@ pub fn find<'a>(bucket: &'a [u8], subject: &Digest) -> Result<Option<Frame<'a>>,
     Ok(None)
 }
 
-/// The stamp of a bucket; the lowest if it was never written.
+/// The stamp of a bucket; the lowest stamp if the bucket was never written.
 pub fn stamp_of(bucket: &[u8]) -> Stamp {
     split(bucket).map_or_else(Stamp::default, |header| header.stamp)
 }
 
-/// What readers of a generation see in a bucket; `None` if it is damaged.
+/// What readers of a generation see in a bucket; `None` if the bucket is damaged.
 pub fn inspect(bucket: &[u8], generation: u32) -> Option<Content> {
     if bucket.is_empty() {
         return Some(Content::default());
     }
     let header = split(bucket)?;
     let content = header.content()?;
-    // Left behind by a stale fetcher: nobody reads it.
+    // Left over from a stale fetcher: not read by anyone.
     Some(if header.stamp.generation < generation { Content::default() } else { content })
 }
 
-/// Merges frames into a bucket, whose own are in the order of their subjects.
+/// Merges frames, sorted by subject, into a bucket.
 ///
-/// Changes need a stamp above the bucket's; a range may come again with the same one, since a bucket can lie in two
-/// pages of a snapshot. `now_ms` is the wall clock, in milliseconds since the Unix epoch.
+/// Changes need a stamp above the bucket's. A range may repeat with the same stamp, since a bucket can span two pages
+/// of a snapshot. `now_ms` is the wall clock, in milliseconds since the Unix epoch.
 pub fn merge<'a>(
     bucket: &'a [u8],
     stamp: Stamp,
@@ -122,7 +122,7 @@ pub fn merge<'a>(
     };
     let was_damaged = content.is_none();
     if was_damaged && matches!(input, Input::Range { .. }) {
-        // Nothing in it can be trusted, so that nothing of it is kept.
+        // The records cannot be trusted, so none is kept.
         old = nothing;
     }
     let Header { stamp: old_stamp, frames: old_frames, .. } = old;
@@ -138,17 +138,18 @@ pub fn merge<'a>(
         return Outcome { rewritten: None, gained: 0, in_range, unreadable: 0, before, after, was_damaged };
     }
     let survives = |old: &Merged<'_>| {
-        let ended = || ended_at(&old.frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
-        // A snapshot has passed over this subject since and did not find the bucket, so a stale fetcher has made it; what
-        // that one knew to have ended has ended all the same.
+        let is_retained =
+            || refused_at(&old.frame, now_ms).is_some_and(|at| at.saturating_add(REVOKED_RETENTION_MS) > now_ms);
+        // A snapshot has passed this subject since without finding the bucket, so a stale fetcher created it. What that
+        // fetcher knew to be revoked or expired stays so.
         let was_passed_over = match input {
             Input::Changes => true,
             Input::Range { start, .. } => old.frame.subject < *start,
         };
         match input {
-            _ if was_passed_over && old_stamp.generation < stamp.generation => ended(),
+            _ if was_passed_over && old_stamp.generation < stamp.generation => is_retained(),
             Input::Changes => true,
-            Input::Range { .. } => !input.covers(&old.frame.subject) || old.version > stamp.sequence || ended(),
+            Input::Range { .. } => !input.covers(&old.frame.subject) || old.version > stamp.sequence || is_retained(),
         }
     };
     let mut incoming: Vec<Frame<'_>> = incoming.into_iter().collect();
@@ -163,21 +164,21 @@ pub fn merge<'a>(
     while let Some(subject) = first_of(old.peek(), new.peek()) {
         let mut merged = old.next_if(|frame| frame.subject == subject).map(|frame| {
             gained -= 1;
-            // Versions of another generation say nothing in this one: whatever comes now is newer.
+            // Versions of an older generation are not comparable: any incoming frame is newer.
             let version = if old_stamp.generation == stamp.generation { frame.version } else { KEPT };
-            Merged { version, frame, told_again: false }
+            Merged { version, frame, is_sent_again: false }
         });
         while let Some(frame) = new.next_if(|frame| frame.subject == subject) {
             let body = frame.decode();
             unreadable += u64::from(body.is_err());
             match &mut merged {
-                Some(old) if frame.version <= old.version => old.told_again = true,
-                Some(old) if !replaces(&body, old) => (old.version, old.told_again) = (KEPT, true),
+                Some(old) if frame.version <= old.version => old.is_sent_again = true,
+                Some(old) if !replaces(&body, old) => (old.version, old.is_sent_again) = (KEPT, true),
                 _ if matches!(body, Ok(Body::Removed)) => merged = None,
-                _ => merged = Some(Merged { version: frame.version, frame, told_again: true }),
+                _ => merged = Some(Merged { version: frame.version, frame, is_sent_again: true }),
             }
         }
-        if let Some(merged) = merged.filter(|merged| merged.told_again || survives(merged)) {
+        if let Some(merged) = merged.filter(|merged| merged.is_sent_again || survives(merged)) {
             gained += 1;
             in_range += u64::from(input.covers(&subject));
             let written_from = rewritten.len();
@@ -186,7 +187,7 @@ pub fn merge<'a>(
             after.kept += u64::from(merged.version == KEPT);
         }
     }
-    // What was damaged stays marked so until a snapshot replaces it.
+    // A damaged bucket stays marked until a snapshot replaces it.
     let stays_damaged = was_damaged && matches!(input, Input::Changes);
     let check = if stays_damaged { Summary::EMPTY } else { check(stamp, after.summary) };
     if let Some(place) = rewritten.get_mut(STAMP_LENGTH..).and_then(<[u8]>::first_chunk_mut) {
@@ -197,7 +198,7 @@ pub fn merge<'a>(
 }
 
 impl Content {
-    /// This after a part of it has changed.
+    /// The content after a part of it has changed from `before` to `after`.
     #[must_use]
     pub fn changed(self, before: &Self, after: &Self) -> Self {
         Self {
@@ -207,7 +208,7 @@ impl Content {
     }
 }
 
-/// A bucket, as it lies in shared data.
+/// A bucket, as stored in shared data.
 #[derive(Clone, Copy)]
 struct Header<'a> {
     stamp: Stamp,
@@ -216,7 +217,7 @@ struct Header<'a> {
 }
 
 impl Header<'_> {
-    /// What it holds; `None` if that is not what was written.
+    /// The content; `None` if the checksum does not match.
     fn content(&self) -> Option<Content> {
         let mut content = Content::default();
         for frame in Frames::new(self.frames) {
@@ -244,18 +245,18 @@ fn first_of(one: Option<&Frame<'_>>, other: Option<&Frame<'_>>) -> Option<Digest
     [one, other].into_iter().flatten().map(|frame| frame.subject).min()
 }
 
-/// A record on its way into a bucket.
+/// A record to be written into a bucket.
 struct Merged<'a> {
     version: u64,
     frame: Frame<'a>,
-    /// Whether what comes in has this subject, too: it then stays, in whichever state.
-    told_again: bool,
+    /// Whether the incoming frames have this subject too: it then stays, in whichever state.
+    is_sent_again: bool,
 }
 
-/// Whether a newer frame that says `body` takes the place of an older one.
+/// Whether a newer frame with `body` replaces an older one.
 fn replaces(body: &Result<Body, UnreadableEntry>, old: &Merged<'_>) -> bool {
-    // The end of a secret is moved forward at most. A frame that cannot be read refuses, but cannot say why, so one
-    // that says *ended* stays.
+    // The expiry of a secret can only move to an earlier time. An unreadable frame refuses without a reason, so a frame
+    // that says *revoked* or *expired* stays.
     match body {
         Ok(Body::Removed) => true,
         Ok(Body::Key(key)) => end_of(key) <= frame_end(&old.frame),
@@ -263,7 +264,7 @@ fn replaces(body: &Result<Body, UnreadableEntry>, old: &Merged<'_>) -> bool {
     }
 }
 
-/// When a secret ends for good, in milliseconds since the Unix epoch: 0 once its key is revoked.
+/// When a secret is no longer accepted, in milliseconds since the Unix epoch: 0 once its key is revoked.
 fn end_of(key: &KeyRecord) -> u64 {
     if key.revoked_at_ms.is_some() { 0 } else { key.secret_not_after_ms.unwrap_or(u64::MAX) }
 }
@@ -275,8 +276,8 @@ fn frame_end(frame: &Frame<'_>) -> u64 {
     }
 }
 
-/// Since when a secret has been refused for good.
-fn ended_at(frame: &Frame<'_>, now_ms: u64) -> Option<u64> {
+/// Since when a secret has been permanently refused.
+fn refused_at(frame: &Frame<'_>, now_ms: u64) -> Option<u64> {
     match frame.decode() {
         Ok(Body::Key(key)) => key.revoked_at_ms.or(key.secret_not_after_ms.filter(|end| *end <= now_ms)),
         _ => None,
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_written_once_and_not_taken_back_by_an_older_page() {
+    fn change_is_written_once_and_not_undone_by_old_page() {
         let bucket = written(&[], at(1, 5), &key(1, 5, Some(9)), Input::Changes);
         assert_eq!(state(&bucket, 1), Some((5, true)));
         for stale in [at(1, 5), at(1, 4), at(0, 9)] {
@@ -346,18 +347,19 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_record_outlives_a_restored_database() {
+    fn revoked_record_survives_a_restored_database() {
         let bucket = written(&[], at(1, 50), &key(1, 50, Some(NOW)), Input::Changes);
         let bucket = written(&bucket, at(2, 10), &key(1, 10, None), EVERYTHING);
-        assert_eq!(state(&bucket, 1), Some((0, true)), "an active record from a backup");
+        assert_eq!(state(&bucket, 1), Some((0, true)), "a backup in which the key is active");
         let bucket = written(&bucket, at(3, 10), &[], EVERYTHING);
-        assert_eq!(state(&bucket, 1), Some((0, true)), "a backup from before the key was made");
+        assert_eq!(state(&bucket, 1), Some((0, true)), "a backup older than the key");
         let bucket = written(&bucket, at(3, 11), &frame(1, 11, Body::Removed), Input::Changes);
         assert_eq!(state(&bucket, 1), None, "an explicit removal");
     }
 
+    /// The expiry of a secret survives a restored database, and only moves to an earlier time.
     #[test]
-    fn the_end_of_a_secret_outlives_a_restored_database_and_only_moves_forward() {
+    fn secret_expiry_survives_a_restored_database() {
         let ending = |version, secret_not_after_ms| {
             let record = KeyRecord { key_id: "k".into(), secret_not_after_ms, ..KeyRecord::default() };
             frame(1, version, Body::Key(record))
@@ -368,19 +370,19 @@ mod tests {
             let bucket = written(&rotated, at(2, 10), &ending(10, restored), EVERYTHING);
             assert_eq!(end(&bucket), NOW, "{restored:?}");
         }
-        assert_eq!(end(&written(&rotated, at(2, 10), &[], EVERYTHING)), NOW, "a backup from before the key was made");
+        assert_eq!(end(&written(&rotated, at(2, 10), &[], EVERYTHING)), NOW, "a backup older than the key");
         assert_eq!(end(&written(&rotated, at(1, 51), &ending(51, Some(NOW - 1)), Input::Changes)), NOW - 1);
         assert_eq!(end(&written(&rotated, at(1, 51), &key(1, 51, Some(NOW)), Input::Changes)), 0);
     }
 
     #[test]
-    fn a_revoked_record_past_its_retention_goes_with_a_snapshot_that_does_not_know_it() {
+    fn snapshot_drops_a_revoked_record_past_retention() {
         let bucket = written(&[], at(1, 50), &key(1, 50, Some(1)), Input::Changes);
         assert_eq!(state(&written(&bucket, at(2, 60), &[], EVERYTHING), 1), None);
     }
 
     #[test]
-    fn a_snapshot_replaces_its_range_and_nothing_else() {
+    fn snapshot_replaces_its_range_only() {
         let both = [key(1, 3, None), key(7, 4, None)].concat();
         let bucket = written(&[], at(1, 4), &both, Input::Changes);
         let range = Input::Range { start: &Digest([0; 32]), end: Some(&Digest([5; 32])) };
@@ -397,24 +399,26 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_a_snapshot_that_comes_again_does_not_undo_what_came_after_its_base() {
+    fn repeated_snapshot_page_does_not_undo_later_changes() {
         let bucket = written(&[], at(1, 10), &key(1, 12, None), EVERYTHING);
         let bucket = written(&bucket, at(1, 10), &[], EVERYTHING);
         assert_eq!(state(&bucket, 1), Some((12, false)));
     }
 
+    /// A bucket that a stale fetcher creates behind a snapshot is ignored, except for revocations.
     #[test]
-    fn a_bucket_that_a_stale_fetcher_made_behind_a_snapshot_does_not_count() {
+    fn stale_fetchers_bucket_behind_a_snapshot_is_ignored() {
         let bucket = written(&[], at(1, 5), &key(1, 5, None), Input::Changes);
         let bucket = written(&bucket, at(2, 6), &key(2, 6, None), Input::Changes);
         assert_eq!((state(&bucket, 1), state(&bucket, 2)), (None, Some((6, false))));
         let bucket = written(&[], at(1, 5), &key(1, 5, Some(NOW)), Input::Changes);
         let bucket = written(&bucket, at(2, 6), &key(1, 6, None), Input::Changes);
-        assert_eq!(state(&bucket, 1), Some((0, true)), "a revocation that it brought counts");
+        assert_eq!(state(&bucket, 1), Some((0, true)), "its revocation counts");
     }
 
+    /// A bucket that a stale fetcher creates between two pages of a snapshot does not survive the snapshot.
     #[test]
-    fn what_a_stale_fetcher_makes_between_two_pages_of_a_snapshot_does_not_outlive_it() {
+    fn stale_fetchers_bucket_does_not_survive_a_snapshot() {
         let rest = Input::Range { start: &Digest([5; 32]), end: None };
         let both = [key(1, 5, None), key(2, 5, Some(NOW)), key(7, 5, None)].concat();
         let bucket = written(&written(&[], at(1, 5), &both, Input::Changes), at(2, 6), &key(8, 6, None), rest);
@@ -423,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_with_any_bit_flipped_is_damaged_until_a_snapshot_replaces_it() {
+    fn flipped_bit_marks_a_bucket_until_the_next_snapshot() {
         let bucket = written(&[], at(1, 5), &[key(1, 5, None), key(2, 4, Some(NOW))].concat(), Input::Changes);
         let whole = inspect(&bucket, 1).unwrap();
         assert_eq!((whole.kept, inspect(&bucket, 2)), (0, Some(Content::default())));
@@ -440,8 +444,9 @@ mod tests {
         }
     }
 
+    /// A bucket reports the summary of its records, and how many were kept against what the control plane sends.
     #[test]
-    fn a_bucket_tells_the_summary_of_its_records_and_how_many_were_kept_against_what_is_told() {
+    fn bucket_reports_its_summary_and_kept_records() {
         let one = [key(1, 5, None), key(2, 4, Some(NOW))].concat();
         let sum =
             |frames: &[u8]| Frames::new(frames).map(|frame| frame.unwrap().summary()).reduce(Summary::plus).unwrap();
@@ -453,13 +458,13 @@ mod tests {
         assert_eq!(second.before, first.after);
         assert_eq!(second.after, Content { summary: sum(&[key(1, 6, None), key(2, 4, Some(NOW))].concat()), kept: 0 });
         let restored = merged(&bucket, at(2, 3), &[key(1, 2, None), key(2, 3, None)].concat(), EVERYTHING);
-        assert_eq!((restored.before, restored.after.kept), (Content::default(), 1), "it stays revoked");
+        assert_eq!((restored.before, restored.after.kept), (Content::default(), 1), "the record stays revoked");
         let stale = merged(&bucket, at(1, 4), &one, Input::Changes);
         assert_eq!((stale.before, stale.after), (first.after, first.after));
     }
 
     #[test]
-    fn an_unreadable_frame_is_kept_as_it_is_but_does_not_hide_a_revocation() {
+    fn unreadable_frame_is_kept_and_hides_no_revocation() {
         let mut strange = frame(1, 6, Body::Removed);
         *strange.last_mut().unwrap() = 99;
         let bucket = written(&[], at(1, 6), &strange, Input::Changes);

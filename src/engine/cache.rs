@@ -4,9 +4,9 @@ use keyward_core::key::digest::Digest;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Two generations of at most half the bound each: what was not used while the young one filled goes.
+/// Two generations of at most half the bound each: records not used while the young generation filled are dropped.
 ///
-/// Only records that exist are cached, so made-up keys cannot push out real ones.
+/// Only existing records are cached, so invented keys cannot evict real ones.
 #[derive(Debug)]
 pub struct Cache<T> {
     half: usize,
@@ -17,12 +17,12 @@ pub struct Cache<T> {
 type Map<T> = HashMap<Digest, T, BuildHasherDefault<DigestHasher>>;
 
 impl<T> Cache<T> {
-    /// A cache of at most `bound` records; none at all for 0.
+    /// A cache of at most `bound` records; 0 disables it.
     pub fn new(bound: usize) -> Self {
         Self { half: bound.div_ceil(2), young: Map::default(), old: Map::default() }
     }
 
-    /// The record of a subject.
+    /// The cached record of a subject.
     pub fn find(&mut self, subject: &Digest) -> Option<&mut T> {
         if !self.young.contains_key(subject) {
             let record = self.old.remove(subject)?;
@@ -31,7 +31,7 @@ impl<T> Cache<T> {
         self.young.get_mut(subject)
     }
 
-    /// Keeps a record.
+    /// Adds a record.
     pub fn insert(&mut self, subject: Digest, record: T) {
         if self.half == 0 {
             return;
@@ -42,25 +42,25 @@ impl<T> Cache<T> {
         self.young.insert(subject, record);
     }
 
-    /// How many records are kept.
+    /// The number of cached records.
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 
-    /// Whether none is kept.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Takes eight bytes of a digest as its hash: they are spread evenly already, and whoever could choose them could
-/// break SHA-256.
+/// Uses eight bytes of a digest as its hash: they are evenly distributed already, and an attacker who could choose them
+/// could break SHA-256.
 #[derive(Debug, Default)]
 pub struct DigestHasher(u64);
 
 impl Hasher for DigestHasher {
     fn write(&mut self, bytes: &[u8]) {
-        // Leading bits choose the bucket, so the last ones tell the records of one bucket apart.
+        // Leading bits choose the bucket, so the last ones distinguish the records of one bucket.
         if let Some(last) = bytes.last_chunk::<8>() {
             self.0 = u64::from_le_bytes(*last);
         }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn it_never_holds_more_than_its_bound() {
+    fn cache_never_exceeds_its_bound() {
         for bound in [0, 1, 2, 7, 100] {
             let mut cache = Cache::new(bound);
             for n in 0..1000 {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_stays() {
+    fn used_records_stay() {
         let mut cache = Cache::new(10);
         cache.insert(digest(0), 0);
         for n in 1..1000 {

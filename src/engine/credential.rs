@@ -1,4 +1,4 @@
-//! Finding the one credential of a request: in the contract, as the control plane reads those of self-service in the
-//! same way.
+//! The credential of a request. The parser lives in `keyward-core`, since the control plane reads the credentials of
+//! self-service requests in the same way.
 
 pub use keyward_core::dialect::credential::*;

@@ -1,21 +1,21 @@
-//! By which digests a key is looked up. One that was made here is found by its SHA-256; one that another system made,
-//! and kept nothing of but another digest, by that.
+//! The digests by which a key is looked up: keys made here by their SHA-256, imported keys by whichever digest the
+//! other system kept.
 //!
-//! Every one but SHA-256 is computed only where a key is not in the cache.
+//! Digests other than SHA-256 are computed only for keys that are not cached.
 
 use hmac::{Hmac, Mac as _};
 use keyward_core::key::digest::Digest;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt;
 
-/// The digests in the order in which they are tried.
+/// The digests, in the order in which they are tried.
 #[derive(Clone, Debug)]
 pub struct Digests(Vec<KeyDigest>);
 
-/// One way from a key to the address of its record.
+/// A digest from which the address of a key's record follows.
 #[derive(Clone, Debug)]
 pub enum KeyDigest {
-    /// SHA-256 of the key: that of every key made here.
+    /// SHA-256 of the key; used for every key made here.
     Sha256,
     /// SHA-512 of the key.
     Sha512,
@@ -28,12 +28,13 @@ pub enum KeyDigest {
 pub struct HmacKey(Hmac<Sha256>);
 
 impl Digests {
-    /// These, in this order.
+    /// A list of digests, tried in this order.
     pub fn new(digests: Vec<KeyDigest>) -> Self {
         Self(digests)
     }
 
-    /// The addresses at which a key's record can lie; `sha256` is [`Digest::of_key`] of it, which is there already.
+    /// The addresses at which a key's record can lie; `sha256` is [`Digest::of_key`] of the key, which the caller has
+    /// already.
     pub fn addresses<'a>(&'a self, key: &'a [u8], sha256: Digest) -> impl Iterator<Item = Digest> + 'a {
         self.0.iter().map(move |digest| match digest {
             KeyDigest::Sha256 => sha256,
@@ -44,14 +45,14 @@ impl Digests {
 }
 
 impl Default for Digests {
-    /// SHA-256 alone.
+    /// SHA-256 only.
     fn default() -> Self {
         Self(vec![KeyDigest::Sha256])
     }
 }
 
 impl HmacKey {
-    /// The bytes as they are; `None` if there are none, since everybody knows that pepper.
+    /// A key of these bytes; `None` if empty, since an empty key is no secret.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
             return None;
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_looked_up_by_the_published_digests_in_the_order_given() {
+    fn published_test_vectors_are_found_in_order() {
         // FIPS 180-4, for "abc".
         let sha512 = unhex(concat!(
             "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a",
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pepper_is_not_empty_and_not_shown() {
+    fn hmac_key_is_not_empty_and_redacted() {
         assert!(HmacKey::new(b"").is_none());
         let digest = KeyDigest::HmacSha256(HmacKey::new(b"salty").unwrap());
         assert_eq!(format!("{digest:?}"), "HmacSha256(HmacKey(redacted))");

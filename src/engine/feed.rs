@@ -1,10 +1,9 @@
-//! Applying a page of the feed to the buckets, a little at a time.
+//! Applying a page of the feed to the buckets in small steps.
 //!
-//! The order of writes is buckets, status, cursor. The cursor comes last because it is what the next fetcher goes by:
-//! a fetcher that dies before it leaves a page that is applied again, which finds the buckets done and announces them
-//! once more. (Were the status last, a fetcher that died before it would leave a revocation that no warm cache hears
-//! of.) The property test in `feed_model.rs` beside this file interleaves fetchers, deaths, replays and restored
-//! databases.
+//! The order of writes is buckets, status, cursor. The cursor comes last because the next fetcher starts from it: if a
+//! fetcher dies before writing the cursor, the page is applied again, finds the buckets written and announces them once
+//! more. (If the status came last, a fetcher that died before writing it would leave a revocation that no warm cache
+//! learns of.) The property test in `tests/feed_model.rs` interleaves fetchers, deaths, replays and restored databases.
 
 use crate::engine::audit::Written;
 use crate::engine::bucket::{self, Input, Stamp};
@@ -16,10 +15,10 @@ use keyward_core::wire::entry::{Frame, Frames};
 use keyward_core::wire::page::{Extent, Page, UnreadablePage};
 use keyward_core::wire::summary::Summary;
 
-/// What a fetcher asked for, and what the cursor was then.
+/// What a fetcher requested, and the cursor at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// What it told the control plane.
+    /// The position sent to the control plane.
     pub position: Position,
     cell: CursorCell,
     tag: Option<u32>,
@@ -27,9 +26,8 @@ pub struct Asked {
 
 /// A page that is being applied.
 ///
-/// It keeps the page as it came, and where in it the frames of each bucket are: what they say is read when their bucket is
-/// written. So the answer of the feed costs little more than its bytes, and a VM, whose memory never shrinks, needs no more
-/// than that for it.
+/// The page is kept as received, with the offsets of the frames of each bucket. Frames are decoded when their bucket is
+/// written, so a page costs little more than its bytes. The memory of a VM never shrinks, so this bounds it.
 #[derive(Debug)]
 pub struct Application {
     kind: Kind,
@@ -40,7 +38,7 @@ pub struct Application {
     stamp: Stamp,
     page: Vec<u8>,
     places: Vec<Place>,
-    /// How many of the places are done with.
+    /// How many of the places are written.
     written: usize,
     remaining: Remaining,
     touched: u64,
@@ -52,7 +50,7 @@ pub struct Application {
     last_written: Option<Written>,
 }
 
-/// Where in a page a frame begins, and into which bucket it belongs.
+/// Where a frame begins in a page, and the bucket that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     bucket: u32,
@@ -65,10 +63,10 @@ enum Kind {
     Range { start: Digest, end: Option<Digest> },
 }
 
-/// What is left to do, in order.
+/// The remaining steps, in order.
 #[derive(Debug)]
 enum Remaining {
-    /// Buckets from this one up to the last, all of them or only those that the page has frames for.
+    /// Buckets from this one to the last: all of them, or only those for which the page has frames.
     Buckets {
         next: u32,
         last: u32,
@@ -82,18 +80,18 @@ enum Remaining {
 /// Why a page is not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotApplied {
-    /// Another fetcher moved the cursor meanwhile; there is nothing wrong.
+    /// Another fetcher moved the cursor meanwhile; not an error.
     #[error("another fetcher came first")]
     Superseded,
-    /// The page cannot be read.
+    /// The page is unreadable.
     #[error(transparent)]
     Unreadable(#[from] UnreadablePage),
-    /// The page is not an answer to what was asked.
+    /// The page does not answer the request.
     #[error("the page does not follow on what was asked")]
     DoesNotFollow,
 }
 
-/// Whether there is more to do.
+/// Whether work remains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Call again.
@@ -102,7 +100,7 @@ pub enum Progress {
     Done,
 }
 
-/// Which moment a step happens in.
+/// The time of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// The process's monotonic clock, in milliseconds.
@@ -112,7 +110,7 @@ pub struct Now {
 }
 
 impl Asked {
-    /// What to ask for now: what follows the cursor, or a snapshot from the start.
+    /// What to request now: the changes after the cursor, or a snapshot from the start.
     pub fn read(store: &impl SharedStore, names: &Names, from_the_start: bool) -> Self {
         let (cell, tag) = read_cursor(store, names);
         let position = if from_the_start { Position::Nothing } else { cell.position };
@@ -121,7 +119,7 @@ impl Asked {
 }
 
 impl Application {
-    /// Begins to apply the answer to what was asked.
+    /// Starts to apply the response to a request.
     ///
     /// # Errors
     /// If the page cannot be applied; nothing was written then.
@@ -152,7 +150,7 @@ impl Application {
             Kind::Range { start, end } => Remaining::Buckets {
                 next: start.leading_bits(bucket_bits),
                 last: end.map_or(last_bucket, |end| end.leading_bits(bucket_bits)),
-                // The first snapshot of a process finds no buckets that it would have to clear.
+                // The first snapshot of a process finds no older buckets to clear.
                 listed_only: generation <= 1,
             },
         };
@@ -177,15 +175,15 @@ impl Application {
         })
     }
 
-    /// The same of a page that came at a time of the monotonic clock, perhaps from a relay, which last heard of the control
-    /// plane so long before.
+    /// Records when the page arrived, by the monotonic clock, and its age: a relay may have lost the control plane that
+    /// long before.
     #[must_use]
     pub fn heard(self, at_ms: u64, age_ms: u64) -> Self {
         Self { heard_at_ms: Some(at_ms), age_ms, ..self }
     }
 
-    /// Tells the workers which buckets were written so far, so that none has to wait for a revocation until all of a long
-    /// page is written.
+    /// Announces the buckets written so far to the workers, so that a revocation takes effect before a long page is
+    /// written completely.
     pub fn announce(&mut self, store: &impl SharedStore, names: &Names) {
         let touched = std::mem::take(&mut self.touched);
         if touched != 0 {
@@ -197,12 +195,12 @@ impl Application {
         }
     }
 
-    /// Whether it is a page of changes, and not of a snapshot.
+    /// Whether the page holds changes rather than a part of a snapshot.
     pub fn is_of_changes(&self) -> bool {
         matches!(self.kind, Kind::Changes)
     }
 
-    /// Where the cursor will be once the page is applied, if the page says that more follows it.
+    /// The cursor position once the page is applied, if the page says that more follows.
     pub fn followed_at(&self) -> Option<Position> {
         match (&self.kind, self.next) {
             (Kind::Range { end: Some(_), .. }, next) => Some(next),
@@ -211,31 +209,31 @@ impl Application {
         }
     }
 
-    /// The generation of snapshots that it belongs to.
+    /// The generation of snapshots that the page belongs to.
     pub fn generation(&self) -> u32 {
         self.stamp.generation
     }
 
-    /// What the control plane has where the page leads, if that is the head of the history.
+    /// The control plane's summary at the page's position, if that is the head of the history.
     pub fn summary_at_head(&self) -> Option<Summary> {
         let is_at_head = matches!(self.next, Position::Changes { applied, seen } if applied == seen.sequence);
         self.summary.filter(|_| is_at_head)
     }
 
-    /// What the last step has done to a bucket, once.
+    /// Returns what the last step wrote, once.
     pub fn take_written(&mut self) -> Option<Written> {
         self.last_written.take()
     }
 
-    /// How many of the entries that were written so far cannot be understood; their subjects are refused.
+    /// How many of the entries written so far are unreadable; their subjects are refused.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
-    /// Does one more thing: one bucket, the status, or the cursor. Each leaves the snapshot sound.
+    /// Performs one step: one bucket, the status, or the cursor. The snapshot is consistent after each.
     ///
     /// # Errors
-    /// If another fetcher moved the cursor meanwhile; the buckets written so far do no harm.
+    /// If another fetcher moved the cursor meanwhile; the buckets written so far are harmless.
     pub fn step(&mut self, store: &impl SharedStore, names: &Names, now: Now) -> Result<Progress, NotApplied> {
         match self.remaining {
             Remaining::Buckets { next, last, listed_only } => {
@@ -284,7 +282,7 @@ impl Application {
             self.in_range += in_range;
             self.unreadable += unreadable;
             self.last_written = Some(written);
-            // Announced even where another fetcher wrote the bucket: it may have died before it could say so.
+            // Announced even if another fetcher wrote the bucket: that fetcher may have died before announcing it.
             self.touched |= 1 << Status::stripe_of(index);
         }
     }
@@ -297,7 +295,7 @@ impl Application {
         update(store, &names.status, |current| {
             let mut status = current.map_or(Status::START, Status::decode);
             status.bump(self.touched);
-            // A page that is followed by more says itself that there is something newer.
+            // If more pages follow, there is something newer by definition.
             let is_current = matches!(self.next, Position::Changes { applied, seen } if applied >= seen.sequence);
             if is_current {
                 let heard_at_ms = self.heard_at_ms.unwrap_or(now_ms);
@@ -310,7 +308,7 @@ impl Application {
                 status.generation = self.stamp.generation;
                 status.sequence = self.stamp.sequence;
                 status.records = self.cell.counted + self.in_range;
-                // A new generation outdates whatever an older one left behind.
+                // A new generation outdates everything of an older one.
                 status.stripes.iter_mut().for_each(|stripe| *stripe = stripe.wrapping_add(1));
             } else if matches!(self.kind, Kind::Changes) && self.stamp > stamp {
                 status.sequence = self.stamp.sequence;
@@ -334,9 +332,9 @@ impl Application {
     }
 }
 
-/// Writes down, before any bucket is written, which history the page comes from, and opens a new generation where a
-/// snapshot begins. If the fetcher dies and the database is restored, the next one names a head that is gone and gets a
-/// snapshot. Of several fetchers with different pages, one succeeds.
+/// Records the history that the page comes from before any bucket is written, and starts a new generation at the
+/// beginning of a snapshot. If the fetcher dies and the database is restored, the next fetcher names a head that no
+/// longer exists and gets a snapshot. Of several fetchers with different pages, one succeeds.
 fn open(
     store: &impl SharedStore,
     names: &Names,
@@ -371,10 +369,10 @@ fn read_cursor(store: &impl SharedStore, names: &Names) -> (CursorCell, Option<u
     }
 }
 
-/// Where the frames of each bucket are, bucket by bucket; in a snapshot they come that way.
+/// The frames of each bucket, sorted by bucket; a snapshot is sorted already.
 fn places(page: &Page<'_>, first: usize, bucket_bits: u32) -> Vec<Place> {
     let mut offset = first;
-    // `Page::decode` has checked the framing of them all.
+    // `Page::decode` has checked the framing of all entries.
     let frames = Frames::new(page.entries).map_while(Result::ok);
     let mut places: Vec<Place> = frames
         .map(|frame| {

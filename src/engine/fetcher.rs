@@ -1,10 +1,9 @@
-//! The long poll: when to ask the feed, what to do with the answer, and when to give up on one.
+//! The long poll of the feed: when to send a request, how to handle the response, and when a request times out.
 //!
-//! Where a page says that more follows, the next one is asked for while it is being applied, and waits until it is: so a
-//! long snapshot comes without pauses although each call does little of it.
+//! If a page says that more follows, the next page is requested while the current one is applied, and is held until its
+//! turn. A long snapshot thus arrives without pauses although each call does little work.
 //!
-//! It refuses to trust that an answer ever comes: a poll has a deadline of its own, because Envoy drops callouts
-//! without a word when a listener is replaced.
+//! Polls have their own deadline because Envoy drops callouts silently when a listener is replaced.
 
 use crate::engine::audit::{Audit, Compared};
 use crate::engine::backoff::Backoff;
@@ -16,38 +15,38 @@ use keyward_core::wire::cursor::Position;
 use keyward_core::wire::page::UnreadablePage;
 use keyward_core::wire::summary::Summary;
 
-/// The part of a VM that keeps the snapshot current while it holds the lease.
+/// Keeps the snapshot current while this VM holds the lease.
 #[derive(Debug)]
 pub struct Fetcher {
     names: Names,
     bucket_bits: u32,
     wait_s: u32,
     lease: Lease,
-    /// Whether requests were served when the lease was taken; it is then kept although there are requests.
+    /// Whether the VM served requests when it took the lease; it then keeps the lease although requests come.
     took_it_while_serving: bool,
-    /// Whether somebody else is to fetch once the poll that is out has ended: so no change falls in between.
+    /// Whether another VM takes over after the poll in flight, so that no change is missed in between.
     hands_over: bool,
-    /// The poll that is out; one at a time.
+    /// The poll in flight; at most one.
     out: Option<Out>,
     applying: Option<Box<Application>>,
-    /// The page that follows the one that is being applied.
+    /// The page that follows the one being applied.
     ahead: Option<Ahead>,
     not_before_ms: u64,
     backoff: Backoff,
     from_the_start: bool,
     audit: Audit,
     resnapshot: Resnapshot,
-    /// Whether a page was applied; until then a poll does not wait for news, since what is here may be old.
+    /// Whether a page was applied. Until then a poll does not wait for changes, since the snapshot may be old.
     has_heard: bool,
-    /// Whether the last poll had an answer, in whatever time: the next one is then to have one in short.
+    /// Whether the last poll was answered, however late: the next one then has the short timeout.
     was_answered: bool,
     polls: u64,
 }
 
-/// Whether the snapshot is to be taken anew because it is not what the control plane has.
+/// Whether to fetch a new snapshot because the current one differs from the control plane's.
 ///
-/// Where even a new one differs, something is wrong that a snapshot does not mend; so each one that changed nothing doubles the
-/// pause until the next.
+/// If even a new snapshot differs, fetching it again does not help; so each snapshot that changed nothing doubles the
+/// pause before the next.
 #[derive(Debug)]
 struct Resnapshot {
     is_wanted: bool,
@@ -62,16 +61,16 @@ struct Out {
     deadline_ms: u64,
 }
 
-/// What is asked for.
+/// What a poll requests.
 #[derive(Clone, Copy, Debug)]
 enum Question {
     /// What follows the cursor.
     Cursor(Asked),
-    /// What follows the page that is being applied: the cursor will be here then.
+    /// What follows the page being applied, which is the cursor's next position.
     Ahead(Position),
 }
 
-/// A page before its turn.
+/// A page received before its turn.
 #[derive(Debug)]
 struct Ahead {
     position: Position,
@@ -80,81 +79,82 @@ struct Ahead {
     age_ms: u64,
 }
 
-/// A request to be sent to the control plane.
+/// A request to the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Poll {
-    /// Names the poll when its answer comes.
+    /// Identifies the poll when its response arrives.
     pub id: u64,
     /// Path and query.
     pub path: String,
-    /// After how long the answer may be given up, in milliseconds.
+    /// The timeout of the request, in milliseconds.
     pub timeout_ms: u64,
 }
 
-/// How a poll ended.
+/// The result of a poll.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// Status 200.
     Page {
         /// The body.
         bytes: Vec<u8>,
-        /// How long ago the relay that sent it knew of the control plane that it had nothing newer, in milliseconds; 0 from
-        /// the control plane itself.
+        /// How long ago the relay that sent the page last confirmed with the control plane that there was nothing
+        /// newer, in milliseconds; 0 if the control plane itself sent the page.
         age_ms: u64,
     },
-    /// Another status, or none.
+    /// Another status, or no response.
     Failed {
-        /// The status; 0 if there was none.
+        /// The status; 0 without a response.
         status: u32,
     },
 }
 
-/// What happened, for the log and the metrics.
+/// An event for the log and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A page has begun to be applied.
+    /// A page is being applied.
     Page,
-    /// A page was applied, and so many of its entries cannot be understood.
+    /// A page was applied, with this many unreadable entries.
     Unreadable {
-        /// How many entries were taken as refusing.
+        /// How many entries are treated as refused.
         entries: u64,
     },
     /// A page was not applied.
     PageRefused(NotApplied),
-    /// The control plane answered with this status; 0 if not at all.
+    /// The control plane returned this status; 0 without a response.
     PollFailed {
         /// The status.
         status: u32,
     },
-    /// No answer came in time.
+    /// The response timed out.
     PollLost,
-    /// The snapshot is not what the control plane has; it is taken anew.
+    /// The snapshot differs from the control plane's and is fetched again.
     SnapshotMismatch,
 }
 
-/// How long an answer may take beyond what it was asked to wait, in milliseconds: of a poll for changes, so that a lost answer is
-/// soon asked for again; and of one for a part of a snapshot, which is long, or where the last answer did not come in time.
+/// How long a response may take beyond the wait that was requested, in milliseconds. The first value is for polls for
+/// changes, so that a lost response is soon requested again; the second for parts of a snapshot, which are long, and
+/// after a response that timed out.
 const ANSWER_GRACE_MS: (u64, u64) = (1000, 5000);
 
-/// The shortest and the longest pause after a failure, in milliseconds.
+/// The shortest and the longest backoff after a failure, in milliseconds.
 pub const BACKOFF_MS: (u64, u64) = (50, 1000);
 
-/// The shortest and the longest pause between two snapshots that are taken because the one before differed from what the
-/// control plane has, in milliseconds.
+/// The shortest and the longest pause between two snapshots fetched because of a difference from the control plane's,
+/// in milliseconds.
 pub const RESNAPSHOT_PAUSE_MS: (u64, u64) = (60_000, 24 * 60 * 60 * 1000);
 
-/// After what cost, as [`Metered`] counts it, a call leaves the rest of a page to the next one.
+/// The cost, in the unit of [`Metered`], after which a call leaves the rest of a page to the next call.
 ///
-/// On the thread of a worker, requests wait for as long as a call takes; on the main thread the next one finds a processor
-/// that was free in between. `make bench-million` tells what that is in microseconds (`keyward_tick_us`).
+/// On a worker's thread, requests wait for as long as a call takes; on the main thread, the next call finds a processor
+/// that was free in between. `make bench-million` reports the time in microseconds (`keyward_tick_us`).
 const COST_PER_CALL: usize = 96 << 10;
 
-/// The same for a page of changes, of which one may be a revocation: an edge that does not keep up with the changes that
-/// come is worse than requests that wait a little longer.
+/// The same for a page of changes, which may contain a revocation: falling behind the changes is worse than requests
+/// that wait slightly longer.
 const COST_PER_CALL_OF_CHANGES: usize = 4 * COST_PER_CALL;
 
 impl Fetcher {
-    /// A fetcher that holds nothing; `seed` must differ between VMs.
+    /// A fetcher without a lease; `seed` must differ between VMs.
     pub fn new(names: Names, bucket_bits: u32, wait_s: u32, seed: u64) -> Self {
         Self {
             names,
@@ -177,7 +177,7 @@ impl Fetcher {
         }
     }
 
-    /// Goes on: holds the lease, applies what is left of a page, and returns the next poll when it is time for one.
+    /// Renews the lease, applies the rest of a page, and returns the next poll when one is due.
     pub fn tick(&mut self, store: &impl SharedStore, now: Now, serves: bool, events: &mut Vec<Event>) -> Option<Poll> {
         if !self.hold_lease(store, now.monotonic_ms, serves) {
             self.forget();
@@ -202,7 +202,7 @@ impl Fetcher {
         self.next_poll(store, now.monotonic_ms)
     }
 
-    /// Takes the answer to a poll, and returns the next one if it is time for it.
+    /// Handles the response to a poll, and returns the next poll if one is due.
     pub fn answer(
         &mut self,
         store: &impl SharedStore,
@@ -217,7 +217,7 @@ impl Fetcher {
             (Answer::Failed { status }, _) => {
                 events.push(Event::PollFailed { status });
                 self.was_answered = status != 0;
-                // A position that this control plane cannot read will not become readable.
+                // Retrying a position that this control plane cannot parse does not help.
                 self.from_the_start |= status == 400;
                 self.back_off(now_ms);
             }
@@ -241,19 +241,19 @@ impl Fetcher {
         self.next_poll(store, now_ms)
     }
 
-    /// Whether there is something to be applied, so that the next call should come soon.
+    /// Whether a page is being applied, so that the next call should come soon.
     pub fn is_applying(&self) -> bool {
         self.applying.is_some() || self.ahead.is_some()
     }
 
-    /// The poll could not even be sent.
+    /// Records that the poll could not be sent.
     pub fn not_sent(&mut self, now_ms: u64) -> Event {
         self.out = None;
         self.back_off(now_ms);
         Event::PollFailed { status: 0 }
     }
 
-    /// Gives the lease up: this VM's context goes away.
+    /// Releases the lease, because this VM's context is being destroyed.
     pub fn release(&mut self, store: &impl SharedStore, now_ms: u64) {
         self.lease.release(store, &self.names, now_ms);
         self.hands_over = false;
@@ -264,7 +264,7 @@ impl Fetcher {
 
     fn hold_lease(&mut self, store: &impl SharedStore, now_ms: u64, serves: bool) -> bool {
         let held = self.lease.is_held(now_ms);
-        // Taken before the first request: the main thread, which never sees one, is the better place.
+        // Taken before the first request: the main thread, which never serves requests, is the better place.
         self.hands_over = held && serves && !self.took_it_while_serving;
         let holds = self.lease.hold(store, &self.names, now_ms, serves);
         if holds && !held {
@@ -299,13 +299,13 @@ impl Fetcher {
         let grace_ms = if is_short && self.was_answered { ANSWER_GRACE_MS.0 } else { ANSWER_GRACE_MS.1 };
         let timeout_ms = u64::from(wait_s) * 1000 + grace_ms;
         self.polls += 1;
-        // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
+        // Envoy's own timeout normally comes first; this deadline is for responses that never arrive.
         self.out = Some(Out { poll: self.polls, question, deadline_ms: now_ms + timeout_ms + 1000 });
         let path = format!("{FEED_PATH}?after={position}&wait={wait_s}");
         Some(Poll { id: self.polls, path, timeout_ms })
     }
 
-    /// Begins with a page that was asked for before its turn, if its turn came.
+    /// Starts to apply a page that was requested early, if it is that page's turn.
     fn begin_ahead(&mut self, store: &impl SharedStore, ahead: Ahead, now_ms: u64, events: &mut Vec<Event>) {
         let asked = Asked::read(store, &self.names, false);
         if asked.position == ahead.position {
@@ -315,7 +315,7 @@ impl Fetcher {
         }
     }
 
-    /// Begins with a page that came at a time and was so old then, both in milliseconds.
+    /// Starts to apply a page; its time of arrival and its age then are in milliseconds.
     fn begin(
         &mut self,
         store: &impl SharedStore,
@@ -351,7 +351,7 @@ impl Fetcher {
                 self.audit.note(&written);
                 was_damaged = written.was_damaged;
             }
-            // A snapshot mends what it finds.
+            // A snapshot repairs the damage that it finds.
             was_damaged &= application.is_of_changes();
             match progress {
                 Ok(Progress::More) => {}
@@ -376,7 +376,7 @@ impl Fetcher {
         }
     }
 
-    /// Compares the snapshot with what the control plane has, once a page is applied.
+    /// Compares the snapshot with the control plane's summary, once a page is applied.
     fn compare(
         &mut self,
         generation: u32,
@@ -386,7 +386,7 @@ impl Fetcher {
         events: &mut Vec<Event>,
     ) {
         if self.audit.generation() != Some(generation) {
-            // A snapshot that is not complete yet cannot be looked at.
+            // An incomplete snapshot cannot be audited.
             if !is_followed || self.audit.generation().is_some() {
                 self.audit.begin(generation);
             }
@@ -399,7 +399,7 @@ impl Fetcher {
         }
     }
 
-    /// The snapshot is not what it should be.
+    /// Handles a snapshot that differs from the control plane's.
     fn differs(&mut self, now_ms: u64, events: &mut Vec<Event>) {
         let resnapshot = &mut self.resnapshot;
         if resnapshot.is_wanted {
@@ -420,11 +420,11 @@ impl Fetcher {
         events.push(Event::PageRefused(refused));
         self.forget();
         if refused == NotApplied::Superseded {
-            // What another fetcher writes is not in the sum.
+            // The sum does not contain the writes of another fetcher.
             self.audit.stop();
         }
-        // What cannot be followed is begun anew. What was damaged on the way is asked for again as it is, and another version
-        // would be another version then, too.
+        // A page that does not follow on the cursor requires a new snapshot. A page that was damaged in transit is
+        // requested again unchanged, and a page of another version would have that version again.
         self.from_the_start = match refused {
             NotApplied::Superseded => false,
             NotApplied::Unreadable(
@@ -435,7 +435,7 @@ impl Fetcher {
         self.back_off(now_ms);
     }
 
-    /// Gives up what is being done; an answer that still comes is not listened to.
+    /// Drops the work in progress; a late response is ignored.
     fn forget(&mut self) {
         self.out = None;
         self.applying = None;
@@ -492,7 +492,7 @@ mod tests {
             fetcher.answer(&self.store, self.now(), id, answer, &mut self.events)
         }
 
-        /// Ticks every 25 ms until there is a poll; returns it and how long that took.
+        /// Ticks every 25 ms until there is a poll; returns the poll, or `None` after `ms`.
         fn poll_within(&mut self, fetcher: &mut Fetcher, ms: u64) -> Option<Poll> {
             let end = self.now_ms + ms;
             while self.now_ms < end {
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_poll_asks_for_a_snapshot_and_the_next_for_what_follows_it() {
+    fn first_poll_asks_for_a_snapshot_then_for_changes() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
@@ -538,13 +538,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_relay_says_is_as_old_as_it_says_and_makes_nothing_older() {
+    fn relayed_page_is_as_old_as_the_relay_says() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
         let first = Answer::Page { bytes: snapshot(), age_ms: 5000 };
         let poll = process.answer(&mut fetcher, poll.id, first).unwrap();
-        assert_eq!(process.status().contact_ms, -4000, "the relay lost the control plane before the clock began");
+        assert_eq!(
+            process.status().contact_ms,
+            -4000,
+            "the relay lost the control plane before the monotonic clock started"
+        );
         assert_eq!(process.status().age_ms(process.now_ms), 5000);
         let answers = Position::Changes { applied: 5, seen: HEAD };
         let nothing =
@@ -559,42 +563,43 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_given_up_and_asked_for_again() {
+    fn lost_response_times_out_and_is_requested_again() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let lost = process.tick(&mut fetcher, false).unwrap();
         assert_eq!(process.poll_within(&mut fetcher, 5_000), None);
         let poll = process.poll_within(&mut fetcher, 3_000).unwrap();
         assert!(process.events.contains(&Event::PollLost));
-        assert_eq!(process.answer(&mut fetcher, lost.id, page(snapshot())), None, "the lost one comes late");
+        assert_eq!(process.answer(&mut fetcher, lost.id, page(snapshot())), None, "the lost response arrives late");
         assert_eq!(process.status(), Status::START);
         assert!(process.answer(&mut fetcher, poll.id, page(snapshot())).is_some());
     }
 
+    /// A lost response to a poll for changes is requested again after one second, and then with a longer timeout.
     #[test]
-    fn a_lost_answer_is_asked_for_again_a_second_after_it_should_have_come_and_then_more_patiently() {
+    fn timeout_is_short_once_and_longer_after_a_loss() {
         let mut process = Process::new();
         let mut fetcher = Fetcher::new(process.names.clone(), BITS, 2, 1);
         let first = process.tick(&mut fetcher, false).unwrap();
-        assert_eq!(first.timeout_ms, 5000, "a snapshot takes its time");
+        assert_eq!(first.timeout_ms, 5000, "a snapshot has the long timeout");
         let lost = process.answer(&mut fetcher, first.id, page(snapshot())).unwrap();
         assert_eq!(lost.timeout_ms, 3000);
-        // As Envoy tells of a call that has timed out.
+        // As Envoy reports a call that has timed out.
         process.now_ms += lost.timeout_ms;
         process.answer(&mut fetcher, lost.id, Answer::Failed { status: 0 });
-        let again = process.poll_within(&mut fetcher, 100).expect("it is asked again at once");
-        assert_eq!((&again.path, again.timeout_ms), (&lost.path, 7000), "the answer may be long, and the way slow");
+        let again = process.poll_within(&mut fetcher, 100).expect("the poll is repeated at once");
+        assert_eq!((&again.path, again.timeout_ms), (&lost.path, 7000), "the second attempt has the long timeout");
         let answers = Position::Changes { applied: 5, seen: HEAD };
         let nothing = Page { summary: None, answers, head: HEAD, extent: Extent::Changes { to: 5 }, entries: &[] };
         let next = process.answer(&mut fetcher, again.id, page(nothing.encode())).unwrap();
         assert_eq!(next.timeout_ms, 3000);
-        // Where even that does not come, as where a listener was replaced.
+        // If that response never arrives either, as after a listener was replaced.
         assert!(process.poll_within(&mut fetcher, 4_200).is_some());
         assert_eq!(process.events.last(), Some(&Event::PollLost));
     }
 
     #[test]
-    fn failures_are_retried_ever_more_slowly_and_never_given_up() {
+    fn failures_are_retried_with_backoff_without_end() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let mut poll = process.tick(&mut fetcher, false).unwrap();
@@ -602,12 +607,13 @@ mod tests {
             assert_eq!(process.answer(&mut fetcher, poll.id, Answer::Failed { status: 503 }), None);
             poll = process.poll_within(&mut fetcher, 1_100).expect("a poll within the longest pause");
         }
-        assert!(process.now_ms > 1000 + 40 * 500, "pauses of at least half the longest: {}", process.now_ms);
+        assert!(process.now_ms > 1000 + 40 * 500, "expected pauses of at least half the longest: {}", process.now_ms);
         assert!(process.answer(&mut fetcher, poll.id, page(snapshot())).is_some());
     }
 
+    /// A page that does not follow on the cursor leads to a snapshot; a page of another version does not.
     #[test]
-    fn a_page_that_cannot_be_followed_leads_to_a_snapshot_and_one_of_another_version_does_not() {
+    fn page_that_does_not_follow_leads_to_a_snapshot() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let first = process.tick(&mut fetcher, false).unwrap();
@@ -620,14 +626,14 @@ mod tests {
         let extent = Extent::Snapshot { end: Some(Digest([0; 32])) };
         let contradicts_itself = Page { summary: None, answers: Position::Nothing, head: HEAD, extent, entries: &[] };
         process.answer(&mut fetcher, again.id, page(contradicts_itself.encode()));
-        let anew = process.poll_within(&mut fetcher, 1_100).unwrap();
-        assert_eq!(anew.path, first.path.replace("wait=0", "wait=20"));
-        assert!(process.answer(&mut fetcher, anew.id, page(snapshot())).is_some());
+        let repeated = process.poll_within(&mut fetcher, 1_100).unwrap();
+        assert_eq!(repeated.path, first.path.replace("wait=0", "wait=20"));
+        assert!(process.answer(&mut fetcher, repeated.id, page(snapshot())).is_some());
         assert_eq!(process.status().generation, 2);
     }
 
     #[test]
-    fn a_page_with_a_flipped_bit_changes_nothing_and_is_asked_for_again() {
+    fn flipped_bit_rejects_the_page_and_repeats_the_poll() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let first = process.tick(&mut fetcher, false).unwrap();
@@ -647,14 +653,14 @@ mod tests {
             process.events.clear();
             assert_eq!(process.answer(&mut fetcher, poll.id, page(damaged)), None);
             assert!(matches!(process.events[..], [Event::PageRefused(NotApplied::Unreadable(_))]), "bit {bit}");
-            poll = process.poll_within(&mut fetcher, 1_100).expect("it is asked again soon");
+            poll = process.poll_within(&mut fetcher, 1_100).expect("the poll is repeated soon");
             assert_eq!((&poll.path, process.store.values().len()), (&first.path, before), "bit {bit}");
         }
         process.answer(&mut fetcher, poll.id, page(whole)).unwrap();
         assert_eq!((process.status().sequence, process.status().records), (6, 1));
     }
 
-    /// The only record that there is.
+    /// The only record in the control plane.
     fn record() -> Vec<u8> {
         let mut record = Vec::new();
         let body = Body::Key(KeyRecord { key_id: "key_a".into(), ..KeyRecord::default() });
@@ -662,7 +668,7 @@ mod tests {
         record
     }
 
-    /// Answers each poll with all there is, or with nothing new; returns how many snapshots were asked for.
+    /// Answers each poll with all there is, or with nothing new; returns how many snapshots were requested.
     fn follow(process: &mut Process, fetcher: &mut Fetcher, poll: &mut Option<Poll>, ms: u64, there: &[u8]) -> usize {
         let summary = Some(Summary::of(&record()));
         let mut snapshots = 0;
@@ -677,7 +683,7 @@ mod tests {
                     (nothing, Extent::Changes { to: 5 }, &[][..])
                 };
                 let answer = page(Page { answers, head: HEAD, summary, extent, entries }.encode());
-                // A long poll takes its time.
+                // A long poll waits before it is answered.
                 process.now_ms += 1000;
                 *poll = process.answer(fetcher, asked.id, answer);
             }
@@ -688,7 +694,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_rots_in_memory_is_noticed_and_a_snapshot_brings_it_back() {
+    fn record_corrupted_in_memory_is_restored_by_snapshot() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let mut poll = process.tick(&mut fetcher, false);
@@ -705,22 +711,26 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_differs_is_taken_anew_and_ever_less_often_where_that_does_not_help() {
+    fn differing_snapshot_is_refetched_with_backoff() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let mut poll = process.tick(&mut fetcher, false);
-        // The control plane sends what its own summary contradicts.
+        // The control plane sends records that contradict its own summary.
         const HOUR_MS: u64 = 60 * 60 * 1000;
         let first = follow(&mut process, &mut fetcher, &mut poll, HOUR_MS, &[]);
         assert!((5..=8).contains(&first), "{first} in the first hour");
         let later = follow(&mut process, &mut fetcher, &mut poll, 24 * HOUR_MS, &[]);
         assert!((1..=6).contains(&later), "{later} in the day that follows");
         assert!(process.events.contains(&Event::SnapshotMismatch));
-        assert_eq!(follow(&mut process, &mut fetcher, &mut poll, 48 * HOUR_MS, &record()), 1, "this one helps");
+        assert_eq!(
+            follow(&mut process, &mut fetcher, &mut poll, 48 * HOUR_MS, &record()),
+            1,
+            "the next snapshot is consistent"
+        );
     }
 
     #[test]
-    fn a_page_that_more_follows_does_not_make_the_snapshot_look_current() {
+    fn page_followed_by_more_does_not_count_as_current() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
@@ -738,7 +748,7 @@ mod tests {
         assert_eq!(process.status().contact_ms, contact_ms + 1000);
     }
 
-    /// A page of changes up to `to`, of which it holds so many that they cannot be written in one call.
+    /// A page of changes up to `to` with too many entries to be written in one call.
     fn long_page(applied: u64, to: u64, head: u64) -> Answer {
         let mut entries = Vec::new();
         for n in 0..4000 {
@@ -751,18 +761,18 @@ mod tests {
         page(Page { summary: None, answers, head, extent: Extent::Changes { to }, entries: &entries }.encode())
     }
 
-    /// A fetcher that has a snapshot, has begun to apply a page that more follows, and has asked for what does.
+    /// A fetcher with a snapshot that has started to apply a page followed by more, and has requested the next.
     fn asking_ahead(process: &mut Process) -> (Fetcher, Poll) {
         let mut fetcher = Fetcher::new(process.names.clone(), 12, 20, 1);
         let poll = process.tick(&mut fetcher, false).unwrap();
         let poll = process.answer(&mut fetcher, poll.id, page(snapshot())).unwrap();
         let poll =
-            process.answer(&mut fetcher, poll.id, long_page(5, 6, 7)).expect("what follows is asked for at once");
+            process.answer(&mut fetcher, poll.id, long_page(5, 6, 7)).expect("the next page is requested at once");
         assert!(fetcher.is_applying());
         (fetcher, poll)
     }
 
-    /// Ticks until nothing is being applied, and returns the polls that were sent meanwhile.
+    /// Ticks until no page is being applied; returns the polls that were sent meanwhile.
     fn finish(process: &mut Process, fetcher: &mut Fetcher) -> Vec<Poll> {
         let mut polls = Vec::new();
         while fetcher.is_applying() {
@@ -773,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_that_follows_is_asked_for_early_and_applied_in_its_turn() {
+    fn next_page_is_requested_early_and_applied_in_turn() {
         for answered_early in [true, false] {
             let mut process = Process::new();
             let (mut fetcher, poll) = asking_ahead(&mut process);
@@ -788,28 +798,32 @@ mod tests {
             assert_eq!((process.status().sequence, polls.len()), (if answered_early { 5 } else { 6 }, 0));
             process.now_ms += 1000;
             polls.extend(finish(&mut process, &mut fetcher));
-            assert_eq!((process.status().sequence, polls.len()), (7, 1), "the last page is followed by nothing");
-            assert_eq!(process.status().contact_ms, i64::try_from(heard_at_ms).unwrap(), "as old as when it came");
+            assert_eq!((process.status().sequence, polls.len()), (7, 1), "no poll follows the last page early");
+            assert_eq!(
+                process.status().contact_ms,
+                i64::try_from(heard_at_ms).unwrap(),
+                "as old as when the page arrived"
+            );
             assert_eq!(process.events, vec![Event::Page; 3]);
         }
     }
 
     #[test]
-    fn a_page_that_was_asked_for_early_is_left_where_another_fetcher_came_first() {
+    fn early_page_is_dropped_if_another_fetcher_was_first() {
         for answered_early in [true, false] {
             let mut process = Process::new();
             let (mut fetcher, poll) = asking_ahead(&mut process);
             if answered_early {
                 process.answer(&mut fetcher, poll.id, long_page(6, 7, 7));
             }
-            // Another one that takes the lease for its own is given a snapshot.
+            // Another fetcher takes the lease for its own and receives a snapshot.
             let mut other = Fetcher::new(process.names.clone(), 12, 20, 1);
             let first = process.tick(&mut other, false).unwrap();
             process.answer(&mut other, first.id, page(snapshot()));
             finish(&mut process, &mut other);
             finish(&mut process, &mut fetcher);
             assert_eq!(process.events.last(), Some(&Event::PageRefused(NotApplied::Superseded)));
-            assert_eq!(process.answer(&mut fetcher, poll.id, long_page(6, 7, 7)), None, "it is not listened to");
+            assert_eq!(process.answer(&mut fetcher, poll.id, long_page(6, 7, 7)), None, "the late response is ignored");
             assert_eq!((process.status().generation, process.status().sequence), (2, 5));
             let again = process.poll_within(&mut fetcher, 1_100).unwrap();
             let position = Position::Changes { applied: 5, seen: HEAD };
@@ -817,8 +831,9 @@ mod tests {
         }
     }
 
+    /// An early request that fails is repeated, and the page being applied is not affected.
     #[test]
-    fn an_early_question_without_an_answer_is_asked_again_and_what_is_being_applied_goes_on() {
+    fn failed_early_request_is_repeated_while_applying() {
         for is_lost in [true, false] {
             let mut process = Process::new();
             let (mut fetcher, poll) = asking_ahead(&mut process);
@@ -835,7 +850,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_changes_follow_does_not_look_current_when_it_is_complete() {
+    fn snapshot_followed_by_changes_is_not_yet_current() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let poll = process.tick(&mut fetcher, false).unwrap();
@@ -860,31 +875,32 @@ mod tests {
         assert_eq!((process.status().contact_ms, process.status().answered_ms), (1000, 1000));
     }
 
-    /// Whether a worker that begins now would serve requests.
+    /// Whether a worker that starts now would serve requests.
     fn serves(process: &Process) -> bool {
         let mut snapshot = Snapshot::new(process.names.clone(), BITS, 0);
         snapshot.is_usable_now(&process.store, process.now_ms, None)
     }
 
+    /// A snapshot that was abandoned for a while serves no requests until the feed has answered.
     #[test]
-    fn a_snapshot_that_was_left_serves_nobody_until_the_feed_has_answered() {
+    fn abandoned_snapshot_serves_after_the_feed_answers() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let first = process.tick(&mut fetcher, false).unwrap();
-        assert!(!serves(&process), "there is nothing yet");
+        assert!(!serves(&process), "there is no snapshot yet");
         process.answer(&mut fetcher, first.id, page(snapshot()));
         assert!(serves(&process));
 
-        // Its configuration is replaced by one that names another control plane, and comes back after a while.
+        // The configuration is replaced by one for another control plane, and restored after a while.
         fetcher.release(&process.store, process.now_ms);
-        assert!(serves(&process), "as long as it may only be changing hands");
+        assert!(serves(&process), "during a possible handover");
         process.now_ms += 60_000;
-        assert!(!serves(&process), "somebody may have revoked a key meanwhile");
+        assert!(!serves(&process), "a key may have been revoked meanwhile");
         let mut early = Snapshot::new(process.names.clone(), BITS, 0);
         early.poll(&process.store, process.now_ms);
         let mut back = process.fetcher(2);
         let poll = process.tick(&mut back, false).unwrap();
-        assert!(poll.path.ends_with("&wait=0"), "it does not wait for news: {}", poll.path);
+        assert!(poll.path.ends_with("&wait=0"), "the poll does not wait for changes: {}", poll.path);
         assert!(!serves(&process));
         let answers = Position::Changes { applied: 5, seen: HEAD };
         let nothing =
@@ -895,7 +911,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_is_looked_after_serves_though_the_control_plane_never_comes_back() {
+    fn maintained_snapshot_serves_without_control_plane() {
         let mut process = Process::new();
         let mut fetcher = process.fetcher(1);
         let mut poll = process.tick(&mut fetcher, false);
@@ -908,7 +924,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fetcher_that_falls_silent_is_replaced_within_the_length_of_the_lease() {
+    fn silent_fetcher_is_replaced_within_the_lease() {
         let mut process = Process::new();
         let (mut silent, mut other) = (process.fetcher(1), process.fetcher(2));
         assert!(process.tick(&mut silent, false).is_some());
@@ -919,7 +935,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fetcher_whose_context_ends_is_replaced_at_once() {
+    fn fetcher_whose_context_is_destroyed_is_replaced() {
         let mut process = Process::new();
         let (mut old, mut new) = (process.fetcher(1), process.fetcher(2));
         assert!(process.tick(&mut old, false).is_some());
@@ -928,20 +944,20 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_hands_over_to_a_vm_that_serves_no_requests() {
+    fn worker_hands_over_to_a_vm_without_requests() {
         let mut process = Process::new();
         let (mut worker, mut main) = (process.fetcher(1), process.fetcher(2));
         let poll = process.tick(&mut worker, false).unwrap();
-        assert_eq!(process.tick(&mut worker, true), None, "its first request came");
-        assert_eq!(process.tick(&mut main, false), None, "the poll that is out is not wasted");
+        assert_eq!(process.tick(&mut worker, true), None, "its first request arrived");
+        assert_eq!(process.tick(&mut main, false), None, "the poll in flight is not wasted");
         assert_eq!(process.answer(&mut worker, poll.id, page(snapshot())), None);
         assert_eq!(process.status().generation, 1, "and its page is applied");
         assert!(process.tick(&mut main, false).is_some());
-        assert_eq!(process.tick(&mut worker, true), None, "it does not come back for the lease");
+        assert_eq!(process.tick(&mut worker, true), None, "the worker does not take the lease again");
     }
 
     #[test]
-    fn a_worker_that_is_alone_fetches_although_it_serves() {
+    fn single_worker_fetches_although_it_serves() {
         let mut process = Process::new();
         let mut worker = process.fetcher(1);
         let mut polls = 0;
@@ -955,7 +971,7 @@ mod tests {
         assert!(polls > 5, "{polls} polls in ten seconds");
     }
 
-    /// What all calls of the store cost while `work` is done.
+    /// The total cost of the store's calls during `work`.
     fn cost_of<T>(process: &mut Process, work: impl FnOnce(&mut Process) -> T) -> (usize, T) {
         let (calls, bytes) = (process.store.calls.get(), process.store.moved.get());
         let done = work(process);
@@ -963,11 +979,11 @@ mod tests {
         (calls * Metered::<MemoryStore>::CALL + process.store.moved.get() - bytes, done)
     }
 
-    /// Beside what is applied: the lease, the cursor before and after, the status.
+    /// The cost in addition to what is applied: the lease, the cursor before and after, the status.
     const BESIDE: usize = 8 * 1024;
 
     #[test]
-    fn buckets_that_are_looked_at_in_vain_are_spread_over_ticks() {
+    fn unchanged_buckets_are_visited_over_several_ticks() {
         let mut process = Process::new();
         let mut fetcher = Fetcher::new(process.names.clone(), 16, 20, 1);
         let first = process.tick(&mut fetcher, false).unwrap();
@@ -975,7 +991,7 @@ mod tests {
         fetcher.from_the_start = true;
         fetcher.out = None;
         let second = process.tick(&mut fetcher, false).unwrap();
-        // Every bucket is looked at from the second snapshot on.
+        // From the second snapshot on, every bucket is visited.
         assert!(process.answer(&mut fetcher, second.id, page(snapshot())).is_none());
         while fetcher.is_applying() {
             let (cost, _) = cost_of(&mut process, |process| process.tick(&mut fetcher, false));
@@ -985,7 +1001,7 @@ mod tests {
         assert_eq!(process.status().generation, 2);
     }
 
-    /// A page of keys, as long as an edge accepts, of which each makes the buckets that it lies in longer.
+    /// A page of the maximum size whose keys each make a bucket longer.
     fn longest_page(answers: Position, version: u64) -> Vec<u8> {
         let mut entries = Vec::new();
         for n in 0..u16::MAX {
@@ -1008,8 +1024,9 @@ mod tests {
         Page { summary: None, answers, head, extent, entries: &entries }.encode()
     }
 
+    /// Whatever a page holds, no call costs more than its limit plus one bucket.
     #[test]
-    fn whatever_a_page_holds_no_call_costs_more_than_its_share_and_one_bucket() {
+    fn no_call_exceeds_its_cost_by_more_than_a_bucket() {
         let mut process = Process::new();
         let mut fetcher = Fetcher::new(process.names.clone(), 8, 20, 1);
         let mut poll = process.tick(&mut fetcher, false).unwrap();
@@ -1018,11 +1035,14 @@ mod tests {
             let page = longest_page(answers, version);
             answers = Page::decode(&page).unwrap().next();
             let most = if version == 1 { COST_PER_CALL } else { COST_PER_CALL_OF_CHANGES };
-            let told = process.status().stripes;
+            let announced = process.status().stripes;
             let (cost, next) = cost_of(&mut process, |p| p.answer(&mut fetcher, poll.id, self::page(page)));
             let bucket = |process: &Process| 2 * process.store.longest();
             assert!(cost <= most + BESIDE + bucket(&process), "{cost} for an answer");
-            assert!(next.is_none() && process.status().stripes != told, "what is written is told before all of it is");
+            assert!(
+                next.is_none() && process.status().stripes != announced,
+                "written buckets are announced before the page is complete"
+            );
             let mut next = next;
             let mut ticks = 0;
             while next.is_none() {
@@ -1038,8 +1058,9 @@ mod tests {
         assert!(process.status().records > 100_000);
     }
 
+    /// In shared data, a record takes as many bytes as its entry plus its share of the bucket's overhead.
     #[test]
-    fn in_shared_data_a_record_takes_what_its_entry_does_and_a_share_of_its_bucket() {
+    fn record_takes_its_entry_plus_share_of_its_bucket() {
         let mut process = Process::new();
         let mut fetcher = Fetcher::new(process.names.clone(), 8, 20, 1);
         let poll = process.tick(&mut fetcher, false).unwrap();

@@ -1,10 +1,10 @@
-//! Header fields as proxy-wasm hands them over, read in place: a request has a dozen or two, and copying the name and
-//! value of each costs more than all that is decided with them.
+//! Header fields as proxy-wasm passes them, parsed in place: a request has one or two dozen, and copying each name and
+//! value would cost more than the whole decision.
 
 use crate::engine::credential::Header;
 
-/// Reads a serialized map (proxy-wasm ABI 0.2.1, `proxy_get_header_map_pairs`): their number, the lengths of each name and
-/// value, and then these, each with a zero behind it. `None` if it is none.
+/// Parses a serialized map (proxy-wasm ABI 0.2.1, `proxy_get_header_map_pairs`): the number of fields, the lengths of
+/// each name and value, and then names and values, each followed by a zero byte. `None` if malformed.
 pub fn read(bytes: &[u8]) -> Option<Vec<Header<'_>>> {
     if bytes.is_empty() {
         return Some(Vec::new());
@@ -42,7 +42,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_envoy_writes_is_read_and_what_is_cut_short_is_not(
+        fn envoys_map_is_parsed_and_a_truncated_one_is_not(
             fields in proptest::collection::vec(("[a-z:-]{0,12}", proptest::collection::vec(any::<u8>(), 0..12)), 0..6),
             cut in any::<proptest::sample::Index>(),
         ) {
@@ -54,18 +54,18 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_are_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = read(&bytes);
         }
     }
 
     #[test]
-    fn a_number_of_fields_that_cannot_be_does_not_reserve_memory_for_them() {
+    fn impossible_field_count_reserves_no_memory() {
         assert_eq!(read(&[0xff; 64]), None);
     }
 
     #[test]
-    fn a_name_that_is_no_text_is_not_read() {
+    fn name_that_is_not_utf8_is_rejected() {
         let mut bytes = written(&[("name".to_owned(), b"value".to_vec())]);
         bytes[12] = 0xff;
         assert_eq!(read(&bytes), None);

@@ -1,25 +1,26 @@
-//! Who fetches: the VM that holds a lease in shared data.
+//! Leader election: the VM that holds a lease in shared data fetches the feed.
 //!
-//! The lease only saves work. Two fetchers at once do no harm, since every write of theirs is compared and swapped.
+//! The lease only saves work. Two fetchers at once are harmless, since every write is a compare-and-swap.
 //!
-//! It also tells whether a snapshot was looked after all the time: one that was left, because no configuration named it for a
-//! while, may not know what was revoked meanwhile.
+//! The lease also shows whether a snapshot was maintained without a break. A snapshot that was abandoned, because no
+//! configuration named it for a while, may miss revocations.
 
 use crate::engine::store::{Names, SharedStore, Stored};
 
-/// How long a lease lasts that is not renewed, in milliseconds; a holder that dies is replaced after this.
+/// How long a lease lasts without renewal, in milliseconds; a dead holder is replaced after this.
 pub const LEASE_MS: u64 = 2000;
 
-/// A holder renews its lease when less than this is left, in milliseconds.
+/// The holder renews its lease when less than this remains, in milliseconds.
 const RENEW_BELOW_MS: u64 = 1500;
 
-/// A VM that serves requests leaves a vacant lease to others for this long, in milliseconds.
+/// How long a VM that serves requests leaves a vacant lease to others, in milliseconds.
 pub const DEFERENCE_MS: u64 = 1000;
 
-/// A lease that expired so long ago is one that nobody wants, in milliseconds: those who serve requests take it after less.
+/// A lease that expired this long ago counts as abandoned, in milliseconds: even VMs that serve requests take it
+/// sooner.
 pub const LEFT_AFTER_MS: u64 = 2 * DEFERENCE_MS;
 
-/// One VM's part in the lease.
+/// One VM's side of the lease.
 #[derive(Debug)]
 pub struct Lease {
     holder: u64,
@@ -31,12 +32,12 @@ pub struct Lease {
 struct Cell {
     holder: u64,
     expires_ms: u64,
-    /// Since when somebody has held it all the time, but for the moments in which it changes hands.
+    /// Since when the lease has been held without a break, except for handovers.
     since_ms: u64,
 }
 
-/// Since when the snapshot has been looked after without a break, in milliseconds: what the feed answered before may
-/// have been followed by what nobody here has heard. Nobody does so now: from now on.
+/// Since when the snapshot has been maintained without a break, in milliseconds: responses of the feed from before may
+/// have been followed by changes that nobody here received. If nobody holds the lease: `now_ms`.
 pub fn continuous_since_ms(store: &impl SharedStore, names: &Names, now_ms: u64) -> u64 {
     match store.get(&names.lease).and_then(|stored| Cell::decode(&stored.bytes)) {
         Some(cell) if !cell.was_left(now_ms) => cell.since_ms,
@@ -45,7 +46,7 @@ pub fn continuous_since_ms(store: &impl SharedStore, names: &Names, now_ms: u64)
 }
 
 impl Lease {
-    /// A VM that holds nothing; `holder` must differ between VMs.
+    /// A VM without the lease; `holder` must differ between VMs.
     pub fn new(holder: u64) -> Self {
         Self { holder, held_until_ms: None, vacant_since_ms: None }
     }
@@ -55,10 +56,10 @@ impl Lease {
         self.held_until_ms.is_some_and(|until| now_ms < until)
     }
 
-    /// Takes a vacant lease or renews the held one, if it is time; tells whether it is held then.
+    /// Takes a vacant lease or renews the held one when due; returns whether the lease is held.
     ///
-    /// A VM that `serves` requests waits a second first, so that the lease settles on the main thread, which never
-    /// does. (Its clock starts when it sees the vacancy.)
+    /// A VM that `serves` requests waits a second first, so that the main thread, which never serves requests, gets the
+    /// lease. (The VM's clock starts when it sees the vacancy.)
     pub fn hold(&mut self, store: &impl SharedStore, names: &Names, now_ms: u64, serves: bool) -> bool {
         if let Some(until) = self.held_until_ms
             && now_ms + RENEW_BELOW_MS < until
@@ -86,7 +87,7 @@ impl Lease {
         taken
     }
 
-    /// Gives the lease up, so that another VM can take it at once.
+    /// Releases the lease, so that another VM can take it at once.
     pub fn release(&mut self, store: &impl SharedStore, names: &Names, now_ms: u64) {
         if self.held_until_ms.take().is_some() {
             let stored = store.get(&names.lease);
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn one_holds_it_and_another_takes_it_only_when_it_has_expired() {
+    fn lease_passes_to_another_vm_only_when_expired() {
         let (store, names, mut one, mut two) = setup();
         assert!(one.hold(&store, &names, 0, false));
         assert!(!two.hold(&store, &names, 1, false));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_goes_on_keeps_it() {
+    fn holder_that_renews_keeps_the_lease() {
         let (store, names, mut one, mut two) = setup();
         for now in (0..20_000).step_by(25) {
             assert!(one.hold(&store, &names, now, false));
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_that_serves_requests_lets_others_go_first() {
+    fn serving_vm_lets_others_go_first() {
         let (store, names, mut serving, mut idle) = setup();
         assert!(!serving.hold(&store, &names, 0, true));
         assert!(!serving.hold(&store, &names, DEFERENCE_MS - 1, true));
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_lease_is_free_at_once_and_nobody_elses_is_released() {
+    fn release_frees_only_ones_own_lease_at_once() {
         let (store, names, mut one, mut two) = setup();
         assert!(one.hold(&store, &names, 0, false));
         two.release(&store, &names, 1);
@@ -181,11 +182,12 @@ mod tests {
         assert!(!one.hold(&store, &names, 3, false));
     }
 
+    /// An abandoned snapshot counts as maintained only from the moment at which a VM takes the lease again.
     #[test]
-    fn what_was_left_is_looked_after_from_the_day_on_which_somebody_comes_back() {
+    fn abandoned_snapshot_is_continuous_from_its_return() {
         let (store, names, mut one, mut two) = setup();
         let since = |now_ms| continuous_since_ms(&store, &names, now_ms);
-        assert_eq!(since(500), 500, "nobody ever did");
+        assert_eq!(since(500), 500, "never maintained");
         assert!(one.hold(&store, &names, 1000, false));
         for now in (1000..9000).step_by(500) {
             assert!(one.hold(&store, &names, now, false));
@@ -195,7 +197,7 @@ mod tests {
         assert!(two.hold(&store, &names, 9000 + DEFERENCE_MS, false), "handed over");
         assert_eq!(since(9000 + DEFERENCE_MS), 1000);
         let expired = 9000 + DEFERENCE_MS + LEASE_MS;
-        assert_eq!(since(expired + DEFERENCE_MS), 1000, "the holder has died, and another one takes its time");
+        assert_eq!(since(expired + DEFERENCE_MS), 1000, "the holder has died, and another VM waits its turn");
         let left = expired + LEFT_AFTER_MS;
         assert_eq!(since(left), left);
         assert!(one.hold(&store, &names, left + 50, false));
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_was_stopped_for_long_has_left_nothing() {
+    fn holder_paused_for_long_has_not_abandoned_the_lease() {
         let (store, names, mut one, _) = setup();
         assert!(one.hold(&store, &names, 0, false));
         assert!(one.hold(&store, &names, 60_000, false));

@@ -1,38 +1,39 @@
-//! Whether a key may do one more request now: strict sliding windows that all workers of one process share.
+//! Whether a key may make one more request now: strict sliding windows shared by all workers of one process.
 //!
-//! **The promise.** In any span as long as a limit's window, both ends included, at most the limit is admitted, however
-//! workers interleave, trap with what they have taken in advance, or are configured anew
-//! (`model::nothing_ever_passes_a_limit`). And no more is refused than that asks for: while requests are always waiting, a
-//! single limit admits at least 95 % of itself (`model::a_saturated_limit_is_used`).
+//! **Guarantee.** In any span as long as a limit's window, both ends included, at most the limit is admitted, even if
+//! workers interleave, trap while holding leases, or are reconfigured (`model::limit_is_never_exceeded`). And no more
+//! is refused than that requires: under constant demand, a single limit admits at least 95 % of itself
+//! (`model::saturated_limit_is_used_by_95_percent`).
 //!
-//! **How.** A window keeps a list of admissions, each a cost and the last millisecond it may have happened in, and a
-//! request passes if its cost fits beside all that are not older than the window. Up to [`SUB_WINDOWS`] requests every
-//! admission has an entry of its own, which is exact. Above, the admissions of one sub-window (a 64th of the window)
-//! share an entry that is as old as the youngest of them. So each one counts for at least its window, which makes the
-//! promise strict, and for at most a sub-window longer, which makes at least 64/65 of it usable. There is one
-//! mechanism, an entry means the same under every limit, and the time at which enough leaves is known, not estimated:
-//! a client that waits for `retry_after_ms` gets through unless the key was used meanwhile.
+//! **Algorithm.** A window keeps a list of admissions, each with a cost and the last millisecond in which it may have
+//! happened. A request passes if its cost fits beside all admissions that are not older than the window. Up to
+//! [`SUB_WINDOWS`] requests, every admission has its own entry, which is exact. Above that, the admissions of one
+//! sub-window (a 64th of the window) share an entry that is as old as the youngest of them. So each admission counts
+//! for at least its window, which makes the guarantee strict, and for at most a sub-window longer, which makes at least
+//! 64/65 of the limit usable. There is one mechanism, an entry means the same under every limit, and the time at which
+//! enough capacity returns is computed, not estimated: a client that waits for `retry_after_ms` is admitted unless the
+//! key was used meanwhile.
 //!
-//! **Leases.** Of busy keys with limits of [`MIN_LEASED_REQUESTS`] or more a worker takes some tokens in advance, so that
-//! most of their requests cost no host call (`leases.rs`). A lease counts from when it is taken, as if all of it were
-//! admitted when it ends. Its unspent tokens are given back.
+//! **Leases.** For busy keys with limits of [`MIN_LEASED_REQUESTS`] or more, a worker takes some tokens in advance, so
+//! that most requests cost no host call (`leases.rs`). A lease counts from when it is taken, as if all of it were
+//! admitted when it expires. Unspent tokens are given back.
 //!
 //! **Time.** A clock in milliseconds rounds down: readings that are a window apart may be taken up to a millisecond
-//! less apart. Hence *both ends included*: an admission at 0 under `1/s` makes room at 1001. An admission happens at
-//! the latest reading that anyone has written to its bucket or its own worker has taken, so a worker whose clock is
-//! behind breaks nothing; spans are measured between these times. The clock is the process's monotonic one: what is done
-//! to the wall clock is not noticed here.
+//! less apart. Hence *both ends included*: an admission at 0 under `1/s` frees capacity at 1001. An admission happens
+//! at the latest reading that any worker has written to its bucket or its own worker has taken, so a worker whose clock
+//! is behind does no harm; spans are measured between these times. The clock is the process's monotonic one: changes of
+//! the wall clock have no effect.
 //!
-//! **Where.** In one of a fixed number of shared buckets, by the hash of the key's id, so that all secrets of a key share
-//! its limits. Their number is the one that the first limiter of the process was made with: a key that moved to
-//! another bucket would begin anew. Each rewrite drops the windows, of whatever key, that have become empty, and nothing
-//! else, and every worker looks into one bucket a tick for such. So a bucket holds, for each key and window in use when it was
-//! last looked into, at most [`MAX_ENTRIES`] entries.
+//! **Storage.** One of a fixed number of shared buckets, by the hash of the key's id, so that all secrets of a key
+//! share its limits. The number of buckets is that of the first limiter of the process: a key that moved to another
+//! bucket would lose its counts. Each write drops the empty windows of all keys in the bucket, and nothing else, and
+//! every worker sweeps one bucket per tick. So a bucket holds, for each key and window in use when it was last swept,
+//! at most [`MAX_ENTRIES`] entries.
 //!
-//! **When limits change**, a window keeps its count under the new number of requests; a new one begins empty; one that
-//! is no longer a limit no longer counts, and its list stays until it is empty, should the limit come back.
+//! **When limits change**, a window keeps its count under the new number of requests; a new window starts empty; a
+//! removed limit no longer counts, and its list stays until it is empty, in case the limit is restored.
 //!
-//! What this does not do: queue, smooth bursts, or count beyond one process.
+//! The limiter does not queue, smooth bursts, or count beyond one process.
 
 mod bucket;
 mod leases;
@@ -52,53 +53,53 @@ use std::num::NonZeroU32;
 pub use bucket::{KeyHash, MAX_ENTRIES, SUB_WINDOWS};
 pub use leases::{LEASE_MS, MIN_LEASED_REQUESTS};
 
-/// The limits of all keys, as far as they are in use, and what one worker has leased of them.
+/// The limits of all keys in use, and the leases of one worker.
 #[derive(Debug)]
 pub struct Limiter {
     prefix: String,
-    /// As it was asked for; what holds is `settled_bits`.
+    /// As requested; the effective value is `settled_bits`.
     bucket_bits: u32,
     settled_bits: Cell<Option<u32>>,
     leases: RefCell<Leases>,
-    /// The bucket that is swept next.
+    /// The bucket to sweep next.
     sweeps: Cell<u32>,
 }
 
-/// Whether a request may pass.
+/// The decision on a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may, and is counted in every window.
+    /// Admitted, and counted in every window.
     Admitted {
-        /// The windows with this request counted, in the order of the limits.
+        /// The windows including this request, in the order of the limits.
         windows: Vec<WindowState>,
     },
-    /// It may not, and is counted in none.
+    /// Refused, and counted in no window.
     Exhausted {
-        /// Of the limits that refuse it, the one that does so for longest.
+        /// The refusing limit with the longest wait.
         limit: Limit,
-        /// How long until all limits admit it if the key is not used meanwhile, in milliseconds, never 0; `None` if they
-        /// never will, because it costs more than a limit.
+        /// How long until all limits admit the request if the key is not used meanwhile, in milliseconds, never 0;
+        /// `None` if they never will, because the request costs more than a limit.
         retry_after_ms: Option<u64>,
-        /// The windows as they are, in the order of the limits.
+        /// The current windows, in the order of the limits.
         windows: Vec<WindowState>,
     },
 }
 
-/// How far a limit is used.
+/// The usage of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowState {
     /// The limit.
     pub limit: Limit,
-    /// How many requests it would admit now.
+    /// How many requests the limit would admit now.
     pub remaining: u32,
-    /// How long until it would admit more than that, in milliseconds; 0 if none of it is used, a window if none ever is
-    /// admitted.
+    /// How long until the limit would admit more than that, in milliseconds; 0 if the limit is unused, a window if it
+    /// never admits a request.
     pub reset_ms: u64,
 }
 
 impl Limiter {
-    /// A limiter whose 2^`bucket_bits` buckets (at most 2^32) have names that begin with `prefix`. Where there are such
-    /// already, it is their number that holds.
+    /// A limiter whose 2^`bucket_bits` buckets (at most 2^32) have names that begin with `prefix`. If buckets exist
+    /// already, their number is kept.
     pub fn new(prefix: impl Into<String>, bucket_bits: u32) -> Self {
         Self {
             prefix: prefix.into(),
@@ -109,10 +110,10 @@ impl Limiter {
         }
     }
 
-    /// Admits a request of a key if all of the limits do.
+    /// Admits a request of a key if all limits do.
     ///
     /// `now_ms` is the process's monotonic clock. A refused request reads the bucket once, an admitted one also writes
-    /// it, and both begin again when another worker has written in between. One that a lease is spent on does neither.
+    /// it, and both retry when another worker has written in between. A request that spends a lease does neither.
     pub fn admit(
         &self,
         store: &impl SharedStore,
@@ -124,7 +125,8 @@ impl Limiter {
         self.admit_hashed(store, (key_id, || KeyHash::of(key_id)), limits, cost, now_ms)
     }
 
-    /// The same for a key whose hash may be known already; it is asked for only where no lease is spent.
+    /// Like [`admit`](Self::admit) for a key whose hash may be known already; the hash is computed only if no lease is
+    /// spent.
     pub fn admit_hashed(
         &self,
         store: &impl SharedStore,
@@ -170,8 +172,8 @@ impl Limiter {
         verdict
     }
 
-    /// How long until a limit has room for `cost` if nothing is admitted meanwhile, in milliseconds: 0 if it has. Admits
-    /// nothing.
+    /// How long until a limit has room for `cost` if nothing is admitted meanwhile, in milliseconds: 0 if it has room.
+    /// Admits nothing.
     pub fn wait_ms(&self, store: &impl SharedStore, key_id: &str, limit: Limit, cost: u32, now_ms: u64) -> u64 {
         let key = KeyHash::of(key_id);
         let stored = store.get(&self.bucket_name(store, &key));
@@ -180,10 +182,10 @@ impl Limiter {
         room_from_ms.map_or(limit.window_ms().get(), |from_ms| from_ms.saturating_sub(now_ms))
     }
 
-    /// Gives back what is left of leases that have ended, and looks into one bucket for what is not in use any more.
+    /// Gives back the unspent tokens of expired leases, and sweeps one bucket.
     pub fn tick(&self, store: &impl SharedStore, now_ms: u64) {
-        let ended = self.leases.borrow_mut().ended(now_ms);
-        self.give_back(store, &ended, now_ms);
+        let expired = self.leases.borrow_mut().take_expired(now_ms);
+        self.give_back(store, &expired, now_ms);
         let index = self.sweeps.get();
         self.sweeps.set(index.wrapping_add(1));
         let bits = self.bits(store);
@@ -194,7 +196,7 @@ impl Limiter {
         });
     }
 
-    /// Gives all leases back, and takes none any more: the configuration is replaced.
+    /// Gives all leases back and takes no more: the configuration is being replaced.
     pub fn release(&self, store: &impl SharedStore, now_ms: u64) {
         let leases = self.leases.borrow_mut().close();
         self.give_back(store, &leases, now_ms);
@@ -218,7 +220,7 @@ impl Limiter {
         format!("{}{index:x}", self.prefix)
     }
 
-    /// The number of buckets as a power of two: that of whoever came first.
+    /// The number of buckets as a power of two: that of the first limiter.
     fn bits(&self, store: &impl SharedStore) -> u32 {
         if let Some(bits) = self.settled_bits.get() {
             return bits;
@@ -238,7 +240,7 @@ impl Lease {
     }
 }
 
-/// The limit that refuses for longest, if one does, and from when on it has room; `None` for never.
+/// The limit with the longest wait among those that refuse, and from when on it has room; `None` for never.
 fn refusal(
     bucket: &Bucket<'_>,
     key: &KeyHash,
@@ -302,7 +304,7 @@ mod tests {
 
     fn retry_after_ms(verdict: &Verdict) -> Option<u64> {
         match verdict {
-            Verdict::Admitted { .. } => panic!("admitted"),
+            Verdict::Admitted { .. } => panic!("expected a refusal"),
             Verdict::Exhausted { retry_after_ms, .. } => *retry_after_ms,
         }
     }
@@ -313,10 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn how_long_to_wait_is_told_without_admitting_anything() {
+    fn wait_is_reported_without_admitting() {
         let setup = Setup::new();
         let wait_ms = |cost, now_ms| setup.limiter.wait_ms(&setup.store, "k", Limit::per_minute(3), cost, now_ms);
-        assert_eq!([wait_ms(3, 5000), wait_ms(4, 5000)], [0, 60_000], "what is never admitted waits for a window");
+        assert_eq!(
+            [wait_ms(3, 5000), wait_ms(4, 5000)],
+            [0, 60_000],
+            "a request that is never admitted waits for a window"
+        );
         assert_eq!(setup.bytes(), 0);
         for at_ms in [5000, 5100] {
             assert!(setup.passes("k", &["3/min"], at_ms));
@@ -326,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_limit_is_exact_to_the_millisecond() {
+    fn small_limit_is_exact_to_the_millisecond() {
         let setup = Setup::new();
         assert!(setup.passes("k", &["2/s"], 5000));
         assert!(setup.passes("k", &["2/s"], 5400));
@@ -338,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_remains_is_told_with_the_time_of_more() {
+    fn remaining_is_reported_with_the_time_of_more() {
         let setup = Setup::new();
         let limit: Limit = "3/s".parse().unwrap();
         let windows = |remaining, reset_ms| vec![WindowState { limit, remaining, reset_ms }];
@@ -354,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn all_windows_must_admit_and_the_longest_wait_is_told() {
+    fn all_windows_must_admit_with_longest_wait_reported() {
         let setup = Setup::new();
         let limits = ["2/s", "3/min"];
         assert!(setup.passes("k", &limits, 0));
@@ -368,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_costs_more_than_a_limit_never_passes_and_is_not_counted() {
+    fn request_costlier_than_a_limit_is_not_counted() {
         let setup = Setup::new();
         for limits in [["5/s", "100/min"], ["100/min", "5/s"]] {
             let verdict = setup.admit("k", &limits, 6, 0);
@@ -388,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_request_is_one_read_and_an_admitted_one_a_read_and_a_write() {
+    fn refusal_is_one_read_and_admission_also_one_write() {
         let setup = Setup::new();
         setup.admit("another", &["1/s"], 1, 0);
         let first = setup.store.calls.get();
@@ -399,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_limit_and_the_latest_time_do_not_overflow() {
+    fn largest_limit_and_latest_time_do_not_overflow() {
         let setup = Setup::new();
         let limits = ["4294967295/s", "4294967295/31d"];
         assert_eq!(remaining(&setup.admit("k", &limits, u32::MAX - 1, 0)), [1, 1]);
@@ -411,18 +417,18 @@ mod tests {
     }
 
     #[test]
-    fn a_window_keeps_its_count_when_limits_change_and_a_new_one_begins_empty() {
+    fn window_keeps_its_count_when_limits_change() {
         let setup = Setup::new();
         (0..5).for_each(|n| assert!(setup.passes("k", &["10/s", "100/min"], n)));
         assert_eq!(remaining(&setup.admit("k", &["8/s", "100/h"], 1, 10)), [2, 99]);
         let verdict = setup.admit("k", &["3/s"], 1, 20);
         assert_eq!((retry_after_ms(&verdict), remaining(&verdict)), (Some(984), vec![0]));
         assert_eq!(remaining(&setup.admit("k", &["100000/s"], 1, 30)), [99_993]);
-        assert_eq!(remaining(&setup.admit("k", &["100/min"], 1, 40)), [94], "a limit that comes back");
+        assert_eq!(remaining(&setup.admit("k", &["100/min"], 1, 40)), [94], "a restored limit");
     }
 
     #[test]
-    fn empty_windows_are_dropped_with_the_next_write_and_live_ones_never() {
+    fn write_drops_empty_windows_and_keeps_live_ones() {
         let setup = Setup::new();
         (0..100).for_each(|n| assert!(setup.passes(&format!("k{n}"), &["1/s", "2/min"], n)));
         let full = setup.bytes();
@@ -437,17 +443,17 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_whose_clock_is_behind_cannot_bring_a_dropped_window_back() {
+    fn worker_with_slow_clock_cannot_restore_a_window() {
         let setup = Setup::new();
         assert!(setup.passes("k", &["1/s"], 0));
         assert!(setup.passes("other", &["1/s"], 1001));
-        assert!(setup.passes("k", &["1/s"], 990), "it happens at 1001");
+        assert!(setup.passes("k", &["1/s"], 990), "the admission happens at 1001");
         assert!(!setup.passes("k", &["1/s"], 1991));
         assert!(setup.passes("k", &["1/s"], 2002));
     }
 
     #[test]
-    fn a_window_has_a_bounded_number_of_entries_whatever_its_limits() {
+    fn entries_of_a_window_are_bounded() {
         let setup = Setup::new();
         let bound = bucket::HEADER_LENGTH + bucket::RECORD_HEADER_LENGTH + MAX_ENTRIES * bucket::ENTRY_LENGTH;
         for now_ms in 0..3000 {
@@ -457,8 +463,9 @@ mod tests {
         }
     }
 
+    /// A limit of zero admits nothing, and a window whose limit is one admits one request.
     #[test]
-    fn a_limit_of_none_lets_nothing_pass_and_says_a_window_of_one_lets_one() {
+    fn limit_of_zero_admits_nothing() {
         let setup = Setup::new();
         for (limit, window_ms) in [("0/s", 1000), ("0/d", 86_400_000)] {
             let limit: Limit = limit.parse().unwrap();
@@ -472,13 +479,13 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_limit_for_a_shorter_window_and_a_smaller_one_for_a_longer_both_hold() {
+    fn different_limits_for_two_windows_both_hold() {
         let setup = Setup::new();
         let passed = (0..180_000).step_by(100).filter(|now_ms| setup.passes("k", &["10/s", "5/min"], *now_ms)).count();
         assert_eq!(passed, 15);
     }
 
-    /// Of a limiter that has taken a lease of 10 or more: one more request at 100 ms finds it there.
+    /// A limiter with a lease of 10 or more tokens, which one more request at 100 ms can spend.
     fn with_a_lease(store: &MemoryStore) -> Limiter {
         let (limiter, limits) = (Limiter::new("t.", 0), parsed(&["10000/s"]));
         (0..20).for_each(|_| drop(limiter.admit(store, "k", &limits, ONE, 100)));
@@ -492,19 +499,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_leased_is_missing_elsewhere_until_it_is_given_back() {
+    fn leased_tokens_are_missing_elsewhere_until_returned() {
         let store = MemoryStore::default();
         let limiter = with_a_lease(&store);
         assert!(remaining_elsewhere(&store, 100) < 10_000 - 21);
         limiter.tick(&store, 111);
-        assert!(remaining_elsewhere(&store, 111) < 10_000 - 22, "it lasts to the end of its sub-window");
+        assert!(remaining_elsewhere(&store, 111) < 10_000 - 22, "the lease lasts to the end of its sub-window");
         limiter.tick(&store, 112);
         assert_eq!(remaining_elsewhere(&store, 112), 10_000 - 23);
         assert_eq!(limiter.leases.borrow().left("k"), 0);
     }
 
     #[test]
-    fn a_configuration_that_is_replaced_gives_all_back_and_leases_no_more() {
+    fn replaced_configuration_returns_leases_and_stops() {
         let store = MemoryStore::default();
         let limiter = with_a_lease(&store);
         limiter.release(&store, 101);
@@ -514,14 +521,14 @@ mod tests {
     }
 
     #[test]
-    fn the_next_admission_gives_back_what_is_left_without_another_call() {
+    fn next_admission_returns_a_lease_without_extra_calls() {
         let store = MemoryStore::default();
         let limiter = with_a_lease(&store);
         let before = store.calls.get();
-        // Another window than the leased one: the lease cannot be spent on it, and both are settled at once.
+        // A different window than the leased one: the lease cannot be spent on it, and both are settled at once.
         assert_eq!(remaining(&limiter.admit(&store, "k", &parsed(&["10000/s", "9/min"]), ONE, 101)), [9979, 8]);
         assert_eq!(store.calls.get() - before, 2);
-        // Nor can one that has ended.
+        // Nor can an expired lease.
         let limiter = with_a_lease(&store);
         let used = 10_000 - remaining_elsewhere(&store, 100) - limiter.leases.borrow().left("k");
         let before = store.calls.get();
@@ -530,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_spent_to_its_last_millisecond_and_no_later() {
+    fn lease_is_spent_up_to_its_last_millisecond() {
         let store = MemoryStore::default();
         for (now_ms, calls) in [(111, 0), (112, 2)] {
             let limiter = with_a_lease(&store);
@@ -541,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_a_small_limit_beside_a_large_one_is_never_leased_of() {
+    fn key_with_a_small_limit_is_never_leased() {
         let store = MemoryStore::default();
         let limiter = Limiter::new("t.", 0);
         for limits in [&["10000/s", "511/min"][..], &["511/s"], &["64/s"], &["1/s"]] {
@@ -551,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_with_another_number_of_buckets_goes_on_counting_where_the_first_one_did() {
+    fn existing_number_of_buckets_is_kept() {
         let store = MemoryStore::default();
         let limits = parsed(&["1/h"]);
         let admit = |limiter: &Limiter, n: u32| limiter.admit(&store, &n.to_string(), &limits, ONE, 0);
@@ -562,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_spread_over_the_buckets_and_no_further() {
+    fn keys_are_spread_over_all_buckets() {
         let (store, limiter) = (MemoryStore::default(), Limiter::new("p.", 3));
         for n in 0..100 {
             limiter.admit(&store, &n.to_string(), &parsed(&["1/s"]), ONE, 0);
@@ -571,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_cannot_be_read_is_empty() {
+    fn unreadable_bucket_is_empty() {
         let setup = Setup::new();
         assert!(setup.passes("k", &["1/s"], 0));
         let good = setup.store.get("t.0").unwrap().bytes;

@@ -1,6 +1,6 @@
-//! Pure decisions: what a request may do, and how the snapshot that says so is kept current.
+//! Pure decisions: what a request may do, and how the snapshot behind that is kept current.
 //!
-//! Nothing here knows Envoy or reads a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
+//! This module knows neither Envoy nor a clock. Storage shared by all workers is a trait ([`store::SharedStore`]), so
 //! that every safeguard can be tested natively against a model.
 
 pub mod audit;

@@ -1,9 +1,9 @@
-//! Where clients are told how far a key's windows are used.
+//! Header fields that report the use of a key's windows to clients.
 
 use keyward_core::dialect::error_shape::Window;
 use keyward_core::dialect::rate_limit_fields::{self, Field};
 
-/// On which answers which header fields stand.
+/// Which responses carry which header fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitHeaders {
     /// `RateLimit-Policy` and `RateLimit`.
@@ -12,29 +12,29 @@ pub struct RateLimitHeaders {
     pub x: When,
 }
 
-/// On which answers fields stand.
+/// Which responses carry a group of fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum When {
-    /// On none.
+    /// None.
     Never,
-    /// On those with status 429.
+    /// Responses with status 429.
     Refused,
-    /// On those, and on the upstream's answers to keys that have limits.
+    /// Responses with status 429, and the upstream's responses to keys that have limits.
     Always,
 }
 
 impl RateLimitHeaders {
-    /// Whether an allowed request has to remember its windows.
+    /// Whether an allowed request must remember its windows.
     pub fn are_on_allowed(&self) -> bool {
         self.standard == When::Always || self.x == When::Always
     }
 
-    /// The fields of an answer by the upstream.
+    /// The fields of a response from the upstream.
     pub fn on_allowed(&self, windows: &[Window]) -> Vec<Field> {
         self.fields(windows, When::Always)
     }
 
-    /// The fields of a refusal beside those of its shape, which are the standard ones.
+    /// The `X-RateLimit` fields of a refusal; the refusal's shape sets the standard fields.
     pub fn x_on_refused(&self, windows: &[Window]) -> Vec<Field> {
         Self { standard: When::Never, ..*self }.fields(windows, When::Refused)
     }

@@ -1,18 +1,18 @@
-//! Whether this process can decide, for load balancers and for people.
+//! Readiness: whether this process can decide requests.
 
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::SharedStore;
 use serde::Serialize;
 
-/// The answer on the readiness path. Clients can reach it, so it says no more than that; the metrics do.
+/// The response on the readiness path. Clients can reach that path, so the response says nothing more; the metrics do.
 #[derive(Debug, Serialize)]
 pub struct Readiness {
-    /// Whether requests are decided, and not refused as `unavailable`.
+    /// Whether requests are decided rather than refused as `unavailable`.
     pub ready: bool,
 }
 
 impl Readiness {
-    /// The state of a snapshot now.
+    /// The readiness of a snapshot now.
     pub fn of(snapshot: &mut Snapshot, store: &impl SharedStore, now_ms: u64, max_staleness_ms: Option<u64>) -> Self {
         Self { ready: snapshot.is_usable_now(store, now_ms, max_staleness_ms) }
     }

@@ -1,21 +1,21 @@
-//! What the access log says of a path in which a credential stands: clients put keys there by mistake, and a log is kept and
+//! Redacts credentials in the paths of the access log: clients put keys there by mistake, and a log is kept longer and
 //! read by more people than may use them.
 //!
-//! Looser than what is refused elsewhere as a secret, since a segment too many that is hidden costs little: a key with a
-//! typing error, half of one, and one with something behind it are hidden as well.
+//! The match is looser than that of the other secret checks, since redacting one segment too many costs little: a
+//! mistyped key, half of a key, and a key with a suffix are redacted as well.
 
 use keyward_core::dialect::Dialect;
 use std::borrow::Cow;
 
-/// What stands in the place of a segment.
+/// The replacement of a segment.
 pub const REDACTED: &[u8] = b"[redacted]";
 
-/// A segment shorter than this holds no credential. The shipped access log lets no longer one stand in the path of a request
-/// that the filter has not seen.
+/// A shorter segment holds no credential. The shipped access log shows no longer segment of a request that the filter
+/// has not seen.
 pub const SHORTEST: usize = 16;
 
-/// Keys of the dialects that come with Keyward, and tokens of operators and edges: a prefix, and how many characters follow.
-/// Written down, since dialects read for this alone would leave the worker's memory in pieces.
+/// Keys of the built-in dialects and tokens of operators and edges: the prefix, and how many characters follow. Listed
+/// here, since loading the dialects for this purpose would fragment the worker's memory.
 const KNOWN: [(&str, usize); 11] = [
     ("kw_live_", 36),
     ("kw_test_", 36),
@@ -30,23 +30,23 @@ const KNOWN: [(&str, usize); 11] = [
     ("kwe_", 43),
 ];
 
-/// A shorter prefix tells a key from other words only where a word begins with it.
-const TELLING_PREFIX: usize = 4;
+/// A shorter prefix identifies a key only at the beginning of a word.
+const DISTINCTIVE_PREFIX: usize = 4;
 
-/// How often a segment can have been percent-encoded; what is still encoded then is hidden.
+/// How often a segment can have been percent-encoded; a segment that is still encoded then is redacted.
 const MAX_ENCODINGS: usize = 3;
 
-/// Knows what credentials look like: those of the dialects that come with Keyward, of the dialect in use, and tokens.
+/// Recognizes credentials of the built-in dialects and of the dialect in use, and tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redaction {
-    /// Like [`KNOWN`], of the dialect in use.
+    /// Like [`KNOWN`], for the dialect in use.
     own: Vec<(String, usize)>,
     /// Whether the dialect in use has keys without a prefix.
     has_opaque_keys: bool,
 }
 
 impl Redaction {
-    /// What is needed where this dialect is in use.
+    /// The redaction for this dialect.
     pub fn new(dialect: &Dialect) -> Self {
         let mut own = Vec::new();
         let mut has_opaque_keys = false;
@@ -61,13 +61,13 @@ impl Redaction {
         Self { own, has_opaque_keys }
     }
 
-    /// The path without its query and without segments that look like a credential; `None` if no segment does.
+    /// The path without its query and with credentials redacted; `None` if no segment looks like a credential.
     pub fn redact(&self, path: &[u8]) -> Option<Vec<u8>> {
-        // Nearly every path ends here.
+        // The common case.
         if path.len() > SHORTEST && has_long_segment(path) { self.redacted(path) } else { None }
     }
 
-    // Apart from the way of nearly all requests, which it would make longer.
+    // Out of line, to keep the common case short.
     #[cold]
     #[inline(never)]
     fn redacted(&self, path: &[u8]) -> Option<Vec<u8>> {
@@ -106,7 +106,7 @@ impl Redaction {
     }
 }
 
-/// Whether the text holds the prefix, and behind it half of what follows in a whole key or more.
+/// Whether the text holds the prefix followed by at least half of a whole key.
 fn is_in(prefix: &str, length: usize, text: &[u8]) -> bool {
     let enough = (length / 2).max(SHORTEST.saturating_sub(prefix.len()));
     let mut before = None;
@@ -115,7 +115,7 @@ fn is_in(prefix: &str, length: usize, text: &[u8]) -> bool {
         before = Some(c);
         let behind = text.get(at..).and_then(|rest| rest.strip_prefix(prefix.as_bytes()));
         if let Some(behind) = behind
-            && (begins_word || prefix.len() > TELLING_PREFIX)
+            && (begins_word || prefix.len() > DISTINCTIVE_PREFIX)
             && behind.iter().take(enough).filter(|c| is_of_keys(**c)).count() == enough
         {
             return true;
@@ -124,7 +124,7 @@ fn is_in(prefix: &str, length: usize, text: &[u8]) -> bool {
     false
 }
 
-/// Whether it holds so many bytes without a slash. Those of the query count as well, for the sake of a short loop.
+/// Whether the path has a run of [`SHORTEST`] bytes without a slash. The query counts as well, to keep the loop short.
 fn has_long_segment(path: &[u8]) -> bool {
     let mut length = 0;
     path.iter().any(|&c| {
@@ -133,7 +133,7 @@ fn has_long_segment(path: &[u8]) -> bool {
     })
 }
 
-/// Without a prefix a key is told from a name or an id by its mixture of characters alone.
+/// Without a prefix, only the mixture of characters distinguishes a key from a name or an id.
 fn is_mixed(text: &[u8]) -> bool {
     let has = |of: fn(&u8) -> bool| text.iter().any(of);
     let has_letters = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
@@ -144,7 +144,7 @@ fn is_of_keys(c: u8) -> bool {
     c.is_ascii_alphanumeric() || c == b'-' || c == b'_'
 }
 
-/// The text with its percent-encoded bytes as they are (RFC 3986, section 2.1); `None` if there is none.
+/// The percent-decoded text (RFC 3986, section 2.1); `None` if nothing is encoded.
 fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = text.to_vec();
     let mut rest = text;
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_any_dialect_and_a_token_are_hidden() {
+    fn keys_of_any_dialect_and_tokens_are_redacted() {
         let dialects = Dialect::built_in_names().map(|name| Dialect::built_in(name).unwrap().unwrap());
         let formats = dialects.flat_map(|dialect| dialect.formats).filter(|format| !format.prefix.is_empty());
         let formats: Vec<_> = formats.collect();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_without_a_prefix_are_hidden_where_the_dialect_has_them() {
+    fn keys_without_prefix_are_redacted_if_dialect_has_it() {
         let path = format!("/api/{RANDOM}");
         assert_eq!(shown("graph8", &path), "/api/[redacted]");
         assert_eq!(shown("keyward", &path), path);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_stay_as_they_are() {
+    fn other_paths_are_unchanged() {
         for path in [
             "/",
             "/v1/chat/completions?stream=true",
@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_again_and_again_is_hidden() {
+    fn repeatedly_encoded_segment_is_redacted() {
         let nested = (0..6).fold("kw".to_owned(), |text, _| text.replace('%', "%25").replace('k', "%6b"));
         assert_eq!(shown("keyward", &format!("/{nested}aaaaaaaaaaaaaaa")), "/[redacted]");
     }
 
     #[test]
-    fn keys_of_a_dialect_of_ones_own_are_hidden() {
+    fn keys_of_a_custom_dialect_are_redacted() {
         let mut own = Dialect::built_in("ai-api").unwrap().unwrap();
         own.formats[0].prefix = "acme-".to_owned();
         let path = format!("/a/acme-{}", &RANDOM[..40]);

@@ -1,24 +1,24 @@
-//! The two small values beside the buckets: where the feed stands, and the status that every worker polls.
+//! The two small records beside the buckets: the cursor of the feed, and the status that every worker polls.
 
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::cursor::Position;
 
-/// Where the feed stands in this process.
+/// The feed's position in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CursorCell {
-    /// How many snapshots this process has begun.
+    /// How many snapshots this process has started.
     pub generation: u32,
-    /// How many records the snapshot that is under way has brought so far.
+    /// How many records the current snapshot has delivered so far.
     pub counted: u64,
-    /// What was applied in full.
+    /// The position applied completely.
     pub position: Position,
 }
 
 impl CursorCell {
-    /// The cell of a process that has nothing.
+    /// The record of a process without a snapshot.
     pub const START: Self = Self { generation: 0, counted: 0, position: Position::Nothing };
 
-    /// The bytes of the cell.
+    /// Encodes the record.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(96);
         out.extend_from_slice(&self.generation.to_le_bytes());
@@ -27,7 +27,7 @@ impl CursorCell {
         out
     }
 
-    /// Reads a cell; what was never written, or cannot be read, is the start.
+    /// Decodes a record; a missing or unreadable one is [`START`](Self::START).
     pub fn decode(bytes: &[u8]) -> Self {
         let read = || {
             let (generation, rest) = bytes.split_first_chunk::<4>()?;
@@ -47,16 +47,16 @@ impl CursorCell {
 pub struct Status {
     /// The last generation whose snapshot is complete; 0 means that there is none yet.
     pub generation: u32,
-    /// The sequence of the feed that was applied in full.
+    /// The sequence of the feed that was applied completely.
     pub sequence: u64,
-    /// When the control plane was last known to have nothing newer, in milliseconds of the process's monotonic clock. A
-    /// relay can have lost it before that clock began.
+    /// When the control plane was last known to have nothing newer, in milliseconds of the process's monotonic clock.
+    /// Negative if a relay lost the control plane before that clock started.
     pub contact_ms: i64,
-    /// When an answer of the feed last led to its head, however old that was, by the same clock.
+    /// When a response of the feed, however old, last led to its head, by the same clock.
     pub answered_ms: u64,
     /// How many records the snapshot holds.
     pub records: u64,
-    /// Counts the changes of each stripe of buckets, so that one change does not empty every cache.
+    /// Counts the changes of each stripe of buckets, so that one change does not invalidate every cache.
     pub stripes: [u32; Self::STRIPES],
 }
 
@@ -64,7 +64,7 @@ impl Status {
     /// The number of stripes.
     pub const STRIPES: usize = 64;
 
-    /// The status of a process that has nothing.
+    /// The status of a process without a snapshot.
     pub const START: Self = Self {
         generation: 0,
         sequence: 0,
@@ -89,14 +89,14 @@ impl Status {
         Self::stripe_of(subject.leading_bits(bucket_bits))
     }
 
-    /// Counts one more change of each stripe whose bit is set.
+    /// Counts one more change of each stripe whose bit is set in `touched`.
     pub fn bump(&mut self, touched: u64) {
         for (n, stripe) in self.stripes.iter_mut().enumerate() {
             *stripe = stripe.wrapping_add(u32::from(touched >> n & 1 == 1));
         }
     }
 
-    /// The bytes of the status.
+    /// Encodes the status.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(36 + 4 * Self::STRIPES);
         out.extend_from_slice(&self.generation.to_le_bytes());
@@ -110,7 +110,7 @@ impl Status {
         out
     }
 
-    /// Reads a status; what was never written, or cannot be read, is the start, which serves nobody.
+    /// Decodes a status; a missing or unreadable one is [`START`](Self::START), under which nothing is served.
     pub fn decode(bytes: &[u8]) -> Self {
         let read = || {
             let (generation, rest) = bytes.split_first_chunk::<4>()?;
@@ -142,7 +142,7 @@ mod tests {
     use keyward_core::wire::cursor::Cursor;
 
     #[test]
-    fn cells_survive_shared_data() {
+    fn records_round_trip_through_shared_data() {
         let seen = Cursor { epoch: 1, sequence: 2, chain: [3; 16] };
         for position in [Position::Nothing, Position::Snapshot { base: 1, next: Digest([4; 32]), seen }] {
             let cell = CursorCell { generation: 5, counted: 6, position };
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_serves_nobody() {
+    fn unreadable_status_serves_nothing() {
         assert_eq!(CursorCell::decode(b"?"), CursorCell::START);
         assert_eq!(Status::decode(&[1; 29]), Status::START);
         assert_eq!(Status::START.generation, 0);

@@ -1,11 +1,11 @@
-//! Storage that all workers of one process share, as Envoy's shared data offers it, and the names in it.
+//! Storage shared by all workers of a process, as Envoy's shared data offers it, and the names of its entries.
 
 use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
 
-/// Values under names, replaced whole, with compare-and-swap.
+/// Values under names, replaced as a whole with compare-and-swap.
 ///
-/// There is no removal: a name, once created, stays for the life of the process.
+/// Names cannot be removed: once created, a name exists for the life of the process.
 pub trait SharedStore {
     /// The value and its tag; `None` if the name was never created.
     fn get(&self, name: &str) -> Option<Stored>;
@@ -13,37 +13,37 @@ pub trait SharedStore {
     /// Replaces the value if its tag is still `expected`, or creates the name if `expected` is `None`.
     ///
     /// # Errors
-    /// If another writer came first.
+    /// If another writer was first.
     fn put(&self, name: &str, value: &[u8], expected: Option<u32>) -> Result<(), Conflict>;
 }
 
-/// A value as it was read.
+/// A value and its tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The value.
     pub bytes: Vec<u8>,
-    /// The tag that the next writer must name.
+    /// The tag that the next writer must pass.
     pub tag: u32,
 }
 
-/// Another writer came first: read again.
+/// Another writer was first: read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another writer came first")]
 pub struct Conflict;
 
 /// The names of one snapshot.
 ///
-/// Envoy keeps one map for all plugins of a vm_id, so they begin with the layout's version and a hash of what makes
-/// two snapshots different: another control plane, another number of buckets.
+/// Envoy keeps one map for all plugins of a vm_id, so the names begin with the layout's version and a hash of what
+/// distinguishes snapshots: the control plane and the number of buckets.
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
     of_control_plane: String,
-    /// The lease of the VM that fetches.
+    /// The lease of the fetching VM.
     pub lease: String,
-    /// Where the feed stands.
+    /// The cursor of the feed.
     pub cursor: String,
-    /// What every worker polls.
+    /// The status that every worker polls.
     pub status: String,
 }
 
@@ -69,23 +69,23 @@ impl Names {
         }
     }
 
-    /// What the names of the limiter's buckets begin with: the same for snapshots of another size, so that what was used
-    /// is not forgotten with them.
+    /// The prefix of the names of the limiter's buckets: the same for snapshots of another size, so that usage is not
+    /// forgotten with a resize.
     pub fn limits(&self) -> String {
         format!("{}limit.", self.of_control_plane)
     }
 
-    /// What the names of the table of clients that guess begin with.
+    /// The prefix of the names of the authentication throttle's table.
     pub fn guesses(&self) -> String {
         format!("{}guess.", self.of_control_plane)
     }
 
-    /// What the names of what is remembered of credentials begin with.
+    /// The prefix of the names of the cached verification results.
     pub fn verified(&self) -> String {
         format!("{}verified.", self.prefix)
     }
 
-    /// What the names of the counts of wrong credentials begin with.
+    /// The prefix of the names of the counts of wrong credentials.
     pub fn wrong(&self) -> String {
         format!("{}wrong.", self.prefix)
     }
@@ -102,7 +102,8 @@ fn prefix_of(hasher: Sha256) -> String {
     format!("keyward{LAYOUT_VERSION}.{short}.")
 }
 
-/// Reads, changes and writes back until no other writer comes between; `change` returns `None` to leave it.
+/// Reads, changes and writes a value, and retries until no other writer interferes; `change` returns `None` to leave
+/// the value.
 pub fn update<T>(
     store: &impl SharedStore,
     name: &str,
@@ -118,9 +119,10 @@ pub fn update<T>(
     }
 }
 
-/// A store that adds up what its calls have cost, so that whoever has much to do can stop in time.
+/// A store that adds up the cost of its calls, so that a long task can stop in time.
 ///
-/// Counted and not measured: what fits in a call is then the same on every machine, and a test can hold it.
+/// The cost is counted rather than measured: the amount of work per call is then the same on every machine, and a test
+/// can assert it.
 #[derive(Debug)]
 pub struct Metered<'a, S> {
     store: &'a S,
@@ -128,15 +130,15 @@ pub struct Metered<'a, S> {
 }
 
 impl<'a, S> Metered<'a, S> {
-    /// What a call costs beside the bytes that it moves, in bytes that take as long.
+    /// The cost of a call besides the bytes that it moves, as a number of bytes that takes as long.
     pub const CALL: usize = 512;
 
-    /// Adds up from nothing.
+    /// Starts with a cost of zero.
     pub fn new(store: &'a S) -> Self {
         Self { store, cost: Cell::new(0) }
     }
 
-    /// The cost so far: the bytes of all values that went in and out, and [`CALL`](Self::CALL) for each.
+    /// The cost so far: the bytes of all values read and written, and [`CALL`](Self::CALL) for each call.
     pub fn cost(&self) -> usize {
         self.cost.get()
     }
@@ -161,7 +163,7 @@ impl<S: SharedStore> SharedStore for Metered<'_, S> {
 
 #[cfg(test)]
 pub(crate) mod memory {
-    //! A store in memory that behaves as Envoy's does.
+    //! An in-memory store that behaves as Envoy's does.
 
     use super::*;
     use std::cell::{Cell, RefCell};
@@ -172,7 +174,7 @@ pub(crate) mod memory {
         values: RefCell<BTreeMap<String, Stored>>,
         next_tag: Cell<u32>,
         pub(crate) calls: Cell<usize>,
-        /// The bytes of all values that went in and out.
+        /// The bytes of all values read and written.
         pub(crate) moved: Cell<usize>,
     }
 
@@ -198,7 +200,7 @@ pub(crate) mod memory {
     }
 
     impl MemoryStore {
-        /// How many bytes the names and values have together.
+        /// The total length of names and values.
         pub(crate) fn bytes(&self) -> usize {
             self.values.borrow().iter().map(|(name, stored)| name.len() + stored.bytes.len()).sum()
         }
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn snapshots_of_different_control_planes_or_sizes_do_not_meet() {
+    fn names_differ_by_control_plane_and_size() {
         let names = [("a", "b", 16), ("a", "c", 16), ("ab", "", 16), ("a", "b", 8)]
             .map(|(cluster, authority, bits)| Names::new(cluster, authority, bits).status);
         for (n, one) in names.iter().enumerate() {
@@ -228,15 +230,16 @@ mod tests {
         }
     }
 
+    /// Limits are found again by a snapshot of another size, and not by one of another control plane.
     #[test]
-    fn what_was_used_is_found_again_by_a_snapshot_of_another_size_and_by_no_other_control_plane() {
+    fn limits_survive_a_resize_but_not_another_cluster() {
         let limits = |authority, bits| Names::new("a", authority, bits).limits();
         assert_eq!(limits("b", 16), limits("b", 8));
         assert_ne!(limits("b", 16), limits("c", 16));
     }
 
     #[test]
-    fn an_update_retries_until_it_is_alone() {
+    fn update_retries_until_no_writer_interferes() {
         let store = memory::MemoryStore::default();
         let mut rounds = 0;
         update(&store, "n", |current| {

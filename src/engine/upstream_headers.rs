@@ -1,5 +1,5 @@
-//! What the upstream sees of a request: the identity that was found, never the credential unless the route keeps it,
-//! never a copy of either that the client made up.
+//! The header fields that the upstream receives: the authenticated identity, without the credential unless the route
+//! keeps it, and without a client's forgery of either.
 
 use crate::engine::credential::{self, Header};
 use crate::engine::decide::Policy;
@@ -7,58 +7,58 @@ use crate::engine::snapshot::ResolvedKey;
 use keyward_core::dialect::Source;
 use std::borrow::Cow;
 
-/// What is done to a request's header fields, one after the other.
+/// A change to a request's header fields; changes apply in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// All fields of this name go.
+    /// Removes all fields of this name.
     Remove(&'a str),
-    /// The one field of this name gets another value.
+    /// Replaces the value of the only field of this name.
     Replace(&'a str, Vec<u8>),
-    /// One more field.
+    /// Adds a field.
     Add(&'a str, Cow<'a, [u8]>),
 }
 
-/// A header field that tells the upstream who is calling.
+/// A header field that identifies the caller to the upstream.
 pub type IdentityField = (&'static str, String);
 
 /// The key's id, which the access log reads.
 pub const KEY_ID: &str = "x-keyward-key-id";
-/// What sort of key it is, in the dialect's words.
+/// The kind of the key, in the dialect's terms.
 pub const KIND: &str = "x-keyward-kind";
-/// Its owner.
+/// The key's owner.
 pub const OWNER: &str = "x-keyward-owner";
-/// Its plan.
+/// The key's plan.
 pub const PLAN: &str = "x-keyward-plan";
-/// Whether its requests are real.
+/// The key's environment: live or test.
 pub const ENVIRONMENT: &str = "x-keyward-environment";
-/// The permissions that it may use at this moment.
+/// The permissions that the key may use at this moment.
 pub const SCOPES: &str = "x-keyward-scopes";
 
-/// All of them, in the order in which they are added.
+/// All of these names, in the order in which they are added.
 pub const FIELDS: [&str; 6] = [KEY_ID, KIND, OWNER, PLAN, ENVIRONMENT, SCOPES];
 
-/// The fields by which some frameworks let a client name another method or another path than those that the rules have
-/// seen. They are taken from every request that goes on, in every spelling.
+/// Fields by which some frameworks let a client override the method or path that the rules have matched. Removed from
+/// every forwarded request, in every spelling.
 const OVERRIDES: [&str; 5] =
     ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
-/// Which of the client's header fields are taken away, beside those that name another method or path.
+/// Which of the client's header fields are removed, besides those that override method or path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Strip {
-    /// Those that the filter itself sets.
+    /// The fields that the filter itself sets.
     Identity,
-    /// Those, and what an upstream could take for a credential though none was read there: other spellings of a
-    /// source's header field. What stays is the one credential that was checked.
+    /// The fields that the filter sets, and other spellings of a credential source's header field, which an upstream
+    /// could take for a credential though they were not read. The checked credential stays.
     IdentityAndUnread,
-    /// Those, and every source of credentials.
+    /// The fields that the filter sets, and every source of credentials.
     #[default]
     IdentityAndCredentials,
 }
 
-/// What is to be done so that the upstream sees the client's header fields without what is taken away, and the identity's.
+/// The changes that remove the client's disallowed header fields and add the identity.
 ///
-/// Changes and not the fields as they are to be, since each costs a call to the host: a request with many fields costs no
-/// more than one with few.
+/// Returns changes rather than the resulting fields, since each costs a call to the host: a request with many fields
+/// costs no more than one with few.
 pub fn changes<'a>(
     headers: &[Header<'a>],
     sources: &[Source],
@@ -86,7 +86,7 @@ pub fn changes<'a>(
     changes
 }
 
-/// The header fields after some changes, as Envoy makes them: for tests.
+/// The header fields after these changes, as Envoy would apply them; for tests.
 pub fn changed(headers: &[Header<'_>], changes: &[Change<'_>]) -> Vec<(String, Vec<u8>)> {
     let mut fields: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
     for change in changes {
@@ -102,15 +102,15 @@ pub fn changed(headers: &[Header<'_>], changes: &[Change<'_>]) -> Vec<(String, V
     fields
 }
 
-/// What is done to the header fields of a request that is refused, so that the access log finds the key's id there and never
-/// one that the client made up.
+/// The changes to the header fields of a refused request, so that the access log finds the key's id there and never one
+/// that the client forged.
 pub fn of_refused<'a>(headers: &[Header<'_>], key_id: Option<&'a str>) -> Vec<Change<'a>> {
     let is_made_up = headers.iter().any(|(name, _)| *name == KEY_ID);
     let key_id = key_id.map(|key_id| Change::Add(KEY_ID, Cow::Borrowed(key_id.as_bytes())));
     is_made_up.then_some(Change::Remove(KEY_ID)).into_iter().chain(key_id).collect()
 }
 
-/// What stays of a field; `None` if nothing does.
+/// What remains of a field; `None` if nothing does.
 fn kept<'a>(name: &str, value: &'a [u8], sources: &[Source], strip: Strip) -> Option<Cow<'a, [u8]>> {
     if matches!(name.as_bytes(), [b'x' | b'X', ..]) && (is_ours(name) || is_override(name)) {
         return None;
@@ -140,12 +140,12 @@ fn without_credentials<'a>(name: &str, mut value: Cow<'a, [u8]>, sources: &[Sour
             value = Cow::Owned(rest);
         }
     }
-    // A cookie field that held nothing but the credential goes as a whole.
+    // A cookie field that held only the credential is removed entirely.
     (name != "cookie" || !value.is_empty()).then_some(value)
 }
 
-/// The options of a `connection` field without our names: whoever comes next would remove the fields that they name (RFC
-/// 9110, section 7.6.1).
+/// The options of a `connection` field without the filter's names: the next hop would remove the fields that they name
+/// (RFC 9110, section 7.6.1).
 fn without_our_options(value: &[u8]) -> Cow<'_, [u8]> {
     let ours = |option: &[u8]| is_ours(&String::from_utf8_lossy(option.trim_ascii()));
     let options = || value.split(|&c| c == b',');
@@ -155,7 +155,7 @@ fn without_our_options(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(options().filter(|option| !ours(option)).collect::<Vec<_>>().join(&b','))
 }
 
-/// The header fields that tell the upstream who is calling, as far as the policy wants them told.
+/// The header fields that identify the caller to the upstream, according to the policy.
 pub fn headers_of(holder: &ResolvedKey, policy: &Policy) -> Vec<IdentityField> {
     let key = &holder.key;
     let scopes = holder.scopes(&policy.dialect).join(" ");
@@ -167,12 +167,12 @@ pub fn headers_of(holder: &ResolvedKey, policy: &Policy) -> Vec<IdentityField> {
         (ENVIRONMENT, key.environment.map(|environment| environment.name().to_owned())),
         (SCOPES, Some(scopes).filter(|scopes| !scopes.is_empty())),
     ];
-    let told = fields.into_iter().filter(|(name, _)| policy.identity.contains(name));
-    told.filter_map(|(name, value)| Some((name, value?))).collect()
+    let wanted = fields.into_iter().filter(|(name, _)| policy.identity.contains(name));
+    wanted.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`, and CGI reads every
-/// character that is no letter or digit alike.
+/// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`, and CGI treats all
+/// characters other than letters and digits alike.
 fn is_ours(name: &str) -> bool {
     let mut letters = name.bytes().map(unify);
     b"x-keyward".iter().all(|&c| letters.next() == Some(c)) && matches!(letters.next(), None | Some(b'-'))
@@ -216,8 +216,9 @@ mod tests {
         !changes(&headers, sources, strip, &[]).is_empty()
     }
 
+    /// Credentials and forged identities are removed in every spelling.
     #[test]
-    fn credentials_and_made_up_identities_are_taken_away_in_every_spelling() {
+    fn credentials_and_forged_identity_are_removed() {
         let sent = [
             ":path",
             "authorization",
@@ -237,8 +238,9 @@ mod tests {
         assert_eq!(kept, [":path", "authorization", "x-api-key", "x_api_key", "x-keywarden", "accept"]);
     }
 
+    /// Fields that override method or path are removed in every spelling; all others stay.
     #[test]
-    fn what_names_another_method_or_path_goes_in_every_spelling_and_whatever_else_stays() {
+    fn method_and_path_overrides_are_removed() {
         let sent = [
             "x-http-method-override",
             "x.http.method.override",
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_credential_is_the_one_that_was_read() {
+    fn kept_credential_is_the_one_that_was_read() {
         let sent =
             [":path", "authorization", "x-api-key", "x_api_key", "X.Api.Key", "x-keyward-key-id", "cookie", "accept"];
         let kept = names(Strip::IdentityAndUnread, &sent, &[("x-keyward-kind", "key".to_owned())]);
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_in_the_query_or_a_cookie_is_taken_out_of_it() {
+    fn credential_in_query_or_cookie_is_removed() {
         let sources = [Source::Query("key".into()), Source::Cookie("key".into())];
         let sent = [(":path", "/a?key=s&b=c"), ("cookie", "x=y; key=s"), ("cookie", "key=s"), ("accept", "*/*")];
         let kept = changed_by(Strip::IdentityAndCredentials, &sources, &sent, &[]);
@@ -279,29 +281,30 @@ mod tests {
         assert!(!needs_changes(Strip::Identity, &sources, &sent));
     }
 
+    /// Of several fields with one name, those without a credential keep their value and order.
     #[test]
-    fn of_several_fields_of_one_name_those_without_a_credential_stay_as_they_are_and_in_their_order() {
+    fn fields_without_credential_keep_value_and_order() {
         let sent = [("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; key=s"), ("cookie", "c=3")];
         let kept = changed_by(Strip::IdentityAndCredentials, &[Source::Cookie("key".into())], &sent, &[]);
         assert_eq!(kept, ["accept: */*", "cookie: a=1", "cookie: b=2", "cookie: c=3"]);
     }
 
     #[test]
-    fn an_identity_takes_the_place_of_one_that_was_made_up() {
+    fn identity_replaces_a_forged_one() {
         let sent = [("x-keyward-kind", "a"), ("x-keyward-kind", "b")];
         let kept = changed_by(Strip::Identity, &[], &sent, &[("x-keyward-kind", "key".to_owned())]);
         assert_eq!(kept, ["x-keyward-kind: key"]);
     }
 
     #[test]
-    fn the_client_cannot_have_the_identity_removed_at_the_next_hop() {
+    fn client_cannot_have_the_next_hop_remove_identity() {
         let kept = changed_by(Strip::Identity, &[], &[("connection", "Upgrade, X-Keyward-Key-Id,x_keyward_kind")], &[]);
         assert_eq!(kept, ["connection: Upgrade"]);
         assert!(!needs_changes(Strip::Identity, &[], &[("connection", "v")]));
     }
 
     #[test]
-    fn a_refused_request_bears_the_id_of_its_key_and_no_other() {
+    fn refused_request_carries_only_its_own_key_id() {
         let sent: [Header<'_>; 2] = [(KEY_ID, b"made-up"), ("accept", b"*/*")];
         let ids = |key_id| {
             let fields = changed(&sent, &of_refused(&sent, key_id)).into_iter();
@@ -312,14 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_needs_no_change_is_left_alone() {
+    fn request_without_changes_is_left_alone() {
         let sources = Dialect::built_in("keyward").unwrap().unwrap().sources;
         assert!(!needs_changes(Strip::IdentityAndCredentials, &sources, &[(":path", "/"), ("accept", "*/*")]));
         assert!(!needs_changes(Strip::Identity, &sources, &[("authorization", "Bearer x")]));
     }
 
     #[test]
-    fn the_upstream_is_told_who_calls() {
+    fn upstream_receives_the_callers_identity() {
         let key = KeyRecord {
             key_id: "key_1".into(),
             kind: "key".into(),
@@ -330,11 +333,11 @@ mod tests {
             ..KeyRecord::default()
         };
         let holder = ResolvedKey::new(key, OwnerState::Unowned, PlanState::NoPlan);
-        let told = |identity: &str| {
+        let identity_of = |identity: &str| {
             let text = format!(r#"{{"dialect": "keyward", "control_plane": {{"cluster": "c"}}{identity}}}"#);
             headers_of(&holder, &Config::parse(text.as_bytes()).unwrap().policy)
         };
-        let headers = told("");
+        let headers = identity_of("");
         let expected = [
             ("x-keyward-key-id", "key_1"),
             ("x-keyward-kind", "key"),
@@ -345,8 +348,8 @@ mod tests {
         ];
         assert_eq!(headers, expected.map(|(name, value)| (name, value.to_owned())));
         assert!(headers.iter().all(|(name, _)| is_ours(name)));
-        let some = told(r#", "identity_headers": ["scopes", "owner"]"#);
+        let some = identity_of(r#", "identity_headers": ["scopes", "owner"]"#);
         assert_eq!(some, [expected[2], expected[5]].map(|(name, value)| (name, value.to_owned())));
-        assert_eq!(told(r#", "identity_headers": []"#), []);
+        assert_eq!(identity_of(r#", "identity_headers": []"#), []);
     }
 }

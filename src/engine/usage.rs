@@ -1,9 +1,9 @@
-//! Telling the control plane how keys are used: what is counted, when a batch goes out, and what becomes of one that is
-//! not answered.
+//! Reports usage to the control plane: what is counted, when a batch is sent, and what happens to one without a
+//! response.
 //!
-//! It refuses to slow a request down for it, and to trust that an answer ever comes: a batch has a deadline of its own,
-//! because Envoy drops callouts without a word when a listener is replaced, and is sent again as it is, with the same
-//! id, until it is answered. Counting goes on meanwhile. What a VM holds dies with it.
+//! Counting must not slow down requests, and a response may never arrive: batches have their own deadline, because
+//! Envoy drops callouts silently when a listener is replaced, and are sent again unchanged, with the same id, until
+//! acknowledged. Counting continues meanwhile. Counts that a VM holds are lost with the VM.
 
 mod counts;
 
@@ -12,14 +12,14 @@ use crate::engine::decide::Decision;
 use counts::Counts;
 use keyward_core::wire::usage::{Batch, BatchId, INTERVAL_MS, Receipt};
 
-/// What one VM tells one control plane.
+/// Counts and reports the usage that one VM sees.
 #[derive(Debug)]
 pub struct Reporter {
     counts: Counts,
-    /// The batch that is out, or to be sent again.
+    /// The batch in flight, or waiting for a retry.
     pending: Option<Batch>,
     phase: Phase,
-    /// When to tell of what was counted after a quiet time.
+    /// When to report usage counted after a quiet time.
     due_ms: Option<u64>,
     backoff: Backoff,
     failing: Option<Failure>,
@@ -32,79 +32,79 @@ enum Phase {
     Sending { report: u64, deadline_ms: u64 },
 }
 
-/// A request to be sent to the control plane.
+/// A request to the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Names the report when its answer comes.
+    /// Identifies the report when its response arrives.
     pub id: u64,
     /// The body of a POST to [`USAGE_PATH`](keyward_core::USAGE_PATH).
     pub body: Vec<u8>,
-    /// After how long the answer may be given up, in milliseconds.
+    /// The timeout of the request, in milliseconds.
     pub timeout_ms: u64,
 }
 
-/// How a report ended.
+/// The result of a report.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
     /// Status 200 and this body.
     Receipt(&'a [u8]),
-    /// Another status, or none.
+    /// Another status, or no response.
     Failed {
-        /// The status; 0 if there was none.
+        /// The status; 0 without a response.
         status: u32,
     },
 }
 
-/// Why a batch was not taken.
+/// Why a batch was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The control plane answered with this status; 0 if not at all.
+    /// The control plane returned this status; 0 without a response.
     Status(u32),
-    /// It answered 200 and something that is no receipt.
+    /// The control plane returned 200 with a body that is not a receipt.
     NoReceipt,
-    /// No answer came in time.
+    /// The response timed out.
     Lost,
 }
 
-/// What happened, for the log and the metrics.
+/// An event for the log and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A batch was taken.
+    /// A batch was accepted.
     Taken {
-        /// Whether the one before it was not.
+        /// Whether the batch before was not accepted.
         recovered: bool,
     },
-    /// A batch was not taken.
+    /// A batch was not accepted.
     Failed {
-        /// Why.
+        /// The reason.
         failure: Failure,
-        /// Whether something else was the matter before, or nothing.
+        /// Whether the failure differs from the previous outcome.
         news: bool,
     },
-    /// Requests will be missing in what is told.
+    /// Requests that will be missing in the reports.
     Dropped {
-        /// How many.
+        /// The number of requests.
         requests: u64,
     },
 }
 
-/// How many secrets a VM counts for at once, unless told otherwise: some 2 MB.
+/// How many secrets a VM counts at once by default: about 2 MB.
 pub const MAX_SECRETS: usize = 10_000;
 
-/// How soon something is told after a quiet time, at most, in milliseconds.
+/// The longest delay of a report after a quiet time, in milliseconds.
 const FIRST_MS: u64 = 900;
 
-/// How long an answer may take, in milliseconds.
+/// The timeout of a report, in milliseconds.
 const TIMEOUT_MS: u64 = 5000;
 
-/// The shortest and the longest pause after a failure, in milliseconds.
+/// The shortest and the longest backoff after a failure, in milliseconds.
 const BACKOFF_MS: (u64, u64) = (500, 10_000);
 
-/// The pause where the control plane has no place for batches or does not want this edge's, in milliseconds.
+/// The pause if the control plane has no endpoint for batches or rejects this edge's, in milliseconds.
 const UNWANTED_MS: u64 = 60_000;
 
 impl Reporter {
-    /// A reporter that has counted nothing, for at most so many secrets; `seed` must differ between VMs.
+    /// A reporter for at most this many secrets; `seed` must differ between VMs.
     pub fn new(max_secrets: usize, seed: u64) -> Self {
         Self {
             counts: Counts::new(max_secrets),
@@ -117,12 +117,12 @@ impl Reporter {
         }
     }
 
-    /// Counts a request: for its key if there is a record of it, else by its verdict alone.
+    /// Counts a request: for its key if the record is known, else by verdict only.
     pub fn count(&mut self, decision: &Decision, wall_ms: u64) {
         self.counts.count(decision, wall_ms);
     }
 
-    /// Goes on, and returns the next report when it is time for one. Where no id can be drawn, nothing is sent.
+    /// Returns the next report when one is due. Without an id from `draw_id`, no report is sent.
     pub fn tick(
         &mut self,
         now_ms: u64,
@@ -139,7 +139,7 @@ impl Reporter {
         self.next_report(now_ms, draw_id)
     }
 
-    /// Takes the answer to a report, and returns the next one if more is waiting than a batch holds.
+    /// Handles the response to a report, and returns the next report if more is waiting than one batch holds.
     pub fn answer(
         &mut self,
         now_ms: u64,
@@ -162,12 +162,13 @@ impl Reporter {
         self.next_report(now_ms, draw_id)
     }
 
-    /// The report could not even be sent.
+    /// Records that the report could not be sent.
     pub fn not_sent(&mut self, now_ms: u64, events: &mut Vec<Event>) {
         self.fail(now_ms, Failure::Status(0), events);
     }
 
-    /// The context that sent this report goes away, and the answer with it: another is to send the batch again.
+    /// Handles the loss of the context that sent this report, and with it of the response: another context sends the
+    /// batch again.
     pub fn release(&mut self, id: u64) {
         if self.is_out(id) {
             self.phase = Phase::Idle { not_before_ms: 0 };
@@ -198,7 +199,7 @@ impl Reporter {
         };
         self.due_ms = None;
         self.reports += 1;
-        // Envoy's own time-out comes first and is the ordinary one; ours is for answers that never come.
+        // Envoy's own timeout normally comes first; this deadline is for responses that never arrive.
         self.phase = Phase::Sending { report: self.reports, deadline_ms: now_ms + TIMEOUT_MS + 1000 };
         Some(Report { id: self.reports, body: batch.encode(), timeout_ms: TIMEOUT_MS })
     }
@@ -216,7 +217,7 @@ impl Reporter {
 
     fn fail(&mut self, now_ms: u64, failure: Failure, events: &mut Vec<Event>) {
         events.push(Event::Failed { failure, news: self.failing.replace(failure) != Some(failure) });
-        // What cannot be read will not become readable, and must not keep what follows waiting.
+        // A retry of a batch that the control plane cannot parse would not help, and would block the next batches.
         if let Failure::Status(400 | 413 | 422) = failure
             && let Some(batch) = self.pending.take()
         {
@@ -245,7 +246,7 @@ mod tests {
 
     const WALL_MS: u64 = 1_700_000_000_000;
 
-    /// A VM and the clock; every batch gets another id.
+    /// A VM with a clock; every batch gets a new id.
     struct Vm {
         reporter: Reporter,
         now_ms: u64,
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_a_secret_is_its_verdicts_its_credits_and_when_it_was_allowed_last() {
+    fn secret_reports_verdicts_credits_and_last_use() {
         let mut vm = Vm::new();
         vm.count(&allow("key_1", "sec_1", 3));
         vm.now_ms = 1010;
@@ -334,20 +335,20 @@ mod tests {
             vm.count(&decision);
         }
         vm.count(&Decision::Refuse(Refusal::Unknown.into()));
-        let told = batch(&vm.report_within(1000).unwrap());
-        let [first, second, refused] = told.keys.as_slice() else { panic!("{told:?}") };
+        let sent = batch(&vm.report_within(1000).unwrap());
+        let [first, second, refused] = sent.keys.as_slice() else { panic!("{sent:?}") };
         assert_eq!((first.key_id.as_str(), first.secret_id.as_str()), ("key_1", "sec_1"));
         assert_eq!(first.verdicts, verdicts(&[("allow", 2), ("rate_limited", 1)]));
         assert_eq!((first.credits, first.last_used_ms), (7, Some(WALL_MS + 1010)));
         assert_eq!((second.secret_id.as_str(), second.credits), ("sec_2", 1));
         assert_eq!((refused.key_id.as_str(), refused.secret_id.as_str()), ("key_2", ""));
-        assert_eq!((refused.credits, refused.last_used_ms), (0, None), "a refused request is no use");
-        assert_eq!(told.others, verdicts(&[("public", 2), ("delegated", 1), ("unknown", 1)]));
-        assert_eq!((told.dropped, told.requests()), (0, 9));
+        assert_eq!((refused.credits, refused.last_used_ms), (0, None), "a refused request does not count as use");
+        assert_eq!(sent.others, verdicts(&[("public", 2), ("delegated", 1), ("unknown", 1)]));
+        assert_eq!((sent.dropped, sent.requests()), (0, 9));
     }
 
     #[test]
-    fn where_there_is_nothing_to_tell_nothing_is_sent() {
+    fn no_usage_sends_no_report() {
         let mut vm = Vm::new();
         assert_eq!(vm.report_within(200_000), None);
         vm.count(&Decision::Public);
@@ -357,8 +358,9 @@ mod tests {
         assert_eq!(vm.events, [Event::Taken { recovered: false }]);
     }
 
+    /// The next batch is sent after the interval that the response requests, within bounds.
     #[test]
-    fn the_next_batch_goes_out_after_the_interval_that_the_answer_names_within_bounds() {
+    fn next_batch_follows_after_the_returned_interval() {
         for (named, bounds) in [(5000, 2500..=5000), (1, 100..=200), (u64::MAX, 30_000..=60_000)] {
             let mut vm = Vm::new();
             vm.count(&Decision::Public);
@@ -371,14 +373,14 @@ mod tests {
                 assert!(vm.now_ms < answered_ms + 100_000);
             }
             let pause = vm.now_ms - answered_ms;
-            // A second of traffic is gathered after a quiet time, however short the interval.
+            // After a quiet time, a second of traffic is gathered, however short the interval.
             let longest = (bounds.end() + 25).max(1000);
             assert!((*bounds.start()..=longest).contains(&pause), "{pause} where {named} was named");
         }
     }
 
     #[test]
-    fn a_batch_that_fails_is_sent_again_as_it_was_and_counting_goes_on() {
+    fn failed_batch_is_sent_again_while_counting() {
         let mut vm = Vm::new();
         vm.count(&allow("key_1", "sec_1", 1));
         let mut report = vm.report_within(1000).unwrap();
@@ -405,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_failure_is_news_once() {
+    fn repeated_failure_is_news_once() {
         let mut vm = Vm::new();
         vm.count(&Decision::Public);
         for _ in 0..5 {
@@ -416,8 +418,9 @@ mod tests {
         assert_eq!(news.collect::<Vec<_>>(), [true, false, false, false, false]);
     }
 
+    /// A control plane that rejects usage is retried after half a minute to a minute.
     #[test]
-    fn a_control_plane_that_does_not_want_it_is_left_alone_for_a_minute_or_half_of_one() {
+    fn rejecting_control_plane_is_retried_after_a_minute() {
         for status in [401, 403, 404] {
             let mut vm = Vm::new();
             vm.count(&Decision::Public);
@@ -428,8 +431,9 @@ mod tests {
         }
     }
 
+    /// A batch that the control plane cannot parse is given up, and its requests are reported as dropped.
     #[test]
-    fn a_batch_that_cannot_be_read_there_is_given_up_and_its_requests_told_as_dropped() {
+    fn unreadable_batch_is_dropped_and_reported_so() {
         let mut vm = Vm::new();
         vm.count(&allow("key_1", "sec_1", 1));
         vm.count(&Decision::Public);
@@ -440,12 +444,12 @@ mod tests {
         assert_ne!(batch(&next).id, batch(&report).id);
         assert!(vm.events.contains(&Event::Dropped { requests: 2 }));
         vm.answer(next.id, Answer::Failed { status: 400 });
-        assert_eq!(batch(&vm.report_within(2000).unwrap()).dropped, 2, "told until it is taken");
+        assert_eq!(batch(&vm.report_within(2000).unwrap()).dropped, 2, "reported until accepted");
         assert_eq!(vm.events.iter().filter(|event| matches!(event, Event::Dropped { .. })).count(), 1);
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_given_up_and_one_that_comes_late_changes_nothing() {
+    fn missing_response_times_out_and_late_one_is_ignored() {
         let mut vm = Vm::new();
         vm.count(&Decision::Public);
         let lost = vm.report_within(1000).unwrap();
@@ -454,60 +458,61 @@ mod tests {
         assert!(vm.events.contains(&Event::Failed { failure: Failure::Lost, news: true }));
         assert_eq!(again.body, lost.body);
         assert_eq!(vm.accept(&lost), None);
-        assert!(!vm.events.contains(&Event::Taken { recovered: true }), "whether it came first is not known");
+        assert!(!vm.events.contains(&Event::Taken { recovered: true }), "the outcome of the lost batch is unknown");
         vm.accept(&again);
         assert!(vm.events.contains(&Event::Taken { recovered: true }));
     }
 
     #[test]
-    fn a_batch_whose_context_ends_is_sent_again_at_once_by_another() {
+    fn batch_of_a_destroyed_context_is_sent_by_another() {
         let mut vm = Vm::new();
         vm.count(&Decision::Public);
         let report = vm.report_within(1000).unwrap();
         vm.reporter.release(report.id + 1);
-        assert_eq!(vm.tick(), None, "somebody else's");
+        assert_eq!(vm.tick(), None, "the response belongs to another context");
         vm.reporter.release(report.id);
         assert_eq!(vm.tick().unwrap().body, report.body);
         assert_eq!(vm.events, [], "nothing failed");
     }
 
+    /// What does not fit into one batch follows at once, even if the first keys are used again.
     #[test]
-    fn what_does_not_fit_one_batch_follows_at_once_although_the_first_keys_are_used_again() {
+    fn overflow_of_a_batch_follows_at_once() {
         let mut vm = Vm::new();
         let keys: Vec<_> = (0..2 * MAX_KEYS + 1).map(|n| allow(&format!("key_{n:03}"), "sec", 1)).collect();
         keys.iter().for_each(|key| vm.count(key));
         let mut report = vm.report_within(1000);
-        let (mut batches, mut told) = (0, BTreeMap::new());
+        let (mut batches, mut reported) = (0, BTreeMap::new());
         while let Some(sent) = report {
             batches += 1;
             for key in batch(&sent).keys {
-                *told.entry(key.key_id).or_insert(0) += key.credits;
+                *reported.entry(key.key_id).or_insert(0) += key.credits;
             }
-            // These come before the others in order.
+            // These sort before the others.
             keys.iter().take(50).for_each(|key| vm.count(key));
             report = vm.accept(&sent);
         }
         assert_eq!(batches, 3);
-        assert_eq!((told.len(), told.values().sum::<u64>()), (keys.len(), 201));
+        assert_eq!((reported.len(), reported.values().sum::<u64>()), (keys.len(), 201));
         let later = batch(&vm.report_within(5025).unwrap());
         assert_eq!((later.keys.len(), later.requests()), (50, 150));
     }
 
     #[test]
-    fn what_a_bound_keeps_out_is_counted_as_dropped() {
+    fn requests_beyond_the_bound_are_counted_as_dropped() {
         let mut vm = Vm::with_bound(2);
         for key in ["key_1", "key_2", "key_3", "key_1", "key_3"] {
             vm.count(&allow(key, "sec", 1));
         }
         vm.count(&allow("an id with spaces", "sec", 1));
         vm.count(&allow("key_1", &"s".repeat(65), 1));
-        let told = batch(&vm.report_within(1000).unwrap());
-        assert_eq!((told.keys.len(), told.dropped, told.requests()), (2, 4, 7));
+        let sent = batch(&vm.report_within(1000).unwrap());
+        assert_eq!((sent.keys.len(), sent.dropped, sent.requests()), (2, 4, 7));
         assert_eq!(vm.events, [Event::Dropped { requests: 4 }]);
     }
 
     #[test]
-    fn without_an_id_nothing_is_sent_and_nothing_is_lost() {
+    fn without_an_id_nothing_is_sent_or_lost() {
         let mut vm = Vm::new();
         vm.count(&Decision::Public);
         for _ in 0..100 {
@@ -517,8 +522,9 @@ mod tests {
         assert_eq!(batch(&vm.tick().unwrap()).requests(), 1);
     }
 
+    /// Requests are reported exactly once, whatever the responses.
     #[test]
-    fn no_request_is_told_twice_or_not_at_all_whatever_the_answers() {
+    fn requests_are_reported_exactly_once() {
         use proptest::prelude::*;
         let step = prop_oneof![
             4 => (0..5_u32).prop_map(Some),
@@ -527,7 +533,7 @@ mod tests {
         let answers = prop::sample::select(vec![200, 200, 503, 0, 404, 400, 1]);
         proptest!(|(steps in prop::collection::vec((step, answers), 1..200))| {
             let mut vm = Vm::with_bound(3);
-            // What a control plane has that adds up each id once.
+            // A control plane that adds up each id once.
             let (mut taken, mut sent) = (BTreeMap::new(), 0);
             let mut out: Option<Report> = None;
             for (request, status) in steps {
@@ -540,13 +546,13 @@ mod tests {
                     out = vm.report_within(61_000);
                 }
                 let Some(report) = out.take() else { continue };
-                // Who took a batch does not refuse it when it comes again.
+                // A control plane that accepted a batch does not reject its repetition.
                 let status = if status == 400 && taken.contains_key(&batch(&report).id) { 200 } else { status };
-                // 1 stands for an answer that is lost on its way back: the batch was taken.
+                // 1 stands for a response that is lost on the way back: the batch was accepted.
                 if status == 200 || status == 1 {
-                    let told = batch(&report);
-                    let before = taken.insert(told.id, told.clone());
-                    prop_assert!(before.is_none_or(|before| before == told));
+                    let delivered = batch(&report);
+                    let before = taken.insert(delivered.id, delivered.clone());
+                    prop_assert!(before.is_none_or(|before| before == delivered));
                 }
                 out = match status {
                     200 => vm.accept(&report),
@@ -556,8 +562,8 @@ mod tests {
             }
             for _ in 0..3 {
                 while let Some(report) = out.take().or_else(|| vm.report_within(61_000)) {
-                    let told = batch(&report);
-                    taken.insert(told.id, told);
+                    let delivered = batch(&report);
+                    taken.insert(delivered.id, delivered);
                     out = vm.accept(&report);
                 }
             }

@@ -1,4 +1,5 @@
-//! Keys of which only a password hash is kept: asked about at the server, and remembered.
+//! Verification of keys of which only a password hash is stored: the control plane verifies them, and the results are
+//! cached.
 
 pub mod cache;
 pub mod queue;

@@ -1,3 +1,3 @@
-//! The hosts that run the engine, each in a folder of its own.
+//! The hosts that run the engine, one module each.
 
 mod proxy_wasm;

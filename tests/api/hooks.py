@@ -1,4 +1,4 @@
-"""What schemathesis has to know of the control plane's API that its description has no words for."""
+"""Details of the control plane's API that its OpenAPI description cannot express, for schemathesis."""
 
 import itertools
 import json
@@ -8,11 +8,11 @@ import re
 import schemathesis
 from schemathesis.openapi.checks import RejectedPositiveData
 
-# Mistakes that a document can have though it is as its schema says: of which operation, at which field, and why JSON
-# Schema cannot say it. A refusal for one of these and for nothing else is right.
+# Errors of documents that are valid by their schema: the operation, the field, the message, and the reason why JSON Schema
+# cannot express the constraint. A refusal with only such errors is accepted.
 BEYOND_SCHEMAS = [
     ("POST /v1/keys", r"expires_at", r"expected a time in the future"),  # depends on the clock
-    ("POST /v1/keys", r"limits", r"\S+ and \S+ limit the same window: .*"),  # 1/60s and 2/min: as numbers, not as texts
+    ("POST /v1/keys", r"limits", r"\S+ and \S+ limit the same window: .*"),  # 1/60s and 2/min: equal as values, not as strings
     ("PATCH /v1/keys/{id}", r"expires_at", r"expected a time in the future"),
     ("POST /api-keys", r"expires_at", r"expected a time in the future"),
     ("PATCH /v1/keys/{id}", r"limits", r"\S+ and \S+ limit the same window: .*"),
@@ -21,16 +21,16 @@ BEYOND_SCHEMAS = [
     ("GET /api-keys", r"after", r"there is no such key"),
     ("GET /v1/tokens", r"after", r"there is no such token"),
     ("PATCH /v1/keys/{id}", r"metadata", r"the key would have more than .*"),
-    ("GET /v1/usage", r"from", r"expected a time .*"),  # one parameter depends on the other
+    ("GET /v1/usage", r"from", r"expected a time .*"),  # one parameter depends on another
     ("GET /v1/keys/{id}/usage", r"from", r"expected a time .*"),
     ("GET /v1/usage/reports", r"from", r"expected a time .*"),
-    ("POST /v1/leaks", r"keys\[\d+\]", r"expected a string that is not empty"),  # nothing but invisible characters
-    ("POST /v1/keys/import", r".*", r".*"),  # the form of a whole file
+    ("POST /v1/leaks", r"keys\[\d+\]", r"expected a string that is not empty"),  # only invisible characters
+    ("POST /v1/keys/import", r".*", r".*"),  # the format of a whole file
 ]
 
-# Problems that have no fields: of which operation, which, and what their detail says.
+# Problems without fields: the operation, the problem, and its detail.
 OTHER_PROBLEMS = [
-    # The same key came with another request before.
+    # The key was used with a different request before.
     ("POST /v1/keys", "urn:keyward:problem:idempotency_key_reused", r".*"),
     ("POST /v1/keys/{id}/rotate", "urn:keyward:problem:idempotency_key_reused", r".*"),
     # One field depends on another.
@@ -38,7 +38,7 @@ OTHER_PROBLEMS = [
 ]
 
 
-# No schema says what a secret looks like, and schemathesis sends texts again that it got in answers.
+# No schema describes the form of secrets, and schemathesis reuses strings from responses.
 LOOKS_LIKE_A_SECRET = "looks like a secret, "
 
 
@@ -51,7 +51,7 @@ def is_beyond_schemas(operation, mistake):
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    """False for what is no failure."""
+    """Returns False for a response that is not a failure."""
     if not isinstance(failure, RejectedPositiveData):
         return True
     problem = json.loads(response.content)
@@ -66,43 +66,43 @@ def filter_failure(context, failure, case, response):
 
 @schemathesis.deserializer("application/vnd.keyward.feed")
 def feed_page(context, response):
-    """Keyward's own form; what is in it is pinned by tests of the contract."""
+    """Keyward's own format; its content is tested in keyward-core."""
     return None
 
 
 @schemathesis.serializer("application/x-ndjson", "text/csv")
 def rows(context, value):
-    """A file as it stands."""
+    """The value as a file."""
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
 
 
 @schemathesis.deserializer("application/x-ndjson")
 def exported_rows(context, response):
-    """Rows one by one; what is in them is pinned by tests of the control plane."""
+    """NDJSON rows; their content is tested with the control plane."""
     return response.text
 
 
 @schemathesis.deserializer("text/csv")
 def exported_cells(context, response):
-    """The same as CSV."""
+    """The same rows as CSV."""
     return response.text
 
 
-# Bad tokens are counted by address, and too many of them answered with 429: everybody comes from an address of their own.
+# Failed authentications are limited per address, with 429: every request comes from a different address.
 ADDRESSES = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
 
-# What makes the key work with which users ask, and the plan that is there.
+# The key of self-service requests, its owner, and the existing plan; requests must not change them.
 KEPT = {os.environ["KEYWARD_KEY_ID"], "user", "plan"}
 
-# Of the versions that are made up next to none is right, and the keys that are come again and again: most requests are
-# to be for whatever there is, and new.
+# Generated versions rarely match, and generated idempotency keys repeat: most requests should match any version, and have
+# a new key.
 MADE_UP = itertools.cycle([False, False, False, True])
 NEW = itertools.count()
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Says from where a request comes, and makes some of those succeed that would not by chance."""
+    """Sets a request's client address, and lets requests succeed that otherwise would only by chance."""
     case.headers = {**(case.headers or {}), "x-forwarded-for": next(ADDRESSES)}
     if "If-Match" in case.headers and not next(MADE_UP):
         case.headers["If-Match"] = "*"
@@ -117,7 +117,7 @@ def before_call(context, case, kwargs):
 
 
 def whole(value):
-    """The same with 1.0 as 1: a number with a point is whole to JSON Schema, but edges write none, so none is read."""
+    """Replaces 1.0 by 1: an integer to JSON Schema, but edges never send it, and the server rejects it."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):

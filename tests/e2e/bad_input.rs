@@ -1,4 +1,4 @@
-//! Whatever a client sends gets an answer in the dialect's shape, and Envoy goes on serving.
+//! Any client input gets a response in the dialect's shape, and Envoy keeps serving.
 
 use crate::common::{SOON, assert_refused};
 use keyward_harness::http::send_bytes;
@@ -10,7 +10,7 @@ struct Served {
     good: Request,
 }
 
-/// A gateway with a key that works on every worker.
+/// A gateway with a key that every worker accepts.
 async fn served() -> Served {
     let gateway = Gateway::start().await.unwrap();
     let key = gateway.control_plane.create_named("demo").await.unwrap();
@@ -20,7 +20,7 @@ async fn served() -> Served {
 }
 
 impl Served {
-    /// That the process and all its workers are still there.
+    /// Asserts that the process and all its workers are still running.
     async fn assert_still_serving(mut self) {
         let mut workers = self.gateway.envoy.every_worker().await.unwrap();
         assert_eq!(workers.statuses(&self.good).await.unwrap(), [200, 200]);
@@ -39,7 +39,7 @@ impl Served {
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_keys_are_malformed() {
+async fn non_key_credentials_are_malformed() {
     let served = served().await;
     let key = &served.key.key;
     let long = format!("authorization: Bearer {}", "a".repeat(64 * 1024));
@@ -73,7 +73,7 @@ async fn credentials_that_cannot_be_keys_are_malformed() {
 }
 
 #[tokio::test]
-async fn the_case_of_the_scheme_and_extra_spaces_do_not_matter() {
+async fn scheme_case_and_extra_spaces_are_ignored() {
     let served = served().await;
     for scheme in ["bearer ", "BEARER ", "bEaReR ", "Bearer    "] {
         let line = format!("authorization:   {scheme}{}  ", served.key.key);
@@ -95,7 +95,7 @@ async fn other_headers_may_hold_any_bytes() {
 }
 
 #[tokio::test]
-async fn what_only_envoy_refuses_is_refused_and_harms_nothing() {
+async fn input_rejected_by_envoy_does_no_harm() {
     let served = served().await;
     let good = format!("authorization: Bearer {}", served.key.key);
     let huge = format!("authorization: Bearer {}", "a".repeat(200 * 1024));
@@ -111,7 +111,7 @@ async fn what_only_envoy_refuses_is_refused_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn headers_that_only_the_filter_may_set_are_taken_from_the_client() {
+async fn headers_reserved_for_the_filter_are_removed() {
     let served = served().await;
     let spoofed = ["x-keyward-key-id", "X-Keyward-Owner", "x-keyward-scopes", "x-keyward", "x-keyward-made-up"];
     let spoof = |request: Request| spoofed.iter().fold(request, |request, name| request.header(name, "spoofed"));
@@ -128,7 +128,7 @@ async fn headers_that_only_the_filter_may_set_are_taken_from_the_client() {
 }
 
 #[tokio::test]
-async fn answer_and_access_log_say_why_a_credential_is_malformed() {
+async fn response_and_access_log_give_the_malformed_reason() {
     let served = served().await;
     let key = &served.key.key;
     let other = if key.ends_with('0') { '1' } else { '0' };
@@ -161,11 +161,12 @@ async fn answer_and_access_log_say_why_a_credential_is_malformed() {
     }
     until("the reasons are in the access log, in order, and on no other line", SOON, async || {
         let log = served.gateway.envoy.access_log()?;
-        let told: Vec<_> =
+        let logged: Vec<_> =
             log.iter().filter(|line| line["verdict"] == "malformed").map(|line| &line["reason"]).collect();
         let others = log.iter().filter(|line| line["verdict"] != "malformed").all(|line| line["reason"].is_null());
-        let is_right = told.len() == cases.len() && told.iter().zip(&cases).all(|(told, (reason, _))| *told == reason);
-        if is_right && others { Ok(()) } else { Err(Failure::new(format!("{told:?}"))) }
+        let is_right =
+            logged.len() == cases.len() && logged.iter().zip(&cases).all(|(given, (reason, _))| *given == reason);
+        if is_right && others { Ok(()) } else { Err(Failure::new(format!("{logged:?}"))) }
     })
     .await
     .unwrap();

@@ -1,5 +1,5 @@
-//! One client against the others: what anybody may ask for, idle connections and self-service take nothing from those who
-//! show a good key. Each attack is bounded and ends by itself; what is measured is the others.
+//! One client cannot degrade others: public requests, idle connections and self-service take nothing from clients with
+//! a valid key. Each attack is bounded and ends by itself; the other clients are measured.
 
 use crate::common::SOON;
 use keyward_harness::echo::SeenRequest;
@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Told at once, on a machine on which something else runs.
+/// An immediate response, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// What other programs on the machine may add to a measurement.
+/// The noise that other programs on the machine may add to a measurement.
 const NOISE: Duration = Duration::from_millis(25);
-/// The promise, from the API's answer to the last worker.
+/// The guarantee, from the API's response to the last worker.
 const REVOKED_WITHIN: Duration = Duration::from_millis(100);
 const REVOCATIONS: usize = 10;
 
-/// How long the slowest hundredth of requests with a good key takes.
+/// The 99th percentile of the duration of requests with a valid key.
 async fn p99(connection: &mut Connection, request: &Request) -> Duration {
     let mut times = Vec::new();
     for _ in 0..200 {
@@ -32,7 +32,7 @@ async fn p99(connection: &mut Connection, request: &Request) -> Duration {
     times[times.len() * 99 / 100 - 1]
 }
 
-/// That a good key is answered as it was before, to whoever was connected and to whoever comes.
+/// Asserts that a valid key is answered as fast as before, on an existing connection and on new ones.
 async fn assert_served(gateway: &Gateway, connection: &mut Connection, request: &Request, before: Duration) {
     let during = p99(connection, request).await;
     println!("p99 {before:?} before, {during:?} meanwhile");
@@ -41,7 +41,8 @@ async fn assert_served(gateway: &Gateway, connection: &mut Connection, request: 
     assert_eq!(other.send(request).await.unwrap().status, 200);
 }
 
-/// That keys are revoked on every worker within the promise: the median, as one pause of this machine is none of Envoy's.
+/// Asserts that revocations reach every worker within the guarantee: the median, since a single pause of the machine is
+/// not Envoy's.
 async fn assert_revoked_in_time(gateway: &Gateway, fields: &Value) {
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let mut times = Vec::new();
@@ -73,9 +74,9 @@ async fn attack(to: SocketAddr, request: &Request, connections: usize) -> JoinSe
     all
 }
 
-/// Waits until so many requests are under way at the gateway.
+/// Waits until this many requests are in flight at the gateway.
 async fn until_active(gateway: &Gateway, requests: u64) {
-    until("the requests are under way", SOON, async || {
+    until("the requests are in flight", SOON, async || {
         let active = gateway.envoy.stats(r"^http\.gateway\.downstream_rq_active$").await?;
         let active = active.values().sum::<u64>();
         if active >= requests { Ok(()) } else { Err(Failure::new(format!("{active} of {requests}"))) }
@@ -84,10 +85,10 @@ async fn until_active(gateway: &Gateway, requests: u64) {
     .unwrap();
 }
 
-/// 11 connections with 100 requests each for a public route, whose bodies never end: others are served, with a key and
-/// without, and the requests end after 15 s.
+/// 11 connections with 100 requests each for a public route, with endless bodies: other clients are served, with and
+/// without a key, and the requests end after 15 s.
 #[tokio::test]
-async fn endless_public_requests_hold_up_nobody() {
+async fn endless_public_requests_do_not_block_others() {
     let gateway = Gateway::start().await.unwrap();
     let key = gateway.control_plane.create_named("good").await.unwrap().key;
     let good = Request::get("/").bearer(&key);
@@ -104,12 +105,12 @@ async fn endless_public_requests_hold_up_nobody() {
     assert_revoked_in_time(&gateway, &json!({"name": "revoked"})).await;
 
     let ended = tokio::time::timeout(Duration::from_secs(45), async { while attack.join_next().await.is_some() {} });
-    assert!(ended.await.is_ok(), "requests for a public route last longer than 15 s");
+    assert!(ended.await.is_ok(), "expected requests for a public route to end within 15 s");
 }
 
-/// Public requests that an upstream does not answer: those beyond 100 are told at once, and keys are served.
+/// Public requests that the upstream does not answer: those beyond 100 are refused at once, and keys are served.
 #[tokio::test]
-async fn public_requests_have_a_share_of_the_upstream() {
+async fn public_requests_have_a_separate_upstream_bound() {
     let upstream = Echo::start_with("upstream", loopback(0), |request: SeenRequest| async move {
         if request.path == "/health" {
             std::future::pending::<()>().await;
@@ -130,19 +131,19 @@ async fn public_requests_have_a_share_of_the_upstream() {
         waiting
             .spawn(async move { keyward_harness::http::send(gateway, &Request::get("/health")).await.unwrap().status });
     }
-    let mut told = 0;
-    while told < 50 {
-        let status = tokio::time::timeout(SOON, waiting.join_next()).await.expect("an answer at once");
+    let mut refused = 0;
+    while refused < 50 {
+        let status = tokio::time::timeout(SOON, waiting.join_next()).await.expect("an immediate response");
         assert_eq!(status.unwrap().unwrap(), 503);
-        told += 1;
+        refused += 1;
     }
     assert_eq!(waiting.len(), 100);
     assert_served(&gateway, &mut connection, &good, before).await;
 }
 
-/// Where keys use up what the upstream may have at a time, the next request is told so instead of waiting.
+/// When keys use all of the upstream's capacity, the next request is refused instead of waiting.
 #[tokio::test]
-async fn requests_beyond_the_upstreams_bound_get_503() {
+async fn requests_beyond_the_upstream_bound_get_503() {
     let bounds = |config: &mut EnvoyConfig| {
         let clusters = config.tree_mut()["static_resources"]["clusters"].as_array_mut().unwrap();
         let cluster = clusters.iter_mut().find(|cluster| cluster["name"] == "upstream").unwrap();
@@ -160,12 +161,16 @@ async fn requests_beyond_the_upstreams_bound_get_503() {
     let started = Instant::now();
     assert_eq!(gateway.envoy.send(&good).await.unwrap().status, 503);
     assert!(started.elapsed() < AT_ONCE);
-    assert_eq!(gateway.envoy.send(&Request::get("/health")).await.unwrap().status, 200, "a share of its own");
+    assert_eq!(
+        gateway.envoy.send(&Request::get("/health")).await.unwrap().status,
+        200,
+        "public routes have a separate bound"
+    );
 }
 
-/// More silent connections than there may be: whoever is connected is served, and who comes is after a few seconds.
+/// More idle connections than the limit: connected clients are served, and new ones after a few seconds.
 #[tokio::test]
-async fn silent_connections_are_closed_within_seconds() {
+async fn idle_connections_are_closed_within_seconds() {
     const MAX: u32 = 100;
     let few = |config: &mut EnvoyConfig| {
         let monitor = &mut config.tree_mut()["overload_manager"]["resource_monitors"][0]["typed_config"];
@@ -191,19 +196,19 @@ async fn silent_connections_are_closed_within_seconds() {
     .unwrap();
     let during = p99(&mut connection, &good).await;
     assert!(during <= before * 2 + NOISE, "p99 {before:?} before, {during:?} meanwhile");
-    until("others are let in again", Duration::from_secs(20), async || {
+    until("new connections are accepted again", Duration::from_secs(20), async || {
         let answer = gateway.envoy.send(&good).await?;
         if answer.status == 200 { Ok(()) } else { Err(Failure::new(answer.text())) }
     })
     .await
     .unwrap();
-    println!("let in again after {:?}", started.elapsed());
+    println!("accepted again after {:?}", started.elapsed());
     drop(silent);
 }
 
-/// A user whose self-service requests never end: keys are revoked in time, and other routes are served.
+/// A user with endless self-service requests: revocations arrive in time, and other routes are served.
 #[tokio::test]
-async fn endless_self_service_holds_up_neither_feed_nor_keys() {
+async fn endless_self_service_blocks_neither_feed_nor_keys() {
     let gateway = Gateway::builder().dialect("exograph").start().await.unwrap();
     let alice = gateway.control_plane.create(&json!({"name": "hers", "owner": "alice"})).await.unwrap().key;
     let good = Request::get("/").bearer(&alice);

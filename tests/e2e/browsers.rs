@@ -1,4 +1,4 @@
-//! What pages in browsers need: WebSockets (RFC 6455), and answers that other origins may read (CORS).
+//! Requirements of pages in browsers: WebSockets (RFC 6455), and responses that other origins may read (CORS).
 
 use crate::common::{SOON, assert_refused};
 use keyward_harness::http::{send_bytes, send_websocket};
@@ -11,17 +11,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A text frame with "Hello", masked: the example of RFC 6455, section 5.7.
 const MASKED_HELLO: [u8; 11] = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
-/// The same as a server sends it.
+/// The same frame as a server sends it.
 const HELLO: [u8; 7] = [0x81, 0x05, b'H', b'e', b'l', b'l', b'o'];
 
-/// What answers an opening of a WebSocket.
+/// The response that accepts a WebSocket.
 const ACCEPTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 type Seen = Arc<Mutex<Vec<u8>>>;
 
-/// An upstream that takes WebSockets, or knows none, and every byte that reached it.
+/// An upstream that accepts WebSockets, or supports none, and every byte that it received.
 async fn upstream(takes_websockets: bool) -> (SocketAddr, Seen) {
     let listener = TcpListener::bind(loopback(0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -61,10 +61,10 @@ async fn serve(mut stream: TcpStream, takes_websockets: bool, seen: Seen) -> std
     }
 }
 
-/// A WebSocket's handshake and a message each way through the shipped file: with a key and not without, and the upstream
-/// gets no key.
+/// A WebSocket handshake and a message each way with the shipped configuration: accepted only with a key, which does
+/// not reach the upstream.
 #[tokio::test]
-async fn websocket_opens_with_a_key_and_not_without() {
+async fn websocket_needs_a_key() {
     let (address, seen) = upstream(true).await;
     let gateway = Gateway::builder().upstream_from(address).start().await.unwrap();
     let key = gateway.control_plane.create_named("a key").await.unwrap().key;
@@ -99,10 +99,10 @@ async fn websocket_opens_with_a_key_and_not_without() {
     assert!(seen.contains("x-keyward-key-id") && !seen.contains(&key), "{seen}");
 }
 
-/// Envoy passes nothing on until the upstream has taken the WebSocket: what follows would otherwise be a request to an
-/// upstream that knows none, and one that no filter has seen.
+/// Envoy forwards nothing until the upstream has accepted the WebSocket: the data would otherwise be a request to an
+/// upstream without WebSockets that no filter has seen.
 #[tokio::test]
-async fn nothing_is_smuggled_behind_an_opening() {
+async fn nothing_is_smuggled_behind_a_handshake() {
     let (address, seen) = upstream(false).await;
     let gateway = Gateway::builder().upstream_from(address).start().await.unwrap();
     let key = gateway.control_plane.create_named("a key").await.unwrap().key;
@@ -115,15 +115,15 @@ async fn nothing_is_smuggled_behind_an_opening() {
     );
     let answer = send_bytes(gateway.envoy.gateway(), smuggled.as_bytes()).await.unwrap();
     assert_eq!(answer.status, 200);
-    // Whatever was on the way has arrived when a later request has.
+    // Anything in flight has arrived once a later request has.
     gateway.envoy.every_worker().await.unwrap().until_status(&with_key, 200, SOON).await.unwrap();
     let seen = String::from_utf8_lossy(&seen.lock().unwrap()).into_owned();
     assert!(seen.contains("upgrade: websocket") && !seen.contains("smuggled"), "{seen}");
 }
 
-/// Public routes take no WebSockets, which would outlast what they may take, and nowhere is another protocol taken.
+/// Public routes accept no WebSockets, which would outlast the limits there, and no route accepts other protocols.
 #[tokio::test]
-async fn upgrades_on_public_routes_and_of_other_protocols_are_refused() {
+async fn public_and_other_upgrades_are_refused() {
     let gateway = Gateway::start().await.unwrap();
     let key = gateway.control_plane.create_named("a key").await.unwrap().key;
     let with_key = Request::get("/socket").bearer(&key);
@@ -135,14 +135,14 @@ async fn upgrades_on_public_routes_and_of_other_protocols_are_refused() {
     let answer = gateway.envoy.send(&upgrade_to("other")).await.unwrap();
     assert_eq!(answer.status, 403, "{}", answer.text());
     assert_eq!(gateway.upstream().take_seen(), []);
-    // Envoy takes no notice of HTTP/2 over an upgrade, as RFC 9113, section 3.1, has it.
+    // Envoy ignores an upgrade to HTTP/2, in accordance with RFC 9113, section 3.1.
     let answer = gateway.envoy.send(&upgrade_to("h2c")).await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(gateway.upstream().take_seen()[0].header("upgrade").is_empty());
 }
 
-/// The lines that are commented out in the shipped file: a preflight is answered without a key, and a page of the origin
-/// that is named can read answers and refusals; other origins cannot.
+/// With the commented-out lines of the shipped file, a preflight is answered without a key, and a page of the named
+/// origin can read responses and refusals; other origins cannot.
 #[tokio::test]
 async fn cors_of_the_shipped_file_answers_preflights() {
     const ORIGIN: &str = "https://app.example";

@@ -1,15 +1,15 @@
-//! What several files ask of an answer.
+//! Shared constants and assertions.
 
 use hmac::{Hmac, Mac as _};
 use keyward_harness::Response;
 use sha2::Sha256;
 use std::time::Duration;
 
-/// Until a change at the control plane must hold on every worker. Milliseconds where nothing else runs; a machine that
-/// compiles meanwhile is slower.
+/// The deadline for a change at the control plane to reach every worker. Normally milliseconds; longer on a machine
+/// that is compiling meanwhile.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// That an answer is the default dialect's refusal for this verdict.
+/// Asserts that a response is the default dialect's refusal for this verdict.
 #[track_caller]
 pub(crate) fn assert_refused(answer: &Response, status: u16, verdict: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());

@@ -1,4 +1,4 @@
-//! A sixth system is a file: both sides read it, and credentials come from wherever it says.
+//! A dialect in a file: the server and the edge both read it, and credentials come from the sources that it names.
 
 use crate::common::SOON;
 use keyward_harness::{Gateway, Request, TestDir};
@@ -35,8 +35,9 @@ fn acme() -> Value {
     })
 }
 
+/// A dialect in a file works on both sides, and every source is read and removed.
 #[tokio::test]
-async fn a_dialect_in_a_file_works_on_both_sides_and_every_source_is_read_and_emptied() {
+async fn custom_dialect_works_on_both_sides() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("acme.json");
     std::fs::write(&file, acme().to_string()).unwrap();
@@ -84,8 +85,9 @@ async fn a_dialect_in_a_file_works_on_both_sides_and_every_source_is_read_and_em
     }
 }
 
+/// A dialect with errors prevents Envoy from starting, and each error is reported with its path.
 #[tokio::test]
-async fn a_dialect_with_mistakes_keeps_envoy_from_starting_and_each_is_told_with_its_path() {
+async fn invalid_dialect_prevents_the_start_with_all_errors() {
     let mut dialect = acme();
     dialect["sources"][1] = json!({"basic": "both"});
     dialect["errors"]["verdicts"]["expired"] = json!({"status": 200});
@@ -96,8 +98,8 @@ async fn a_dialect_with_mistakes_keeps_envoy_from_starting_and_each_is_told_with
         .without_snapshot()
         .start()
         .await;
-    let told = started.expect_err("no start").to_string();
+    let error = started.expect_err("expected a failed start").to_string();
     for expected in ["dialect.sources[1].basic: expected one of", "dialect.errors.verdicts.expired.status: expected"] {
-        assert!(told.contains(expected), "{expected}\nin {told}");
+        assert!(error.contains(expected), "{expected}\nin {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Every dialect, to the byte: what each verdict looks like on the wire, and what each system promises beside that.
+//! Every dialect, byte for byte: the response for each verdict, and the specifics of each system.
 
 #[path = "dialects/auxot.rs"]
 mod auxot;

@@ -1,10 +1,10 @@
-//! A filter that is broken or absent lets nothing through.
+//! A filter that is broken or missing lets no request pass.
 
 use crate::common::SOON;
 use keyward_harness::{Gateway, Request, artifacts};
 
 #[tokio::test]
-async fn without_the_filter_the_guard_refuses_everything() {
+async fn guard_refuses_everything_without_the_filter() {
     let gateway = Gateway::builder()
         .configure(|config| config.http_filters()[0]["disabled"] = true.into())
         .without_snapshot()
@@ -20,7 +20,7 @@ async fn without_the_filter_the_guard_refuses_everything() {
 }
 
 #[tokio::test]
-async fn a_worker_that_trapped_refuses_and_then_serves_again() {
+async fn trapped_worker_refuses_and_then_serves_again() {
     let gateway = Gateway::builder().wasm(artifacts::faulty_filter().unwrap()).start().await.unwrap();
     let created = gateway.control_plane.create_named("demo").await.unwrap();
     let good = Request::get("/").bearer(&created.key);
@@ -37,8 +37,8 @@ async fn a_worker_that_trapped_refuses_and_then_serves_again() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_filter_cannot_be_configured_refuses_everything() {
-    // The first two configurations are the canary's and the main thread's.
+async fn worker_with_failed_configuration_refuses_all() {
+    // The first two configurations belong to the canary and the main thread.
     let gateway = Gateway::builder()
         .wasm(artifacts::faulty_filter().unwrap())
         .envoy_environment("KEYWARD_FAULT_CONFIGURE", "3")

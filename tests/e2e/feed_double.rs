@@ -1,4 +1,4 @@
-//! A control plane that is told what to answer, for what the real one would never send or cannot make in a test's time.
+//! A test double of the control plane, for responses that the real one never sends or cannot produce in a test's time.
 
 use crate::common::SOON;
 use keyward_core::wire::cursor::Position;
@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-/// A control plane that sends just what it is given, to whoever asked last: a VM that hands the lease over leaves a poll
-/// behind whose answer nobody wants.
+/// A control plane that sends only the given pages, to the latest poll: a VM that hands over the lease leaves a poll
+/// behind whose response is unused.
 pub(crate) struct Feed {
     server: Echo,
     script: Arc<Script>,
@@ -26,7 +26,7 @@ pub(crate) struct Feed {
 
 #[derive(Default)]
 struct Script {
-    /// Whether polls have no answer but what is sent.
+    /// Whether polls get no response other than the given pages.
     holds: AtomicBool,
     verify: watch::Sender<Verify>,
     asked: Mutex<Vec<SeenRequest>>,
@@ -35,14 +35,14 @@ struct Script {
     usage: Mutex<Usage>,
 }
 
-/// What is to become of a batch.
+/// The response to a usage batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnUsage {
-    /// It is answered.
+    /// Accept the batch.
     Take,
-    /// It is refused with this status.
+    /// Reject the batch with this status.
     Refuse(u16),
-    /// It is taken, and the connection closed instead of an answer.
+    /// Accept the batch, and close the connection without a response.
     TakeAndClose,
 }
 
@@ -65,17 +65,17 @@ impl Usage {
     }
 }
 
-/// How credentials are checked.
+/// The response to a verification.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Verify {
-    /// Not until it is told otherwise.
+    /// No response until configured otherwise.
     #[default]
     Never,
-    /// These are right, and the ids of the secrets that they are; others are wrong.
+    /// These credentials are correct, with the ids of their secrets; others are wrong.
     Secrets(HashMap<String, &'static str>),
-    /// Too many are being checked; try again after so many seconds.
+    /// Overloaded; retry after this many seconds.
     Busy(&'static str),
-    /// With this status and body, whatever is asked.
+    /// This status and body for any credential.
     Says(u16, Vec<u8>),
 }
 
@@ -91,8 +91,8 @@ impl Script {
     async fn verify(&self, request: SeenRequest) -> Reply {
         let credential = String::from_utf8(request.body.clone()).unwrap();
         self.asked.lock().unwrap().push(request);
-        let mut told = self.verify.subscribe();
-        let verify = told.wait_for(|verify| !matches!(verify, Verify::Never)).await.unwrap().clone();
+        let mut behaviour = self.verify.subscribe();
+        let verify = behaviour.wait_for(|verify| !matches!(verify, Verify::Never)).await.unwrap().clone();
         match verify {
             Verify::Secrets(secrets) => {
                 let right = |id: &&str| verify::Answer::Right { secret_id: (*id).to_owned() };
@@ -103,11 +103,11 @@ impl Script {
                 Reply { answer: (503, "text/plain", Vec::new()), header: Some(("retry-after", seconds)) }
             }
             Verify::Says(status, body) => (status, VERIFY_ANSWER_TYPE, body).into(),
-            Verify::Never => unreachable!("it was waited for"),
+            Verify::Never => unreachable!("handled by the wait above"),
         }
     }
 
-    /// The next page that is to be sent; or, once the edge has waited for as long as it wants, that there is nothing new.
+    /// The next page to send; or, after the requested wait, a page without changes.
     async fn answer(&self, path: &str) -> Answer {
         let parameter = |name| path.split(['?', '&']).find_map(|part| part.strip_prefix(name));
         let wait: u64 = parameter("wait=").and_then(|wait| wait.parse().ok()).unwrap_or(0);
@@ -157,48 +157,48 @@ impl Feed {
         Self { server: server.await.unwrap(), script }
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    /// Answers the next poll, or the one that waits, with this page.
+    /// Answers the next poll, or the waiting one, with this page.
     pub(crate) fn send(&self, page: Vec<u8>) {
         self.script.state.lock().unwrap().1.push_back(page);
         self.script.changed.notify_waiters();
     }
 
-    /// Lets polls wait for ever where nothing is sent, like something on the way that has lost the answer.
+    /// Leaves polls without a response if there is no page, as if it was lost on the way.
     pub(crate) fn hold(&self) {
         self.script.holds.store(true, Ordering::Relaxed);
     }
 
-    /// Checks credentials like this from now on, also those that wait.
+    /// Answers verifications like this from now on, including those waiting.
     pub(crate) fn verify(&self, verify: Verify) {
         self.script.verify.send_replace(verify);
     }
 
-    /// The credentials that it was asked to check since it was asked for them before.
+    /// The verification requests since the last call.
     pub(crate) fn take_verified(&self) -> Vec<SeenRequest> {
         std::mem::take(&mut self.script.asked.lock().unwrap())
     }
 
-    /// Waits until it is asked to check a credential.
+    /// Waits for a verification request.
     pub(crate) async fn until_asked(&self) {
-        until("a credential is to be checked", SOON, async || {
+        until("a verification is requested", SOON, async || {
             let is_asked = !self.script.asked.lock().unwrap().is_empty();
-            if is_asked { Ok(()) } else { Err(Failure::new("none is")) }
+            if is_asked { Ok(()) } else { Err(Failure::new("none yet")) }
         })
         .await
         .unwrap();
     }
 
-    /// The position that the edge named last.
+    /// The position in the latest poll.
     pub(crate) async fn asked(&self) -> Position {
-        until("the edge asks", SOON, async || {
+        until("the edge polls", SOON, async || {
             let seen = self.server.take_seen();
             let last = seen.iter().rfind(|request| request.path.starts_with(FEED_PATH));
-            let last = last.ok_or_else(|| Failure::new("it does not"))?;
+            let last = last.ok_or_else(|| Failure::new("no poll"))?;
             let after = last.path.split(['?', '&']).find_map(|part| part.strip_prefix("after="));
             Ok(after.unwrap().parse().unwrap())
         })
@@ -206,19 +206,19 @@ impl Feed {
         .unwrap()
     }
 
-    /// What is to become of the next batches; of those behind them, what `always` says.
+    /// Sets the responses to the next batches, and to those after them.
     pub(crate) fn on_usage(&self, next: &[OnUsage], always: OnUsage) {
         let mut usage = self.script.usage.lock().unwrap();
         usage.next = next.iter().copied().collect();
         usage.always = Some(always);
     }
 
-    /// Every batch that was received so far, as it came.
+    /// Every batch received so far, as sent.
     pub(crate) fn usage_received(&self) -> Vec<(OnUsage, Vec<u8>)> {
         self.script.usage.lock().unwrap().received.clone()
     }
 
-    /// The batches that were taken, each once.
+    /// The accepted batches, each once.
     pub(crate) fn usage_taken(&self) -> Vec<Batch> {
         let mut taken: Vec<Batch> = Vec::new();
         for (on_usage, body) in self.usage_received() {
@@ -227,7 +227,7 @@ impl Feed {
                 continue;
             }
             match taken.iter().find(|known| known.id == batch.id) {
-                Some(known) => assert_eq!(*known, batch, "the same id with other contents"),
+                Some(known) => assert_eq!(*known, batch, "the same id with different contents"),
                 None => taken.push(batch),
             }
         }

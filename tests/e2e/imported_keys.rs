@@ -1,4 +1,4 @@
-//! Keys that another system made are found by the digest that it kept of them, and those of a plan are held to it.
+//! Imported keys are found by whichever digest the other system kept, and are subject to their plan.
 
 use crate::common::SOON;
 use crate::feed_double::Feed;
@@ -12,7 +12,7 @@ use keyward_harness::{Gateway, Request};
 use serde_json::json;
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// Bytes, not base64 of some.
+/// Raw bytes, although they look like base64.
 const PEPPER: &str = "c2FsdHk= and more";
 const KEYS: [&str; 3] = [
     "exo_live_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -38,8 +38,9 @@ fn plan(limit: &str) -> (Digest, Body) {
     (Digest::of_plan("pro"), Body::Plan(PlanRecord { limits: Some(limits) }))
 }
 
+/// Keys imported by other digests pass, and a change of their plan takes effect.
 #[tokio::test]
-async fn keys_imported_as_other_digests_pass_and_a_change_of_their_plan_reaches_them() {
+async fn imported_digests_pass_and_follow_plan_changes() {
     let feed = Feed::start().await;
     let gateway = Gateway::builder()
         .dialect("exona")

@@ -1,11 +1,11 @@
-//! A route whose upstream checks the key itself gets it, checked, and with it nothing that was not.
+//! A route whose upstream checks the key itself receives the checked key, and no unchecked credential.
 
 use crate::common::{SOON, assert_refused};
 use keyward_harness::{Gateway, Request};
 use serde_json::json;
 
 #[tokio::test]
-async fn only_a_route_that_keeps_the_credential_hands_it_on_and_only_the_one_that_was_checked() {
+async fn only_the_checked_credential_is_kept_if_configured() {
     let gateway = Gateway::builder()
         .filter(|filter| {
             filter["rules"] = json!([

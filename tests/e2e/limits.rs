@@ -1,5 +1,5 @@
-//! Limits under more requests than they let through, from several connections on two workers; what is told of them; and
-//! who guesses.
+//! Limits under more requests than they admit, from several connections on two workers; the rate-limit headers; and the
+//! authentication throttle.
 
 use crate::common::SOON;
 use crate::listener_replaced::{replace, replaceable};
@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Enough that each of two workers has some, but for one time in 2000.
+/// Enough that each of two workers has some, except for one run in 2000.
 const CONNECTIONS: usize = 12;
 
-/// A request that was answered, and when it was on its way.
+/// A request and its response, with the times between which it was in flight.
 struct Exchange {
     sent: Instant,
     answered: Instant,
     status: u16,
 }
 
-/// Sends a request on several connections, each again as soon as it is answered, until it is `end`.
+/// Sends a request on several connections, repeatedly, until `end`.
 async fn saturate(to: SocketAddr, request: &Request, end: Instant) -> Vec<Exchange> {
     let clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
@@ -31,7 +31,7 @@ async fn saturate(to: SocketAddr, request: &Request, end: Instant) -> Vec<Exchan
                         Some(open) => Ok(open),
                         None => Connection::open(to).await,
                     };
-                    // A listener that is replaced, or a worker that traps, ends connections.
+                    // A replaced listener or a trapped worker closes connections.
                     let Ok(mut open) = open else { continue };
                     let sent = Instant::now();
                     if let Ok(answer) = open.send(&request).await {
@@ -50,7 +50,7 @@ async fn saturate(to: SocketAddr, request: &Request, end: Instant) -> Vec<Exchan
     exchanges
 }
 
-/// No span as long as the window has more than the limit of requests that were sent and let through in it.
+/// Asserts that no span as long as the window has more than `limit` requests that were sent and allowed in it.
 #[track_caller]
 fn assert_never_exceeded(exchanges: &[Exchange], limit: usize, window: Duration) {
     let mut passed: Vec<_> = exchanges.iter().filter(|exchange| exchange.status == 200).collect();
@@ -63,25 +63,25 @@ fn assert_never_exceeded(exchanges: &[Exchange], limit: usize, window: Duration)
     }
 }
 
-/// A key with these limits that every worker knows, of which nothing is used yet.
+/// An unused key with these limits that every worker has.
 async fn key_with_limits(gateway: &Gateway, limits: &[&str]) -> Request {
     let fields = json!({"name": "limited", "limits": limits});
     unused_key(gateway, &fields, "/").await
 }
 
-/// A request for this path with a new key that every worker knows.
+/// A request for this path with a new key that every worker has.
 async fn unused_key(gateway: &Gateway, fields: &Value, path: &str) -> Request {
     let key = gateway.control_plane.create(fields).await.unwrap().key;
-    // No rule matches this path, which no key opens, so asking for it uses nothing.
+    // This path matches no rule and is always refused, so requesting it consumes nothing.
     let probe = Request::get("/a;b").bearer(&key);
     gateway.envoy.every_worker().await.unwrap().until_status(&probe, 403, SOON).await.unwrap();
     Request::get(path).bearer(&key)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_saturated_limit_is_never_exceeded_and_nearly_all_of_it_is_used() {
+async fn saturated_limit_is_used_and_never_exceeded() {
     let gateway = Gateway::start().await.unwrap();
-    // One remembers each request, one shares sub-windows, and of one tokens are leased.
+    // One limit stores each request, one shares sub-windows, and one is leased.
     for (limit, requests) in [("20/2s", 20), ("200/2s", 200), ("1000/2s", 1000)] {
         let window = Duration::from_secs(2);
         let request = key_with_limits(&gateway, &[limit]).await;
@@ -100,7 +100,7 @@ async fn a_saturated_limit_is_never_exceeded_and_nearly_all_of_it_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_holds_while_listeners_are_replaced_and_workers_trap() {
+async fn limit_holds_across_new_listeners_and_traps() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
     let mut gateway = Gateway::builder()
@@ -119,12 +119,12 @@ async fn a_limit_holds_while_listeners_are_replaced_and_workers_trap() {
         async move { saturate(to, &request, end).await }
     });
     for round in 0..3 {
-        // What a worker has leased goes with its VM.
+        // A trapped VM loses its leases.
         for _ in 0..4 {
             let trapped = keyward_harness::http::send(to, &request.clone().header("x-fault-trap", "1")).await;
             assert!(trapped.is_ok_and(|answer| answer.status == 503));
         }
-        // Another number of buckets would be another count, were it to hold.
+        // A different number of buckets would reset the counts if it took effect.
         gateway.config.filter()["snapshot"]["limit_buckets"] = (256 << round).into();
         replace(&mut gateway, 101 + round).await;
     }
@@ -137,7 +137,7 @@ async fn a_limit_holds_while_listeners_are_replaced_and_workers_trap() {
     assert!(passed > 2 * limit, "{passed}");
 }
 
-/// Sends until this many were let through in a row, or one was refused.
+/// Sends until this many requests in a row were allowed, or one was refused.
 async fn pass(gateway: &Gateway, request: &Request, count: usize) -> Option<Response> {
     let mut connection = Connection::open(gateway.envoy.gateway()).await.unwrap();
     for _ in 0..count {
@@ -149,8 +149,9 @@ async fn pass(gateway: &Gateway, request: &Request, count: usize) -> Option<Resp
     None
 }
 
+/// Of graph8's limits, the eleventh request in a second and the 201st in a minute are refused, for each key.
 #[tokio::test]
-async fn of_graph8s_limits_the_eleventh_request_in_a_second_and_the_201st_in_a_minute_are_refused_for_each_key() {
+async fn graph8_limits_apply_to_each_key() {
     let gateway = Gateway::builder().dialect("graph8").start().await.unwrap();
     let fields = |name: &str| json!({"name": name, "kind": "api", "owner": "acme"});
     let one = unused_key(&gateway, &fields("one"), "/api/v1/contacts").await;
@@ -166,16 +167,16 @@ async fn of_graph8s_limits_the_eleventh_request_in_a_second_and_the_201st_in_a_m
         passed += 1;
     };
     assert_eq!(refused.status, 429, "{}", refused.text());
-    // A machine may be too slow to send eleven in a second.
-    assert!(passed == 10 || begin.elapsed() > Duration::from_secs(1), "{passed}");
+    // A machine may be too slow to send eleven requests in a second.
+    assert!(passed == 10 || begin.elapsed() > Duration::from_secs(1), "{passed} requests passed");
     assert!(refused.header("ratelimit").unwrap().starts_with(r#""10/s";r=0;t=1"#), "{refused:?}");
-    assert_eq!(pass(&gateway, &other, 10).await.map(|answer| answer.text()), None, "each key apart");
+    assert_eq!(pass(&gateway, &other, 10).await.map(|answer| answer.text()), None, "limits are per key");
     let refused = until("200 have passed", Duration::from_secs(60), async || {
         loop {
             let answer = workers.worker(passed % 2).send(&one).await?;
             if answer.status == 200 {
                 passed += 1;
-            } else if answer.header("ratelimit").is_some_and(|told| told.contains(r#""200/min";r=0"#)) {
+            } else if answer.header("ratelimit").is_some_and(|field| field.contains(r#""200/min";r=0"#)) {
                 return Ok(answer);
             } else {
                 return Err(Failure::new(format!("{passed}")));
@@ -184,15 +185,15 @@ async fn of_graph8s_limits_the_eleventh_request_in_a_second_and_the_201st_in_a_m
     })
     .await
     .unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(60), "too slow a machine");
+    assert!(begin.elapsed() < Duration::from_secs(60), "the machine is too slow");
     assert_eq!((passed, refused.status), (200, 429));
     let retry_after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((60 - begin.elapsed().as_secs() - 1..=60).contains(&retry_after), "{retry_after}");
-    assert_eq!(workers.statuses(&other).await.unwrap(), [200, 200], "each key apart");
+    assert_eq!(workers.statuses(&other).await.unwrap(), [200, 200], "limits are per key");
 }
 
 #[tokio::test]
-async fn whoever_waits_as_long_as_told_gets_through() {
+async fn client_that_waits_for_retry_after_passes() {
     let gateway = Gateway::start().await.unwrap();
     let request = key_with_limits(&gateway, &["2/2s", "3/3s"]).await;
     let mut workers = gateway.envoy.every_worker().await.unwrap();
@@ -205,8 +206,8 @@ async fn whoever_waits_as_long_as_told_gets_through() {
         };
         assert_eq!(refused.status, 429, "{}", refused.text());
         let retry_after = refused.header("retry-after").unwrap().parse().unwrap();
-        // Waiting is what is tried here.
-        // Whole seconds are never more than the window, which a request counts in for a millisecond more.
+        // The wait itself is under test. Whole seconds are at most the window, in which a request counts for one
+        // millisecond more.
         tokio::time::sleep(Duration::from_secs(retry_after) + Duration::from_millis(2)).await;
         let answer = workers.worker((round + 1) % 2).send(&request).await.unwrap();
         assert_eq!(answer.status, 200, "after {retry_after} s: {}", answer.text());
@@ -214,7 +215,7 @@ async fn whoever_waits_as_long_as_told_gets_through() {
 }
 
 #[tokio::test]
-async fn answers_tell_of_limits_where_that_is_configured_in_place_of_what_the_upstream_tells() {
+async fn configured_rate_limit_headers_replace_upstreams() {
     let gateway = Gateway::builder()
         .wasm(artifacts::responding_filter().unwrap())
         .filter(|filter| filter["rate_limit_headers"] = json!({"standard": "always", "x": "always"}))
@@ -237,8 +238,8 @@ async fn answers_tell_of_limits_where_that_is_configured_in_place_of_what_the_up
     let answer = gateway.envoy.send(&limited).await.unwrap();
     assert_eq!((answer.status, answer.json()["method"].as_str()), (200, Some("GET")));
     assert_eq!(values(&answer, "ratelimit-policy"), [r#""3/min";q=3;w=60, "1000/h";q=1000;w=3600"#]);
-    let told = values(&answer, "ratelimit");
-    assert!(told.len() == 1 && told[0].starts_with(r#""3/min";r=2;t="#), "{told:?}");
+    let field = values(&answer, "ratelimit");
+    assert!(field.len() == 1 && field[0].starts_with(r#""3/min";r=2;t="#), "{field:?}");
     assert_eq!(
         (values(&answer, "x-ratelimit-limit"), values(&answer, "x-ratelimit-remaining")),
         (vec!["3".into()], vec!["2".into()])
@@ -248,11 +249,11 @@ async fn answers_tell_of_limits_where_that_is_configured_in_place_of_what_the_up
     assert_eq!((refused.status, values(&refused, "x-ratelimit-remaining")), (429, vec!["0".to_owned()]));
     assert!(values(&refused, "ratelimit-policy").contains(&r#""3/min";q=3;w=60, "1000/h";q=1000;w=3600"#.to_owned()));
     let answer = gateway.envoy.send(&unlimited).await.unwrap();
-    assert_eq!(values(&answer, "ratelimit"), ["theirs"], "a key without limits");
+    assert_eq!(values(&answer, "ratelimit"), ["theirs"], "expected the upstream's field for a key without limits");
 }
 
 #[tokio::test]
-async fn who_guesses_is_told_to_come_back_and_a_good_key_from_there_passes() {
+async fn guessing_client_is_throttled_and_valid_keys_pass() {
     let gateway = Gateway::builder()
         .filter(|filter| filter["guessing"] = json!({"failures_per_minute": 5}))
         .start()

@@ -1,4 +1,4 @@
-//! The listener is replaced while a long poll is open. Envoy drops that callout without a word, and the feed goes on.
+//! The listener is replaced during a long poll. Envoy drops the callout silently, and the feed must continue.
 
 use crate::common::SOON;
 use keyward_filter::engine::leader::{LEASE_MS, LEFT_AFTER_MS};
@@ -6,12 +6,12 @@ use keyward_harness::{EnvoyConfig, Gateway, Request, TestDir, until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a configuration that was replaced goes on at most, in seconds.
+/// How long a replaced configuration keeps running, in seconds.
 const DRAIN_S: &str = "1";
-/// After so long nobody looks after its snapshot any more.
+/// The time after which a snapshot counts as abandoned.
 const LEFT_ALONE: Duration = Duration::from_millis(3000 + LEASE_MS + LEFT_AFTER_MS);
 
-/// Waits until the listener with that cache is the only one.
+/// Waits until the listener with that cache size is the only one.
 async fn configured_with(gateway: &Gateway, cache_records: u32) {
     until("the new listener is in use", SOON, async || {
         let dump = gateway.envoy.config_dump().await?.to_string();
@@ -19,19 +19,19 @@ async fn configured_with(gateway: &Gateway, cache_records: u32) {
         if dump.contains(&wanted) && !dump.contains("draining_state") {
             Ok(())
         } else {
-            Err(keyward_harness::Failure::new("still the old one"))
+            Err(keyward_harness::Failure::new("the old listener is still in use"))
         }
     })
     .await
     .unwrap();
 }
 
-/// Changes the listener, which has to be in a file of its own.
+/// Changes the listener, which must be in a separate file.
 pub(crate) fn with_cache(config: &mut EnvoyConfig, records: u32) {
     config.filter()["snapshot"]["cache_records"] = records.into();
 }
 
-/// Puts the listener into a file of its own, so that it can be replaced.
+/// Moves the listener into a separate file, so that it can be replaced.
 pub(crate) fn replaceable(file: &Path) -> impl FnOnce(&mut EnvoyConfig) {
     move |config| {
         config.set_listener_file(file);
@@ -39,7 +39,7 @@ pub(crate) fn replaceable(file: &Path) -> impl FnOnce(&mut EnvoyConfig) {
     }
 }
 
-/// Replaces the listener by what the configuration says by now, with that cache, by which the new one is known.
+/// Replaces the listener by the current configuration, with that cache size, which identifies the new one.
 pub(crate) async fn replace(gateway: &mut Gateway, records: u32) {
     with_cache(&mut gateway.config, records);
     gateway.config.write(&gateway.dir().path().join("envoy.json")).unwrap();
@@ -47,7 +47,7 @@ pub(crate) async fn replace(gateway: &mut Gateway, records: u32) {
 }
 
 #[tokio::test]
-async fn the_feed_goes_on_when_the_listener_is_replaced_while_a_long_poll_is_open() {
+async fn feed_continues_after_the_listener_is_replaced() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
     let mut gateway = Gateway::builder().configure(replaceable(&file)).start().await.unwrap();
@@ -56,7 +56,7 @@ async fn the_feed_goes_on_when_the_listener_is_replaced_while_a_long_poll_is_ope
     gateway.envoy.every_worker().await.unwrap().until_status(&kept, 200, SOON).await.unwrap();
     for records in 101..104 {
         replace(&mut gateway, records).await;
-        // Nobody lost the snapshot, and whoever fetches now has not stopped.
+        // The snapshot is not lost, and the new fetcher continues.
         let mut workers = gateway.envoy.every_worker().await.unwrap();
         assert_eq!(workers.statuses(&kept).await.unwrap(), [200, 200]);
         let new = gateway.control_plane.create_named("new").await.unwrap();
@@ -67,8 +67,9 @@ async fn the_feed_goes_on_when_the_listener_is_replaced_while_a_long_poll_is_ope
     }
 }
 
+/// A configuration that is restored later does not restore a key revoked meanwhile.
 #[tokio::test]
-async fn a_configuration_that_comes_back_does_not_bring_a_key_back_that_was_revoked_meanwhile() {
+async fn restored_configuration_keeps_keys_revoked() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
     let mut gateway = Gateway::builder()
@@ -82,7 +83,7 @@ async fn a_configuration_that_comes_back_does_not_bring_a_key_back_that_was_revo
     let [kept, with_revoked] = [&kept.key, &revoked.key].map(|key| Request::get("/").bearer(key));
     gateway.envoy.every_worker().await.unwrap().until_status(&with_revoked, 200, SOON).await.unwrap();
 
-    // Another number of buckets is another snapshot, and nobody looks after the first one any more.
+    // A different number of buckets is a different snapshot, and the first one is no longer maintained.
     let first = gateway.config.filter()["snapshot"]["buckets"].clone();
     gateway.config.filter()["snapshot"]["buckets"] = 1024.into();
     replace(&mut gateway, 101).await;

@@ -1,5 +1,5 @@
-//! A test key's request reaches the sandbox and can never reach the live upstream, whatever the client sends; a live
-//! key's never the sandbox.
+//! Requests with a test key reach only the sandbox, and those with a live key only the live upstream, whatever the
+//! client sends.
 
 use crate::common::SOON;
 use keyward_harness::{Gateway, Request};
@@ -24,7 +24,7 @@ async fn keys() -> Keys {
 }
 
 #[tokio::test]
-async fn each_keys_request_reaches_its_own_upstream_whatever_the_client_sends() {
+async fn keys_reach_only_their_environments_upstream() {
     let Keys { gateway, live, test } = keys().await;
     let claims = ["x-keyward-environment", "X-Keyward-Environment", "x-keyward-verdict", "x-environment"];
     for (key, own, other) in [(&live, "upstream", "live"), (&test, "sandbox", "test")] {
@@ -41,8 +41,8 @@ async fn each_keys_request_reaches_its_own_upstream_whatever_the_client_sends() 
 }
 
 #[tokio::test]
-async fn a_route_to_the_other_environment_is_stopped_by_the_guard() {
-    // A mistake in the routes: everything goes to the live upstream.
+async fn guard_stops_a_route_to_the_other_environment() {
+    // A routing mistake: everything is sent to the live upstream.
     let gateway = Gateway::builder()
         .dialect("exona")
         .configure(|config| {
@@ -64,7 +64,7 @@ async fn a_route_to_the_other_environment_is_stopped_by_the_guard() {
 }
 
 #[tokio::test]
-async fn without_a_key_no_claim_of_an_environment_gets_anywhere() {
+async fn forged_environment_without_a_key_is_refused() {
     let Keys { gateway, .. } = keys().await;
     gateway.upstreams.iter().for_each(|upstream| drop(upstream.take_seen()));
     for claim in ["live", "test"] {

@@ -1,5 +1,5 @@
-//! Twenty thousand keys come to an Envoy that serves requests on a few: no answer is wrong meanwhile, and what they cost in
-//! memory is bounded. `make bench-million` measures the same with a million, and against the clock.
+//! Twenty thousand keys are added while Envoy serves requests: no response is wrong meanwhile, and their memory is
+//! bounded. `make bench-million` measures the same with a million keys, including the time.
 
 use crate::common::SOON;
 use keyward_core::dialect::Dialect;
@@ -13,20 +13,20 @@ use std::time::{Duration, Instant};
 
 const KEYS: usize = 20_000;
 
-/// So many come in one import.
+/// Keys per import.
 const BATCH: usize = 5_000;
 
 const OWNERS: usize = 100;
 
-/// How long all of them may take on a machine that is busy otherwise.
+/// The deadline for all keys, on a busy machine.
 const GIVEN_UP: Duration = Duration::from_secs(150);
 
-/// The most that a key may add to Envoy's own memory, in bytes. Few keys take more each than many, as nearly every one of
-/// them has a bucket to itself.
+/// The maximum memory per key in Envoy, in bytes. With few keys, each takes more, since nearly every key has its own
+/// bucket.
 const BYTES_PER_KEY: u64 = 450;
 
 #[tokio::test]
-async fn no_answer_is_wrong_while_many_keys_come_and_their_memory_is_bounded() {
+async fn many_keys_cause_no_wrong_response_in_little_memory() {
     let mut gateway = Gateway::start().await.unwrap();
     let kept = gateway.control_plane.create_named("kept").await.unwrap();
     let revoked = gateway.control_plane.create_named("revoked").await.unwrap();
@@ -39,7 +39,7 @@ async fn no_answer_is_wrong_while_many_keys_come_and_their_memory_is_bounded() {
     }
     let before = anonymous_memory(gateway.envoy.process().id());
 
-    // The two keys, those that come, and their owners.
+    // The two keys in use, the added ones, and their owners.
     let wanted = (2 + KEYS + OWNERS) as u64;
     let importing = import(&gateway.control_plane);
     let asking = async {
@@ -74,7 +74,7 @@ async fn import(control_plane: &ControlPlane) {
     }
 }
 
-/// Rows of keys that nobody needs to show.
+/// Rows of keys that are never presented.
 fn rows(numbers: Range<usize>) -> Vec<u8> {
     let row = |n: usize| {
         let digest: String = Digest::of_key(&n.to_le_bytes()).0.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -87,7 +87,7 @@ fn rows(numbers: Range<usize>) -> Vec<u8> {
     numbers.flat_map(row).collect()
 }
 
-/// A key that is well formed and was never made.
+/// A well-formed key that does not exist.
 fn unknown_key() -> String {
     let dialect = Dialect::built_in("keyward").unwrap().unwrap();
     let drawn = |bytes: &mut [u8]| {
@@ -97,13 +97,13 @@ fn unknown_key() -> String {
     dialect.formats[0].issue(drawn).unwrap().expose().to_owned()
 }
 
-/// How many records Envoy tells of.
+/// The number of records according to Envoy's metrics.
 async fn records(gateway: &Gateway) -> u64 {
     let stats = gateway.envoy.stats(r"keyward_snapshot_records$").await.unwrap();
     stats.into_values().next().unwrap_or_default()
 }
 
-/// The memory that a process has of its own (proc(5), `RssAnon`), in bytes.
+/// A process's anonymous memory (proc(5), `RssAnon`), in bytes.
 fn anonymous_memory(id: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");

@@ -1,11 +1,11 @@
-//! No key and no token reaches a log, a metric, or what the admin interface shows.
+//! No key and no token appears in a log, a metric, or on the admin interface.
 
 use crate::common::SOON;
 use keyward_harness::http::Connection;
 use keyward_harness::{CreatedKey, Gateway, Request};
 use serde_json::json;
 
-/// What the admin interface shows.
+/// All pages of the admin interface.
 async fn shown(gateway: &Gateway) -> Vec<(String, String)> {
     let mut shown = Vec::new();
     for path in ["/stats", "/stats/prometheus", "/config_dump?include_eds", "/clusters", "/listeners", "/server_info"] {
@@ -14,7 +14,7 @@ async fn shown(gateway: &Gateway) -> Vec<(String, String)> {
     shown
 }
 
-/// Every file of the run but the two that are there to hold the tokens: logs, configuration, the database.
+/// All files of the run except the two token files: logs, configuration, the database.
 fn written(gateway: &Gateway) -> Vec<(String, String)> {
     let files = walk(gateway.dir().path()).into_iter();
     let searched = files.filter(|file| !file.ends_with("admin-token") && !file.ends_with("edge-token"));
@@ -36,7 +36,7 @@ async fn use_in_every_way(gateway: &Gateway, created: &CreatedKey) {
     for request in [
         Request::get("/").header("x-api-key", key),
         Request::get("/health").bearer(key),
-        // Where a key does not belong, but where people put it.
+        // Places in which keys do not belong but are found.
         Request::get("/health").header("authorization", format!("Basic {key}")),
         Request::get(&format!("/?api_key={key}")),
         Request::get("/").bearer(&format!("{key}x")),
@@ -48,8 +48,8 @@ async fn use_in_every_way(gateway: &Gateway, created: &CreatedKey) {
     http2.send(&Request::get("/").bearer(key)).await.unwrap();
 }
 
-/// A key in a request's path, as it is and percent-encoded, of this dialect and of others, and a token: the access log says
-/// that there was one, and what lies around it. What the filter refuses and what Envoy refuses before it are no exception.
+/// Keys in a request's path, plain and percent-encoded, of this dialect and of others, and a token: the access log
+/// shows that there was one, and the rest of the path; also for requests refused by the filter, or by Envoy before it.
 #[tokio::test]
 async fn keys_in_paths_are_redacted_in_the_access_log() {
     let mut gateway = Gateway::start().await.unwrap();
@@ -74,7 +74,7 @@ async fn keys_in_paths_are_redacted_in_the_access_log() {
         for request in [
             Request::get(&path).bearer(key),
             Request::get(&path),
-            // Refused by Envoy, which the filter never sees.
+            // Refused by Envoy before the filter.
             Request::get(&format!("/before%2F{secret}")).bearer(key),
             Request::get(&path).bearer(key).header("with_underscore", "1"),
         ] {
@@ -100,7 +100,7 @@ async fn keys_in_paths_are_redacted_in_the_access_log() {
 }
 
 #[tokio::test]
-async fn no_key_and_no_token_is_in_any_log_metric_or_file() {
+async fn no_log_metric_or_file_contains_a_secret() {
     let mut gateway = Gateway::builder().control_plane_environment("RUST_LOG", "trace").start().await.unwrap();
     let mut created = Vec::new();
     for fields in [

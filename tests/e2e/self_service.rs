@@ -1,4 +1,4 @@
-//! exograph's page: its users list, make and revoke their keys through the gateway, with a key.
+//! The self-service of exograph: users list, create and revoke their keys through the gateway, with a key.
 
 use crate::common::SOON;
 use keyward_harness::{CreatedKey, Gateway, Request, Response, WorkerConnections, http};
@@ -32,7 +32,7 @@ fn ids(answer: &Response) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_user_lists_makes_and_revokes_keys_with_a_key_and_sees_nobody_elses() {
+async fn user_manages_only_their_own_keys() {
     let Users { gateway, mut workers, alice, bob } = users().await;
     let as_alice = |method: &str, path: &str| Request::new(method, path).bearer(&alice.key);
     let listed = gateway.envoy.send(&as_alice("GET", "/api-keys")).await.unwrap();
@@ -55,7 +55,7 @@ async fn a_user_lists_makes_and_revokes_keys_with_a_key_and_sees_nobody_elses() 
 }
 
 #[tokio::test]
-async fn going_around_the_gateway_or_forging_its_headers_gains_nothing() {
+async fn bypassing_or_forging_the_gateway_gains_nothing() {
     let Users { gateway, alice, bob, .. } = users().await;
     let control_plane = gateway.control_plane.address();
     let forged = |request: Request| {
@@ -68,7 +68,7 @@ async fn going_around_the_gateway_or_forging_its_headers_gains_nothing() {
     for request in &without_a_key {
         for answer in [http::send(control_plane, request).await.unwrap(), gateway.envoy.send(request).await.unwrap()] {
             assert_eq!(answer.status, 401, "{}", answer.text());
-            assert_eq!(answer.json()["error"]["code"], "invalid_api_key", "in the dialect's words");
+            assert_eq!(answer.json()["error"]["code"], "invalid_api_key", "expected the dialect's error");
         }
     }
     let as_bob = forged(Request::get("/api-keys").bearer(&bob.key));
@@ -82,13 +82,13 @@ async fn going_around_the_gateway_or_forging_its_headers_gains_nothing() {
 }
 
 #[tokio::test]
-async fn the_control_planes_own_api_is_not_behind_the_gateway() {
+async fn control_plane_api_is_not_behind_the_gateway() {
     let Users { gateway, alice, .. } = users().await;
     let token = gateway.control_plane.admin_token().unwrap();
     for path in ["/api-keys/../v1/keys", "/api-keys/%2e%2e/v1/keys", "//v1/keys", "/api-keys%2f..%2fv1/keys"] {
         for credential in [&alice.key, &token] {
             let answer = gateway.envoy.send(&Request::get(path).bearer(credential)).await.unwrap();
-            // Normalized, it is a path of the upstream, which asks for a key; or it is refused.
+            // Once normalized, the path belongs to the upstream and needs a key; or it is refused.
             let text = answer.text();
             assert!(!text.contains("\"next\""), "{path}: {} {text}", answer.status);
         }

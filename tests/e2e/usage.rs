@@ -1,4 +1,4 @@
-//! What the control plane is told of the use of keys is exact, whatever becomes of a batch on its way.
+//! Reported usage is exact, whatever happens to a batch on its way.
 
 use crate::common::SOON;
 use crate::feed_double::{Feed, OnUsage};
@@ -19,10 +19,10 @@ const LIMITED: &str = "exo_live_bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const REVOKED: &str = "exo_live_cccccccccccccccccccccccccccccccccccc";
 const UNKNOWN: &str = "exo_live_dddddddddddddddddddddddddddddddddddd";
 
-/// What an allowed request costs here.
+/// The cost of an allowed request.
 const COST: u64 = 3;
 
-/// How long a batch may take that failed several times.
+/// The deadline for a batch that failed several times.
 const LATE: Duration = Duration::from_secs(30);
 
 /// Requests by key (`-` for none) and verdict.
@@ -51,7 +51,7 @@ fn snapshot() -> Vec<u8> {
         .encode()
 }
 
-/// A gateway that has the keys, and counts of what it was asked.
+/// A gateway with the keys, and counts of the requests sent to it.
 struct Asked {
     gateway: Gateway,
     counts: Counts,
@@ -65,14 +65,14 @@ impl Asked {
                 replaceable(file)(config);
             }
         });
-        // What a listener leaves behind goes soon, so that it is not what tells in the end.
+        // A replaced listener is drained soon, so that the new one reports in the end.
         let mut gateway = builder.envoy_arguments(&["--drain-time-s", "1"]).start().await.unwrap();
         feed.send(snapshot());
         gateway.envoy.wait_for_snapshot(SOON).await.unwrap();
         Self { gateway, counts: Counts::new() }
     }
 
-    /// Connections to every worker, each of which has the snapshot.
+    /// Connections to every worker, each with the snapshot.
     async fn workers(&mut self) -> WorkerConnections {
         let mut workers = self.gateway.envoy.every_worker().await.unwrap();
         until("every worker has the snapshot", SOON, async || {
@@ -90,7 +90,7 @@ impl Asked {
         workers
     }
 
-    /// Every kind of request on every worker.
+    /// Sends every kind of request to every worker.
     async fn ask(&mut self, workers: &mut WorkerConnections) {
         let with = |key: &str| Request::get("/").bearer(key);
         for (request, key, verdict, status) in [
@@ -113,14 +113,14 @@ impl Asked {
         *self.counts.entry((key.to_owned(), verdict.to_owned())).or_default() += 1;
     }
 
-    /// Waits until what was told is just what was asked; returns the batches.
-    async fn until_told(&self, feed: &Feed) -> Vec<Batch> {
-        until("all is told", LATE, async || {
-            let told = counts(&feed.usage_taken());
-            if told == self.counts {
+    /// Waits until the reported usage equals the requests sent; returns the batches.
+    async fn until_reported(&self, feed: &Feed) -> Vec<Batch> {
+        until("all usage is reported", LATE, async || {
+            let reported = counts(&feed.usage_taken());
+            if reported == self.counts {
                 Ok(())
             } else {
-                Err(Failure::new(format!("asked {:?}\ntold {told:?}", self.counts)))
+                Err(Failure::new(format!("sent {:?}\nreported {reported:?}", self.counts)))
             }
         })
         .await
@@ -146,7 +146,7 @@ fn counts(batches: &[Batch]) -> Counts {
 }
 
 #[tokio::test]
-async fn what_is_told_is_what_was_asked_on_all_workers_and_nothing_secret() {
+async fn reported_usage_is_exact_and_contains_no_secret() {
     let feed = Feed::start().await;
     let began_ms = unix_ms();
     let mut asked = Asked::start(&feed, None).await;
@@ -154,7 +154,7 @@ async fn what_is_told_is_what_was_asked_on_all_workers_and_nothing_secret() {
     for _ in 0..20 {
         asked.ask(&mut workers).await;
     }
-    let batches = asked.until_told(&feed).await;
+    let batches = asked.until_reported(&feed).await;
     let keys = || batches.iter().flat_map(|batch| &batch.keys);
     let allowed = asked.counts[&("key_used".to_owned(), "allow".to_owned())];
     assert!(allowed >= 82);
@@ -162,7 +162,7 @@ async fn what_is_told_is_what_was_asked_on_all_workers_and_nothing_secret() {
     for key in keys() {
         let is_used = key.verdicts.contains_key("allow");
         assert_eq!(key.last_used_ms.is_some(), is_used, "{key:?}");
-        // Envoy's clock and the test's are one.
+        // Envoy and the test share a clock.
         assert!(key.last_used_ms.is_none_or(|ms| (began_ms..=unix_ms()).contains(&ms)), "{key:?}");
     }
     let token = asked.gateway.control_plane.edge_token().unwrap();
@@ -180,7 +180,7 @@ async fn what_is_told_is_what_was_asked_on_all_workers_and_nothing_secret() {
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_is_sent_again_with_the_same_id_and_nothing_is_lost_or_told_twice() {
+async fn failed_batch_is_resent_without_loss_or_duplicates() {
     let feed = Feed::start().await;
     feed.on_usage(&[OnUsage::Refuse(503), OnUsage::TakeAndClose, OnUsage::TakeAndClose], OnUsage::Take);
     let mut asked = Asked::start(&feed, None).await;
@@ -188,17 +188,17 @@ async fn a_batch_that_fails_is_sent_again_with_the_same_id_and_nothing_is_lost_o
     for _ in 0..20 {
         asked.ask(&mut workers).await;
     }
-    // Counting goes on while batches fail: these were asked after the first one did.
+    // Counting continues while batches fail: these requests follow the first failure.
     until("three batches failed", LATE, async || {
         if feed.usage_received().len() >= 3 { Ok(()) } else { Err(Failure::new("fewer")) }
     })
     .await
     .unwrap();
     asked.ask(&mut workers).await;
-    let batches = asked.until_told(&feed).await;
+    let batches = asked.until_reported(&feed).await;
     let received = feed.usage_received();
     let again: Vec<_> = received.iter().map(|(_, body)| Batch::decode(body).unwrap().id).collect();
-    assert_eq!(again.len(), batches.len() + 3, "each failure was one batch more: {received:?}");
+    assert_eq!(again.len(), batches.len() + 3, "expected one more batch per failure: {received:?}");
     for (on_usage, body) in received.iter().filter(|(on_usage, _)| *on_usage != OnUsage::Take) {
         let times = received.iter().filter(|(_, other)| other == body).count();
         assert!(times > 1, "{on_usage:?} {}", String::from_utf8_lossy(body));
@@ -211,11 +211,11 @@ async fn a_batch_that_fails_is_sent_again_with_the_same_id_and_nothing_is_lost_o
     .await
     .unwrap();
     let log = asked.gateway.envoy.log().unwrap();
-    assert!(log.contains("usage cannot be told") && log.contains("usage is told again"), "{log}");
+    assert!(log.contains("failed to report usage") && log.contains("usage reporting recovered"), "{log}");
 }
 
 #[tokio::test]
-async fn a_listener_that_is_replaced_while_batches_fail_loses_nothing() {
+async fn replaced_listener_with_failed_batches_loses_none() {
     let dir = TestDir::new().unwrap();
     let feed = Feed::start().await;
     feed.on_usage(&[], OnUsage::Refuse(503));
@@ -226,7 +226,7 @@ async fn a_listener_that_is_replaced_while_batches_fail_loses_nothing() {
         drop(workers);
         replace(&mut asked.gateway, records).await;
     }
-    until("the old ones are gone", SOON, async || {
+    until("the old listeners are gone", SOON, async || {
         let stats = asked.gateway.envoy.stats("^listener_manager.total_(listeners|filter_chains)_draining$").await?;
         if stats.len() == 2 && stats.values().all(|&count| count == 0) {
             Ok(())
@@ -238,7 +238,7 @@ async fn a_listener_that_is_replaced_while_batches_fail_loses_nothing() {
     .unwrap();
     assert!(feed.usage_taken().is_empty());
     feed.on_usage(&[], OnUsage::Take);
-    asked.until_told(&feed).await;
+    asked.until_reported(&feed).await;
 }
 
 fn unix_ms() -> u64 {

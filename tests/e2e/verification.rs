@@ -1,4 +1,4 @@
-//! Keys that are stored as password hashes: checked by the control plane once, and by the gateway from then on.
+//! Keys stored as password hashes: verified once by the control plane, and then cached by the gateway.
 
 use crate::common::SOON;
 use crate::feed_double::{Feed, Verify};
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 const PREFIX_AND_SELECTOR: usize = "team.".len() + 16;
 
-/// Longer than the filter has a client wait, whatever the control plane does.
+/// Longer than the filter lets a client wait, whatever the control plane does.
 const WAITED: Duration = Duration::from_secs(6);
 
 fn key(n: u64) -> String {
@@ -27,7 +27,7 @@ fn key(n: u64) -> String {
     format!("team.{selector}{}", "abcdefgh".repeat(4))
 }
 
-/// Another key with the same public beginning.
+/// Another key with the same selector.
 fn guess(key: &str, n: u64) -> String {
     format!("{}{n:032}", &key[..PREFIX_AND_SELECTOR])
 }
@@ -62,7 +62,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A gateway that has these keys, and a control plane that knows them to be right.
+    /// A gateway with these keys, and a control plane that accepts them.
     async fn start(keys: &[String]) -> Self {
         Self::start_with(keys, |builder| builder).await
     }
@@ -97,9 +97,9 @@ impl Fixture {
         http::send(self.address(), request).await.unwrap()
     }
 
-    /// Waits until so many requests are open.
+    /// Waits until this many requests are open.
     async fn until_active(&self, count: u64) {
-        until("they are open", SOON, async || {
+        until("the requests are open", SOON, async || {
             let active = self.gateway.envoy.stats(r"^http\.gateway\.downstream_rq_active$").await?;
             let active = active.values().sum::<u64>();
             if active >= count { Ok(()) } else { Err(Failure::new(format!("{active}"))) }
@@ -108,16 +108,16 @@ impl Fixture {
         .unwrap();
     }
 
-    /// How often the control plane was asked since this was asked before.
+    /// The number of verification requests since the last call.
     fn asked(&self) -> usize {
         self.feed.take_verified().len()
     }
 
-    /// Hands a change to the edge.
+    /// Sends a change to the edge.
     async fn change(&mut self, frame: impl FnOnce(u64) -> Vec<u8>) {
         let applied = self.sequence;
         let answers = Position::Changes { applied, seen: head(applied) };
-        until("the edge has come so far", SOON, async || {
+        until("the edge has applied the change", SOON, async || {
             let asked = self.feed.asked().await;
             if asked == answers { Ok(()) } else { Err(Failure::new(format!("{asked:?}"))) }
         })
@@ -130,7 +130,7 @@ impl Fixture {
         );
     }
 
-    /// As many clients at once, each on a connection of its own.
+    /// The same request from many clients at once, each on its own connection.
     fn many(&self, count: usize, request: &Request) -> JoinSet<Response> {
         let address = self.address();
         (0..count)
@@ -151,25 +151,25 @@ fn right(keys: &[String]) -> HashMap<String, &'static str> {
 }
 
 #[tokio::test]
-async fn the_control_plane_is_asked_once_and_every_worker_remembers() {
+async fn key_is_verified_once_and_cached_for_every_worker() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
     let answer = workers.worker(0).send(&request(&key)).await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let told = answer.json()["headers"].clone();
-    assert_eq!(told["x-keyward-key-id"][0], "key_0000000000000001");
-    assert!(told.get("authorization").is_none(), "{told}");
+    let seen = answer.json()["headers"].clone();
+    assert_eq!(seen["x-keyward-key-id"][0], "key_0000000000000001");
+    assert!(seen.get("authorization").is_none(), "{seen}");
 
     let asked = fixture.feed.take_verified();
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0].method.as_str(), asked[0].path.as_str()), ("POST", "/v1/edge/verify"));
     assert_eq!(asked[0].body, key.as_bytes());
     assert_eq!(asked[0].header("content-type"), ["application/octet-stream"]);
-    assert!(asked[0].header("authorization")[0].starts_with("Bearer "), "the edge token");
+    assert!(asked[0].header("authorization")[0].starts_with("Bearer "), "expected the edge token");
     let elsewhere =
         asked[0].headers.iter().any(|(_, value)| value.windows(key.len()).any(|part| part == key.as_bytes()));
-    assert!(!elsewhere, "the key stands in the body alone");
+    assert!(!elsewhere, "the key must be in the body only");
 
     for _ in 0..3 {
         assert_eq!(workers.statuses(&request(&key)).await.unwrap(), [200, 200]);
@@ -178,7 +178,7 @@ async fn the_control_plane_is_asked_once_and_every_worker_remembers() {
 }
 
 #[tokio::test]
-async fn many_at_once_ask_at_most_once_per_worker() {
+async fn many_requests_verify_at_most_once_per_worker() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     fixture.feed.verify(Verify::Never);
@@ -192,11 +192,12 @@ async fn many_at_once_ask_at_most_once_per_worker() {
         answers.iter().map(|a| a.status).collect::<Vec<_>>()
     );
     let asked = fixture.asked();
-    assert!((1..=2).contains(&asked), "two workers asked {asked} times");
+    assert!((1..=2).contains(&asked), "two workers sent {asked} verifications");
 }
 
+/// A wrong secret is verified once, and a credential without a record never.
 #[tokio::test]
-async fn a_wrong_secret_is_asked_about_once_and_one_without_a_record_never() {
+async fn wrong_secret_is_verified_once_and_no_record_never() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
@@ -207,11 +208,12 @@ async fn a_wrong_secret_is_asked_about_once_and_one_without_a_record_never() {
     let elsewhere = request("team.zzzzzzzzzzzzzzzzabcdefghabcdefghabcdefghabcdefgh");
     assert_eq!(workers.statuses(&elsewhere).await.unwrap(), [401, 401]);
     assert_eq!(fixture.asked(), 0);
-    assert_eq!(workers.statuses(&request(&key)).await.unwrap(), [200, 200], "whatever others guess");
+    assert_eq!(workers.statuses(&request(&key)).await.unwrap(), [200, 200], "the valid key is unaffected by guesses");
 }
 
+/// Guesses with one selector are bounded, and a cached key is not delayed.
 #[tokio::test]
-async fn guesses_with_one_public_beginning_are_bounded_and_a_key_that_is_known_is_not_held_up() {
+async fn guesses_per_selector_are_bounded() {
     let keys = [key(1), key(2)];
     let fixture = Fixture::start(&keys).await;
     assert_eq!(fixture.send(&request(&keys[0])).await.status, 200);
@@ -229,13 +231,13 @@ async fn guesses_with_one_public_beginning_are_bounded_and_a_key_that_is_known_i
     assert!((1..=60).contains(&wait_s), "{wait_s}");
     assert_eq!(fixture.asked(), 5);
     assert_eq!(connection.send(&request(&keys[0])).await.unwrap().status, 200);
-    assert_eq!(connection.send(&request(&keys[1])).await.unwrap().status, 200, "another public beginning");
+    assert_eq!(connection.send(&request(&keys[1])).await.unwrap().status, 200, "a different selector");
     assert_eq!(fixture.asked(), 1);
 }
 
-/// Six keys, five wrong endings each, from one address.
+/// Six keys, five wrong credentials each, from one address.
 #[tokio::test]
-async fn first_uses_at_an_address_that_guesses_are_verified() {
+async fn first_uses_from_a_guessing_address_are_verified() {
     let keys: Vec<String> = (1..=26).map(key).collect();
     let (guessed, others) = keys.split_at(6);
     let fixture = Fixture::start(&keys).await;
@@ -250,7 +252,7 @@ async fn first_uses_at_an_address_that_guesses_are_verified() {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     let suspect = connection.send(&request(&guessed[0])).await.unwrap();
-    assert_eq!(suspect.status, 503, "that beginning was guessed too often");
+    assert_eq!(suspect.status, 503, "expected a refusal of the guessed selector");
     let wait_s: u64 = suspect.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&wait_s), "{wait_s}");
     let asked = fixture.asked();
@@ -258,7 +260,7 @@ async fn first_uses_at_an_address_that_guesses_are_verified() {
 }
 
 #[tokio::test]
-async fn a_verified_key_closes_as_fast_as_any_other() {
+async fn verified_key_is_revoked_as_fast_as_any_other() {
     let keys: Vec<String> = (1..=15).map(key).collect();
     let mut fixture = Fixture::start(&keys).await;
     let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
@@ -272,11 +274,11 @@ async fn a_verified_key_closes_as_fast_as_any_other() {
     }
     times.sort();
     assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
-    assert_eq!(fixture.asked(), keys.len(), "nothing is asked about a key that is revoked");
+    assert_eq!(fixture.asked(), keys.len(), "a revoked key is not verified");
 }
 
 #[tokio::test]
-async fn what_is_revoked_while_it_is_verified_does_not_pass() {
+async fn key_revoked_during_its_verification_is_refused() {
     let keys = [key(1), key(9)];
     let [key, beside] = &keys;
     let mut fixture = Fixture::start(&keys).await;
@@ -288,7 +290,7 @@ async fn what_is_revoked_while_it_is_verified_does_not_pass() {
     fixture.feed.until_asked().await;
     let revoked = |key: &str, version| frame(key, version, |record| record.revoked_at_ms = Some(1));
     fixture.change(|version| [revoked(key, version), revoked(beside, version)].concat()).await;
-    // A worker that has a key in its cache hears of a change to it when the whole page is applied.
+    // A worker with a key in its cache learns of a change once the whole page is applied.
     workers.until_status(&request(beside), 401, SOON).await.unwrap();
     fixture.feed.verify(Verify::Secrets(right(&keys)));
     while let Some(answer) = clients.join_next().await {
@@ -297,7 +299,7 @@ async fn what_is_revoked_while_it_is_verified_does_not_pass() {
 }
 
 #[tokio::test]
-async fn a_control_plane_that_is_busy_says_when_to_come_back() {
+async fn busy_control_plane_reports_a_retry_time() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     fixture.feed.verify(Verify::Busy("7"));
@@ -306,11 +308,12 @@ async fn a_control_plane_that_is_busy_says_when_to_come_back() {
     fixture.feed.verify(Verify::Busy("100000"));
     assert_eq!(fixture.send(&request(&key)).await.header("retry-after").as_deref(), Some("30"));
     fixture.feed.verify(Verify::Secrets(right(std::slice::from_ref(&key))));
-    assert_eq!(fixture.send(&request(&key)).await.status, 200, "that it was busy is not remembered");
+    assert_eq!(fixture.send(&request(&key)).await.status, 200, "the refusal must not be cached");
 }
 
+/// A control plane that never answers delays no client for long, and many requests end at once.
 #[tokio::test]
-async fn a_control_plane_that_never_answers_holds_nobody_for_long_and_many_end_at_once() {
+async fn unresponsive_control_plane_delays_nobody_for_long() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     fixture.feed.verify(Verify::Never);
@@ -327,12 +330,12 @@ async fn a_control_plane_that_never_answers_holds_nobody_for_long_and_many_end_a
 }
 
 #[tokio::test]
-async fn clients_that_go_away_while_they_wait_harm_nobody() {
+async fn clients_that_disconnect_while_waiting_do_no_harm() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     let mut workers = fixture.gateway.envoy.every_worker().await.unwrap();
     fixture.feed.verify(Verify::Never);
-    // The first to ask is the first to go, over either protocol.
+    // The first to ask is the first to disconnect, over either protocol.
     let mut first = TcpStream::connect(fixture.address()).await.unwrap();
     let head = format!("GET /api/intake/webhook HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\n\r\n");
     first.write_all(head.as_bytes()).await.unwrap();
@@ -350,7 +353,7 @@ async fn clients_that_go_away_while_they_wait_harm_nobody() {
     drop(first);
     leaving.abort_all();
     drop(leaving);
-    until("they are gone", SOON, async || {
+    until("the clients are gone", SOON, async || {
         let active = fixture.gateway.envoy.stats(r"^http\.gateway\.downstream_rq_active$").await?;
         let waiting = active.values().sum::<u64>();
         if waiting <= 10 { Ok(()) } else { Err(Failure::new(format!("{waiting}"))) }
@@ -361,13 +364,13 @@ async fn clients_that_go_away_while_they_wait_harm_nobody() {
     for answer in others.join_all().await {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    assert!(fixture.asked() <= 2, "no call was lost with the client that began it");
+    assert!(fixture.asked() <= 2, "a call must survive the client that caused it");
     assert_eq!(workers.statuses(&request(&key)).await.unwrap(), [200, 200]);
     assert_eq!(fixture.asked(), 0);
 }
 
 #[tokio::test]
-async fn a_body_waits_with_its_headers_and_reaches_the_upstream_whole() {
+async fn body_waits_with_its_headers_and_arrives_whole() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     fixture.feed.verify(Verify::Never);
@@ -376,7 +379,10 @@ async fn a_body_waits_with_its_headers_and_reaches_the_upstream_whole() {
     let address = fixture.address();
     let client = tokio::spawn(async move { http::send(address, &post).await.unwrap() });
     fixture.feed.until_asked().await;
-    assert!(fixture.gateway.upstreams.iter().all(|upstream| upstream.take_seen().is_empty()), "nothing goes on before");
+    assert!(
+        fixture.gateway.upstreams.iter().all(|upstream| upstream.take_seen().is_empty()),
+        "nothing may be forwarded before"
+    );
     fixture.feed.verify(Verify::Secrets(right(std::slice::from_ref(&key))));
     let answer = client.await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -386,7 +392,7 @@ async fn a_body_waits_with_its_headers_and_reaches_the_upstream_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_say_what_was_asked_lets_nobody_pass_and_is_not_remembered() {
+async fn invalid_answer_allows_nobody_and_is_not_cached() {
     let key = key(1);
     let fixture = Fixture::start(std::slice::from_ref(&key)).await;
     let yes: &[u8] = br#"{"verified": true, "secret_id": "sec_1"}"#;
@@ -416,7 +422,7 @@ async fn an_answer_that_does_not_say_what_was_asked_lets_nobody_pass_and_is_not_
 }
 
 #[tokio::test]
-async fn who_waits_while_the_listener_is_replaced_gets_the_answer() {
+async fn waiting_client_is_answered_after_a_new_listener() {
     let key = key(1);
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
@@ -427,9 +433,9 @@ async fn who_waits_while_the_listener_is_replaced_gets_the_answer() {
     fixture.until_active(20).await;
     with_cache(&mut fixture.gateway.config, 101);
     fixture.gateway.config.write(&fixture.gateway.dir().path().join("envoy.json")).unwrap();
-    until("there is a new listener", SOON, async || {
+    until("the new listener is active", SOON, async || {
         let dump = fixture.gateway.envoy.config_dump().await?.to_string();
-        if dump.contains(r#""cache_records":101"#) { Ok(()) } else { Err(Failure::new("there is none")) }
+        if dump.contains(r#""cache_records":101"#) { Ok(()) } else { Err(Failure::new("not yet")) }
     })
     .await
     .unwrap();
@@ -439,8 +445,9 @@ async fn who_waits_while_the_listener_is_replaced_gets_the_answer() {
     }
 }
 
+/// Of the requests that wait on a worker that traps, none is allowed, and Envoy ends them as idle.
 #[tokio::test]
-async fn of_those_that_wait_on_a_worker_that_traps_none_passes_and_envoy_ends_them_as_idle() {
+async fn requests_waiting_on_a_trapped_worker_are_refused() {
     let key = key(1);
     let wasm = artifacts::faulty_filter().unwrap();
     let fixture = Fixture::start_with(std::slice::from_ref(&key), |builder| {

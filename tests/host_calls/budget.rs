@@ -1,8 +1,8 @@
-//! Holds the filter to what it cost when somebody looked last: `budget.json`, which `make budget` writes anew.
+//! Compares the filter's costs with `budget.json`, which `make budget` updates.
 //!
-//! Host calls and callbacks are compared exactly. Instructions may become a few more without anybody having to say so,
-//! and far fewer may not go by unseen, or the next change could spend again what one has saved. Another compiler makes
-//! other instructions of the same source, so that a filter from another is only held to about as many.
+//! Host calls and callbacks are compared exactly. Instructions may increase slightly without an update. A large
+//! decrease must update the budget, or a later change could use up the gain unnoticed. Another compiler emits different
+//! instructions for the same source, so a filter built with another one gets a wider tolerance.
 
 use crate::vm::{Outcome, Vm, toolchain_of_filter};
 use crate::{CONFIGURATION, KEY, headers_with, ready_at, ready_with, with_limits};
@@ -23,7 +23,7 @@ const MORE_WITH_ANOTHER_TOOLCHAIN: u64 = 15;
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Budget {
-    /// What the measured filter was built with.
+    /// The compiler of the measured filter.
     toolchain: String,
     costs: BTreeMap<String, Cost>,
 }
@@ -45,8 +45,8 @@ impl From<&Outcome> for Cost {
     }
 }
 
-/// What such a request costs from the first callback to the last when it has been made often before: the median, so that
-/// neither a map that grows just then nor a lease that ends is what is measured.
+/// The cost of a request from the first callback to the last, after many repetitions: the median, so that neither a
+/// growing map nor an expiring lease distorts it.
 fn steady(vm: &mut Vm, headers: &[(&str, &str)], verdict: &str) -> Cost {
     (0..16).for_each(|_| drop(vm.life(headers)));
     let mut costs = [0; 9].map(|_| {
@@ -64,7 +64,8 @@ fn configured(more: &str, change: impl FnOnce(&mut KeyRecord)) -> Vm {
     ready_at(vm, Digest::of_key(KEY.as_bytes()), change)
 }
 
-/// What it costs to apply a page of so many new keys, in all and in the longest call: it is applied over several.
+/// The cost of applying a page of this many new keys, in total and in the longest call: a page is applied over several
+/// calls.
 fn page_of(keys: u32) -> (Cost, Cost) {
     let mut vm = ready_with(|_| {});
     let before = Cursor { epoch: 1, sequence: 2, chain: [0; 16] };
@@ -81,10 +82,10 @@ fn page_of(keys: u32) -> (Cost, Cost) {
     }
     let answers = Position::Changes { applied: before.sequence, seen: before };
     let page = Page { summary: None, answers, head, extent: Extent::Changes { to: head.sequence }, entries: &entries };
-    // The callout after the one that brought the snapshot.
+    // The callout after the one that returned the snapshot.
     let mut calls = vec![Cost::from(&vm.answer_callout(2, "200", &page.encode()))];
     while vm.sent().is_empty() {
-        assert!(calls.len() < 1000, "it is never applied: {:?}", vm.log());
+        assert!(calls.len() < 1000, "the page is never applied: {:?}", vm.log());
         calls.push(Cost::from(&vm.tick_with_outcome()));
     }
     let all = calls.iter().fold(Cost { instructions: 0, host_calls: 0, callbacks: 0 }, |all, call| Cost {
@@ -93,7 +94,7 @@ fn page_of(keys: u32) -> (Cost, Cost) {
         callbacks: all.callbacks + call.callbacks,
     });
     let bearer = format!("Bearer exo_live_{:036}", keys - 1);
-    assert_eq!(vm.life(&headers_with(Some(&bearer))).answer, None, "it was applied: {:?}", vm.log());
+    assert_eq!(vm.life(&headers_with(Some(&bearer))).answer, None, "the page was applied: {:?}", vm.log());
     (all, calls.into_iter().max().unwrap())
 }
 
@@ -113,8 +114,8 @@ fn measured() -> Budget {
     add("allowed, with limits that are leased", steady(&mut leased, &good, "allow"));
     let mut shared = ready_with(with_limits(&["100/s", "500/min"]));
     add("allowed, with limits that are not leased", steady(&mut shared, &good, "allow"));
-    let mut told = configured(r#", "rate_limit_headers": {"standard": "always"}"#, with_limits(&["10000/s"]));
-    add("allowed, and told of leased limits", steady(&mut told, &good, "allow"));
+    let mut reported = configured(r#", "rate_limit_headers": {"standard": "always"}"#, with_limits(&["10000/s"]));
+    add("allowed, with rate-limit headers", steady(&mut reported, &good, "allow"));
 
     let public = r#", "rules": [{"path": {"prefix": "/"}, "access": "public"}]"#;
     add("public", steady(&mut configured(public, |_| {}), &headers_with(None), "public"));
@@ -152,11 +153,11 @@ fn measured() -> Budget {
     Budget { toolchain: toolchain_of_filter().to_owned(), costs }
 }
 
-/// What is to be said of a cost that is not as it was.
+/// Describes how a cost differs from its budget.
 fn verdict(cost: Cost, budget: Cost, same_toolchain: bool) -> Option<String> {
     let mut complaints = Vec::new();
     if (cost.host_calls, cost.callbacks) != (budget.host_calls, budget.callbacks) {
-        complaints.push("other calls".to_owned());
+        complaints.push("different calls".to_owned());
     }
     let percent = |percent: u64| budget.instructions * percent;
     let more = if same_toolchain { MORE } else { MORE_WITH_ANOTHER_TOOLCHAIN };
@@ -168,7 +169,7 @@ fn verdict(cost: Cost, budget: Cost, same_toolchain: bool) -> Option<String> {
     (!complaints.is_empty()).then(|| complaints.join(", "))
 }
 
-/// Every case beside its budget; and whether all are within.
+/// Compares every case with its budget; returns whether all match, and a table.
 fn compared(now: &Budget, budget: &Budget) -> (bool, String) {
     let same_toolchain = now.toolchain == budget.toolchain;
     let mut within = true;
@@ -213,14 +214,14 @@ fn no_request_costs_more_than_its_budget() {
     println!("{table}");
     assert!(
         within,
-        "\n{table}\nThe budget (tests/host_calls/budget.json) is of a filter built with {}, this one was built with {}.\n\
-        If it is meant to cost that, `make budget` writes the budget anew: commit it with the change, and say why.",
+        "\n{table}\nThe budget (tests/host_calls/budget.json) is for a filter built with {}, this one was built with {}.\n\
+        If the new cost is intended, run `make budget`, and commit the budget with the change and a reason.",
         budget.toolchain, now.toolchain,
     );
 }
 
 #[test]
-fn what_was_measured_twice_is_the_same_to_the_instruction() {
+fn repeated_measurement_is_identical() {
     let bearer = format!("Bearer {KEY}");
     let [first, second] = [(); 2].map(|()| {
         let vm = Vm::start(CONFIGURATION, &[("KEYWARD_EDGE_TOKEN", "t")]);
@@ -231,8 +232,9 @@ fn what_was_measured_twice_is_the_same_to_the_instruction() {
     assert_eq!(first, second);
 }
 
+/// The budget rejects one additional call, 3 % more instructions, and 11 % fewer instructions.
 #[test]
-fn a_budget_is_exceeded_by_one_call_by_three_percent_and_by_eleven_saved() {
+fn budget_rejects_one_call_3_percent_more_11_less() {
     let budget = Cost { instructions: 1000, host_calls: 5, callbacks: 9 };
     let said = |cost, same_toolchain| verdict(cost, budget, same_toolchain).unwrap_or_default();
     for instructions in [900, 1000, 1020] {
@@ -241,12 +243,12 @@ fn a_budget_is_exceeded_by_one_call_by_three_percent_and_by_eleven_saved() {
     assert_eq!(said(Cost { instructions: 1021, ..budget }, true), "over 2 % more instructions");
     assert!(said(Cost { instructions: 899, ..budget }, true).contains("lower the budget"));
     for instructions in [1, 1150] {
-        assert_eq!(said(Cost { instructions, ..budget }, false), "", "another toolchain");
+        assert_eq!(said(Cost { instructions, ..budget }, false), "", "a different toolchain");
     }
     assert_eq!(said(Cost { instructions: 1151, ..budget }, false), "over 15 % more instructions");
     for same_toolchain in [false, true] {
-        assert_eq!(said(Cost { host_calls: 6, ..budget }, same_toolchain), "other calls");
-        assert_eq!(said(Cost { callbacks: 8, ..budget }, same_toolchain), "other calls");
+        assert_eq!(said(Cost { host_calls: 6, ..budget }, same_toolchain), "different calls");
+        assert_eq!(said(Cost { callbacks: 8, ..budget }, same_toolchain), "different calls");
     }
     let of = |costs: &[(&str, Cost)]| Budget {
         toolchain: "rustc".to_owned(),

@@ -1,14 +1,15 @@
-//! What the filter costs, counted and not timed: the built .wasm in a VM, around it a host that counts calls.
+//! The costs of the filter, counted rather than timed: the built .wasm runs in a VM with a host that counts calls.
 //!
-//! Each call into Envoy costs 0.4 to 1 µs, so their number per request is the budget. The numbers here are exact: one
-//! call more is a decision, to be written down here. `budget.rs` holds the whole life of a stream to what it cost before.
+//! Each call into Envoy costs 0.4 to 1 µs, so the number of calls per request is the budget. The numbers here are
+//! exact: one more call is a decision to be recorded here. `budget.rs` compares the whole life of a stream with its
+//! recorded cost.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test fails by panicking"
+    reason = "tests fail by panicking"
 )]
 
 mod budget;
@@ -36,7 +37,7 @@ fn started() -> Vm {
     Vm::start(CONFIGURATION, &[("OTHER", "x"), ("KEYWARD_EDGE_TOKEN", "kwe_secret")])
 }
 
-/// A filter that has a snapshot with one key, whose owner is in it too, and two plans.
+/// A filter with a snapshot of one key, its owner, and two plans.
 fn ready() -> Vm {
     ready_with(|_| {})
 }
@@ -45,7 +46,7 @@ fn ready_with(change: impl FnOnce(&mut KeyRecord)) -> Vm {
     ready_at(started(), Digest::of_key(KEY.as_bytes()), change)
 }
 
-/// A filter whose one key only the control plane can check.
+/// A filter with one key that only the control plane can verify.
 fn ready_to_verify() -> Vm {
     ready_to_verify_with(r#"{"dialect": "auxot", "control_plane": {"cluster": "c"}}"#, |_| {})
 }
@@ -59,7 +60,7 @@ fn ready_to_verify_with(configuration: &str, change: impl FnOnce(&mut KeyRecord)
     })
 }
 
-/// The same with the key at this address.
+/// A filter with its key at this address.
 fn ready_at(mut vm: Vm, address: Digest, change: impl FnOnce(&mut KeyRecord)) -> Vm {
     vm.tick();
     let poll = vm.sent().remove(0);
@@ -108,7 +109,7 @@ fn headers_with(authorization: Option<&str>) -> Vec<(&str, &str)> {
     headers
 }
 
-/// How many calls were not for changing a header field.
+/// The number of calls that do not change a header field.
 fn unchanging(outcome: &Outcome) -> usize {
     let changes = |name: &str| name.ends_with("_header_map_value");
     outcome.calls.iter().filter(|(name, _)| !changes(name)).map(|(_, count)| count).sum()
@@ -119,8 +120,9 @@ fn expect_calls(outcome: &Outcome, expected: &[(&str, usize)]) {
     assert_eq!(outcome.calls, expected);
 }
 
+/// An allowed request whose key is cached makes three host calls besides those that change its header fields.
 #[test]
-fn an_allowed_request_with_its_key_in_the_cache_makes_three_host_calls_beside_those_that_change_its_headers() {
+fn cached_key_costs_three_calls_plus_header_changes() {
     let mut vm = ready();
     let bearer = format!("Bearer {KEY}");
     request(&mut vm, Some(&bearer));
@@ -131,9 +133,9 @@ fn an_allowed_request_with_its_key_in_the_cache_makes_three_host_calls_beside_th
         &[
             ("proxy_get_header_map_pairs", 1),
             ("clock_time_get", 1),
-            // The credential and a made-up id go,
+            // The credential and the forged id are removed,
             ("proxy_remove_header_map_value", 2),
-            // the id, the kind and the owner come.
+            // and the id, kind and owner are added.
             ("proxy_add_header_map_value", 3),
             ("proxy_set_property", 1),
         ],
@@ -141,7 +143,7 @@ fn an_allowed_request_with_its_key_in_the_cache_makes_three_host_calls_beside_th
 }
 
 #[test]
-fn an_environment_and_a_plan_cost_one_call_each_for_their_header_field_and_limits_two() {
+fn environment_and_plan_cost_one_call_and_limits_two() {
     let cached = |change: fn(&mut KeyRecord)| {
         let mut vm = ready_with(change);
         let bearer = format!("Bearer {KEY}");
@@ -156,8 +158,8 @@ fn an_environment_and_a_plan_cost_one_call_each_for_their_header_field_and_limit
         key.limits = Some(Limits::new(vec!["100/s".parse().unwrap(), "1000/min".parse().unwrap()]).unwrap());
     });
     assert_eq!(limited, 11);
-    assert_eq!(cached(|key| key.plan = Some("usual".into())), 9, "its header field");
-    assert_eq!(cached(|key| key.plan = Some("pro".into())), 11, "its limits");
+    assert_eq!(cached(|key| key.plan = Some("usual".into())), 9, "the plan's header field");
+    assert_eq!(cached(|key| key.plan = Some("pro".into())), 11, "the plan's limits");
 }
 
 fn with_limits(limits: &[&str]) -> impl FnOnce(&mut KeyRecord) {
@@ -165,8 +167,9 @@ fn with_limits(limits: &[&str]) -> impl FnOnce(&mut KeyRecord) {
     move |key| key.limits = Some(limits)
 }
 
+/// A busy key with large limits costs no more calls than one without limits, except for an occasional lease.
 #[test]
-fn a_busy_key_with_large_limits_makes_no_call_more_than_one_without_but_once_in_a_while() {
+fn busy_key_with_large_limits_rarely_costs_more_calls() {
     let mut vm = ready_with(with_limits(&["10000/s", "200000/min"]));
     let bearer = format!("Bearer {KEY}");
     let calls: Vec<usize> = (0..100)
@@ -176,19 +179,19 @@ fn a_busy_key_with_large_limits_makes_no_call_more_than_one_without_but_once_in_
             unchanging(&outcome)
         })
         .collect();
-    // The first reads the key, and how many buckets there are.
+    // The first request reads the key and the number of buckets.
     assert_eq!(calls[1..5], [5, 5, 5, 3]);
     assert!(calls[1..].iter().all(|calls| [3, 5].contains(calls)), "{calls:?}");
     let shared = calls[1..].iter().filter(|calls| **calls == 5).count();
     assert!(shared <= 10, "{shared} of 99 requests");
-    // A key with a small limit asks each time.
+    // A key with a small limit reads shared data for each request.
     let mut vm = ready_with(with_limits(&["10000/s", "500/min"]));
     request(&mut vm, Some(&bearer));
     assert!((0..100).all(|_| unchanging(&request(&mut vm, Some(&bearer))) == 5));
 }
 
 #[test]
-fn what_was_leased_is_given_back_on_tick_and_when_the_listener_is_replaced() {
+fn leases_are_returned_on_tick_and_with_the_listener() {
     let bearer = format!("Bearer {KEY}");
     for replaced in [false, true] {
         let configuration = r#"{"dialect": "exona", "control_plane": {"cluster": "c"},
@@ -207,8 +210,9 @@ fn what_was_leased_is_given_back_on_tick_and_when_the_listener_is_replaced() {
     }
 }
 
+/// A response costs no call unless it reports limits, and then one besides those that change its header fields.
 #[test]
-fn an_answer_costs_nothing_unless_it_tells_of_limits_and_then_one_call_beside_those_that_change_its_headers() {
+fn response_costs_one_call_only_to_report_limits() {
     let bearer = format!("Bearer {KEY}");
     let asked = [(":method", "GET"), (":path", "/"), ("authorization", bearer.as_str())];
     let upstreams = [
@@ -218,23 +222,23 @@ fn an_answer_costs_nothing_unless_it_tells_of_limits_and_then_one_call_beside_th
         ("x-ratelimit-reset", "7"),
         ("x-other", "1"),
     ];
-    let answered = |told: &str, limits: &[&str]| {
-        let configuration = format!(r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}}{told}}}"#);
+    let answered = |setting: &str, limits: &[&str]| {
+        let configuration = format!(r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}}{setting}}}"#);
         let vm = Vm::start(&configuration, &[("KEYWARD_EDGE_TOKEN", "t")]);
         let mut vm = ready_at(vm, Digest::of_key(KEY.as_bytes()), with_limits(limits));
         let answered = vm.answer(&asked, &upstreams);
         (unchanging(&answered), answered.headers)
     };
     let given: Vec<_> = upstreams.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    for (told, limits) in [
+    for (setting, limits) in [
         ("", &["10/s"][..]),
         (r#", "rate_limit_headers": {"standard": "refused", "x": "never"}"#, &["10/s"]),
         (r#", "rate_limit_headers": {"standard": "always", "x": "always"}"#, &[]),
     ] {
-        assert_eq!(answered(told, limits), (0, given.clone()), "{told}");
+        assert_eq!(answered(setting, limits), (0, given.clone()), "{setting}");
     }
-    let fields = |told: &str| {
-        let (calls, headers) = answered(&format!(r#", "rate_limit_headers": {told}"#), &["10/s", "200/min"]);
+    let fields = |setting: &str| {
+        let (calls, headers) = answered(&format!(r#", "rate_limit_headers": {setting}"#), &["10/s", "200/min"]);
         assert_eq!(calls, 1);
         headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
     };
@@ -264,7 +268,7 @@ fn an_answer_costs_nothing_unless_it_tells_of_limits_and_then_one_call_beside_th
 }
 
 #[test]
-fn whoever_guesses_costs_two_calls_more_and_whoever_has_a_key_none() {
+fn guess_costs_two_more_calls_and_a_valid_key_none() {
     let configuration =
         r#"{"dialect": "exona", "control_plane": {"cluster": "c"}, "guessing": {"failures_per_minute": 3}}"#;
     let vm = Vm::start(configuration, &[("KEYWARD_EDGE_TOKEN", "t")]);
@@ -286,7 +290,7 @@ fn whoever_guesses_costs_two_calls_more_and_whoever_has_a_key_none() {
     assert_eq!((good.answer.as_ref(), unchanging(&good)), (None, 3));
     let missing = request(&mut vm, None);
     assert_eq!((missing.answer.as_ref().unwrap().0, unchanging(&missing)), (401, 4));
-    // It holds for whoever is configured anew, and for a minute.
+    // The throttle survives a new configuration, and lasts a minute.
     vm.replace_listener();
     assert_eq!(request(&mut vm, bad).answer.unwrap().0, 429);
     vm.run_ms(60_000);
@@ -294,7 +298,7 @@ fn whoever_guesses_costs_two_calls_more_and_whoever_has_a_key_none() {
 }
 
 #[test]
-fn the_first_request_with_a_key_reads_its_bucket_its_owners_and_its_plans() {
+fn first_request_reads_bucket_owner_and_plan() {
     let mut vm = ready();
     let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
     assert_eq!(outcome.calls["proxy_get_shared_data"], 2);
@@ -305,7 +309,7 @@ fn the_first_request_with_a_key_reads_its_bucket_its_owners_and_its_plans() {
 }
 
 #[test]
-fn the_upstream_sees_the_identity_and_neither_the_key_nor_made_up_headers() {
+fn upstream_gets_the_identity_and_no_forged_headers() {
     let outcome = request(&mut ready(), Some(&format!("Bearer {KEY}")));
     let names: Vec<_> = outcome.headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
@@ -317,7 +321,7 @@ fn the_upstream_sees_the_identity_and_neither_the_key_nor_made_up_headers() {
 }
 
 #[test]
-fn what_may_not_stand_in_a_header_may_not_stand_in_a_trailer() {
+fn fields_removed_from_headers_leave_trailers_too() {
     let mut vm = ready();
     let outcome = vm.trailers(&[
         ("x-keyward-owner", "admin"),
@@ -331,16 +335,16 @@ fn what_may_not_stand_in_a_header_may_not_stand_in_a_trailer() {
 }
 
 #[test]
-fn a_refusal_costs_no_look_up_unless_the_key_could_exist() {
+fn refusal_costs_no_look_up_unless_the_key_can_exist() {
     let mut vm = ready();
-    // The verdict, and why a credential is malformed.
+    // The verdict, and the reason for a malformed credential.
     for (authorization, properties) in [(None, 1), (Some("Bearer nonsense"), 2), (Some("Basic abc"), 2)] {
         let outcome = request(&mut vm, authorization);
         assert_eq!(outcome.answer.as_ref().unwrap().0, 401);
         let no_look_up = [
             ("proxy_get_header_map_pairs", 1),
             ("clock_time_get", 1),
-            // The id that the client made up, which the access log must not show.
+            // The forged id, which the access log must not show.
             ("proxy_remove_header_map_value", 1),
             ("proxy_set_property", properties),
             ("proxy_send_local_response", 1),
@@ -353,7 +357,7 @@ fn a_refusal_costs_no_look_up_unless_the_key_could_exist() {
 }
 
 #[test]
-fn without_a_snapshot_every_request_is_unavailable_and_readiness_says_so() {
+fn without_snapshot_all_is_unavailable_and_not_ready() {
     let mut vm = started();
     let outcome = request(&mut vm, Some(&format!("Bearer {KEY}")));
     let (status, body) = outcome.answer.unwrap();
@@ -370,7 +374,7 @@ const ALL_DIGESTS: &str = r#"{"dialect": "exona", "control_plane": {"cluster": "
 const PEPPER: &str = " not: base64= ";
 
 #[test]
-fn an_imported_key_in_the_cache_makes_no_call_more_than_others() {
+fn imported_key_in_the_cache_costs_no_more_calls() {
     let sha512 = Digest::of_sha512(&Sha512::digest(KEY).into());
     let hmac = Hmac::<Sha256>::new_from_slice(PEPPER.as_bytes()).unwrap().chain_update(KEY);
     let hmac = Digest::of_hmac_sha256(&hmac.finalize().into_bytes().into());
@@ -379,21 +383,21 @@ fn an_imported_key_in_the_cache_makes_no_call_more_than_others() {
         let mut vm = ready_at(vm, address, |_| {});
         let bearer = format!("Bearer {KEY}");
         let first = request(&mut vm, Some(&bearer));
-        assert_eq!((first.answer, first.calls["proxy_get_shared_data"]), (None, reads), "with its owner");
+        assert_eq!((first.answer, first.calls["proxy_get_shared_data"]), (None, reads), "reads including the owner");
         let cached = request(&mut vm, Some(&bearer));
         assert_eq!((cached.answer.as_ref(), unchanging(&cached)), (None, 3));
         let unknown = request(&mut vm, Some("Bearer exo_live_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"));
         assert_eq!(unknown.answer.unwrap().0, 401);
-        assert_eq!(unknown.calls["proxy_get_shared_data"], 3, "one for each digest");
+        assert_eq!(unknown.calls["proxy_get_shared_data"], 3, "one read for each digest");
         assert!(!vm.log().iter().any(|line| line.contains(PEPPER.trim())), "{:?}", vm.log());
     }
 }
 
 #[test]
-fn without_its_pepper_the_filter_does_not_start_and_says_why() {
+fn filter_without_its_pepper_does_not_start() {
     for (environment, expected) in [
-        (vec![("KEYWARD_EDGE_TOKEN", "t")], "OLD_PEPPER, which is to hold a pepper, is not set"),
-        (vec![("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", "")], "OLD_PEPPER holds no pepper"),
+        (vec![("KEYWARD_EDGE_TOKEN", "t")], "OLD_PEPPER: expected a pepper, but the variable is not set"),
+        (vec![("KEYWARD_EDGE_TOKEN", "t"), ("OLD_PEPPER", "")], "OLD_PEPPER: expected a pepper, got an empty value"),
     ] {
         let log = Vm::refused(ALL_DIGESTS, &environment);
         assert!(log.iter().any(|line| line.contains(expected)), "{log:?}");
@@ -401,7 +405,7 @@ fn without_its_pepper_the_filter_does_not_start_and_says_why() {
 }
 
 #[test]
-fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
+fn edge_token_is_sent_to_the_control_plane_not_logged() {
     let mut vm = started();
     vm.tick();
     let poll = vm.sent().remove(0);
@@ -409,11 +413,11 @@ fn the_edge_token_goes_to_the_control_plane_and_into_no_log() {
     assert_eq!(sent("authorization"), Some("Bearer kwe_secret"));
     assert_eq!(sent(":path"), Some("/v1/edge/feed?after=00&wait=0"));
     vm.answer_callout(poll.number, "401", b"");
-    assert!(vm.log().iter().any(|line| line.contains("refuses the edge token")), "{:?}", vm.log());
+    assert!(vm.log().iter().any(|line| line.contains("edge token rejected (401)")), "{:?}", vm.log());
     assert!(!vm.log().iter().any(|line| line.contains("kwe_secret")), "{:?}", vm.log());
 }
 
-/// A request with the key that has to be verified, which waits, and the question that was asked for it.
+/// A waiting request whose key must be verified, and the verification that was sent for it.
 fn waiting(vm: &mut Vm) -> (i32, Callout) {
     waiting_with(vm, &format!("Bearer {HASHED_KEY}"))
 }
@@ -421,13 +425,13 @@ fn waiting(vm: &mut Vm) -> (i32, Callout) {
 fn waiting_with(vm: &mut Vm, bearer: &str) -> (i32, Callout) {
     let (stream, outcome) = vm.open(&headers_with(Some(bearer)));
     assert_eq!((outcome.answer, outcome.continued), (None, Vec::new()));
-    assert!(vm.sent().is_empty(), "a stream sends nothing: it would take the answer with it when it goes");
+    assert!(vm.sent().is_empty(), "a stream sends nothing: the answer would be lost with the stream");
     vm.tick();
     (stream, vm.sent().remove(0))
 }
 
 #[test]
-fn a_verified_key_in_the_cache_costs_what_any_other_does() {
+fn verified_key_in_the_cache_costs_as_any_other() {
     let mut vm = ready_to_verify();
     let (stream, question) = waiting(&mut vm);
     assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream]);
@@ -447,7 +451,7 @@ fn a_verified_key_in_the_cache_costs_what_any_other_does() {
 }
 
 #[test]
-fn the_credential_goes_to_the_control_plane_as_a_body_with_the_edge_token() {
+fn credential_is_sent_as_body_with_the_edge_token() {
     let mut vm = ready_to_verify();
     let (_, question) = waiting(&mut vm);
     assert_eq!(question.body, HASHED_KEY.as_bytes());
@@ -460,16 +464,20 @@ fn the_credential_goes_to_the_control_plane_as_a_body_with_the_edge_token() {
     ];
     assert_eq!(question.headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     vm.answer_callout(question.number, "401", b"");
-    assert!(vm.log().iter().any(|line| line.ends_with("cannot be verified: the control plane answers 401")));
+    assert!(
+        vm.log()
+            .iter()
+            .any(|line| line.ends_with("password-hash verification failed  error=\"edge token rejected (401)\""))
+    );
     let secrets = ["kwe_secret", &HASHED_KEY[5 + 16..]];
     assert!(!vm.log().iter().any(|line| secrets.iter().any(|secret| line.contains(secret))), "{:?}", vm.log());
 }
 
 #[test]
-fn a_request_that_waited_goes_on_as_any_other() {
+fn waiting_request_resumes_as_any_other() {
     let mut vm = ready_to_verify();
     let (stream, question) = waiting(&mut vm);
-    assert!(!vm.lets_more_through(stream), "whatever Envoy is set to do with the body of a request that waits");
+    assert!(!vm.lets_more_through(stream), "the body of a waiting request must wait, however Envoy is configured");
     let outcome = vm.answer_callout(question.number, "200", RIGHT);
     assert_eq!((outcome.answer, outcome.continued), (None, vec![stream]));
     assert_eq!(outcome.properties["keyward.verdict"], "allow");
@@ -484,7 +492,7 @@ fn a_request_that_waited_goes_on_as_any_other() {
 }
 
 #[test]
-fn a_request_that_waited_is_counted_once_and_its_answer_tells_of_that() {
+fn waiting_request_is_counted_once_in_its_response() {
     let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
         "rate_limit_headers": {"x": "always"}}"#;
     let mut vm = ready_to_verify_with(configuration, with_limits(&["10/min"]));
@@ -494,8 +502,9 @@ fn a_request_that_waited_is_counted_once_and_its_answer_tells_of_that() {
     assert!(answered.headers.contains(&("x-ratelimit-remaining".to_owned(), "9".to_owned())), "{answered:?}");
 }
 
+/// A client that guesses the rest of a key is throttled once a guess was found to be wrong.
 #[test]
-fn a_client_that_guesses_the_rest_of_a_key_is_held_back_once_that_was_found_to_be_wrong() {
+fn guessing_client_is_throttled_after_a_wrong_result() {
     let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
         "guessing": {"failures_per_minute": 1}}"#;
     let mut vm = ready_to_verify_with(configuration, |_| {});
@@ -509,27 +518,27 @@ fn a_client_that_guesses_the_rest_of_a_key_is_held_back_once_that_was_found_to_b
     for stream in guesses.into_iter().chain([last]) {
         vm.close(stream);
     }
-    assert_eq!(request(&mut vm, Some(&bearer)).answer.unwrap().0, 429, "it is remembered");
+    assert_eq!(request(&mut vm, Some(&bearer)).answer.unwrap().0, 429, "the throttle remembers the client");
     vm.set_client("192.0.2.2:1234");
-    assert_eq!(request(&mut vm, Some(&bearer)).answer.unwrap().0, 401, "another client");
+    assert_eq!(request(&mut vm, Some(&bearer)).answer.unwrap().0, 401, "another client is not throttled");
     vm.set_client("192.0.2.1:1234");
     let (stream, question) = waiting(&mut vm);
-    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream], "the right one");
+    assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream], "the correct key");
 }
 
 #[test]
-fn trailers_that_wait_with_their_request_are_no_other_than_those_that_do_not() {
+fn trailers_of_a_waiting_request_are_filtered_too() {
     let mut vm = ready_to_verify();
     let (stream, question) = waiting(&mut vm);
     let (goes_on, outcome) = vm.trailers_of(stream, &[("x-keyward-owner", "admin"), ("x-sum", "1")]);
     assert!(!goes_on);
-    assert_eq!(outcome.headers, [("x-sum".to_owned(), "1".to_owned())], "they are not shown again");
+    assert_eq!(outcome.headers, [("x-sum".to_owned(), "1".to_owned())], "trailers are passed to the filter once");
     assert_eq!(vm.answer_callout(question.number, "200", RIGHT).continued, [stream]);
     vm.close(stream);
 }
 
 #[test]
-fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
+fn wrong_or_unverifiable_key_is_refused() {
     for (status, body, expected) in
         [("200", &br#"{"verified": false}"#[..], 401), ("500", b"", 503), ("200", b"?", 503)]
     {
@@ -543,7 +552,7 @@ fn a_request_whose_key_is_wrong_or_cannot_be_checked_is_answered() {
 }
 
 #[test]
-fn what_must_not_be_asked_now_is_refused_in_the_shape_of_its_route() {
+fn refused_verification_has_the_shape_of_its_route() {
     let configuration = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"},
         "rules": [{"path": {"prefix": "/"}, "access": "key", "errors": "openai"}]}"#;
     let mut vm = ready_to_verify_with(configuration, |_| {});
@@ -553,12 +562,13 @@ fn what_must_not_be_asked_now_is_refused_in_the_shape_of_its_route() {
     let (status, body) = outcome.answer.unwrap();
     assert_eq!((status, outcome.properties["keyward.verdict"].as_str()), (503, "unavailable"));
     let body: Value = serde_json::from_str(&body).unwrap();
-    assert!(body["error"].get("code").is_some(), "as OpenAI has it, and auxot has not: {body}");
+    assert!(body["error"].get("code").is_some(), "expected the shape of OpenAI, not of auxot: {body}");
     waiting.into_iter().for_each(|stream| vm.close(stream));
 }
 
+/// Keys that the control plane must verify are unavailable if the control plane is unreachable.
 #[test]
-fn a_control_plane_that_cannot_be_reached_makes_keys_that_it_must_check_unavailable() {
+fn unreachable_control_plane_makes_hashed_keys_503() {
     let mut vm = ready_to_verify();
     let (stream, question) = waiting(&mut vm);
     assert_eq!(vm.fail_callout(question.number).answer.unwrap().0, 503);
@@ -575,7 +585,7 @@ fn a_control_plane_that_cannot_be_reached_makes_keys_that_it_must_check_unavaila
 }
 
 #[test]
-fn a_stream_that_goes_away_is_not_touched_and_the_answer_counts_for_the_next() {
+fn closed_stream_is_not_resumed_and_result_is_cached() {
     let mut vm = ready_to_verify();
     let (stream, question) = waiting(&mut vm);
     vm.close(stream);
@@ -586,8 +596,9 @@ fn a_stream_that_goes_away_is_not_touched_and_the_answer_counts_for_the_next() {
     assert!(vm.sent().is_empty());
 }
 
+/// Many waiting streams resume in small groups, to bound Envoy's stack.
 #[test]
-fn many_that_wait_go_on_a_few_at_a_time_so_that_envoys_stack_holds() {
+fn waiting_streams_resume_in_small_groups() {
     let mut vm = ready_to_verify();
     let bearer = format!("Bearer {HASHED_KEY}");
     let mut open: Vec<i32> = (0..39).map(|_| vm.open(&headers_with(Some(&bearer))).0).collect();
@@ -603,17 +614,17 @@ fn many_that_wait_go_on_a_few_at_a_time_so_that_envoys_stack_holds() {
     assert_eq!(continued, open);
 }
 
-/// The reports of usage that were sent since this was asked before.
+/// The usage reports sent since the last call.
 fn reports(vm: &mut Vm) -> Vec<Callout> {
     let is_report = |sent: &Callout| sent.headers.contains(&(":path".to_owned(), "/v1/edge/usage".to_owned()));
     vm.sent().into_iter().filter(is_report).collect()
 }
 
 #[test]
-fn usage_is_told_within_a_second_and_then_only_when_there_is_more() {
+fn usage_is_reported_within_a_second_if_there_is_any() {
     let mut vm = ready_with(|key| key.secret_id = "sec_1".into());
     vm.run_ms(5000);
-    assert!(reports(&mut vm).is_empty(), "nothing to tell");
+    assert!(reports(&mut vm).is_empty(), "nothing to report");
     let bearer = format!("Bearer {KEY}");
     request(&mut vm, Some(&bearer));
     request(&mut vm, Some(&bearer));
@@ -630,14 +641,14 @@ fn usage_is_told_within_a_second_and_then_only_when_there_is_more() {
     assert_eq!(body, expected);
     vm.answer_callout(report.number, "200", &Receipt { interval_ms: 5000 }.encode());
     vm.run_ms(20_000);
-    assert!(reports(&mut vm).is_empty(), "it was taken, and nothing came since");
+    assert!(reports(&mut vm).is_empty(), "the report was accepted, and no request followed");
     request(&mut vm, None);
     vm.run_ms(1000);
     assert_eq!(Batch::decode(&reports(&mut vm).remove(0).body).unwrap().requests(), 1);
 }
 
 #[test]
-fn a_request_that_waits_is_told_of_once_and_not_before_it_is_decided() {
+fn waiting_request_is_reported_once_when_decided() {
     let counted = |name: &str, verdicts: Value| [name.to_owned(), verdicts.to_string()];
     for (status, body, expected) in [
         ("200", RIGHT, counted("sec_1", json!({"allow": 1}))),
@@ -647,7 +658,7 @@ fn a_request_that_waits_is_told_of_once_and_not_before_it_is_decided() {
         let mut vm = ready_to_verify();
         let (stream, question) = waiting(&mut vm);
         vm.run_ms(2000);
-        assert!(reports(&mut vm).is_empty(), "it waits");
+        assert!(reports(&mut vm).is_empty(), "the request is waiting");
         vm.answer_callout(question.number, status, body);
         vm.close(stream);
         vm.run_ms(1000);
@@ -655,16 +666,17 @@ fn a_request_that_waits_is_told_of_once_and_not_before_it_is_decided() {
         let batch = Batch::decode(&report.body).unwrap();
         let body: Value = serde_json::from_slice(&report.body).unwrap();
         let key = &body["keys"][0];
-        let told = match key["secret_id"].as_str() {
+        let reported = match key["secret_id"].as_str() {
             Some(secret) => counted(secret, key["verdicts"].clone()),
             None => counted("others", body["others"].clone()),
         };
-        assert_eq!((batch.requests(), told), (1, expected));
+        assert_eq!((batch.requests(), reported), (1, expected));
     }
 }
 
+/// Counts, and reports without a response, survive a replaced listener.
 #[test]
-fn what_was_counted_and_what_was_sent_without_an_answer_outlive_a_change_of_the_listener() {
+fn usage_survives_a_replaced_listener() {
     let mut vm = ready();
     request(&mut vm, None);
     vm.run_ms(1000);
@@ -680,7 +692,7 @@ fn what_was_counted_and_what_was_sent_without_an_answer_outlive_a_change_of_the_
 }
 
 #[test]
-fn a_control_plane_without_a_place_for_usage_is_told_of_once_and_asked_rarely() {
+fn missing_usage_endpoint_is_logged_once_and_retried() {
     let mut vm = ready();
     let mut asked = 0;
     for _ in 0..130 {
@@ -694,11 +706,11 @@ fn a_control_plane_without_a_place_for_usage_is_told_of_once_and_asked_rarely() 
     assert!((3..=6).contains(&asked), "{asked} times in 130 s");
     let lines = vm.log().iter().filter(|line| line.contains("usage")).collect::<Vec<_>>();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("takes no usage (404)"), "{lines:?}");
+    assert!(lines[0].contains("usage reports not accepted here (404)"), "{lines:?}");
 }
 
 #[test]
-fn where_usage_is_turned_off_nothing_is_sent() {
+fn disabled_usage_sends_nothing() {
     let configuration = r#"{"dialect": "exona", "control_plane": {"cluster": "c", "usage": false}}"#;
     let mut vm = Vm::start(configuration, &[("KEYWARD_EDGE_TOKEN", "kwe_secret")]);
     request(&mut vm, None);

@@ -1,9 +1,9 @@
-//! The built filter in a VM with a fake Envoy around it, which counts every call that the filter makes, every callback
-//! that Envoy makes into it, and the WebAssembly instructions that it executes.
+//! The built filter in a VM with a fake Envoy, which counts every host call of the filter, every callback into it, and
+//! the WebAssembly instructions that it executes.
 //!
-//! What is called, and when, is what Envoy calls (`proxy-wasm-cpp-host`, `src/context.cc`; Envoy,
-//! `source/extensions/common/wasm/context.cc`): a callback only where the module exports it, and otherwise what Envoy
-//! takes for its result.
+//! Callbacks follow Envoy's (`proxy-wasm-cpp-host`, `src/context.cc`; Envoy,
+//! `source/extensions/common/wasm/context.cc`): a callback is made only if the module exports it, and otherwise Envoy's
+//! default result applies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,7 +12,7 @@ use wasmtime::{
     Caller, Config, Engine, Extern, ExternType, Func, Instance, Linker, Memory, Module, Store, Strategy, Val,
 };
 
-/// A filter that was started and configured as Envoy does it.
+/// A filter, started and configured as Envoy does it.
 pub(crate) struct Vm {
     store: Store<Host>,
     instance: Instance,
@@ -20,7 +20,7 @@ pub(crate) struct Vm {
     next_context: i32,
 }
 
-/// What the fake Envoy keeps.
+/// The state of the fake Envoy.
 #[derive(Default)]
 struct Host {
     configuration: Vec<u8>,
@@ -29,10 +29,10 @@ struct Host {
     wall_ns: u64,
     shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
     next_tag: u32,
-    /// Of each stream; and the stream whose headers were given or set last.
+    /// The headers of each stream, and the stream whose headers were last given or set.
     headers: HashMap<i32, Vec<Pair>>,
     last_stream: i32,
-    /// The only property that there is; empty for none.
+    /// The only property; empty for none.
     client: Vec<u8>,
     callout_status: Vec<u8>,
     callout_body: Vec<u8>,
@@ -50,7 +50,7 @@ struct Host {
 
 type Pair = (Vec<u8>, Vec<u8>);
 
-/// A request that the filter sent.
+/// A request sent by the filter.
 #[derive(Clone, Debug)]
 pub(crate) struct Callout {
     pub(crate) number: i32,
@@ -58,21 +58,21 @@ pub(crate) struct Callout {
     pub(crate) body: Vec<u8>,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The local answer; `None` if the request went on.
+    /// The local response; `None` if the request was forwarded.
     pub(crate) answer: Option<(i32, String)>,
-    /// The request's headers as the upstream would see them.
+    /// The request's headers as the upstream would receive them.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) properties: BTreeMap<String, String>,
-    /// The streams that were let go on after they had waited.
+    /// The streams that were resumed after waiting.
     pub(crate) continued: Vec<i32>,
-    /// How often each host function was called.
+    /// The number of calls of each host function.
     pub(crate) calls: BTreeMap<String, usize>,
-    /// How often each export of the filter was.
+    /// The number of calls of each export of the filter.
     pub(crate) callbacks: BTreeMap<String, usize>,
-    /// How many WebAssembly instructions the filter executed, as wasmtime counts fuel.
+    /// The number of WebAssembly instructions executed, as wasmtime counts fuel.
     pub(crate) instructions: u64,
 }
 
@@ -88,7 +88,7 @@ struct Filter {
     toolchain: String,
 }
 
-/// The built filter, compiled once in each process: the one that changes responses where the configuration asks for that.
+/// The built filter, compiled once per process; the variant for response headers if the configuration needs it.
 fn filter(configuration: &str) -> &'static Filter {
     static FILTERS: [OnceLock<Filter>; 2] = [const { OnceLock::new() }; 2];
     let changes_responses = configuration.contains(r#""always""#);
@@ -98,10 +98,9 @@ fn filter(configuration: &str) -> &'static Filter {
         if changes_responses {
             path.set_file_name("keyward_filter_response_headers.wasm");
         }
-        let wasm =
-            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", path.display()));
+        let wasm = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make build`", path.display()));
         let mut config = Config::new();
-        // Its code runs slower than Cranelift's, and is there sooner, which counts in a test.
+        // Winch's code is slower than Cranelift's but is compiled sooner, which matters in a test.
         config.strategy(Strategy::Winch).consume_fuel(true);
         let module = Engine::new(&config).and_then(|engine| Module::new(&engine, &wasm)).expect("a module");
         Filter { module, toolchain: toolchain(&wasm) }
@@ -115,14 +114,14 @@ impl Vm {
         vm
     }
 
-    /// The log of a filter that does not take its configuration.
+    /// The log of a filter that rejects its configuration.
     pub(crate) fn refused(configuration: &str, environment: &[(&str, &str)]) -> Vec<String> {
         let (vm, configured) = Self::configured(configuration, environment);
         assert!(!configured, "{:?}", vm.log());
         vm.log().to_vec()
     }
 
-    /// A filter, and whether it takes its configuration.
+    /// A filter, and whether it accepts its configuration.
     fn configured(configuration: &str, environment: &[(&str, &str)]) -> (Self, bool) {
         let module = &filter(configuration).module;
         let engine = module.engine();
@@ -140,7 +139,7 @@ impl Vm {
         store.set_fuel(u64::MAX).expect("fuel is counted");
         let mut linker: Linker<Host> = Linker::new(engine);
         for import in module.imports() {
-            let ExternType::Func(ty) = import.ty() else { panic!("{} is no function", import.name()) };
+            let ExternType::Func(ty) = import.ty() else { panic!("{} is not a function", import.name()) };
             let name = import.name().to_owned();
             let returns = ty.results().len() > 0;
             linker
@@ -167,7 +166,7 @@ impl Vm {
         (vm, configured)
     }
 
-    /// Whether a new root context takes the configuration.
+    /// Whether a new root context accepts the configuration.
     fn configure(&mut self) -> bool {
         let root = self.root;
         self.call("proxy_on_context_create", &[root, 0]);
@@ -176,7 +175,8 @@ impl Vm {
         self.call("proxy_on_configure", &[root, length]) != Some(0)
     }
 
-    /// The listener is replaced: a new root context in the same VM, and the old one goes, with no word of its callouts.
+    /// Replaces the listener: a new root context in the same VM, and the old one is destroyed without responses to its
+    /// callouts.
     pub(crate) fn replace_listener(&mut self) {
         let old = std::mem::replace(&mut self.root, self.next_context);
         self.next_context += 1;
@@ -189,7 +189,7 @@ impl Vm {
         self.call("proxy_on_tick", &[self.root]);
     }
 
-    /// Ticks as Envoy does while so much time passes.
+    /// Ticks as Envoy does during this time.
     pub(crate) fn run_ms(&mut self, ms: u64) {
         for _ in 0..ms / 25 {
             let host = self.store.data_mut();
@@ -199,26 +199,26 @@ impl Vm {
         }
     }
 
-    /// What a tick did to streams.
+    /// The effect of a tick on streams.
     pub(crate) fn tick_with_outcome(&mut self) -> Outcome {
         self.forget();
         self.tick();
         self.outcome()
     }
 
-    /// What ticks did while so much time passed.
+    /// The effect of the ticks during this time.
     pub(crate) fn run_ms_with_outcome(&mut self, ms: u64) -> Outcome {
         self.forget();
         self.run_ms(ms);
         self.outcome()
     }
 
-    /// From now on, as if the cluster did not exist.
+    /// Rejects all callouts from now on, as if the cluster did not exist.
     pub(crate) fn refuse_calls(&mut self) {
         self.store.data_mut().refuses_calls = true;
     }
 
-    /// What happens to a callout that got no answer.
+    /// Delivers the failure of a callout.
     pub(crate) fn fail_callout(&mut self, number: i32) -> Outcome {
         self.forget();
         self.call("proxy_on_http_call_response", &[self.root, number, 0, 0, 0]);
@@ -230,7 +230,7 @@ impl Vm {
         std::mem::take(&mut self.store.data_mut().sent)
     }
 
-    /// Hands the answer to a callout over; what became of the streams that waited for it.
+    /// Delivers the response to a callout; returns the effect on the streams that waited for it.
     pub(crate) fn answer_callout(&mut self, number: i32, status: &str, body: &[u8]) -> Outcome {
         self.forget();
         let host = self.store.data_mut();
@@ -245,13 +245,13 @@ impl Vm {
         self.stream("proxy_on_request_headers", headers)
     }
 
-    /// The answer of the upstream to such a request, as the client would see it.
+    /// The upstream's response to such a request, as the client would receive it.
     pub(crate) fn answer(&mut self, headers: &[(&str, &str)], answer: &[(&str, &str)]) -> Outcome {
         let context = self.begin("proxy_on_request_headers", headers);
         self.answer_to(context, answer)
     }
 
-    /// The same for an open request, which this ends.
+    /// The response to an open request, which is closed afterwards.
     pub(crate) fn answer_to(&mut self, context: i32, answer: &[(&str, &str)]) -> Outcome {
         self.forget();
         let host = self.store.data_mut();
@@ -263,12 +263,12 @@ impl Vm {
         self.outcome()
     }
 
-    /// From now on the address of clients.
+    /// Sets the address of clients from now on.
     pub(crate) fn set_client(&mut self, address: &str) {
         self.store.data_mut().client = address.as_bytes().to_vec();
     }
 
-    /// A stream of which the filter is only handed the trailers.
+    /// A stream with only its trailers passed to the filter.
     pub(crate) fn trailers(&mut self, trailers: &[(&str, &str)]) -> Outcome {
         self.stream("proxy_on_request_trailers", trailers)
     }
@@ -279,20 +279,20 @@ impl Vm {
         self.outcome()
     }
 
-    /// A request that stays open; its context.
+    /// Opens a request; returns its context.
     pub(crate) fn open(&mut self, headers: &[(&str, &str)]) -> (i32, Outcome) {
         let context = self.begin("proxy_on_request_headers", headers);
         (context, self.outcome())
     }
 
-    /// Whether the filter lets a part of the body, or the trailers, of an open request go on.
+    /// Whether the filter lets a part of the body, or the trailers, of an open request pass.
     pub(crate) fn lets_more_through(&mut self, context: i32) -> bool {
         let body = self.call("proxy_on_request_body", &[context, 1, 0]);
         let (trailers, _) = self.trailers_of(context, &[]);
         body.is_none_or(|action| action == 0) && trailers
     }
 
-    /// Hands the trailers of an open request to the filter: whether it lets them go on, and what it leaves of them.
+    /// Passes the trailers of an open request to the filter; returns whether they may pass, and what remains of them.
     pub(crate) fn trailers_of(&mut self, context: i32, trailers: &[(&str, &str)]) -> (bool, Outcome) {
         let pairs = trailers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
         self.forget();
@@ -305,12 +305,13 @@ impl Vm {
         (action.is_none_or(|action| action == 0), outcome)
     }
 
-    /// The whole life of a stream: a request without a body over HTTP/1.1, and its answer, which has one; the upstream's,
-    /// unless the filter gives its own. The outcome is that of all of it.
+    /// The whole life of a stream: a request over HTTP/1.1 without a body, and a response with one, the upstream's or
+    /// the filter's own. The outcome covers all of it.
     pub(crate) fn life(&mut self, headers: &[(&str, &str)]) -> Outcome {
         let context = self.begin("proxy_on_request_headers", headers);
         let body = self.store.data().answer.as_ref().map(|(_, body)| body.len());
-        // Of a body from an HTTP/1.1 upstream Envoy's codec says afterwards that it has ended; its own is one piece.
+        // Envoy's codec signals the end of an HTTP/1.1 upstream's body separately; a local response's body is one
+        // piece.
         let pieces: &[(usize, bool)] = match body {
             Some(length) => &[(length, true)],
             None => &[(100, false), (0, true)],
@@ -326,7 +327,7 @@ impl Vm {
         self.outcome()
     }
 
-    /// Ends a stream as Envoy does it.
+    /// Closes a stream as Envoy does it.
     pub(crate) fn close(&mut self, context: i32) {
         self.call("proxy_on_log", &[context]);
         self.call("proxy_on_done", &[context]);
@@ -348,7 +349,7 @@ impl Vm {
         context
     }
 
-    /// The context that host calls are about; Envoy forgets it after each call into the filter.
+    /// The context of host calls; Envoy resets it after each call into the filter.
     pub(crate) fn effective_context(&self) -> i32 {
         self.store.data().effective_context
     }
@@ -357,7 +358,7 @@ impl Vm {
         &self.store.data().log
     }
 
-    /// The result of an export, if it has one and the module has it.
+    /// The result of an export, if the module exports it with a result.
     fn call(&mut self, name: &str, arguments: &[i32]) -> Option<i32> {
         let function = self.instance.get_func(&mut self.store, name)?;
         *self.store.data_mut().callbacks.entry(name.to_owned()).or_default() += 1;
@@ -369,7 +370,7 @@ impl Vm {
         results.first().map(|result| i32::try_from(number(result)).unwrap())
     }
 
-    /// Counts from nothing.
+    /// Resets the counts.
     fn forget(&mut self) {
         self.store.set_fuel(u64::MAX).expect("fuel is counted");
         let host = self.store.data_mut();
@@ -401,7 +402,7 @@ impl Vm {
     }
 }
 
-/// What the filter was built with, as its section `producers` says; Debian's Rust says so too.
+/// The compiler of the filter according to its `producers` section; Debian's Rust writes it too.
 pub(crate) fn toolchain_of_filter() -> &'static str {
     &filter("").toolchain
 }
@@ -543,7 +544,7 @@ fn host_call(caller: &mut Caller<'_, Host>, name: &str, arguments: &[i64]) -> i3
             write(caller, a(1), &environment);
             OK
         }
-        other => panic!("the filter called {other}, which it should not need"),
+        other => panic!("the filter called {other}, which is not allowed"),
     }
 }
 
@@ -567,7 +568,7 @@ fn write(caller: &mut Caller<'_, Host>, pointer: usize, bytes: &[u8]) {
     memory(caller).data_mut(caller)[pointer..pointer + bytes.len()].copy_from_slice(bytes);
 }
 
-/// Allocates in the filter's memory and hands the bytes over, as Envoy does.
+/// Allocates in the filter's memory and copies the bytes there, as Envoy does.
 fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], pointer: usize, length: usize) -> i32 {
     let allocators = ["malloc", "proxy_on_memory_allocate"];
     let mut exported = allocators.iter().filter_map(|name| Some((*name, caller.get_export(name)?.into_func()?)));

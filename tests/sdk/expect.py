@@ -1,4 +1,4 @@
-"""What the scripts beside this one ask of the SDKs. A script ends with 0 if all of it held, or else says what did not."""
+"""Checks that the SDK scripts share. A script exits with 0 if all checks pass, else with a message."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 KEY = os.environ["KEYWARD_SDK_KEY"]
 URL = os.environ["KEYWARD_SDK_URL"]
-# How long a server may take to let a client in again.
+# How long a limited client may take to get through.
 LIMIT_S = 60
 
 
@@ -17,30 +17,30 @@ def fail(message: str) -> NoReturn:
 
 def equal(got: Any, wanted: Any, what: str) -> None:
     if got != wanted:
-        fail(f"{what}: {got!r}, not {wanted!r}")
+        fail(f"{what}: expected {wanted!r}, got {got!r}")
 
 
 def refused(ask: Callable[[], Any], error: type[Exception]) -> Any:
-    """The error of this type that asking ends with."""
+    """Calls `ask`, which must raise this type of error, and returns the error."""
     try:
         answer = ask()
     except error as raised:
-        # The id of the request, which support asks for; of an SDK that tells it.
+        # The request id, which support needs, if the SDK exposes it.
         if not getattr(raised, "request_id", "x"):
             fail(f"{raised!r} has no request_id")
         return raised
     except Exception as raised:
-        fail(f"{error.__name__} was to be raised, not {raised!r}")
-    fail(f"{error.__name__} was to be raised, but there was an answer: {answer!r}")
+        fail(f"expected {error.__name__}, got {raised!r}")
+    fail(f"expected {error.__name__}, got the answer {answer!r}")
 
 
 def limited(ask: Callable[[], Any], error: type[Exception]) -> Any:
-    """The error that asking ends with once the limit of one request in a window is reached."""
+    """Calls `ask` until the limit of one request per window is reached, and returns the error."""
     try:
         ask()
     except error as raised:
         return raised
-    # A window may have ended between two requests, but not between each two of three.
+    # A window can end between two requests, but not after each of three.
     try:
         ask()
     except error as raised:
@@ -49,7 +49,7 @@ def limited(ask: Callable[[], Any], error: type[Exception]) -> Any:
 
 
 class Exchanges:
-    """Every exchange that a client's HTTP layer made: when it was sent, its status, its `Retry-After`."""
+    """Every exchange of a client's HTTP layer: the time of sending, the status, the `Retry-After`."""
 
     def __init__(self) -> None:
         self.sent: list[float] = []
@@ -64,17 +64,17 @@ class Exchanges:
         }
 
     def retried(self, ask: Callable[[], Any]) -> None:
-        """Asks until a request was refused and repeated: not before `Retry-After` said so, and with an answer."""
+        """Calls `ask` until a request was limited and retried; the retry must wait for `Retry-After` and succeed."""
         deadline = time.monotonic() + LIMIT_S
         while not (429 in (status for _, status, _ in self.answered)):
             if time.monotonic() > deadline:
-                fail(f"no request was limited: {self.answered}")
+                fail(f"expected a limited request, got {self.answered}")
             ask()
         refusal = next(n for n, (_, status, _) in enumerate(self.answered) if status == 429)
         refused_at, _, retry_after = self.answered[refusal]
         if retry_after is None or not retry_after.isdigit() or int(retry_after) < 1:
-            fail(f"Retry-After is {retry_after!r}")
+            fail(f"expected Retry-After in seconds, got {retry_after!r}")
         waited = self.sent[refusal + 1] - refused_at
         if waited < int(retry_after):
-            fail(f"the retry came after {waited} s, and Retry-After was {retry_after}")
+            fail(f"expected the retry after {retry_after} s (Retry-After), got it after {waited} s")
         equal(self.answered[refusal + 1][1], 200, "the status of the retry")

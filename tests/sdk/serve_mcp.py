@@ -1,4 +1,4 @@
-"""An MCP server with one tool, at /api/mcp of the loopback port that is the first argument."""
+"""Serves one MCP tool at /api/mcp on the loopback port given as the first argument."""
 
 import sys
 

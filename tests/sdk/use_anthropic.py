@@ -1,4 +1,4 @@
-"""Anthropic's SDK against the gateway; which case is the first argument."""
+"""Runs a case of Anthropic's SDK against the gateway; the first argument names the case."""
 
 import sys
 
@@ -22,7 +22,7 @@ def refused(error, type_of_error, status):
 
 
 def good():
-    # It sends a key as x-api-key, and a token as Authorization: Bearer.
+    # The SDK sends a key as x-api-key, and a token as Authorization: Bearer.
     for credential in ({"api_key": expect.KEY}, {"api_key": None, "auth_token": expect.KEY}):
         message = ask(client(**credential))
         expect.equal(message.content[0].text, "I am here.", "the message")

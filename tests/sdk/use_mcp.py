@@ -1,4 +1,4 @@
-"""The MCP SDK's client for streamable HTTP against the gateway; which case is the first argument."""
+"""Runs a case of the MCP SDK's streamable HTTP client against the gateway; the first argument names the case."""
 
 import asyncio
 import sys
@@ -8,12 +8,12 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-# How a client says hello: the handshake `initialize`, and what it does by itself.
+# The handshakes of a client: `initialize`, and the SDK's default.
 MODES = ["legacy", "auto"]
 
 
 async def use(mode, then):
-    """Connects and does something; the statuses of all answers, and the errors it ended with."""
+    """Connects and runs `then`; returns the statuses of all responses, and the errors."""
     statuses, errors = [], []
 
     async def seen(response):
@@ -34,11 +34,11 @@ async def list_and_call(client):
     tools = (await client.list_tools()).tools
     expect.equal([tool.name for tool in tools], ["add"], "the tools")
     result = await client.call_tool("add", {"a": 2, "b": 40})
-    expect.equal((result.is_error, result.content[0].text), (False, "42"), "what the tool answered")
+    expect.equal((result.is_error, result.content[0].text), (False, "42"), "the tool's result")
 
 
 async def not_reached(_client):
-    expect.fail("the client was let in")
+    expect.fail("expected a refusal, but the client connected")
 
 
 async def good():

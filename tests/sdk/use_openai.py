@@ -1,4 +1,4 @@
-"""OpenAI's SDK against the gateway; which case is the first argument."""
+"""Runs a case of OpenAI's SDK against the gateway; the first argument names the case."""
 
 import sys
 

@@ -1,12 +1,12 @@
-//! As much of HTTP/1.1 as the load needs: one answer at a time, with a `content-length`.
+//! The part of HTTP/1.1 that the load needs: one response at a time, with a `content-length`.
 
 use crate::load::Get;
 use keyward_harness::{Failure, Result};
 
-/// The answers of one connection.
+/// The responses of one connection.
 #[derive(Default)]
 pub(super) struct Http1 {
-    /// The beginning of an answer of which the rest has not come.
+    /// The beginning of an incomplete response.
     rest: Vec<u8>,
 }
 
@@ -21,7 +21,7 @@ impl Http1 {
         .into_bytes()
     }
 
-    /// Takes what has come; how many answers have ended.
+    /// Processes received bytes; returns the number of completed responses.
     pub(super) fn receive(&mut self, bytes: &[u8], expected: u16) -> Result<usize> {
         if self.rest.is_empty() {
             let (ended, used) = answers(bytes, expected)?;
@@ -35,21 +35,21 @@ impl Http1 {
     }
 }
 
-/// The whole answers at the beginning: how many, and how long.
+/// The complete responses at the beginning: their number, and their length.
 fn answers(bytes: &[u8], expected: u16) -> Result<(usize, usize)> {
     let (mut count, mut used) = (0, 0);
     while used < bytes.len() {
         let mut fields = [httparse::EMPTY_HEADER; 32];
         let mut answer = httparse::Response::new(&mut fields);
-        let head = answer.parse(&bytes[used..]).map_err(|error| Failure::new(format!("an answer: {error}")))?;
+        let head = answer.parse(&bytes[used..]).map_err(|error| Failure::new(format!("a response: {error}")))?;
         let httparse::Status::Complete(head) = head else { break };
         if answer.code != Some(expected) {
             let shown = String::from_utf8_lossy(&bytes[used..]).chars().take(600).collect::<String>();
-            return Err(Failure::new(format!("an answer is not {expected}: {shown}")));
+            return Err(Failure::new(format!("expected status {expected}, got: {shown}")));
         }
         let length = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
         let length = length.and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
-        let body = length.ok_or_else(|| Failure::new("an answer without a content-length"))?;
+        let body = length.ok_or_else(|| Failure::new("expected a content-length in the response"))?;
         if bytes.len() - used < head + body {
             break;
         }
@@ -66,7 +66,7 @@ mod tests {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
     #[test]
-    fn answers_are_counted_wherever_they_are_cut() {
+    fn responses_are_counted_wherever_they_are_split() {
         let two = [ANSWER, ANSWER].concat();
         for cut in 0..two.len() {
             let mut http1 = Http1::default();
@@ -76,8 +76,8 @@ mod tests {
     }
 
     #[test]
-    fn another_status_is_an_error_that_shows_the_answer() {
-        let told = Http1::default().receive(ANSWER, 401).unwrap_err().to_string();
-        assert!(told.contains("not 401: HTTP/1.1 200 OK"), "{told}");
+    fn unexpected_status_is_an_error_with_the_response() {
+        let error = Http1::default().receive(ANSWER, 401).unwrap_err().to_string();
+        assert!(error.contains("expected status 401, got: HTTP/1.1 200 OK"), "{error}");
     }
 }

@@ -1,8 +1,8 @@
-//! As much of HTTP/2 (RFC 9113) as the load needs: requests of one frame, and the statuses of answers.
+//! The part of HTTP/2 (RFC 9113) that the load needs: requests of one frame, and the statuses of responses.
 //!
-//! Not the `h2` crate, which costs several times as much per request: the load shares its processor with the upstream, and must be
-//! much cheaper than Envoy. The client says that it has no dynamic table, so answers are read without one, and its own
-//! fields are not indexed either; that costs Envoy the same in each scenario.
+//! Not the `h2` crate, which costs several times as much per request: the load generator shares its processor with the
+//! upstream, and must be much cheaper than Envoy. The client announces that it has no dynamic table, so responses are
+//! decoded without one, and its own fields are not indexed either; that costs Envoy the same in each scenario.
 
 use crate::load::Get;
 use keyward_harness::{Failure, Result};
@@ -15,7 +15,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
-/// `END_STREAM`, or of SETTINGS and PING `ACK`.
+/// `END_STREAM`, or `ACK` of SETTINGS and PING.
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -24,7 +24,7 @@ const FRAME_HEAD: usize = 9;
 /// One connection.
 pub(super) struct Http2 {
     next_stream: u32,
-    /// The beginning of a frame of which the rest has not come.
+    /// The beginning of an incomplete frame.
     rest: Vec<u8>,
 }
 
@@ -35,7 +35,7 @@ impl Default for Http2 {
 }
 
 impl Http2 {
-    /// What a client sends first: the settings, and windows that no run fills.
+    /// The client's preface: the settings, and windows that no run exhausts.
     pub(super) fn preface() -> Vec<u8> {
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         let setting = |id: u16, value: u32| [id.to_be_bytes().as_slice(), &value.to_be_bytes()].concat();
@@ -47,9 +47,10 @@ impl Http2 {
         bytes
     }
 
-    /// A HEADERS frame that still has no stream.
+    /// A HEADERS frame without a stream id.
     pub(super) fn request(request: &Get, authority: &str) -> Vec<u8> {
-        // Of the static table (RFC 7541, appendix A): `:method: GET` and `:scheme: http` whole, the others' names.
+        // From the static table (RFC 7541, appendix A): `:method: GET` and `:scheme: http` complete, names only of the
+        // others.
         let mut block = vec![0x82, 0x86];
         for (name, value) in
             [(4, request.path), (1, authority), (58, "bench"), (19, "*/*"), (23, request.authorization.as_str())]
@@ -59,13 +60,13 @@ impl Http2 {
         frame(HEADERS, END_STREAM | END_HEADERS, 0, &block)
     }
 
-    /// Gives a copy of a request its stream.
+    /// Sets the stream id in a copy of a request.
     pub(super) fn begin(&mut self, request: &mut [u8]) {
         request[5..FRAME_HEAD].copy_from_slice(&self.next_stream.to_be_bytes());
         self.next_stream += 2;
     }
 
-    /// Takes what has come, and adds what is due to `unsent`; how many answers have ended.
+    /// Processes received bytes, and appends pending replies to `unsent`; returns the number of completed responses.
     pub(super) fn receive(&mut self, bytes: &[u8], expected: u16, unsent: &mut Vec<u8>) -> Result<usize> {
         if self.rest.is_empty() {
             let (ended, used) = frames(bytes, expected, unsent)?;
@@ -79,7 +80,7 @@ impl Http2 {
     }
 }
 
-/// The whole frames at the beginning: how many answers end in them, and how long they are.
+/// The complete frames at the beginning: how many responses end in them, and their length.
 fn frames(bytes: &[u8], expected: u16, unsent: &mut Vec<u8>) -> Result<(usize, usize)> {
     let (mut count, mut used) = (0, 0);
     while let Some(&[a, b, c, kind, flags, ..]) = bytes.get(used..) {
@@ -89,7 +90,7 @@ fn frames(bytes: &[u8], expected: u16, unsent: &mut Vec<u8>) -> Result<(usize, u
             HEADERS => {
                 let found = status(payload);
                 if flags & END_HEADERS == 0 || found != Some(expected) {
-                    return Err(Failure::new(format!("an answer is not {expected} but {found:?}")));
+                    return Err(Failure::new(format!("expected status {expected}, got {found:?}")));
                 }
             }
             SETTINGS if flags & END_STREAM == 0 => unsent.extend(frame(SETTINGS, 1, 0, &[])),
@@ -107,7 +108,7 @@ fn frames(bytes: &[u8], expected: u16, unsent: &mut Vec<u8>) -> Result<(usize, u
     Ok((count, used))
 }
 
-/// The status of an answer: its first field, whole in the static table or a literal with a name of it.
+/// The status of a response: its first field, from the static table or as a literal with an indexed name.
 fn status(mut block: &[u8]) -> Option<u16> {
     // A change of the dynamic table's size.
     while let [0x20..=0x3f, rest @ ..] = block {
@@ -115,7 +116,7 @@ fn status(mut block: &[u8]) -> Option<u16> {
     }
     match block {
         [indexed @ 0x88..=0x8e, ..] => [200, 204, 206, 304, 400, 404, 500].get(usize::from(indexed - 0x88)).copied(),
-        // Its value plain, or in Huffman's code, where digits are 5 bits (0 to 2) or 6 bits long.
+        // The value in plain text, or in Huffman coding, where digits are 5 bits (0 to 2) or 6 bits long.
         [0x08 | 0x18 | 0x48, 3, digits @ ..] => std::str::from_utf8(digits.get(..3)?).ok()?.parse().ok(),
         [0x08 | 0x18 | 0x48, length @ 0x82..=0x83, coded @ ..] => {
             let coded = coded.get(..usize::from(length & 0x7f))?;
@@ -139,14 +140,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A literal field without indexing (RFC 7541, 6.2.2), its name from the static table.
+/// A literal field without indexing (RFC 7541, 6.2.2), with a name from the static table.
 fn literal(block: &mut Vec<u8>, name: u8, value: &str) {
     integer(block, 4, name);
     integer(block, 7, u8::try_from(value.len()).expect("a short value"));
     block.extend_from_slice(value.as_bytes());
 }
 
-/// An integer (RFC 7541, 5.1) behind a prefix of zeros.
+/// An integer (RFC 7541, 5.1) after a prefix of zeros.
 fn integer(block: &mut Vec<u8>, bits: u8, value: u8) {
     let most = (1 << bits) - 1;
     if value < most {
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_read_in_each_of_its_forms() {
+    fn status_is_decoded_in_each_encoding() {
         assert_eq!(status(&[0x88]), Some(200));
         assert_eq!(status(&[0x20, 0x8d]), Some(404));
         assert_eq!(status(b"\x08\x03401"), Some(401));
@@ -174,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_that_does_not_fit_its_prefix_goes_on_behind_it() {
+    fn integer_longer_than_its_prefix_continues_after_it() {
         let mut block = Vec::new();
         literal(&mut block, 23, "x");
         assert_eq!(block, [0x0f, 23 - 15, 1, b'x']);
     }
 
     #[test]
-    fn answers_are_counted_wherever_they_are_cut() {
+    fn responses_are_counted_wherever_they_are_split() {
         let answer = [frame(HEADERS, END_HEADERS, 1, &[0x88]), frame(DATA, END_STREAM, 1, b"ok")].concat();
         let all = [frame(SETTINGS, 0, 0, &[]), answer.clone(), answer].concat();
         for cut in 0..all.len() {
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn another_status_is_an_error() {
+    fn unexpected_status_is_an_error() {
         let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]);
         assert!(Http2::default().receive(&answer, 401, &mut Vec::new()).is_err());
     }

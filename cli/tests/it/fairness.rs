@@ -49,7 +49,14 @@ fn started() -> Fixture {
     let server = TestServer::start_as(dir.path(), NOW_MS, |config| {
         config.self_service = Some(SelfService { scope: None });
     });
-    let client = server.client();
+    let mut client = server.client();
+    // Made over the API, so that each request has to look its token up in the database.
+    let token = |scope: &str| {
+        let made = client.ask("POST", "/v1/tokens", Some(json!({"name": scope, "scope": scope}))).expect(201);
+        text(&made["token"]).to_owned()
+    };
+    let (admin, edge) = (token("write"), token("edge"));
+    (client.admin, client.edge) = (admin, edge);
     let rows: String = (0..1000_usize)
         .map(|n| {
             let digest = hex::encode(Sha256::digest(n.to_le_bytes()));

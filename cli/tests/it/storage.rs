@@ -1,10 +1,11 @@
 //! What becomes of an SQLite database when its disk, its files or the process's file descriptors fail.
 //!
-//! Full disks are small file systems of the test's own. Only root may mount them; elsewhere those tests say that they were
-//! skipped.
+//! Full disks are small file systems of the test's own. Only root may mount them; elsewhere those tests are reported
+//! as left out.
 
 use crate::database;
 use crate::harness::{Answer, Client, Process, Reader, program, serve, stderr, stdout, until};
+use keyward_harness::left_out;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -70,8 +71,8 @@ impl SmallDisk {
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         match mounted {
             Ok(mounted) if mounted.status.success() => Some(Self { dir }),
-            other => {
-                eprintln!("skipped: a small file system cannot be mounted: {other:?}");
+            _ => {
+                left_out("full disks (unit)", "Linux, and root, who may mount a tmpfs");
                 None
             }
         }
@@ -340,6 +341,45 @@ fn copy_of_the_database_file_alone_has_what_was_acknowledged() {
     assert!(!end(start(dir.path())).contains("is missing"), "a log that is there was read");
 }
 
+/// Changes that come without a break are copied into the database file every five seconds.
+#[test]
+fn copy_during_steady_writes_lacks_the_last_seconds_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = start(dir.path());
+    let client = Client::new(&process.url, dir.path());
+    client.create(json!({"name": "first"}));
+    let copied = std::sync::atomic::AtomicBool::new(false);
+    let copy = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stop = Stop(&copied);
+            let url = format!("{}?immutable=1", database::sqlite(copy.path()));
+            until(|| {
+                fs::copy(dir.path().join("keyward.db"), copy.path().join("keyward.db")).unwrap();
+                database::with(&url, async |copy| {
+                    sqlx::query_scalar::<_, i64>("SELECT count(*) FROM keys WHERE name = 'first'").fetch_one(copy).await
+                }) == 1
+            });
+            drop(stop);
+        });
+        let mut limit = 0;
+        while !copied.load(std::sync::atomic::Ordering::Relaxed) {
+            limit += 1;
+            client.ask("PUT", "/v1/plans/pro", Some(json!({"limits": [format!("{limit}/h")]})));
+        }
+    });
+    end(process);
+}
+
+/// Sets the flag when it is dropped, so that a test that fails ends, too.
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn lost_or_damaged_log_is_told_at_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -445,7 +485,7 @@ fn confined(work: &Path) -> Option<Command> {
     let mut probe = Command::new("unshare");
     let probe = probe.args(["--mount", "sh", "-c", script, "true"]).current_dir(work).stderr(Stdio::null()).status();
     if !probe.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: read-only file systems cannot be mounted");
+        left_out("a read-only root (unit)", "Linux, and root, who may mount file systems");
         return None;
     }
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("KEYWARD_")) {

@@ -3,13 +3,14 @@
 //! Everything else is written once, in SQL that both understand, over sqlx's `Any` driver. That one cannot read SQLite's
 //! booleans, so they are selected as numbers.
 
+use super::migrations::{self, Migrations};
 use super::sqlite_files::{Files, Locked, check_room, free_bytes};
 use super::{Error, keys};
 use keyward_core::key::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
 use sqlx::error::DatabaseError;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
 use std::os::unix::ffi::OsStrExt;
@@ -132,22 +133,18 @@ const POSTGRES_SETTINGS: &str = "SELECT set_config('synchronous_commit', 'on', f
 const URL_PARAMETERS: [&str; 10] =
     ["application_name", "dbname", "host", "password", "port", "sslcert", "sslkey", "sslmode", "sslrootcert", "user"];
 
-static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
-static RELAY_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/relay");
-static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
-
 impl Database {
     /// Connects, and brings the schema up to date; a directory's database is made where there is none.
     pub(super) async fn open(location: &Location) -> Result<Self, Error> {
         install_default_drivers();
         match location {
-            Location::Directory(directory) => Self::open_directory(directory, DATABASE_FILE, &SQLITE_MIGRATIONS).await,
-            Location::Relay(directory) => Self::open_directory(directory, RELAY_DATABASE_FILE, &RELAY_MIGRATIONS).await,
+            Location::Directory(directory) => Self::open_directory(directory, DATABASE_FILE, migrations::SQLITE).await,
+            Location::Relay(directory) => Self::open_directory(directory, RELAY_DATABASE_FILE, migrations::RELAY).await,
             Location::Postgres(url) => Self::open_postgres(url).await,
         }
     }
 
-    async fn open_directory(directory: &Path, file: &str, migrations: &Migrator) -> Result<Self, Error> {
+    async fn open_directory(directory: &Path, file: &str, migrations: Migrations) -> Result<Self, Error> {
         let locked = Locked::lock(directory, file)?;
         let path = percent_encode(locked.database().as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string();
         // Not one of a pool: that would try again what fails, and tell at the end that it was out of time.
@@ -181,7 +178,7 @@ impl Database {
         // another server waits for that one's.
         let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
         let mut connection = connecting.await.map_err(|_| Error::Slow)??;
-        migrate(&POSTGRES_MIGRATIONS, &mut connection).await?;
+        migrations::POSTGRES.apply(&mut connection).await?;
         keys::fold_names(&mut connection).await?;
         connection.close().await?;
         Ok(Self {
@@ -346,15 +343,6 @@ fn postgres_options(url: &str) -> Result<AnyConnectOptions, Error> {
 }
 
 /// Brings the schema up to date. PostgreSQL lets one do so at a time; an SQLite database has one server.
-async fn migrate(migrations: &Migrator, connection: &mut AnyConnection) -> Result<(), Error> {
-    migrations.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(found) => {
-            Error::NewerSchema { found, known: migrations.iter().map(|known| known.version).max().unwrap_or(0) }
-        }
-        other => other.into(),
-    })
-}
-
 fn pool(connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
 }
@@ -382,7 +370,7 @@ async fn open_sqlite(
     url: &str,
     locked: &Locked,
     application_id: i64,
-    migrations: &Migrator,
+    migrations: Migrations,
 ) -> Result<AnyConnection, Error> {
     let mut connection = AnyConnection::connect(url).await?;
     let count = "SELECT count(*), COALESCE(sum(name = 'edge_entries'), 0), COALESCE(sum(name = '_sqlx_migrations'), 0)
@@ -397,7 +385,7 @@ async fn open_sqlite(
         locked.refuse_loss()?;
     }
     configure_sqlite(&mut connection).await?;
-    migrate(migrations, &mut connection).await?;
+    migrations.apply(&mut connection).await?;
     if found == 0 {
         let set = format!("PRAGMA application_id = {application_id}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&mut connection).await?;
@@ -498,7 +486,6 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::model::{Actor, OwnerKind};
     use crate::store::Store;
-    use std::borrow::Cow;
 
     #[test]
     fn a_database_is_described_without_user_password_and_parameters() {
@@ -523,9 +510,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}?mode=rwc", dir.path().join(DATABASE_FILE).display());
         let mut connection = AnyConnection::connect(&url).await.unwrap();
-        let first = SQLITE_MIGRATIONS.iter().take(1).cloned().collect();
-        let first = Migrator { migrations: Cow::Owned(first), ..Migrator::DEFAULT };
-        first.run_direct(None, &mut connection, false).await.unwrap();
+        migrations::SQLITE.first(1).apply(&mut connection).await.unwrap();
         let rows = "INSERT INTO owners VALUES ('acme', true, '[\"a\"]', 1);
             INSERT INTO keys VALUES ('key_1', 'n', 'acme', 'key', NULL, '[\"a\"]', '[]', NULL, 1, NULL, NULL);
             INSERT INTO secrets VALUES ('sec_1', 'key_1', zeroblob(32), 'hint', 1, NULL, false);

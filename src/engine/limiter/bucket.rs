@@ -1,19 +1,19 @@
-//! The bytes of one bucket of the limiter: for each key and window, when how much was admitted.
+//! The encoding of one bucket of the limiter: for each key and window, when how much was admitted.
 //!
-//! Layout, little-endian: a byte of version, when the bucket was written (8); then records: key (16), window (8), number
-//! of entries (2), and the entries, oldest first: last millisecond (8), cost (4). The key that was admitted last comes
-//! first. Entries are in order because an admission never happens before the bucket was last written, and joins the newest
-//! entry where a lease has put that later.
+//! Layout, little-endian: a version byte, the time of the last write (8); then records: key (16), window (8), number of
+//! entries (2), and the entries, oldest first: last millisecond (8), cost (4). The most recently admitted key comes
+//! first. Entries are sorted because an admission never happens before the bucket's last write, and joins the newest
+//! entry if a lease has put that later.
 
 use keyward_core::key::limit::Limit;
 use sha2::{Digest as _, Sha256};
 use std::num::NonZeroU64;
 
-/// How many sub-windows a window has; limits up to this are exact.
+/// The number of sub-windows of a window; limits up to this are exact.
 pub const SUB_WINDOWS: u32 = 64;
 
-/// The most entries a window has: those of an exact limit, and if that became a larger one within the window, those of
-/// the sub-windows that began or ended since. (Should there ever be more, the newest takes what comes.)
+/// The maximum number of entries of a window: those of an exact limit, and if it became a larger one within the window,
+/// those of the sub-windows since. (If there were more, the newest entry would absorb them.)
 pub const MAX_ENTRIES: usize = 2 * SUB_WINDOWS as usize + 2;
 
 pub(super) const HEADER_LENGTH: usize = 1 + 8;
@@ -22,18 +22,18 @@ pub(super) const ENTRY_LENGTH: usize = 8 + 4;
 
 const LAYOUT_VERSION: u8 = 1;
 
-/// What a key's records are found by: the first half of the SHA-256 of its id.
+/// The address of a key's records: the first half of the SHA-256 of its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyHash([u8; Self::LENGTH]);
 
-/// A bucket as it was read.
+/// A decoded bucket.
 pub(super) struct Bucket<'a> {
-    /// The latest reading of the clock that was written.
+    /// The latest clock reading that was written.
     pub(super) written_ms: u64,
     records: Records<'a>,
 }
 
-/// What was admitted in one window of one key.
+/// The admissions in one window of one key.
 #[derive(Clone, Copy)]
 pub(super) struct Entries<'a> {
     window_ms: NonZeroU64,
@@ -51,7 +51,7 @@ struct Record<'a> {
     entries: Entries<'a>,
 }
 
-/// Reads one record after another; `None` before the bytes are at their end means that they are broken.
+/// An iterator over the records; `None` before the end of the bytes means that they are malformed.
 #[derive(Clone)]
 struct Records<'a>(&'a [u8]);
 
@@ -64,7 +64,7 @@ impl KeyHash {
         Self(digest.first_chunk().copied().unwrap_or_default())
     }
 
-    /// The leading `bits` as a number; `bits` above 32 count as 32.
+    /// The leading `bits` as a number; values above 32 count as 32.
     pub(super) fn leading_bits(&self, bits: u32) -> u32 {
         let [a, b, c, d, ..] = self.0;
         u32::from_be_bytes([a, b, c, d]).checked_shr(32 - bits.min(32)).unwrap_or(0)
@@ -72,7 +72,7 @@ impl KeyHash {
 }
 
 impl<'a> Bucket<'a> {
-    /// Reads a bucket; one that was never written, or cannot be read, is empty.
+    /// Decodes a bucket; a missing or unreadable one is empty.
     pub(super) fn read(bytes: &'a [u8]) -> Self {
         let read = || {
             let (version, rest) = bytes.split_first()?;
@@ -85,7 +85,7 @@ impl<'a> Bucket<'a> {
         read().unwrap_or(Self { written_ms: 0, records: Records(&[]) })
     }
 
-    /// What was admitted in a window of a key, also what is older than the window.
+    /// The admissions in a window of a key, including those older than the window.
     pub(super) fn entries(&self, key: &KeyHash, window_ms: NonZeroU64) -> Entries<'a> {
         self.records
             .clone()
@@ -93,9 +93,9 @@ impl<'a> Bucket<'a> {
             .map_or(Entries { window_ms, encoded: &[] }, |record| record.entries)
     }
 
-    /// The bucket with one more admission of a key in the window of each limit, without what has become empty.
+    /// The bucket with one more admission of a key in the window of each limit, without empty windows.
     ///
-    /// It counts as if it had happened at `last_ms`, which is `at_ms` or later.
+    /// The admission counts as if it had happened at `last_ms`, which is not before `at_ms`.
     pub(super) fn with_admission(
         &self,
         key: &KeyHash,
@@ -118,11 +118,11 @@ impl<'a> Bucket<'a> {
         out
     }
 
-    /// The bucket without so much of what was admitted in the windows of a key as if at `last_ms`, and without what has
-    /// become empty.
+    /// The bucket after giving back `cost` that was admitted as if at `last_ms` in the windows of a key, without empty
+    /// windows.
     ///
-    /// What was put there is in the first entry that is as late or later: only the newest entry ever takes more in, and
-    /// becomes later by that. One that has left its window may be anybody else's, and stays.
+    /// The given-back cost is in the first entry that is not earlier: only the newest entry ever absorbs more, and
+    /// becomes later by that. An entry that has left its window may belong to another admission, and stays.
     pub(super) fn without(&self, key: &KeyHash, limits: &[Limit], cost: u32, at_ms: u64, last_ms: u64) -> Vec<u8> {
         let mut out = self.header(at_ms, 0);
         for Record { key: other, entries } in self.records.clone() {
@@ -132,7 +132,7 @@ impl<'a> Bucket<'a> {
                 let mut rest = cost;
                 let taken_out = live.iter().map(|entry| {
                     let less = if entry.last_ms >= last_ms { rest.min(entry.cost) } else { 0 };
-                    // Only the first such entry is looked at.
+                    // Only the first such entry is considered.
                     rest = if entry.last_ms >= last_ms { 0 } else { rest };
                     Entry { cost: entry.cost - less, ..entry }
                 });
@@ -145,7 +145,7 @@ impl<'a> Bucket<'a> {
         out
     }
 
-    /// The bucket without what has become empty; `None` if nothing has.
+    /// The bucket without empty windows; `None` if there are none.
     pub(super) fn swept(&self, at_ms: u64) -> Option<Vec<u8>> {
         let is_empty = |record: Record<'_>| record.entries.live(at_ms).encoded.is_empty();
         self.records.clone().any(is_empty).then(|| {
@@ -166,13 +166,13 @@ impl<'a> Bucket<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Those that still count.
+    /// The entries that still count.
     pub(super) fn live(self, at_ms: u64) -> Self {
         let gone = self.encoded.partition_point(|entry| self.leaves_ms(Entry::decode(entry).last_ms) <= at_ms);
         Self { encoded: self.encoded.get(gone..).unwrap_or_default(), ..self }
     }
 
-    /// What they cost together.
+    /// Their total cost.
     pub(super) fn cost(&self) -> u64 {
         self.iter().map(|entry| u64::from(entry.cost)).sum()
     }
@@ -197,14 +197,14 @@ impl<'a> Entries<'a> {
         Some(from_ms)
     }
 
-    /// Splits them, with one more admission, into those that stay as they are and the newest.
+    /// Splits the entries, with one more admission, into those that stay unchanged and the newest.
     fn with(self, limit: Limit, cost: u32, last_ms: u64) -> (Self, Entry) {
         let sub_window_ms = sub_window_ms(limit);
         if let Some((newest, before)) = self.encoded.split_last() {
             let newest = Entry::decode(newest);
             let latest_ms = last_ms.max(newest.last_ms);
             if newest.last_ms / sub_window_ms == latest_ms / sub_window_ms || self.encoded.len() >= MAX_ENTRIES {
-                // What fits beside the rest of a limit fits into the limit's type.
+                // Whatever fits into the rest of a limit fits into the limit's type.
                 let joined = Entry { last_ms: latest_ms, cost: newest.cost.saturating_add(cost) };
                 return (Self { encoded: before, ..self }, joined);
             }
@@ -212,7 +212,7 @@ impl<'a> Entries<'a> {
         (self, Entry { last_ms, cost })
     }
 
-    /// When an entry counts no more: it does still when it is exactly as old as the window.
+    /// When an entry stops counting: an entry exactly as old as the window still counts.
     fn leaves_ms(&self, last_ms: u64) -> u64 {
         last_ms.saturating_add(self.window_ms.get()).saturating_add(1)
     }
@@ -222,9 +222,9 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// How long admissions share an entry, in milliseconds.
+/// For how long admissions share an entry, in milliseconds.
 ///
-/// A limit that has no more requests than a window has sub-windows needs no more entries if they share none.
+/// A limit with no more requests than a window has sub-windows needs no shared entries.
 pub(super) fn sub_window_ms(limit: Limit) -> NonZeroU64 {
     let shared_ms = limit.window_ms().get().div_ceil(u64::from(SUB_WINDOWS));
     if limit.requests() <= SUB_WINDOWS {
@@ -251,10 +251,10 @@ impl Record<'_> {
         self.encode_with(newest.as_slice(), out);
     }
 
-    /// Its entries and then these; nothing at all if there are none.
+    /// Encodes the entries followed by `more`; writes nothing if both are empty.
     fn encode_with(&self, more: &[Entry], out: &mut Vec<u8>) {
         let encoded = self.entries.encoded;
-        // Never more than MAX_ENTRIES: what is read has no more, and `Entries::with` adds none to as many.
+        // Never more than MAX_ENTRIES: decoded lists are within the bound, and `Entries::with` adds none to a full one.
         let count = (encoded.len() + more.len()) as u16;
         if count == 0 {
             return;

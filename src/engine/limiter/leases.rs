@@ -1,15 +1,16 @@
-//! What one worker has taken of busy keys' limits in advance, so that most of their requests cost no call to the host.
+//! Tokens that one worker takes from busy keys' limits in advance, so that most of their requests cost no host call.
 //!
-//! A lease is tokens of all limits of a key, taken with one admission and spent in this worker's memory until it ends.
-//! It is charged as if all of it were admitted at its end, so spending it late breaks nothing; it never crosses the end of
-//! a sub-window, so it makes nothing count for longer than an admission of that sub-window does anyway. What is left of
-//! it is given back: with the key's next admission, or on tick. What a VM that traps had taken is lost until its window
-//! has passed, and nothing else.
+//! A lease is tokens of all limits of a key, taken with one admission and spent in this worker's memory until it
+//! expires. It is charged as if all of it were admitted at its expiry, so spending it late does no harm. A lease never
+//! crosses the end of a sub-window, so nothing counts for longer than an admission of that sub-window does anyway.
+//! Unspent tokens are given back with the key's next admission, or on tick. The tokens of a VM that traps are lost
+//! until their window has passed.
 //!
-//! **When it pays.** An admission costs two host calls, one from a lease none. So a lease must be spent on two requests at
-//! least, and may take little enough that tokens in idle hands matter to nobody: at most 1/[`LEASABLE_PART`] of each limit,
-//! a quarter of what falls to a sub-window. Both together leave out keys with a limit below [`MIN_LEASED_REQUESTS`]. Nor
-//! does it take more than this worker used of the key in a period as long as a lease, or a quarter of what is left.
+//! **When a lease pays off.** An admission costs two host calls, one from a lease none. So a lease must cover at least
+//! two requests, and must be small enough that idle tokens do not matter: at most 1/[`LEASABLE_PART`] of each limit, a
+//! quarter of the share of a sub-window. Together, these exclude keys with a limit below [`MIN_LEASED_REQUESTS`]. A
+//! lease is also at most what this worker used of the key in a period as long as a lease, and at most a quarter of what
+//! is left.
 
 use super::WindowState;
 use super::bucket::sub_window_ms;
@@ -17,32 +18,32 @@ use keyward_core::key::limit::Limit;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-/// A key with a smaller limit than this is never leased of.
+/// Keys with a smaller limit are never leased.
 pub const MIN_LEASED_REQUESTS: u32 = 2 * LEASABLE_PART;
 
-/// How long a lease lasts at most, in milliseconds.
+/// The maximum duration of a lease, in milliseconds.
 pub const LEASE_MS: u64 = 100;
 
-/// The largest lease is this part of each of the key's limits.
+/// Each of the key's limits, divided by this, bounds a lease.
 const LEASABLE_PART: u32 = 256;
 
-/// The largest lease is this part of what a limit has left.
+/// What a limit has left, divided by this, bounds a lease.
 const LEFT_PART: u32 = 4;
 
-/// How much of a key must have been used in a period for a lease to be worth it.
+/// The minimum use of a key in a period that makes a lease worthwhile.
 const BUSY: u32 = 3;
 
-/// How many keys are watched at once; further ones are not leased of.
+/// How many keys are tracked at once; further keys are not leased.
 const MAX_WATCHED: usize = 1024;
 
-/// The leases of one worker, by the key's id.
+/// The leases of one worker, by key id.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     watched: BTreeMap<String, Watched>,
     is_closed: bool,
 }
 
-/// A key of which leases can be taken.
+/// A key that can be leased.
 #[derive(Debug, Default)]
 struct Watched {
     last_ms: u64,
@@ -52,26 +53,26 @@ struct Watched {
     lease: Option<Lease>,
 }
 
-/// Tokens that were taken in advance.
+/// Tokens taken in advance.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
-    /// What they were taken of.
+    /// The limits that the tokens were taken from.
     pub(super) limits: Vec<Limit>,
-    /// Until when they may be spent, and when they count as spent, in milliseconds.
+    /// When the lease expires, in milliseconds; its tokens count as spent at that time.
     pub(super) until_ms: u64,
-    /// How many are left.
+    /// How many tokens are left.
     pub(super) left: u32,
-    /// The worker's clock when they were taken, and the windows with all of them spent.
+    /// The worker's clock at the time of the lease, and the windows as if all tokens were spent.
     pub(super) taken_ms: u64,
     pub(super) windows: Vec<WindowState>,
 }
 
-/// Whether leases can be taken of a key with these limits.
+/// Whether a key with these limits can be leased.
 pub(super) fn are_leasable(limits: &[Limit]) -> bool {
     limits.iter().all(|limit| limit.requests() >= MIN_LEASED_REQUESTS)
 }
 
-/// When a lease that is taken now ends.
+/// When a lease taken now expires.
 pub(super) fn end_ms(limits: &[Limit], at_ms: u64) -> u64 {
     let latest_ms = at_ms.saturating_add(LEASE_MS);
     let sub_window_ends = limits.iter().map(|limit| {
@@ -81,13 +82,13 @@ pub(super) fn end_ms(limits: &[Limit], at_ms: u64) -> u64 {
     sub_window_ends.fold(latest_ms, u64::min)
 }
 
-/// How much a lease may take where each limit has `room` beside the request itself.
+/// The size of a lease where each limit has `room` beside the request itself.
 pub(super) fn size(wanted: u32, room: u32) -> u32 {
     wanted.min(room / LEFT_PART)
 }
 
 impl Leases {
-    /// Spends a lease on a request; tells the windows, as they were when it was taken, with the rest of it to come.
+    /// Spends a lease on a request; returns the windows as of the lease, with its unspent tokens still available.
     pub(super) fn spend(&mut self, key_id: &str, limits: &[Limit], cost: u32, now_ms: u64) -> Option<Vec<WindowState>> {
         let watched = self.watched.get_mut(key_id)?;
         let lease = watched.lease.as_mut().filter(|lease| lease.until_ms >= now_ms && lease.limits == limits)?;
@@ -97,8 +98,7 @@ impl Leases {
         Some(windows)
     }
 
-    /// How much a lease should take, which is none at all if 0, and the lease that it would replace: that is not spent any
-    /// more.
+    /// The size of the lease to take, 0 for none, and the lease that it would replace, which is no longer spent.
     pub(super) fn ask(&mut self, key_id: &str, limits: &[Limit], now_ms: u64) -> (u32, Option<Lease>) {
         let Some(watched) = self.watched.get_mut(key_id) else { return (0, None) };
         let replaced = watched.lease.take().filter(|lease| lease.left > 0);
@@ -111,7 +111,7 @@ impl Leases {
         (if used >= BUSY { used.min(most) } else { 0 }, replaced)
     }
 
-    /// Notes an admission that was no lease's, with the lease that came of it.
+    /// Records an admission that spent no lease, with the lease that was taken with it.
     pub(super) fn note(&mut self, key_id: &str, limits: &[Limit], cost: u32, now_ms: u64, lease: Option<Lease>) {
         if !are_leasable(limits) || self.is_closed {
             return;
@@ -126,28 +126,28 @@ impl Leases {
         }
     }
 
-    /// Takes out the leases that have ended with something left, and forgets keys that are not busy any more.
-    pub(super) fn ended(&mut self, now_ms: u64) -> Vec<(String, Lease)> {
-        let mut ended = Vec::new();
+    /// Removes the expired leases with unspent tokens, and forgets keys that are no longer busy.
+    pub(super) fn take_expired(&mut self, now_ms: u64) -> Vec<(String, Lease)> {
+        let mut expired = Vec::new();
         self.watched.retain(|key_id, watched| {
             if let Some(lease) = watched.lease.take_if(|lease| lease.until_ms < now_ms)
                 && lease.left > 0
             {
-                ended.push((key_id.clone(), lease));
+                expired.push((key_id.clone(), lease));
             }
             watched.lease.is_some() || watched.is_recent(now_ms)
         });
-        ended
+        expired
     }
 
-    /// Takes out all leases, and takes none any more.
+    /// Removes all leases, and takes no more.
     pub(super) fn close(&mut self) -> Vec<(String, Lease)> {
         self.is_closed = true;
         let watched = std::mem::take(&mut self.watched).into_iter();
         watched.filter_map(|(key_id, watched)| Some((key_id, watched.lease.filter(|lease| lease.left > 0)?))).collect()
     }
 
-    /// What is left of the lease of a key, ended or not.
+    /// The unspent tokens of a key's lease, expired or not.
     #[cfg(test)]
     pub(super) fn left(&self, key_id: &str) -> u32 {
         self.watched.get(key_id).and_then(|watched| watched.lease.as_ref()).map_or(0, |lease| lease.left)
@@ -165,7 +165,7 @@ impl Watched {
         self.used = self.used.saturating_add(cost);
     }
 
-    /// What was used longer ago than two periods says nothing of what will be, and none is longer than a lease.
+    /// Use from more than two periods ago does not predict future use; no period is longer than a lease.
     fn is_recent(&self, now_ms: u64) -> bool {
         self.last_ms.saturating_add(2 * LEASE_MS) >= now_ms
     }

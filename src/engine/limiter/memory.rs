@@ -1,4 +1,4 @@
-//! How much shared data limits take, and that keys that share a bucket keep counts of their own.
+//! The shared data that limits take, and the separation of keys that share a bucket.
 //!
 //! `cargo test -p keyward-filter --lib limiter::memory -- --nocapture` prints the figures of `docs/reference/rate-limits.md`.
 
@@ -12,8 +12,9 @@ fn limits(limits: &[&str]) -> Vec<Limit> {
     limits.iter().map(|limit| limit.parse().unwrap()).collect()
 }
 
+/// A hundred thousand keys keep separate counts, and leave nothing behind when idle.
 #[test]
-fn a_hundred_thousand_keys_keep_their_counts_and_leave_nothing_when_they_are_idle() {
+fn idle_keys_leave_nothing_behind() {
     let (store, limiter) = (MemoryStore::default(), Limiter::new("keyward1.0123456789abcdef.limit.", BUCKET_BITS));
     let limits = limits(&["1/s", "9/min"]);
     let passes = |n: usize, now_ms| {
@@ -24,7 +25,7 @@ fn a_hundred_thousand_keys_keep_their_counts_and_leave_nothing_when_they_are_idl
     let live = store.bytes();
     println!("{KEYS} keys with one request in each of two windows: {} bytes a key", live / KEYS);
     assert!(live <= 110 * KEYS, "{live}");
-    assert!((0..KEYS).all(|n| !passes(n, 500)), "a second one within the second");
+    assert!((0..KEYS).all(|n| !passes(n, 500)), "expected a second request within the second to be refused");
 
     let ticks = 1 << BUCKET_BITS;
     (0..ticks).for_each(|n| limiter.tick(&store, 60_501 + n * 25));
@@ -34,7 +35,7 @@ fn a_hundred_thousand_keys_keep_their_counts_and_leave_nothing_when_they_are_idl
 }
 
 #[test]
-fn the_most_that_a_key_can_take_is_what_is_stated() {
+fn key_takes_at_most_the_documented_memory() {
     for (of_key, most) in [(&["10/s", "200/min"][..], 1000), (&["100000/s"], 850)] {
         let (store, limiter) = (MemoryStore::default(), Limiter::new("l.", 0));
         let limits = limits(of_key);

@@ -1,6 +1,6 @@
-//! The limiter under attack: workers that write between each other's read and write, whose clocks are behind, that take
-//! tokens in advance and trap with them or are configured anew, and limits that change; against an exact log of what was
-//! admitted.
+//! A property test of the limiter with concurrent workers: they write between each other's read and write, their clocks
+//! are behind, they trap or are reconfigured while holding leases, and limits change. An exact log of the admissions is
+//! the reference.
 
 use super::bucket::SUB_WINDOWS;
 use super::*;
@@ -21,19 +21,19 @@ fn limiter() -> Limiter {
     Limiter::new("model.", 0)
 }
 
-/// What one request does.
+/// One request.
 #[derive(Clone, Debug)]
 struct Request {
     worker: usize,
     key: usize,
-    /// Which of the key's two sets of limits its worker knows.
+    /// Which of the key's two sets of limits the worker knows.
     set: usize,
     cost: NonZeroU32,
-    /// How far its worker's clock is behind.
+    /// How far the worker's clock is behind.
     skew_ms: u64,
 }
 
-/// A request, and those that come between its read and its write.
+/// A request, and the requests that arrive between its read and its write.
 #[derive(Clone, Debug)]
 struct Arrival {
     after_ms: u64,
@@ -41,28 +41,28 @@ struct Arrival {
     between: Vec<Request>,
 }
 
-/// What happens next.
+/// An event of the test.
 #[derive(Clone, Debug)]
 enum Event {
     Arrival(Arrival),
-    /// A client uses up all that a worker lets it, after so long.
+    /// A client uses up all that a worker admits, after a delay.
     Rush {
         after_ms: u64,
         request: Request,
     },
     /// A worker ticks.
     Tick(usize),
-    /// A worker's VM vanishes with all that it has taken, and a new one comes.
+    /// A worker's VM traps with its leases, and a new one starts.
     Trap(usize),
-    /// A worker is configured anew: what it has taken is given back.
+    /// A worker is reconfigured: its leases are given back.
     Replacement(usize),
 }
 
-/// The workers, their store, and what was admitted so far.
+/// The workers, their store, and the admissions so far.
 struct World {
     store: MemoryStore,
     workers: RefCell<Vec<Rc<Limiter>>>,
-    /// What the worker had taken of a key that is between its read and its write: it is about to give it back.
+    /// The leases of a key whose worker is between its read and its write, and about to give them back.
     in_hand: RefCell<Vec<(usize, u64)>>,
     keys: Vec<[Vec<Limit>; 2]>,
     true_ms: Cell<u64>,
@@ -72,9 +72,9 @@ struct World {
 #[derive(Default)]
 struct Log {
     admitted: BTreeMap<(usize, NonZeroU64), Vec<Admission>>,
-    /// What was taken in advance by workers that trapped, and when.
+    /// The leases of workers that trapped, with the time.
     lost: BTreeMap<usize, Vec<(u64, u64)>>,
-    /// When a worker last wrote an admission of a key: what it has taken is no older.
+    /// When a worker last wrote an admission of a key: its lease is no older.
     taken_ms: BTreeMap<(usize, usize), u64>,
 }
 
@@ -84,7 +84,7 @@ struct Admission {
     cost: u64,
 }
 
-/// The store of a worker that others get ahead of.
+/// The store of a worker that other workers get ahead of.
 struct Contended<'a> {
     world: &'a World,
     between: RefCell<Vec<Request>>,
@@ -117,7 +117,7 @@ impl World {
             Event::Arrival(arrival) => self.arrive(arrival),
             Event::Rush { after_ms, request } => {
                 self.true_ms.set(self.true_ms.get() + after_ms);
-                // Large ones first, and one too many of each size.
+                // Large costs first, and one too many of each size.
                 for cost in [4096, 512, 64, 8, 1] {
                     let cost = NonZeroU32::new(cost).unwrap();
                     let mut most = 10;
@@ -146,7 +146,7 @@ impl World {
         Rc::clone(&self.workers.borrow()[worker])
     }
 
-    /// Whether it is let through.
+    /// Whether the request is admitted.
     fn request(&self, request: &Request, between: &[Request]) -> bool {
         let limits = &self.keys[request.key][request.set];
         let now_ms = self.true_ms.get() - request.skew_ms;
@@ -164,9 +164,9 @@ impl World {
         matches!(verdict, Verdict::Admitted { .. })
     }
 
-    /// What a lease was spent on happened no earlier than it was taken; what the windows are since then is not known.
+    /// A request that spends a lease happened no earlier than the lease; the windows since then are unknown.
     fn check_leased(&self, request: &Request, limits: &[Limit], now_ms: u64, verdict: &Verdict) {
-        let Verdict::Admitted { windows } = verdict else { panic!("refused without a look: {verdict:?}") };
+        let Verdict::Admitted { windows } = verdict else { panic!("refused without reading the store: {verdict:?}") };
         assert!(limits.iter().all(|limit| limit.requests() >= MIN_LEASED_REQUESTS), "{limits:?}");
         assert_eq!(windows.iter().map(|window| window.limit).collect::<Vec<_>>(), limits);
         assert!(windows.iter().all(|window| window.remaining < window.limit.requests()), "{windows:?}");
@@ -174,7 +174,7 @@ impl World {
         self.log(request, limits, now_ms.max(taken_ms));
     }
 
-    /// The latest reading of a clock that anybody has written.
+    /// The latest clock reading that any worker has written.
     fn written_ms(&self) -> u64 {
         self.store.get(BUCKET).map_or(0, |stored| Bucket::read(&stored.bytes).written_ms)
     }
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// What is taken of a key and not spent: by workers that have it, and by those that trapped within so long.
+    /// The unspent leases of a key: those held, and those lost by traps within `longer_ms` of the window.
     fn unspent(&self, key: usize, at_ms: u64, longer_ms: u64) -> u64 {
         let workers = self.workers.borrow();
         let taken = workers.iter().map(|worker| u64::from(worker.leases.borrow().left(&key.to_string())));
@@ -232,17 +232,20 @@ impl World {
                 let longer_ms = longer_ms(limit);
                 let unspent = self.unspent(request.key, at_ms, limit.window_ms().get() + longer_ms);
                 let taken = used(limit, longer_ms) + unspent;
-                assert!(taken + cost > u64::from(limit.requests()), "refused without need");
+                assert!(taken + cost > u64::from(limit.requests()), "refused although there was room");
                 assert!(
                     !self.would_admit(request.key, limits, request.cost, now_ms + wait_ms - 1),
-                    "told to wait longer"
+                    "the reported wait is too long"
                 );
-                assert!(self.would_admit(request.key, limits, request.cost, now_ms + wait_ms), "waited in vain");
+                assert!(
+                    self.would_admit(request.key, limits, request.cost, now_ms + wait_ms),
+                    "the reported wait is too short"
+                );
             }
         }
         let (Verdict::Admitted { windows } | Verdict::Exhausted { windows, .. }) = verdict;
         for WindowState { limit, remaining, reset_ms } in windows {
-            // What this worker has taken it alone can spend.
+            // Only this worker can spend its own lease.
             let remaining = remaining.saturating_sub(own);
             let now = NonZeroU32::new(remaining);
             assert!(now.is_none_or(|cost| self.would_admit(request.key, &[*limit], cost, now_ms)));
@@ -263,7 +266,7 @@ impl World {
         if exact { 0 } else { limit.window_ms().get().div_ceil(u64::from(SUB_WINDOWS)) - 1 }
     }
 
-    /// What would become of a request that has nothing come before it.
+    /// Whether a request without earlier concurrent requests would be admitted.
     fn would_admit(&self, key: usize, limits: &[Limit], cost: NonZeroU32, now_ms: u64) -> bool {
         let copy = MemoryStore::default();
         if let Some(stored) = self.store.get(BUCKET) {
@@ -272,12 +275,12 @@ impl World {
         matches!(limiter().admit(&copy, &key.to_string(), limits, cost, now_ms), Verdict::Admitted { .. })
     }
 
-    /// The most that was admitted in any span, in the time of the log and in the time that the workers did not know.
+    /// Checks the admissions in every span, both by the time of the log and by the true time.
     fn check_all_spans(&self) {
         for ((key, window_ms), admitted) in &self.log.borrow().admitted {
             let known = self.keys[*key].iter().flatten().filter(|limit| limit.window_ms() == *window_ms);
             let most = u64::from(known.map(Limit::requests).max().unwrap());
-            // By either clock: what is taken in advance is spent after what others wrote later.
+            // Leased tokens are spent after later writes of other workers, so both clocks are checked.
             let check = |time_of: &dyn Fn(&Admission) -> u64, span_ms: u64| {
                 let mut times: Vec<_> = admitted.iter().map(|one| (time_of(one), one.cost)).collect();
                 times.sort_unstable();
@@ -319,7 +322,7 @@ fn any_events(changing: bool) -> impl Strategy<Value = Vec<Event>> {
         prop_oneof![20 => Just(0u64), 20 => 0u64..40, 3 => 40u64..1200, 1 => 990u64..1010, 1 => 0u64..70_000];
     let between = prop::collection::vec(any_request(changing), 0..3);
     let arrival = (after_ms, any_request(changing), between).prop_map(|(after_ms, request, between)| {
-        // Another VM can get ahead of one; the same cannot.
+        // Only another VM can get ahead.
         let between = between.into_iter().filter(|other| other.worker != request.worker).collect();
         Event::Arrival(Arrival { after_ms, request, between })
     });
@@ -368,12 +371,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn nothing_ever_passes_a_limit(limits in prop::collection::vec(any_limits(), KEYS), events in any_events(false)) {
+    fn limit_is_never_exceeded(limits in prop::collection::vec(any_limits(), KEYS), events in any_events(false)) {
         play(limits.into_iter().map(|set| [set, vec![]]).collect(), &events);
     }
 
     #[test]
-    fn nothing_ever_passes_a_limit_that_changes(
+    fn changing_limit_is_never_exceeded(
         limits in prop::collection::vec([any_limits(), any_limits()], KEYS),
         events in any_events(true),
     ) {
@@ -381,12 +384,12 @@ proptest! {
     }
 
     #[test]
-    fn nothing_ever_passes_a_limit_that_is_leased(requests in 512u32..3000, events in any_use()) {
+    fn leased_limit_is_never_exceeded(requests in 512u32..3000, events in any_use()) {
         play(vec![[vec![Limit::new(requests, 1000).unwrap()], vec![]]], &events);
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), now_ms in any::<u64>()) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), now_ms in any::<u64>()) {
         let store = MemoryStore::default();
         store.put(BUCKET, &[&[1], bytes.as_slice()].concat(), None).unwrap();
         let limits = ["1/s".parse().unwrap(), "1000/min".parse().unwrap()];
@@ -394,9 +397,9 @@ proptest! {
     }
 }
 
-/// Fills a window evenly, which is the worst for sub-windows, and then never lets the queue of the first worker run dry for
-/// `windows` of it, while the others get a few requests now and then and keep what they have taken until they tick;
-/// returns how much of the limit was used in that time.
+/// Fills a window evenly, which is the worst case for sub-windows, and then keeps the queue of the first worker full
+/// for `windows` windows, while the others receive a few requests and keep their leases until they tick; returns the
+/// fraction of the limit that was used in that time.
 fn used_when_saturated(limit: Limit, windows: u64, cost: NonZeroU32, workers: usize) -> f64 {
     const TICK_MS: u64 = 25;
     let store = MemoryStore::default();
@@ -423,7 +426,7 @@ fn used_when_saturated(limit: Limit, windows: u64, cost: NonZeroU32, workers: us
         }
         match admit(first, now_ms) {
             Verdict::Admitted { .. } => used += u64::from(cost.get()),
-            // The queue tries again all the time; nothing passes before this, as `World::check` shows, but what is given back.
+            // The queue retries constantly; as `World::check` shows, nothing passes earlier except for returned leases.
             Verdict::Exhausted { retry_after_ms, .. } => {
                 let is_taken = others.iter().any(|other| other.leases.borrow().left("k") > 0);
                 let retry_after_ms = retry_after_ms.unwrap();
@@ -435,7 +438,7 @@ fn used_when_saturated(limit: Limit, windows: u64, cost: NonZeroU32, workers: us
 }
 
 #[test]
-fn a_saturated_limit_is_used() {
+fn saturated_limit_is_used_by_95_percent() {
     for (limit, cost) in [
         ("1/s", 1),
         ("1/d", 1),
@@ -459,7 +462,7 @@ fn a_saturated_limit_is_used() {
     }
 }
 
-/// How many calls of the store a request makes, of a key that is in use by this many requests a second for ten seconds.
+/// Store calls per request, for a key that receives this many requests a second for ten seconds.
 fn calls_for_each_request(limit: &str, requests_in_a_second: u64, workers: usize) -> f64 {
     let store = MemoryStore::default();
     let workers: Vec<Limiter> = (0..workers).map(|_| limiter()).collect();
@@ -474,9 +477,11 @@ fn calls_for_each_request(limit: &str, requests_in_a_second: u64, workers: usize
     calls as f64 / (10 * requests_in_a_second) as f64
 }
 
+/// Leases save most calls of busy keys, and cost other keys none.
 #[test]
-fn leases_save_most_calls_of_a_busy_key_and_none_of_others() {
-    // The table of docs/reference/rate-limits.md; `cargo test -p keyward-filter --lib leases_save -- --nocapture` prints it.
+fn leases_save_most_calls_of_busy_keys() {
+    // The table of docs/explanation/rate-limiting.md; `cargo test -p keyward-filter --lib leases_save -- --nocapture`
+    // prints it.
     for (limit, requests_in_a_second, workers, at_most) in [
         ("500/s", 400, 2, 2.05),
         ("1000/s", 900, 1, 0.6),
@@ -493,8 +498,8 @@ fn leases_save_most_calls_of_a_busy_key_and_none_of_others() {
     }
 }
 
-/// Sends at an even pace, `demand` times as fast as the limit, and never sends again what was refused; returns how much
-/// of the limit was used after the first two windows.
+/// Sends at an even pace, `demand` times as fast as the limit, without retries; returns the fraction of the limit that
+/// was used after the first two windows.
 fn used_when_paced(limit: Limit, demand: f64) -> f64 {
     let (store, windows) = (MemoryStore::default(), 10);
     let requests = f64::from(limit.requests());
@@ -509,8 +514,9 @@ fn used_when_paced(limit: Limit, demand: f64) -> f64 {
     used as f64 / (requests * f64::from(windows))
 }
 
+/// A client that keeps to a large limit, or slightly exceeds it, gets nearly all of it.
 #[test]
-fn a_client_that_keeps_to_a_large_limit_or_a_little_above_gets_nearly_all_of_it() {
+fn paced_client_gets_nearly_all_of_a_large_limit() {
     for limit in ["65/s", "100/s", "1000/s", "200/min", "1000/min"] {
         for demand in [1.0, 1.01, 1.1, 1.3] {
             let used = used_when_paced(limit.parse().unwrap(), demand);

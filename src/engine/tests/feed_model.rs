@@ -1,7 +1,7 @@
-//! The feed under attack: fetchers that interleave write by write, die anywhere, get old pages, and follow a database
-//! that is restored from a backup; against a model that remembers what was once revoked, and which plan says what. And bits that
-//! rot in memory, and pages that lack a record although their checksum fits: left alone, the edge finds out and heals; and where
-//! nothing of that happened, it never believes so.
+//! A property test of the feed: fetchers that interleave write by write, die at any point, receive old pages, and
+//! follow a database that is restored from a backup. The model remembers what was once revoked, and each plan's
+//! content. Records are also corrupted in memory, and pages lack a record although their checksum is valid: with one
+//! fetcher left, the edge must detect and repair that; without such faults, it must never report one.
 
 use crate::engine::audit::{Audit, Compared};
 use crate::engine::bucket::{self, Stamp};
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const BUCKET_BITS: u32 = 2;
 const KEYS: u8 = 12;
-/// Every third key is on the first plan, every third on the second, and the others on none.
+/// Every third key is on the first plan, every third on the second, the others have no plan.
 const PLANS: [&str; 2] = ["a", "b"];
 const FETCHERS: usize = 3;
 /// A bucket's stamp and its checksum.
@@ -34,7 +34,7 @@ enum State {
     Active,
     Revoked,
     Removed,
-    /// A plan that allows so many requests a second.
+    /// A plan that allows this many requests a second.
     Plan(u32),
 }
 
@@ -142,7 +142,7 @@ fn encoded(subject: Digest, version: u64, state: State) -> Vec<u8> {
     out
 }
 
-/// Keys lie close together, so that buckets hold several and pages of a snapshot cut through buckets.
+/// Adjacent keys, so that buckets hold several and pages of a snapshot split buckets.
 fn subject(key: u8) -> Digest {
     let mut bytes = [key; 32];
     bytes[0] = key.wrapping_mul(21);
@@ -166,14 +166,14 @@ enum Op {
     Backup,
     Restore,
     Poll(usize),
-    /// Asks for the page that follows the one that is being applied.
+    /// Requests the page that follows the one being applied.
     PollAhead(usize),
     Replay(usize, usize),
     Step(usize, usize),
     Die(usize),
     /// The record of a key in shared data is lost, or altered into another state.
     Rot(u8, Rot),
-    /// The next answer lacks its first entry.
+    /// The next response lacks its first entry.
     Lack,
     Look(u8),
 }
@@ -214,16 +214,16 @@ struct Fetcher {
     audit: Audit,
     compared: Option<Compared>,
     applying: Option<Application>,
-    /// When it was made, where the cursor is to be then, and the page.
+    /// The time of the page, the cursor position that it follows, and the page.
     ahead: Option<(usize, Position, Vec<u8>)>,
 }
 
 struct World {
     database: Database,
     backup: Database,
-    /// Every page that may still be on its way, and when it was made.
+    /// Every page that may still be in flight, with its time.
     pages: Vec<(usize, Vec<u8>)>,
-    /// When a key was revoked last.
+    /// When a key was last revoked.
     revoked_at: HashMap<Digest, usize>,
     time: usize,
     store: MemoryStore,
@@ -232,7 +232,7 @@ struct World {
     worker: Snapshot,
     seen_revoked: BTreeSet<Digest>,
     stamps: HashMap<u32, Stamp>,
-    /// Whether the next answer lacks an entry, and whether one ever did.
+    /// Whether the next response lacks an entry, and whether one ever did.
     lacks: bool,
     ever_lacked: bool,
     ever_rotted: bool,
@@ -265,7 +265,7 @@ impl World {
             Op::Plan(n, requests) => self.database.change(Digest::of_plan(PLANS[n]), State::Plan(requests)),
             Op::Create(key) => {
                 if self.database.state(&subject(key)).is_none() {
-                    // A plan comes before its keys, as with the real one.
+                    // A plan precedes its keys, as in the real feed.
                     if let Some(plan) = plan_of(&subject(key)).map(Digest::of_plan)
                         && self.database.state(&plan).is_none()
                     {
@@ -281,7 +281,7 @@ impl World {
                 }
             }
             Op::Remove(key) => {
-                // A record is removed when its retention is over; no backup is that old, and no page is on its way for so
+                // A record is removed after its retention; no backup is that old, and no page is in flight for that
                 // long.
                 let subject = subject(key);
                 if self.database.state(&subject) == Some(State::Revoked)
@@ -415,13 +415,13 @@ impl World {
         }
     }
 
-    /// Whatever happened: what was once revoked here is not accepted again, and no bucket went backwards.
+    /// Always: a key once revoked here is not accepted again, and no bucket's stamp decreases.
     fn check_invariants(&mut self) {
         let damaged: Vec<u32> = (0..1 << BUCKET_BITS).filter(|index| self.is_damaged(*index)).collect();
         for index in 0..1 << BUCKET_BITS {
             let Some(stored) = self.store.get(&self.names.bucket(index)) else { continue };
             if damaged.contains(&index) {
-                // What it says is not to be relied on, and a snapshot replaces it whole.
+                // A damaged bucket's stamp is unreliable, and a snapshot replaces it.
                 self.stamps.remove(&index);
                 self.seen_revoked.retain(|subject| subject.leading_bits(BUCKET_BITS) != index);
                 continue;
@@ -452,8 +452,8 @@ impl World {
         state_of(&snapshot.find(&self.store, &subject(key), [subject(key)]))
     }
 
-    /// Left alone with one fetcher, the snapshot comes to say what the database says, in warm caches too. Tells whether it knows
-    /// that: where the process has kept what a restored database denies, it cannot compare.
+    /// Left alone with one fetcher, the snapshot reaches the database's state, in warm caches too. Returns whether the
+    /// audit could confirm that: it cannot where the process has kept records that a restored database does not have.
     fn settle(&mut self) -> bool {
         self.fetchers.iter_mut().for_each(|fetcher| *fetcher = Fetcher::default());
         self.lacks = false;
@@ -471,19 +471,19 @@ impl World {
                 match fetcher.compared {
                     Some(Compared::Same) => return true,
                     Some(Compared::Not) => return false,
-                    _ => assert!(self.ever_rotted || self.ever_lacked, "a difference where there can be none"),
+                    _ => assert!(self.ever_rotted || self.ever_lacked, "unexpected difference"),
                 }
             }
             let fetcher = &mut self.fetchers[0];
-            // As many as there are between two looks.
+            // The number of ticks between two audit steps.
             for _ in 0..17 {
                 if fetcher.audit.tick(&self.store, &self.names, BUCKET_BITS).is_err() {
-                    assert!(self.ever_rotted, "damage where there can be none");
+                    assert!(self.ever_rotted, "unexpected damage");
                     fetcher.from_the_start = true;
                 }
             }
         }
-        panic!("the feed stopped for good");
+        panic!("the feed stopped");
     }
 
     fn check_settled(&mut self) {
@@ -497,7 +497,7 @@ impl World {
             };
             let found = self.worker.find(&self.store, &subject(key), [subject(key)]);
             let found = match state_of(&found) {
-                // Revoked here, and active or unknown in a restored database: it stays revoked or goes.
+                // Revoked here, and active or unknown in a restored database: stays revoked or is removed.
                 Some(State::Revoked) if self.seen_revoked.contains(&subject(key)) => None,
                 state => state,
             };
@@ -510,7 +510,7 @@ impl World {
 
     fn check_plan(&mut self, key: u8) {
         let found = self.worker.find(&self.store, &subject(key), [subject(key)]);
-        let Found::Key(holder) = found else { panic!("it was there") };
+        let Found::Key(holder) = found else { panic!("expected the key") };
         let expected = match plan_of(&subject(key)).map(|name| self.database.state(&Digest::of_plan(name))) {
             None => PlanState::NoPlan,
             Some(Some(State::Plan(requests))) => PlanState::Known(plan(requests)),
@@ -532,14 +532,15 @@ fn state_of(found: &Found) -> Option<State> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
+    /// No interleaving restores a revoked key or stops the feed.
     #[test]
-    fn no_interleaving_brings_a_revoked_key_back_or_stops_the_feed(ops in ops()) {
+    fn no_interleaving_restores_a_revoked_key(ops in ops()) {
         let mut world = World::new();
         for op in &ops {
             world.run(op);
         }
         let compared = world.settle();
-        // What a page lacked is not noticed where nothing can be compared.
+        // A missing entry is not detected where the audit cannot compare.
         if compared || !world.ever_lacked {
             world.check_settled();
         }

@@ -1,4 +1,4 @@
-//! Models that the engine as a whole is held to.
+//! Property tests of the engine as a whole.
 
 mod feed_model;
 mod totality;

@@ -1,5 +1,5 @@
-//! Whatever a client sends, of whichever bytes, gets one verdict; and a request passes in a key's name only if a key
-//! that may be used stands in it. The model knows which keys were made for what, and looks for them on its own.
+//! Every request, whatever its bytes, gets exactly one verdict, and passes in a key's name only if it contains a key
+//! that may be used. The model knows which keys exist in which state, and searches the requests for them independently.
 
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::bucket::{self, Input, Stamp};
@@ -38,7 +38,7 @@ const BITS: u32 = 2;
 const NOW: Now = Now { monotonic_ms: 100_000, wall_ms: 1_700_000_000_000 };
 /// The fields that every request begins with.
 const TARGET_FIELDS: usize = 3;
-/// The parameter and the cookie of the dialects that are given every kind of source.
+/// The query parameter and cookie of the dialects to which every kind of source is added.
 const NAMED: &str = "key";
 
 const PEPPER: &[u8] = b"a pepper";
@@ -55,8 +55,8 @@ const RULES: &str = r#"[
     {"path": {"prefix": "/self"}, "access": "optional", "credential": "keep"},
     {"path": {"prefix": "/v1"}, "hosts": ["api.example.com"], "access": "key", "cost": 2}
 ]"#;
-/// What some key opens; no key has what `/team` and `/admin` ask.
-const OPENED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
+/// The paths that some key may access; no key has the permissions of `/team` and `/admin`.
+const ALLOWED_BY_KEYS: [&str; 5] = ["/maybe", "/self", "/keys", "/files", "/v1"];
 const PATHS: [&str; 20] = [
     "/open",
     "/mcp",
@@ -114,13 +114,13 @@ const VALUES: [&[u8]; 14] = [
     b"a\"b\\c\r\nx: y",
 ];
 
-/// What a key was made for.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Active,
-    /// From 10.0.0.0/8 only.
+    /// Accepted from 10.0.0.0/8 only.
     Pinned,
-    /// One request in an hour.
+    /// Limited to one request per hour.
     Limited,
     Revoked,
     Rotated,
@@ -129,28 +129,28 @@ enum State {
     OwnerDisabled,
     OwnerUnknown,
     Spent,
-    /// On a plan of one request in an hour.
+    /// On a plan of one request per hour.
     OnPlan,
-    /// On a plan that says nothing of limits.
+    /// On a plan without limits.
     OnPlanWithoutLimits,
     PlanUnknown,
     PlanUnreadable,
-    /// Stored as a password hash; one request in an hour.
+    /// Stored as a password hash; limited to one request per hour.
     Hashed,
-    /// Made up for the public beginning of that, where it has one.
+    /// A guess with the selector of the `Hashed` key, if the dialect has selectors.
     Guessed,
-    /// Imported as its SHA-512.
+    /// Imported by its SHA-512.
     Sha512,
-    /// Imported as its HMAC-SHA-256.
+    /// Imported by its HMAC-SHA-256.
     Peppered,
-    /// The same, under a pepper that this edge does not have.
+    /// Imported by an HMAC-SHA-256 whose key this edge does not have.
     PepperedElsewhere,
     Unreadable,
     NeverMade,
 }
 
 impl State {
-    /// Some more often, as only one dialect has keys that are verified.
+    /// Some states are repeated, since only one dialect has keys that are verified.
     const ALL: [Self; 25] = [
         Self::Active,
         Self::Pinned,
@@ -194,7 +194,7 @@ impl State {
         }
     }
 
-    /// Whether it has one request in an hour.
+    /// Whether the key is limited to one request per hour.
     fn is_limited(self) -> bool {
         matches!(self, Self::Limited | Self::OnPlan | Self::Hashed)
     }
@@ -235,7 +235,7 @@ impl State {
         key
     }
 
-    /// Where the key's record lies.
+    /// The address of the key's record.
     fn subject(self, text: &str) -> Digest {
         let hmac = |pepper: &[u8]| {
             let mac = Hmac::<Sha256>::new_from_slice(pepper).unwrap().chain_update(text);
@@ -257,7 +257,7 @@ struct Key {
     state: State,
 }
 
-/// Whether sources of the kinds that no built-in dialect has are read too.
+/// Whether kinds of sources that no built-in dialect has are read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Added {
     Nothing,
@@ -265,7 +265,7 @@ enum Added {
     InsteadOfItsOwn,
 }
 
-/// A dialect with its rules, and the snapshot that every case begins with.
+/// A dialect with its rules, and the initial snapshot of every case.
 struct World {
     policy: Policy,
     names: Names,
@@ -351,7 +351,7 @@ impl World {
         &self.policy.dialect.sources
     }
 
-    /// What the control plane says of a credential.
+    /// The control plane's answer for a credential.
     fn verified(&self, what: &Unverified) -> Ended {
         let mut hashed = self.keys.iter().filter(|key| key.state == State::Hashed);
         let answer = match hashed.any(|key| key.text == what.credential.expose()) {
@@ -365,20 +365,20 @@ impl World {
 /// A few requests, one after another.
 struct Case<'a> {
     world: &'a World,
-    /// The verdicts that were ever given, and some ways to them.
+    /// All verdicts so far, and some ways to them.
     reached: &'a RefCell<BTreeSet<&'static str>>,
-    /// The ids of the keys that passed.
+    /// The ids of the keys with allowed requests.
     passed: RefCell<BTreeSet<String>>,
 }
 
-/// Whether a request is decided for the first time or after it waited.
+/// Whether a request is decided for the first time, or after waiting for a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     First,
     AfterWaiting,
 }
 
-/// A request of which everything but the keys is bytes already, since those depend on the world.
+/// A request, all bytes except for the keys, which depend on the world.
 #[derive(Clone, Debug)]
 struct Request {
     method: Vec<u8>,
@@ -390,7 +390,7 @@ struct Request {
     times: usize,
 }
 
-/// A key, perhaps with one byte changed, in a source or in a field that is none.
+/// A key, possibly with one byte changed, in a source or in another field.
 #[derive(Clone, Debug)]
 struct Sent {
     key: Index,
@@ -516,16 +516,16 @@ impl Request {
         let is_at = |paths: &[&str]| paths.iter().any(|path| is_below(&self.path, path));
         match decision {
             Decision::Allow { holder, strip, .. } => {
-                prop_assert!(is_at(&OPENED_BY_KEYS), "a route that no key opens");
+                prop_assert!(is_at(&ALLOWED_BY_KEYS), "allowed on a route that no key may access");
                 let key = world.keys.iter().find(|key| key.id == holder.key.key_id).unwrap();
                 prop_assert!(key.state.may_pass(&world.policy, self.client), "{:?}", key);
                 prop_assert_eq!(key.state == State::Hashed, turn == Turn::AfterWaiting);
                 let is_first = passed.borrow_mut().insert(key.id.clone());
-                prop_assert!(is_first || !key.state.is_limited(), "{:?} passes its limit", key);
+                prop_assert!(is_first || !key.state.is_limited(), "{:?} exceeds its limit", key);
                 let subject = Sha256::digest(&key.text);
                 let standing = standing(sources, headers);
                 let stands = standing.iter().any(|value| Sha256::digest(value) == subject);
-                prop_assert!(stands, "nobody sent {:?}", key);
+                prop_assert!(stands, "{:?} was not sent", key);
                 let mut others = world.keys.iter().filter(|other| other.text != key.text);
                 let is_alone = !others.any(|other| standing.iter().any(|value| value == other.text.as_bytes()));
                 prop_assert!(is_alone, "{:?} was not sent alone", key);
@@ -536,16 +536,16 @@ impl Request {
                 check_forwarded(world, headers, *strip, &identity)?;
             }
             Decision::Public => {
-                // A second path, which Envoy would not take, is stripped but not read.
+                // A second path, which Envoy would reject, is removed but not read.
                 let read = headers.iter().enumerate().filter(|(n, (name, _))| *n < TARGET_FIELDS || *name != ":path");
                 let read: Vec<Header<'_>> = read.map(|(_, header)| *header).collect();
                 let without_key = is_at(&["/maybe", "/self"]) && standing(sources, &read).is_empty();
-                prop_assert!(is_at(&["/open"]) || without_key, "a route that asks for a key");
+                prop_assert!(is_at(&["/open"]) || without_key, "public on a route that requires a key");
                 check_forwarded(world, headers, Strip::IdentityAndCredentials, &[])?;
             }
             Decision::Delegated => {
-                prop_assert!(is_at(&["/mcp", "/other"]), "a route that asks for a key");
-                prop_assert!(!contains(&self.path, b"/.."), "a path that can be read in two ways");
+                prop_assert!(is_at(&["/mcp", "/other"]), "delegated on a route that requires a key");
+                prop_assert!(!contains(&self.path, b"/.."), "an ambiguous path");
                 check_forwarded(world, headers, Strip::Identity, &[])?;
             }
             Decision::Metadata(_) => prop_assert!(is_at(&["/.well-known"])),
@@ -557,14 +557,14 @@ impl Request {
                     let values: BTreeSet<_> = standing(sources, headers).into_iter().collect();
                     let mut good = world.keys.iter().filter(|key| key.state.may_pass(&world.policy, self.client));
                     let is_good = |key: &Key| values.len() == 1 && values.contains(key.text.as_bytes());
-                    prop_assert!(!good.any(is_good), "a good key is held back");
+                    prop_assert!(!good.any(is_good), "a valid key is throttled");
                     reached.borrow_mut().insert(match turn {
                         Turn::First => "guess",
                         Turn::AfterWaiting => "guess after waiting",
                     });
                 } else if refused.refusal == Refusal::RateLimited {
                     let has_passed = decision.key_id().is_some_and(|key| passed.borrow().contains(key));
-                    prop_assert!(has_passed || is_at(&["/v1"]), "refused although it never passed");
+                    prop_assert!(has_passed || is_at(&["/v1"]), "limited although the key was not used");
                 }
                 let rendered = refused.render(&world.policy, headers);
                 prop_assert!((400..=599).contains(&rendered.status));
@@ -575,10 +575,10 @@ impl Request {
                 prop_assert!(world.keys.iter().all(|key| !rendered.body.contains(&key.text)), "{}", rendered.body);
             }
             Decision::Verify(what) => {
-                prop_assert_eq!(turn, Turn::First, "it waits twice");
+                prop_assert_eq!(turn, Turn::First, "the request waits twice");
                 let credential = what.credential.expose().as_bytes();
                 let stands = standing(sources, headers).iter().any(|value| value == credential);
-                prop_assert!(stands, "nobody sent what is to be verified");
+                prop_assert!(stands, "the credential to verify was not sent");
                 let selector =
                     |text: &[u8]| world.policy.dialect.format_of(text)?.selector_of(text).map(<[u8]>::to_vec);
                 let mut hashed = world.keys.iter().filter(|key| key.state == State::Hashed);
@@ -614,7 +614,7 @@ fn check_forwarded(
         return Ok(());
     }
     if strip == Strip::IdentityAndUnread {
-        // All that could be a credential is the one that was checked.
+        // All credentials in the forwarded request are the one that was checked.
         let read: BTreeSet<_> = standing(world.sources(), headers).into_iter().collect();
         let kept: BTreeSet<_> = standing_in_any_spelling(world.sources(), &forwarded).into_iter().collect();
         prop_assert_eq!(read, kept);
@@ -626,7 +626,7 @@ fn check_forwarded(
             prop_assert!(!forwarded.iter().any(|(name, _)| spelled_alike(name) == spelled_alike(of)));
         }
     }
-    // Where a client puts a key into a field that is no source, it stays there; nowhere else.
+    // A key in a field that is no source stays in that field, and appears in no other.
     for key in &world.keys {
         let bears = |(name, value): &&Header<'_>| *name != "x-other" && contains(value, key.text.as_bytes());
         prop_assert_eq!(forwarded.iter().find(bears), None);
@@ -634,7 +634,7 @@ fn check_forwarded(
     Ok(())
 }
 
-/// Everything that could be read as a credential in any of the sources, by anyone.
+/// Every value in the sources that anyone could read as a credential.
 fn standing(sources: &[Source], headers: &[Header<'_>]) -> Vec<Vec<u8>> {
     let mut values = Vec::new();
     for source in sources {
@@ -664,7 +664,7 @@ fn standing(sources: &[Source], headers: &[Header<'_>]) -> Vec<Vec<u8>> {
     values
 }
 
-/// The same, by whoever reads a header field in another spelling as well.
+/// Like [`standing`], including other spellings of header fields.
 fn standing_in_any_spelling(sources: &[Source], headers: &[Header<'_>]) -> Vec<Vec<u8>> {
     let fields = sources.iter().filter_map(Source::header);
     let respelled = |name| fields.clone().find(|of| spelled_alike(of) == spelled_alike(name)).unwrap_or(name);
@@ -680,7 +680,7 @@ fn of_pair(pair: &[u8], name: &str) -> Option<Vec<u8>> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec)
 }
 
-/// Whether a path, read with its letters decoded, is one or below it.
+/// Whether a percent-decoded path is `of` or below it.
 fn is_below(path: &[u8], of: &str) -> bool {
     let decoded = String::from_utf8_lossy(path).replace("%61", "a");
     decoded.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
@@ -699,8 +699,9 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
+/// Every request gets exactly one verdict, and passes in a key's name only if that key may be used.
 #[test]
-fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
+fn any_request_gets_one_verdict_and_needs_a_valid_key() {
     let worlds = worlds();
     let pepper = KeyDigest::HmacSha256(HmacKey::new(PEPPER).unwrap());
     let digests = Digests::new(vec![KeyDigest::Sha512, KeyDigest::Sha256, pepper]);
@@ -731,7 +732,7 @@ fn whatever_is_sent_gets_one_verdict_and_only_a_key_that_may_be_used_passes() {
     if let Err(error) = outcome {
         panic!("{error}");
     }
-    // What is never reached is not tested.
+    // Every verdict must have been reached.
     let refusals = Refusal::ALL.map(Refusal::name).into_iter();
     let ways = ["allow after waiting", "guess after waiting"];
     let others = ["allow", "public", "delegated", "metadata", "guess", "verify"];

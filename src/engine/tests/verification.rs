@@ -1,4 +1,4 @@
-//! The whole way of a request whose key only the control plane can check, as two workers that share a store walk it.
+//! Requests with a key that only the control plane can verify, handled by two workers that share a store.
 
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::bucket::{self, Input, Stamp};
@@ -48,7 +48,7 @@ struct Process {
 }
 
 impl Process {
-    /// With one key, which needs verification.
+    /// A process with one key that needs verification.
     fn new() -> Self {
         let text = r#"{"dialect": "auxot", "control_plane": {"cluster": "c"}}"#;
         let names = Names::new("c", "a", BITS);
@@ -139,9 +139,9 @@ impl Process {
         self.decide(worker, credential).verdict()
     }
 
-    /// A question that a request made necessary, answered; what the request waited for.
+    /// Answers the verification that a request requires; returns the result that the request waited for.
     fn ask(&mut self, worker: usize, credential: &str, outcome: Outcome) -> Rc<Ended> {
-        let Decision::Verify(what) = self.decide(worker, credential) else { panic!("there is nothing to ask") };
+        let Decision::Verify(what) = self.decide(worker, credential) else { panic!("expected a verification") };
         self.streams += 1;
         let (now_ms, stream) = (self.now.monotonic_ms, self.streams);
         let Worker { verified, verifier, .. } = &mut self.workers[worker];
@@ -154,7 +154,7 @@ impl Process {
         ended
     }
 
-    /// The verdict on a request that waits for this.
+    /// The verdict on a request that waits for this result.
     fn verdict_after(&mut self, worker: usize, credential: &str, outcome: Outcome) -> &'static str {
         let ended = self.ask(worker, credential, outcome);
         self.decide_after(worker, credential, Some(&ended)).verdict()
@@ -168,7 +168,7 @@ fn right(secret_id: &str) -> Outcome {
 const WRONG: Outcome = Outcome::Answered(Answer::Wrong);
 
 #[test]
-fn a_key_is_verified_once_and_every_worker_knows_it() {
+fn key_is_verified_once_for_every_worker() {
     let mut process = Process::new();
     assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
     assert_eq!([process.verdict(0, KEY), process.verdict(1, KEY)], ["allow", "allow"]);
@@ -179,7 +179,7 @@ fn a_key_is_verified_once_and_every_worker_knows_it() {
 }
 
 #[test]
-fn a_verified_key_in_the_cache_costs_no_look_up() {
+fn verified_key_in_the_cache_costs_no_look_up() {
     let mut process = Process::new();
     assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
     let before = process.store.calls.get();
@@ -187,18 +187,18 @@ fn a_verified_key_in_the_cache_costs_no_look_up() {
 }
 
 #[test]
-fn a_wrong_secret_is_unknown_and_for_a_while_not_asked_about_again() {
+fn wrong_secret_is_unknown_and_cached_for_a_while() {
     let mut process = Process::new();
     assert_eq!(process.verdict_after(0, GUESS, WRONG), "unknown");
     assert_eq!([process.verdict(0, GUESS), process.verdict(1, GUESS)], ["unknown", "unknown"]);
-    assert_eq!(process.decide(0, GUESS).key_id(), None, "whose key it is not is nobody's business");
+    assert_eq!(process.decide(0, GUESS).key_id(), None, "the key id of a wrong secret must not be shown");
     process.pass_ms(WRONG_MS);
     assert_eq!(process.verdict(1, GUESS), "verify");
     assert_eq!(process.verdict_after(1, KEY, right("sec_1")), "allow");
 }
 
 #[test]
-fn a_credential_that_leads_to_no_record_is_never_asked_about() {
+fn credential_without_a_record_is_never_verified() {
     let mut process = Process::new();
     assert_eq!(process.verdict(0, &KEY.replace("0123", "zzzz")), "unknown");
     assert_eq!(process.verdict(0, &KEY.replace("team", "user")), "unknown");
@@ -206,22 +206,23 @@ fn a_credential_that_leads_to_no_record_is_never_asked_about() {
 }
 
 #[test]
-fn a_record_that_forgets_to_say_so_is_verified_all_the_same() {
+fn record_without_verification_flag_is_still_verified() {
     let mut process = Process::new();
     process.key(|key| key.needs_verification = false);
-    assert_eq!(process.verdict(0, KEY), "verify", "the public beginning of a key is no key");
+    assert_eq!(process.verdict(0, KEY), "verify", "the selector of a key is not accepted as a key");
 }
 
 #[test]
-fn a_key_of_which_the_sha_256_is_known_is_not_asked_about() {
+fn key_found_by_sha_256_is_not_verified() {
     let mut process = Process::new();
     process.put(Digest::of_key(KEY.as_bytes()), Process::record(|key| key.needs_verification = false));
     assert_eq!(process.verdict(0, KEY), "allow");
     assert_eq!(process.verdict(0, GUESS), "verify");
 }
 
+/// A record for the SHA-256 takes precedence on every worker, even if the key was verified before.
 #[test]
-fn a_record_for_the_sha_256_comes_first_on_every_worker_although_the_key_was_verified() {
+fn sha_256_record_takes_precedence_on_every_worker() {
     let mut process = Process::new();
     assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
     process.put(
@@ -235,7 +236,7 @@ fn a_record_for_the_sha_256_comes_first_on_every_worker_although_the_key_was_ver
 }
 
 #[test]
-fn only_who_has_the_key_learns_that_it_is_revoked_or_has_ended() {
+fn revocation_and_expiry_are_shown_to_holders_only() {
     type Change = fn(&mut KeyRecord);
     let changes: [(&str, Change); 3] = [
         ("revoked", |key| key.revoked_at_ms = Some(1)),
@@ -250,12 +251,12 @@ fn only_who_has_the_key_learns_that_it_is_revoked_or_has_ended() {
         assert_eq!(process.verdict(0, GUESS), "unknown");
         let mut process = Process::new();
         process.key(change);
-        assert_eq!(process.verdict(0, KEY), "unknown", "nothing is asked about it");
+        assert_eq!(process.verdict(0, KEY), "unknown", "no verification is sent");
     }
 }
 
 #[test]
-fn what_is_remembered_belongs_to_one_secret() {
+fn cached_result_belongs_to_one_secret() {
     let mut process = Process::new();
     assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
     process.key(|key| key.secret_id = "sec_2".into());
@@ -265,7 +266,7 @@ fn what_is_remembered_belongs_to_one_secret() {
 }
 
 #[test]
-fn a_request_that_waited_is_decided_by_what_is_true_then() {
+fn waiting_request_is_decided_by_the_current_state() {
     let mut process = Process::new();
     let ended = process.ask(0, KEY, right("sec_1"));
     process.key(|key| key.revoked_at_ms = Some(1));
@@ -279,11 +280,11 @@ fn a_request_that_waited_is_decided_by_what_is_true_then() {
     let mut process = Process::new();
     let ended = process.ask(0, KEY, right("sec_1"));
     process.key(|key| key.secret_id = "sec_2".into());
-    assert_eq!(process.decide_after(0, KEY, Some(&ended)).verdict(), "unavailable", "another secret was verified");
+    assert_eq!(process.decide_after(0, KEY, Some(&ended)).verdict(), "unavailable", "a different secret was verified");
 }
 
 #[test]
-fn a_request_never_waits_twice() {
+fn request_never_waits_twice() {
     let mut process = Process::new();
     let ended = process.ask(0, KEY, right("sec_9"));
     assert_eq!(process.decide_after(0, KEY, Some(&ended)).verdict(), "unavailable");
@@ -292,7 +293,7 @@ fn a_request_never_waits_twice() {
 }
 
 #[test]
-fn that_nothing_could_be_learned_is_told_with_when_to_come_back_and_not_remembered() {
+fn unavailability_has_a_retry_time_and_is_not_cached() {
     let mut process = Process::new();
     let ended = process.ask(0, KEY, Outcome::Unavailable { retry_after_s: 7 });
     let decision = process.decide_after(0, KEY, Some(&ended));
@@ -304,7 +305,7 @@ fn that_nothing_could_be_learned_is_told_with_when_to_come_back_and_not_remember
 }
 
 #[test]
-fn another_worker_that_learned_it_meanwhile_is_enough() {
+fn result_learned_by_another_worker_is_enough() {
     let mut process = Process::new();
     let ended = process.ask(0, KEY, Outcome::Unavailable { retry_after_s: 7 });
     assert_eq!(process.verdict_after(1, KEY, right("sec_1")), "allow");
@@ -312,20 +313,21 @@ fn another_worker_that_learned_it_meanwhile_is_enough() {
 }
 
 #[test]
-fn a_request_that_waits_is_counted_once() {
+fn waiting_request_is_counted_once() {
     let mut process = Process::new();
     process.key(|key| key.limits = Some(Limits::new(vec!["1/h".parse().unwrap()]).unwrap()));
     assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
     assert_eq!(process.verdict(1, KEY), "rate_limited");
 }
 
+/// Each request with a wrong secret counts as a guess once the secret is known to be wrong.
 #[test]
-fn a_wrong_secret_is_a_guess_once_that_is_known_and_each_request_with_it_is_one() {
+fn each_request_with_a_wrong_secret_counts_as_a_guess() {
     let mut process = Process::new();
     process.guessing = Some(AuthThrottle::new(process.names.guesses(), "2/min".parse().unwrap()));
     let ended = process.ask(0, GUESS, Outcome::Unavailable { retry_after_s: 7 });
     for _ in 0..9 {
-        assert_eq!(process.decide_after(0, GUESS, Some(&ended)).verdict(), "unavailable", "nothing is known");
+        assert_eq!(process.decide_after(0, GUESS, Some(&ended)).verdict(), "unavailable", "the result is unknown");
         assert_eq!(process.verdict(0, GUESS), "verify");
     }
     let ended = process.ask(0, GUESS, WRONG);
@@ -334,12 +336,12 @@ fn a_wrong_secret_is_a_guess_once_that_is_known_and_each_request_with_it_is_one(
     let decision = process.decide_after(0, GUESS, Some(&ended));
     let Decision::Refuse(refused) = &decision else { panic!("{decision:?}") };
     assert_eq!((refused.refusal, decision.key_id()), (Refusal::RateLimited, None));
-    assert_eq!(process.verdict(0, GUESS), "rate_limited", "what is remembered to be wrong is a guess too");
-    assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow", "a good key is not held back");
+    assert_eq!(process.verdict(0, GUESS), "rate_limited", "a cached wrong secret counts as a guess too");
+    assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow", "a valid key is not throttled");
 }
 
 #[test]
-fn what_the_record_says_of_the_request_is_asked_of_verified_keys_too() {
+fn record_conditions_apply_to_verified_keys_too() {
     let mut process = Process::new();
     assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "allow");
     process.put(Digest::of_owner("acme"), Body::Owner(OwnerRecord { disabled: true, permissions: None }));

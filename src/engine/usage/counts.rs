@@ -1,4 +1,5 @@
-//! What one VM has counted and not told yet. A request costs a look-up in a map in its own memory, and no host call.
+//! Usage that one VM has counted and not yet reported. Counting a request is a look-up in a map in memory, without a
+//! host call.
 
 use crate::engine::decide::Decision;
 use keyward_core::wire::entry::KeyRecord;
@@ -6,23 +7,23 @@ use keyward_core::wire::usage::{Batch, BatchId, KeyUsage, MAX_COUNT, MAX_KEYS, V
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// Counts by secret, at most a bound of them; what the bound keeps out is counted as dropped.
+/// Counts by secret, for a bounded number of secrets; requests beyond the bound are counted as dropped.
 #[derive(Debug)]
 pub(super) struct Counts {
     max_secrets: usize,
     secrets: BTreeMap<String, Counted>,
     others: Tally,
     dropped: u64,
-    /// What was dropped since somebody asked.
+    /// How many requests were dropped since the last call of `take_dropped_lately`.
     dropped_lately: u64,
-    /// The last secret of the last batch, if there were more behind it. The next batch goes on there, so that secrets in
-    /// constant use do not keep others waiting.
+    /// The last secret of the last batch, if there were more. The next batch continues there, so that secrets in
+    /// constant use do not block others.
     taken_up_to: Option<String>,
-    /// The address of the secret of this request, in a place that is used again.
+    /// A buffer for the address of a request's secret.
     address: String,
 }
 
-/// What was asked with one secret.
+/// The counts of one secret.
 #[derive(Debug, Default)]
 struct Counted {
     last_used_ms: Option<u64>,
@@ -30,11 +31,11 @@ struct Counted {
     credits: u64,
 }
 
-/// Counts by the name of a verdict, of which one secret sees few.
+/// Counts by verdict name; each secret sees few.
 #[derive(Debug, Default)]
 struct Tally(Vec<(&'static str, u64)>);
 
-/// Between the ids of key and secret in an address; no id that is counted contains it.
+/// Separates the ids of key and secret in an address; ids that contain it are not counted.
 const SEPARATOR: char = ' ';
 
 impl Counts {
@@ -68,31 +69,36 @@ impl Counts {
         self.secrets.is_empty() && self.others.0.is_empty() && self.dropped == 0
     }
 
-    /// Whether the last batch could not hold all.
+    /// Whether the last batch was full.
     pub(super) fn has_more(&self) -> bool {
         self.taken_up_to.is_some()
     }
 
-    /// Takes out as much as a batch holds.
+    /// Removes one batch of counts.
     pub(super) fn take(&mut self, id: BatchId) -> Batch {
         let after = self.taken_up_to.take();
         let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut behind = self.secrets.range::<str, _>((start, Bound::Unbounded)).map(|(address, _)| address.clone());
         let addresses: Vec<String> = behind.by_ref().take(MAX_KEYS).collect();
         let has_more = behind.next().is_some();
-        let keys = addresses.iter().filter_map(|address| Some(self.secrets.remove(address)?.told_of(address)));
+        let keys = addresses.iter().filter_map(|address| Some(self.secrets.remove(address)?.into_usage(address)));
         let keys = keys.collect();
         self.taken_up_to = addresses.into_iter().next_back().filter(|_| has_more);
-        Batch { id, keys, others: std::mem::take(&mut self.others).told(), dropped: std::mem::take(&mut self.dropped) }
+        Batch {
+            id,
+            keys,
+            others: std::mem::take(&mut self.others).into_verdicts(),
+            dropped: std::mem::take(&mut self.dropped),
+        }
     }
 
-    /// Nobody will ever take this batch: its requests are dropped.
+    /// Counts the requests of a batch that will never be accepted as dropped.
     pub(super) fn give_up(&mut self, batch: &Batch) {
         add(&mut self.dropped, batch.dropped);
         self.drop_requests(batch.requests() - batch.dropped);
     }
 
-    /// How many requests were dropped since this was asked before.
+    /// How many requests were dropped since the last call.
     pub(super) fn take_dropped_lately(&mut self) -> u64 {
         std::mem::take(&mut self.dropped_lately)
     }
@@ -103,8 +109,8 @@ impl Counts {
         self.address.push(SEPARATOR);
         self.address.push_str(&key.secret_id);
         if !self.secrets.contains_key(&self.address) {
-            let can_be_told = is_id(&key.key_id) && (key.secret_id.is_empty() || is_id(&key.secret_id));
-            if !can_be_told || self.secrets.len() >= self.max_secrets {
+            let is_reportable = is_id(&key.key_id) && (key.secret_id.is_empty() || is_id(&key.secret_id));
+            if !is_reportable || self.secrets.len() >= self.max_secrets {
                 return None;
             }
             self.secrets.insert(self.address.clone(), Counted::default());
@@ -119,13 +125,13 @@ impl Counts {
 }
 
 impl Counted {
-    fn told_of(self, address: &str) -> KeyUsage {
+    fn into_usage(self, address: &str) -> KeyUsage {
         let (key_id, secret_id) = address.split_once(SEPARATOR).unwrap_or((address, ""));
         KeyUsage {
             key_id: key_id.to_owned(),
             secret_id: secret_id.to_owned(),
             last_used_ms: self.last_used_ms,
-            verdicts: self.verdicts.told(),
+            verdicts: self.verdicts.into_verdicts(),
             credits: self.credits,
         }
     }
@@ -139,12 +145,12 @@ impl Tally {
         }
     }
 
-    fn told(self) -> Verdicts {
+    fn into_verdicts(self) -> Verdicts {
         self.0.into_iter().map(|(verdict, count)| (verdict.to_owned(), count)).collect()
     }
 }
 
-/// Stops at the largest count that can be told.
+/// Saturates at the largest count that can be reported.
 fn add(count: &mut u64, more: u64) {
     *count = count.saturating_add(more).min(MAX_COUNT);
 }

@@ -1,12 +1,13 @@
-//! What the control plane said of credentials that only it can check, remembered so that it is asked once.
+//! Results of verifications by the control plane, cached so that each credential is verified once.
 //!
-//! **Where.** In a fixed number of shared buckets, so that what one worker learned all know, and in each worker's memory,
-//! so that a key in use costs no look-up. Both are bounded; what is dropped is asked again.
+//! **Where.** In a fixed number of shared buckets, so that all workers know what one learned, and in each worker's
+//! memory, so that a key in use costs no look-up. Both are bounded; a dropped result is requested again.
 //!
-//! **What.** A verdict stands under a hash of the credential and belongs to one secret: it is believed only while the
-//! snapshot's record still names that secret, and the record decides everything else. So a key that is revoked or rotated
-//! is refused at once, remembered or not. The hash is keyed with random bytes of this process, because a plain SHA-256
-//! would be there what an Argon2id hash was to prevent; who can read all of the process's memory has the key too.
+//! **What.** A result is stored under a hash of the credential and belongs to one secret: it is valid only while the
+//! snapshot's record still names that secret, and the record decides everything else. So a key that is revoked or
+//! rotated is refused at once, cached or not. The hash is keyed with random bytes of this process, because a plain
+//! SHA-256 of the credential would undo the protection of its Argon2id hash; an attacker who can read all of the
+//! process's memory has the key too.
 
 use crate::engine::cache::Cache;
 use crate::engine::snapshot::ReadVersions;
@@ -14,45 +15,45 @@ use crate::engine::store::{SharedStore, update};
 use keyward_core::key::digest::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// What this worker remembers, and its way to what all do.
+/// This worker's cache, and the shared one.
 #[derive(Debug)]
 pub struct Verified {
     prefix: String,
-    /// Bytes that nobody can guess, offered as the process's key; `None` where there is no randomness.
+    /// Unpredictable bytes, offered as the process's key; `None` without a source of randomness.
     offered: Option<HashKey>,
     key: Option<HashKey>,
     recent: Cache<Recent>,
 }
 
-/// A credential that is right, in one worker's memory.
+/// A correct credential, in one worker's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recent {
-    /// Where the record is found.
+    /// The address of its record.
     pub subject: Digest,
-    /// The secret that the credential is.
+    /// The id of the secret that the credential matches.
     pub secret_id: String,
-    /// What there was, when this was learned, at the addresses that come before.
+    /// The versions found at the earlier addresses when the result was cached.
     pub before: ReadVersions,
     until_ms: u64,
 }
 
-/// What is remembered of a credential.
+/// The cached result for a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// It is the secret.
+    /// The credential matches the secret.
     Right {
-        /// How long that is believed, in milliseconds of the monotonic clock.
+        /// How long the result is valid, in milliseconds of the monotonic clock.
         until_ms: u64,
     },
-    /// It is not.
+    /// The credential does not match.
     Wrong,
 }
 
-/// Random bytes of this process. They lie in shared data, and are never shown.
+/// Random bytes of this process. Stored in shared data, and never shown.
 #[derive(Clone)]
 struct HashKey([u8; HASH_KEY_LENGTH]);
 
-/// What leads to an entry: both parts of it are hashes.
+/// The address of an entry: both parts are hashes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Address {
     credential: [u8; 16],
@@ -66,36 +67,37 @@ struct Entry {
     at_ms: u64,
 }
 
-/// How many random bytes the hashes are keyed with.
+/// The number of random bytes that key the hashes.
 pub const HASH_KEY_LENGTH: usize = 32;
 
-/// How long a credential is known to be right, in milliseconds.
+/// How long a correct credential is cached, in milliseconds.
 pub const RIGHT_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// How long a credential is known to be wrong, in milliseconds.
+/// How long a wrong credential is cached, in milliseconds.
 pub const WRONG_MS: u64 = 30 * 1000;
 
 /// The number of shared buckets, as a power of two.
 const BUCKET_BITS: u32 = 10;
 
-/// How many verdicts a bucket holds.
+/// The number of results in a bucket.
 pub const BUCKET_ENTRIES: usize = 128;
 
 const ENTRY_LENGTH: usize = 16 + 8 + 1 + 8;
 
 impl Verified {
-    /// A memory whose shared part has names that begin with `prefix`, and whose own part holds `recent` credentials.
-    /// `offered` must come from a cryptographic source; without it nothing is remembered unless another worker had it.
+    /// A cache whose shared part has names that begin with `prefix`, and whose local part holds `recent` credentials.
+    /// `offered` must come from a cryptographic source; without it nothing is cached unless another worker has set the
+    /// key.
     pub fn new(prefix: String, recent: usize, offered: Option<[u8; HASH_KEY_LENGTH]>) -> Self {
         Self { prefix, offered: offered.map(HashKey), key: None, recent: Cache::new(recent) }
     }
 
-    /// What this worker knows of a credential to be right.
+    /// A correct credential in this worker's memory.
     pub fn recent(&mut self, digest: &Digest, now_ms: u64) -> Option<&Recent> {
         self.recent.find(digest).filter(|recent| now_ms < recent.until_ms).map(|recent| &*recent)
     }
 
-    /// What the process knows of a credential under a record; what is right is kept in this worker's memory too.
+    /// What the process knows of a credential under a record; correct credentials are kept in this worker's memory too.
     pub fn recall(
         &mut self,
         store: &impl SharedStore,
@@ -114,7 +116,7 @@ impl Verified {
         Some(memory)
     }
 
-    /// Keeps what the control plane said, for all workers.
+    /// Caches a result for all workers.
     pub fn remember(
         &mut self,
         store: &impl SharedStore,
@@ -138,12 +140,12 @@ impl Verified {
         Some((format!("{}{bucket:x}", self.prefix), Address { credential: *credential, secret }))
     }
 
-    /// The process's key: whoever comes first makes it.
+    /// The process's key; the first worker sets it.
     fn key(&mut self, store: &impl SharedStore) -> Option<HashKey> {
         if self.key.is_none() {
             let name = format!("{}key", self.prefix);
             if let Some(offered) = &self.offered {
-                // A conflict says that it is there already.
+                // A conflict means that another worker has set it already.
                 let _ = store.get(&name).is_none().then(|| store.put(&name, &offered.0, None));
             }
             self.key = store.get(&name).and_then(|stored| Some(HashKey(stored.bytes.try_into().ok()?)));
@@ -152,20 +154,20 @@ impl Verified {
     }
 }
 
-/// A credential, and where what is known of it is found.
+/// A credential, and the address of its record.
 pub struct Credential<'a> {
     /// The credential.
     pub text: &'a [u8],
-    /// Its digest, for this worker's memory alone.
+    /// Its digest, for this worker's memory only.
     pub digest: Digest,
     /// The address of its record.
     pub subject: Digest,
-    /// The addresses that come before it, at which there was nothing.
+    /// The versions at the earlier addresses, at which there was no record.
     pub before: &'a ReadVersions,
 }
 
 impl HashKey {
-    /// A keyed hash: SHA-256 of the key and what follows, of which only a part is ever kept.
+    /// A keyed hash: SHA-256 of the key and what follows, of which only a part is stored.
     fn hash(&self, what: &[u8], bytes: &[u8]) -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in [&self.0[..], what, b"\0", bytes] {
@@ -213,8 +215,8 @@ fn read(bucket: &[u8]) -> impl Iterator<Item = Entry> {
     entries.iter().filter_map(Entry::decode)
 }
 
-/// The bucket with one more verdict, and no more than it may hold: what is wrong gives way to what is right, so that
-/// guesses push out no key; else the oldest goes.
+/// The bucket with one more result, within its bound: wrong credentials are evicted first, so that guesses evict no
+/// valid key; then the oldest.
 fn with(bucket: &[u8], newest: Entry) -> Vec<u8> {
     let is_kept = |entry: &Entry| entry.address != newest.address && entry.believed(newest.at_ms).is_some();
     let mut kept: Vec<Entry> = read(bucket).filter(is_kept).collect();
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_worker_learned_all_know_and_only_of_that_secret() {
+    fn result_is_shared_by_workers_for_that_secret_only() {
         let store = MemoryStore::default();
         let (mut one, mut other) = (memory(1), memory(2));
         assert_eq!(one.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 0), None);
@@ -265,7 +267,7 @@ mod tests {
         assert_eq!(
             other.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_1", 6),
             Some(Memory::Right { until_ms: 5 + RIGHT_MS }),
-            "although it offered another key"
+            "although the worker offered another key"
         );
         assert_eq!(other.recall(&store, &credential(TEXT, &ReadVersions::default()), "sec_2", 6), None);
         assert_eq!(other.recall(&store, &credential(b"user.aaaabbbb", &ReadVersions::default()), "sec_1", 6), None);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_holds_neither_the_credential_nor_its_sha_256() {
+    fn shared_memory_holds_no_credential_and_no_sha_256() {
         let (store, mut memory) = (MemoryStore::default(), memory(1));
         memory.remember(&store, TEXT, "sec_1", true, 0);
         for (name, bytes) in store.values() {
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn without_randomness_nothing_is_remembered_and_nothing_breaks() {
+    fn without_randomness_nothing_is_cached_or_broken() {
         let store = MemoryStore::default();
         let mut memory = Verified::new("v.".to_owned(), 4, None);
         memory.remember(&store, TEXT, "sec_1", true, 0);
@@ -308,8 +310,9 @@ mod tests {
         assert!(store.values().is_empty());
     }
 
+    /// A full bucket drops wrong credentials first, then the oldest, and never a right one for a wrong one.
     #[test]
-    fn a_full_bucket_drops_what_is_wrong_and_then_the_oldest_and_nothing_right_for_what_is_wrong() {
+    fn full_bucket_drops_wrong_results_then_the_oldest() {
         let mut bucket = Vec::new();
         for n in 0..BUCKET_ENTRIES as u64 {
             bucket = with(&bucket, entry(n, n != 50, n));
@@ -326,7 +329,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_is_bounded_and_whatever_it_held_can_be_read(
+        fn bucket_is_bounded_and_parses_any_content(
             bytes in proptest::collection::vec(any::<u8>(), 0..6000),
             added in proptest::collection::vec((0..300u64, any::<bool>(), 0..100_000u64), 0..300),
         ) {

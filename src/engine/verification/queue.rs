@@ -1,14 +1,14 @@
-//! Who waits for the control plane to check a credential, and what is asked of it: each credential once at a time, and
-//! wrong ones not without end.
+//! Requests that wait for the control plane to verify a credential: each credential is verified once at a time, and the
+//! number of wrong ones is limited.
 //!
-//! Wrong credentials are counted by client and public beginning first, so who guesses one key keeps nobody from another. A
-//! client that was wrong about too many beginnings goes on in a *slow lane*: a few credentials at a time, and only with beginnings
-//! that it was not wrong about. So whoever shares its address and is right waits a little, and is not refused; and the control plane
-//! has no more to check than the lane lets through.
+//! Wrong credentials are counted by client and selector, the public beginning of a key, so guessing one key does not
+//! block others. A client with too many wrong credentials continues in a *slow lane*: a few credentials at a time, and
+//! only with selectors for which it has sent no wrong credential. So a legitimate user of the same address waits
+//! briefly rather than being refused, and the control plane verifies no more than the lane admits.
 //!
-//! It refuses to trust that an answer comes or that whoever waits is still there: a question and a request have deadlines,
-//! and a stream that goes away is forgotten. It sends nothing itself; the host takes what [is to be sent](Verifier::to_send)
-//! and tells how it [ended](Verifier::ended), and answers the streams that are [ready](Verifier::take_ready).
+//! A response may never arrive, and a waiting stream may disappear: verifications and requests have deadlines, and a
+//! closed stream is removed. The queue sends nothing itself; the host takes what [is due](Verifier::to_send), reports
+//! the [result](Verifier::ended), and resumes the streams that are [ready](Verifier::take_ready).
 
 use crate::engine::limiter::Limiter;
 use crate::engine::store::{Names, SharedStore};
@@ -22,72 +22,72 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-/// The questions of one worker.
+/// The pending verifications of one worker.
 #[derive(Debug)]
 pub struct Verifier {
     wrong: Limiter,
     questions: BTreeMap<u64, Question>,
     asked: u64,
-    /// Every stream that waits, also one whose answer is ready.
+    /// Every waiting stream, including those that are ready.
     waiting: BTreeSet<u32>,
     ready: VecDeque<(u32, Rc<Ended>)>,
 }
 
-/// What has to be asked before a request can be decided.
+/// What must be verified before a request can be decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unverified {
-    /// The credential as it was sent.
+    /// The credential as sent.
     pub credential: Secret,
     /// Its digest.
     pub digest: Digest,
-    /// The address of the record that its public beginning leads to.
+    /// The address of the record that the credential's selector leads to.
     pub subject: Digest,
-    /// The secret that the record speaks of.
+    /// The secret that the record names.
     pub secret_id: String,
 }
 
-/// What came of a question.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The digest of the credential that was asked about.
+    /// The digest of the verified credential.
     pub digest: Digest,
     /// What is known now.
     pub outcome: Outcome,
 }
 
-/// What is known after a question.
+/// What is known after a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// What the control plane said.
+    /// The control plane's answer.
     Answered(Answer),
-    /// Nothing.
+    /// The control plane did not answer.
     Unavailable {
-        /// After how many seconds to try again.
+        /// When to retry, in seconds.
         retry_after_s: u64,
     },
-    /// Nothing, since the control plane has too much to verify.
+    /// The control plane is overloaded.
     Busy {
-        /// After how many seconds to try again.
+        /// When to retry, in seconds.
         retry_after_s: u64,
     },
 }
 
-/// Nothing more is asked now.
+/// The verification is not admitted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too much is being verified: try again in {retry_after_s} s")]
 pub struct Busy {
-    /// After how many seconds to try again.
+    /// When to retry, in seconds.
     pub retry_after_s: u64,
 }
 
 #[derive(Debug)]
 struct Question {
     what: Unverified,
-    /// The client, as far as it can be told apart.
+    /// The client's network.
     client: String,
-    /// Whether it is sent in the client's slow lane.
+    /// Whether the question is sent in the client's slow lane.
     is_slow: bool,
-    /// When no answer is waited for any more; `None` as long as it was not sent.
+    /// The deadline of the response; `None` until sent.
     given_up_ms: Option<u64>,
     waiters: Vec<Waiter>,
 }
@@ -98,51 +98,51 @@ struct Waiter {
     deadline_ms: u64,
 }
 
-/// How long the control plane may take, in milliseconds.
+/// The timeout of a call to the control plane, in milliseconds.
 pub const CALL_TIMEOUT_MS: u64 = 4000;
 
-/// How long a request waits at most, in milliseconds.
+/// The longest time that a request waits, in milliseconds.
 pub const WAIT_MS: u64 = 5000;
 
-/// How many credentials one worker has checked at a time, and how many requests wait for one of them and in all.
+/// The limits per worker: credentials being verified, requests that wait for one of them, and waiting requests in all.
 pub const MAX_QUESTIONS: usize = 100;
 /// See [`MAX_QUESTIONS`].
 pub const MAX_WAITERS_PER_QUESTION: usize = 100;
 /// See [`MAX_QUESTIONS`].
 pub const MAX_WAITERS: usize = 1000;
 
-/// How many wrong credentials with one public beginning a client may have checked, and all clients together.
+/// How many wrong credentials with one selector may be verified: of one client, and of all clients together.
 pub const WRONG_OF_CLIENT: Limit = Limit::per_minute(5);
 /// See [`WRONG_OF_CLIENT`].
 pub const WRONG_OF_ALL: Limit = Limit::per_minute(60);
-/// How many wrong credentials with whatever public beginnings a client may have checked before it goes on in the slow lane:
-/// who knows many of them must not keep the control plane busy for all others.
+/// How many wrong credentials with any selector a client may have verified before it continues in the slow lane:
+/// knowing many selectors must not allow a client to keep the control plane busy.
 pub const WRONG_OF_CLIENT_IN_ALL: Limit = Limit::per_minute(30);
-/// How many wrong credentials a client may have checked in its slow lane.
+/// How many wrong credentials a client may have verified in its slow lane.
 pub const WRONG_IN_SLOW_LANE: Limit = Limit::per_ten_seconds(20);
-/// How often a client may have asked a control plane that was too busy.
+/// How many verifications a client may have sent to an overloaded control plane.
 pub const IN_VAIN_OF_CLIENT: Limit = Limit::per_ten_seconds(20);
 
-/// How much of [`MAX_QUESTIONS`] one client may have, so that something is left for the others.
+/// One client's maximum share of [`MAX_QUESTIONS`], so that others are not locked out.
 const MAX_QUESTIONS_OF_CLIENT: usize = MAX_QUESTIONS / 2;
 
-/// How many credentials of one client a worker has checked at once in the slow lane, and how many wait for that.
+/// How many credentials of one client a worker verifies at once in the slow lane, and how many wait for that.
 const MAX_SLOW_AT_ONCE: usize = 4;
 /// See [`MAX_SLOW_AT_ONCE`].
 const MAX_SLOW_OF_CLIENT: usize = 16;
-/// How many credentials wait in the slow lanes of all clients, as they stay longer than others.
+/// How many credentials wait in the slow lanes of all clients, since they wait longer than others.
 const MAX_SLOW: usize = MAX_QUESTIONS / 2;
 
-/// After how many seconds to come back where nothing better is known.
+/// The default time until a retry, in seconds.
 const RETRY_S: u64 = 1;
 
-/// The longest that the control plane may tell a client to stay away, in seconds.
+/// The longest time until a retry that the control plane may request, in seconds.
 const MAX_RETRY_S: u64 = 30;
 
 const WRONG_BUCKET_BITS: u32 = 8;
 
 impl Verifier {
-    /// One that has asked nothing.
+    /// An empty queue.
     pub fn new(names: &Names) -> Self {
         Self {
             wrong: Limiter::new(names.wrong(), WRONG_BUCKET_BITS),
@@ -153,10 +153,11 @@ impl Verifier {
         }
     }
 
-    /// Lets a stream wait for what becomes of its credential, and has that asked unless it is being asked.
+    /// Adds a stream that waits for its credential's verification, and starts the verification if it is not pending
+    /// yet.
     ///
     /// # Errors
-    /// If too much waits, or this client, or all, had too many wrong credentials with this public beginning.
+    /// If too many streams wait, or this client, or all clients, sent too many wrong credentials with this selector.
     pub fn wait(
         &mut self,
         store: &impl SharedStore,
@@ -179,7 +180,7 @@ impl Verifier {
             if self.questions.len() >= MAX_QUESTIONS {
                 return busy;
             }
-            let client = told_apart(client);
+            let client = network_of(client);
             let of_client = self.questions.values().filter(|question| question.client == client).count();
             if client != UNKNOWN && of_client >= MAX_QUESTIONS_OF_CLIENT {
                 return busy;
@@ -195,11 +196,12 @@ impl Verifier {
 
     /// Whether a credential goes into its client's slow lane.
     ///
-    /// What this worker is asking with one public beginning counts as if it were wrong already, so that many at once get no
-    /// further than one after another. (Not what a client asks with several: they may be the keys of many behind one address.)
+    /// Pending verifications with one selector count as wrong, so that parallel guesses gain nothing over sequential
+    /// ones. (Pending verifications with several selectors do not: they may be the keys of many users behind one
+    /// address.)
     ///
     /// # Errors
-    /// If it is not to be asked about now.
+    /// If the verification is not admitted now.
     fn have_budget(
         &self,
         store: &impl SharedStore,
@@ -228,7 +230,7 @@ impl Verifier {
         if wait_ms == 0 {
             return Ok(false);
         }
-        // As long as not all of its budget is there, the client was wrong about this beginning.
+        // The client sent a wrong credential with this selector if its budget is not full.
         let (of, limit) = here;
         let suspected_ms = self.wrong.wait_ms(store, &of, limit, limit.requests(), now_ms);
         if suspected_ms > 0 {
@@ -242,7 +244,7 @@ impl Verifier {
         Ok(true)
     }
 
-    /// Whether a client's slow lane lets nothing through at the moment. What is being asked counts as wrong.
+    /// Whether a client's slow lane is full at the moment. Pending verifications count as wrong.
     fn is_lane_full(&self, store: &impl SharedStore, client: &str, now_ms: u64) -> bool {
         let is_open =
             |question: &&Question| question.is_slow && question.given_up_ms.is_some() && question.client == client;
@@ -251,12 +253,12 @@ impl Verifier {
         open >= MAX_SLOW_AT_ONCE || self.wrong.wait_ms(store, &lane_of(client), WRONG_IN_SLOW_LANE, cost, now_ms) > 0
     }
 
-    /// Whether a stream waits.
+    /// Whether a stream is waiting.
     pub fn waits(&self, stream: u32) -> bool {
         self.waiting.contains(&stream)
     }
 
-    /// Forgets a stream. A question that was sent goes on: its answer is remembered for the next.
+    /// Removes a stream. A verification in flight continues: its result is cached for the next request.
     pub fn leave(&mut self, stream: u32) {
         if !self.waiting.remove(&stream) {
             return;
@@ -268,7 +270,7 @@ impl Verifier {
         self.questions.retain(|_, question| question.given_up_ms.is_some() || !question.waiters.is_empty());
     }
 
-    /// The next question that is to be sent, which then counts as sent: its number, and the credential.
+    /// The next verification to send, which then counts as sent: its id and the credential.
     pub fn to_send(&mut self, store: &impl SharedStore, now_ms: u64) -> Option<(u64, Secret)> {
         let mut full = BTreeSet::new();
         let mut may_be_sent = |question: &Question| {
@@ -287,12 +289,12 @@ impl Verifier {
         Some((id, question.what.credential.clone()))
     }
 
-    /// Whether an answer to a question is still waited for.
+    /// Whether the response to a verification is still expected.
     pub fn is_open(&self, id: u64) -> bool {
         self.questions.contains_key(&id)
     }
 
-    /// Takes what became of a question: remembers it, and makes those that waited for it ready.
+    /// Handles the result of a verification: caches it, and marks the streams that waited for it as ready.
     pub fn ended(&mut self, store: &impl SharedStore, verified: &mut Verified, id: u64, outcome: Outcome, now_ms: u64) {
         let Some(question) = self.questions.remove(&id) else { return };
         let what = &question.what;
@@ -320,12 +322,12 @@ impl Verifier {
         self.ready.extend(question.waiters.iter().map(|waiter| (waiter.stream, Rc::clone(&ended))));
     }
 
-    /// Gives up what was waited for too long.
+    /// Times out verifications and waiting requests.
     pub fn tick(&mut self, now_ms: u64) {
         let unavailable = Outcome::Unavailable { retry_after_s: RETRY_S };
         for question in self.questions.values_mut() {
             let ended = Rc::new(Ended { digest: question.what.digest, outcome: unavailable.clone() });
-            // Envoy may drop a call without a word; then nobody waits for it any longer than for one that it lost.
+            // Envoy may drop a call silently; the verification then times out like one without a response.
             let is_given_up = question.given_up_ms.is_some_and(|at| now_ms >= at);
             question.waiters.retain(|waiter| {
                 let stays = !is_given_up && now_ms < waiter.deadline_ms;
@@ -341,7 +343,7 @@ impl Verifier {
         });
     }
 
-    /// At most so many streams whose credential was decided on, each once; they wait no longer.
+    /// At most `most` streams whose verification is complete, each once; they no longer wait.
     pub fn take_ready(&mut self, most: usize) -> Vec<(u32, Rc<Ended>)> {
         let ready: Vec<_> = self.ready.drain(..most.min(self.ready.len())).collect();
         for (stream, _) in &ready {
@@ -363,13 +365,13 @@ impl Outcome {
     }
 }
 
-/// What a wrong credential with a public beginning counts for, of its client and of all, and how many there may be.
+/// The counters of wrong credentials with a selector, by client and for all clients, with their limits.
 fn wrong_with(subject: &Digest, client: &str) -> [(String, Limit); 2] {
     let subject = hex::encode(subject.0);
     [(format!("{subject} {client}"), WRONG_OF_CLIENT), (subject, WRONG_OF_ALL)]
 }
 
-/// What a wrong credential counts for whatever its public beginning.
+/// The counter of wrong credentials with any selector.
 fn wrong_in_all(client: &str) -> Option<(String, Limit)> {
     (client != UNKNOWN).then(|| (format!("all {client}"), WRONG_OF_CLIENT_IN_ALL))
 }
@@ -382,11 +384,11 @@ fn in_vain_of(client: &str) -> Option<String> {
     (client != UNKNOWN).then(|| format!("in vain {client}"))
 }
 
-/// Clients without an address, who may be all there are.
+/// Clients without an address, which may be all clients.
 const UNKNOWN: &str = "";
 
-/// A client, as far as it can be told apart. Whoever has an IPv6 address has 2^64 of them.
-fn told_apart(client: Option<IpAddr>) -> String {
+/// The client's network. The holder of an IPv6 address controls its /64.
+fn network_of(client: Option<IpAddr>) -> String {
     let client = match client.map(|client| client.to_canonical()) {
         Some(IpAddr::V6(address)) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
         other => other,
@@ -419,7 +421,7 @@ mod tests {
             Self { store: MemoryStore::default(), verified, verifier: Verifier::new(&names), streams: 0 }
         }
 
-        /// A stream of its own waits for a credential.
+        /// A new stream waits for a credential.
         fn wait_from(&mut self, credential: &str, client: Option<IpAddr>, now_ms: u64) -> Result<u32, Busy> {
             self.streams += 1;
             let what = unverified(credential);
@@ -442,7 +444,7 @@ mod tests {
             self.verifier.take_ready(usize::MAX).into_iter().map(|(stream, _)| stream).collect()
         }
 
-        /// A question from beginning to end.
+        /// A verification from beginning to end.
         fn guess(&mut self, credential: &str, client: Option<IpAddr>, now_ms: u64) -> Result<(), Busy> {
             self.wait_from(credential, client, now_ms)?;
             let (id, _) = self.verifier.to_send(&self.store, now_ms).ok_or(Busy { retry_after_s: 0 })?;
@@ -452,7 +454,7 @@ mod tests {
         }
     }
 
-    /// Its first character is its public beginning.
+    /// A credential whose first character is its selector.
     fn unverified(credential: &str) -> Unverified {
         Unverified {
             credential: Secret::new(credential.to_owned()),
@@ -471,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_asked_about_once_whoever_waits_for_it() {
+    fn credential_is_verified_once_for_all_its_streams() {
         let mut fixture = Fixture::new();
         let waiting = [fixture.wait("a1").unwrap(), fixture.wait("a1").unwrap()];
         let other = fixture.wait("b1").unwrap();
@@ -489,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_goes_away_is_forgotten_and_others_get_the_answer() {
+    fn closed_stream_is_removed_and_others_get_the_result() {
         let mut fixture = Fixture::new();
         let (first, second) = (fixture.wait("a1").unwrap(), fixture.wait("a1").unwrap());
         let alone = fixture.wait("b1").unwrap();
@@ -497,13 +499,13 @@ mod tests {
         fixture.verifier.leave(alone);
         fixture.verifier.leave(999);
         let (id, asked) = fixture.send().unwrap();
-        assert_eq!((asked.as_str(), fixture.send()), ("a1", None), "nobody waits for the other");
+        assert_eq!((asked.as_str(), fixture.send()), ("a1", None), "no stream waits for the other");
         fixture.end(id, right(), NOW);
         assert_eq!(fixture.ready(), [second]);
     }
 
     #[test]
-    fn an_answer_that_nobody_waits_for_any_longer_is_remembered() {
+    fn result_without_waiting_streams_is_cached() {
         let mut fixture = Fixture::new();
         let stream = fixture.wait("a1").unwrap();
         let (id, _) = fixture.send().unwrap();
@@ -518,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_goes_away_once_it_is_ready_is_not_touched() {
+    fn stream_closed_when_ready_is_not_resumed() {
         let mut fixture = Fixture::new();
         let (first, second) = (fixture.wait("a1").unwrap(), fixture.wait("a1").unwrap());
         let (id, _) = fixture.send().unwrap();
@@ -528,28 +530,28 @@ mod tests {
     }
 
     #[test]
-    fn a_request_and_a_question_have_deadlines() {
+    fn requests_and_verifications_have_deadlines() {
         let mut fixture = Fixture::new();
         let unsent = fixture.wait("b1").unwrap();
         fixture.verifier.tick(NOW + WAIT_MS - 1);
         assert!(fixture.ready().is_empty());
         fixture.verifier.tick(NOW + WAIT_MS);
         assert_eq!(fixture.ready(), [unsent]);
-        assert_eq!(fixture.send(), None, "what nobody waits for is not asked");
+        assert_eq!(fixture.send(), None, "a question without waiters is not sent");
 
         let early = fixture.wait("a1").unwrap();
         let (id, _) = fixture.send().unwrap();
         let late = fixture.wait_from("a1", CLIENT, NOW + 4000).unwrap();
         fixture.verifier.tick(NOW + WAIT_MS);
-        assert_eq!(fixture.ready(), [early, late], "Envoy lost the call, so nobody waits for it any longer");
+        assert_eq!(fixture.ready(), [early, late], "Envoy lost the call, so the streams time out");
         assert!(!fixture.verifier.is_open(id));
         fixture.end(id, right(), NOW + WAIT_MS);
         fixture.wait("a1").unwrap();
-        assert!(fixture.send().is_some(), "and it can be asked again");
+        assert!(fixture.send().is_some(), "the credential can be verified again");
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn waiting_is_bounded() {
         let mut fixture = Fixture::new();
         let client = |n: usize| v6((n as u128) << 64);
         for _ in 0..MAX_WAITERS_PER_QUESTION {
@@ -570,12 +572,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_guesses_is_stopped_and_others_are_not() {
+    fn guessing_client_is_stopped_and_others_are_not() {
         let mut fixture = Fixture::new();
         for n in 0..5 {
             fixture.guess(&format!("a{n}"), v6(n), NOW).unwrap();
         }
-        let Err(Busy { retry_after_s }) = fixture.guess("a5", v6(99), NOW + 100) else { panic!("the same /64") };
+        let Err(Busy { retry_after_s }) = fixture.guess("a5", v6(99), NOW + 100) else {
+            panic!("expected a refusal for the same /64")
+        };
         assert_eq!(retry_after_s, 60);
         fixture.guess("b5", v6(1), NOW).unwrap();
         fixture.guess("a5", v6(1 << 64), NOW).unwrap();
@@ -584,14 +588,14 @@ mod tests {
     }
 
     #[test]
-    fn all_clients_together_are_stopped_too() {
+    fn guesses_of_all_clients_together_are_limited() {
         let mut fixture = Fixture::new();
         let allowed = (0..100).filter(|n| fixture.guess(&format!("a{n}"), v6(n << 64), NOW).is_ok()).count();
         assert_eq!(allowed, 60);
     }
 
     #[test]
-    fn a_client_that_knows_many_public_beginnings_leaves_enough_for_others() {
+    fn client_with_many_selectors_does_not_block_others() {
         let mut fixture = Fixture::new();
         let beginnings = || ('A'..='Z').chain('a'..='z').chain('0'..='9');
         let asked = beginnings().filter(|c| fixture.wait(&c.to_string()).is_ok()).count();
@@ -622,7 +626,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// The first use of a key from beginning to end, which is sent at once or not at all.
+        /// The first use of a key from beginning to end; the verification must be sent at once.
         fn first_use(&mut self, credential: &str, now_ms: u64) -> Result<(), Busy> {
             self.wait_from(credential, CLIENT, now_ms)?;
             let (id, sent) = self.verifier.to_send(&self.store, now_ms).ok_or(Busy { retry_after_s: 0 })?;
@@ -634,34 +638,39 @@ mod tests {
     }
 
     #[test]
-    fn first_uses_of_other_keys_at_an_address_that_guesses_are_checked() {
+    fn guessing_address_may_first_use_other_keys() {
         let mut fixture = guessed_at();
         for n in 0..200u8 {
             let key = char::from_u32(0x100 + u32::from(n)).unwrap().to_string();
             let what = Unverified { subject: Digest::of_selector(key.as_bytes()), ..unverified("x") };
             let what = Unverified { digest: Digest::of_key(key.as_bytes()), ..what };
             fixture.verifier.wait(&fixture.store, &what, CLIENT, 1, NOW + 1).unwrap();
-            let (id, _) = fixture.verifier.to_send(&fixture.store, NOW + 1).expect("it is sent at once");
+            let (id, _) = fixture.verifier.to_send(&fixture.store, NOW + 1).expect("sent at once");
             fixture.end(id, right(), NOW + 1);
             assert_eq!(fixture.ready(), [1]);
         }
-        let Err(Busy { retry_after_s }) = fixture.first_use("a9", NOW + 1) else { panic!("it guessed that one") };
+        let Err(Busy { retry_after_s }) = fixture.first_use("a9", NOW + 1) else {
+            panic!("expected a refusal of the guessed selector")
+        };
         assert_eq!(retry_after_s, 60);
         fixture.wait_from("a9", v6(0), NOW + 1).unwrap();
     }
 
+    /// A selector for which the client sent one wrong credential is refused beyond the client's total bound.
     #[test]
-    fn a_beginning_that_the_client_was_wrong_about_once_is_suspect_beyond_its_bound_in_all() {
+    fn selector_guessed_once_is_refused_beyond_the_bound() {
         let mut fixture = guessed_at();
         fixture.guess("g0", CLIENT, NOW + 1000).unwrap();
-        let Err(Busy { retry_after_s }) = fixture.first_use("g1", NOW + 1000) else { panic!("it guessed that one") };
-        assert_eq!(retry_after_s, 60, "until the client's bound or the suspicion is over, whichever is first");
+        let Err(Busy { retry_after_s }) = fixture.first_use("g1", NOW + 1000) else {
+            panic!("expected a refusal of the guessed selector")
+        };
+        assert_eq!(retry_after_s, 60, "until the client's bound or the selector's recovers, whichever is first");
         fixture.first_use("h1", NOW + 1000).unwrap();
         fixture.first_use("g1", NOW + 60_001).unwrap();
     }
 
     #[test]
-    fn the_slow_lane_is_bounded_and_what_does_not_fit_waits_for_it() {
+    fn slow_lane_is_bounded_and_overflow_waits() {
         let mut fixture = guessed_at();
         let other = fixture.wait_from("A", v6(0), NOW).unwrap();
         let slow: Vec<_> = ('g'..='z').filter_map(|c| fixture.wait(&c.to_string()).ok()).collect();
@@ -670,7 +679,7 @@ mod tests {
         while let Some((id, _)) = fixture.send() {
             open.push_back(id);
         }
-        assert_eq!(open.len(), 1 + MAX_SLOW_AT_ONCE, "and another client is not kept");
+        assert_eq!(open.len(), 1 + MAX_SLOW_AT_ONCE, "another client is not held back");
         fixture.end(open.pop_front().unwrap(), right(), NOW);
         assert_eq!(fixture.ready(), [other]);
         while let Some(id) = open.pop_front() {
@@ -678,7 +687,7 @@ mod tests {
             open.extend(fixture.send().map(|(id, _)| id));
         }
         assert_eq!(fixture.ready().len(), MAX_SLOW_OF_CLIENT);
-        // What is wrong in the lane uses it up for ten seconds; what is right does not.
+        // Wrong credentials use up the lane for ten seconds; correct ones do not.
         let allowed = ('A'..='Z').filter(|c| fixture.guess(&c.to_string(), CLIENT, NOW).is_ok()).count();
         assert_eq!(MAX_SLOW_OF_CLIENT + allowed, 20);
         fixture.verifier.tick(NOW + WAIT_MS);
@@ -689,8 +698,9 @@ mod tests {
         fixture.first_use("1", NOW + 10_001 + WAIT_MS).unwrap();
     }
 
+    /// A client that an overloaded control plane rejects repeatedly is rejected without asking the control plane.
     #[test]
-    fn a_client_that_is_told_to_come_back_again_and_again_is_told_so_without_being_asked_about() {
+    fn client_rejected_as_busy_repeatedly_is_not_sent_on() {
         let mut fixture = Fixture::new();
         let mut ask = |n: u32, client, outcome: &Outcome, now_ms| {
             fixture.wait_from(&format!("a{n}"), client, now_ms)?;
@@ -699,9 +709,12 @@ mod tests {
             fixture.ready();
             Ok(())
         };
-        let [busy, away] = [Outcome::Busy { retry_after_s: 1 }, Outcome::Unavailable { retry_after_s: 1 }];
-        assert!((0..100).all(|n| ask(n, CLIENT, &away, NOW).is_ok()), "it is nobody's fault");
-        assert!((0..100).all(|n| ask(n, None, &busy, NOW).is_ok()), "that may be anybody");
+        let [busy, unavailable] = [Outcome::Busy { retry_after_s: 1 }, Outcome::Unavailable { retry_after_s: 1 }];
+        assert!(
+            (0..100).all(|n| ask(n, CLIENT, &unavailable, NOW).is_ok()),
+            "unavailability does not count against a client"
+        );
+        assert!((0..100).all(|n| ask(n, None, &busy, NOW).is_ok()), "clients without an address are not limited");
         assert_eq!((0..100).filter(|n| ask(*n, CLIENT, &busy, NOW).is_ok()).count(), 20);
         assert_eq!(ask(0, CLIENT, &busy, NOW), Err(Busy { retry_after_s: 10 }), "never longer than the window");
         ask(0, v6(0), &busy, NOW).unwrap();
@@ -709,25 +722,25 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_once_get_no_further_than_one_after_another() {
+    fn parallel_guesses_gain_nothing_over_sequential_ones() {
         let mut fixture = Fixture::new();
         let allowed = (0..20).filter(|n| fixture.wait(&format!("a{n}")).is_ok()).count();
         assert_eq!(allowed, 5);
         let (id, _) = fixture.send().unwrap();
         fixture.end(id, Outcome::Answered(Answer::Wrong), NOW);
-        assert!(fixture.wait("ax").is_err(), "one was wrong, four are open");
+        assert!(fixture.wait("ax").is_err(), "one was wrong, four are pending");
         let (id, _) = fixture.send().unwrap();
         fixture.end(id, right(), NOW);
         fixture.wait("ax").unwrap();
     }
 
     #[test]
-    fn what_the_control_plane_asks_for_is_bounded() {
+    fn retry_time_from_the_control_plane_is_bounded() {
         let mut fixture = Fixture::new();
-        for (told, expected) in [(0, 1), (7, 7), (1 << 40, 30)] {
+        for (requested, expected) in [(0, 1), (7, 7), (1 << 40, 30)] {
             fixture.wait("a1").unwrap();
             let (id, _) = fixture.send().unwrap();
-            fixture.end(id, Outcome::Unavailable { retry_after_s: told }, NOW);
+            fixture.end(id, Outcome::Unavailable { retry_after_s: requested }, NOW);
             let (_, ended) = fixture.verifier.take_ready(1).remove(0);
             assert_eq!(ended.outcome, Outcome::Unavailable { retry_after_s: expected });
         }
@@ -757,7 +770,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_any_order_of_events_each_stream_ends_once_and_none_is_held_for_ever(steps in steps(), has_guessed: bool) {
+        fn each_stream_ends_once_and_none_waits_for_ever(steps in steps(), has_guessed: bool) {
             let mut fixture = if has_guessed { guessed_at() } else { Fixture::new() };
             let before = fixture.streams;
             let (mut waiting, mut now_ms) = (BTreeSet::new(), NOW);

@@ -1,10 +1,11 @@
-//! The two clocks. A request reads the monotonic one; the wall clock is kept as its distance from it.
+//! The monotonic clock and the wall clock. Requests read the monotonic clock; the wall clock is kept as an offset from
+//! it.
 
 use crate::engine::feed::Now;
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where the wall clock stands, set on every tick, so that a request needs one host call for both.
+/// The offset of the wall clock, set on every tick, so that a request needs one host call for both clocks.
 pub(super) struct Clock {
     wall_minus_monotonic_ms: Cell<i64>,
     latest_wall_ms: Cell<u64>,
@@ -24,7 +25,7 @@ impl Clock {
         Now { monotonic_ms, wall_ms }
     }
 
-    /// The wall clock at the latest reading, which costs no host call.
+    /// The wall clock at the latest reading, without a host call.
     pub(super) fn latest_wall_ms(&self) -> u64 {
         self.latest_wall_ms.get()
     }
@@ -39,13 +40,13 @@ impl Clock {
     }
 }
 
-/// One clock for all VMs of a process (WASI's `CLOCK_MONOTONIC`), in milliseconds. `std`'s `Instant` is the same clock
-/// but cannot be put into shared data.
+/// The monotonic clock shared by all VMs of a process (WASI's `CLOCK_MONOTONIC`), in milliseconds. `std`'s `Instant` is
+/// the same clock but cannot be stored in shared data.
 pub(super) fn monotonic_ms() -> u64 {
     since_start().as_millis()
 }
 
-/// The same in microseconds.
+/// The same clock in microseconds.
 pub(super) fn monotonic_us() -> u64 {
     since_start().as_micros()
 }

@@ -8,17 +8,17 @@ use proxy_wasm::types::{BufferType, MapType, Status};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What is asked of the control plane.
+/// A request to the control plane.
 pub(super) struct Call<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
-    /// Its media type and the body, where there is one.
+    /// The media type and the body, if any.
     pub(super) body: Option<(&'a str, &'a [u8])>,
     pub(super) timeout_ms: u64,
 }
 
 impl Call<'_> {
-    /// Sends it, and returns Envoy's number for it, with which the answer comes.
+    /// Sends the request, and returns Envoy's id of the callout, with which the response arrives.
     pub(super) fn send(&self, control_plane: &ControlPlane, token: Option<&Secret>) -> Result<u32, Status> {
         let authorization = token.map(|token| format!("Bearer {}", token.expose()));
         let mut headers =
@@ -35,7 +35,7 @@ impl Call<'_> {
     }
 }
 
-/// The answer to a call: its body if it has status 200 and is not too long, else its status, 0 if there was none.
+/// The response to a call: the body of a 200 within `max_body`, else the status, 0 without a response.
 pub(super) fn read_answer(headers: usize, body_size: usize, max_body: usize) -> Result<Vec<u8>, u32> {
     let status = if headers == 0 { 0 } else { response_status() };
     if status != 200 || body_size > max_body {
@@ -45,12 +45,21 @@ pub(super) fn read_answer(headers: usize, body_size: usize, max_body: usize) -> 
     Ok(body.unwrap_or_default())
 }
 
-/// After how many seconds an answer that refuses says to come back.
+/// Describes a status other than 200 for the log; 0 stands for no response.
+pub(super) fn status_error(status: u32, cluster: &str) -> String {
+    match status {
+        0 => format!("no response, or no cluster {cluster}"),
+        401 | 403 => format!("edge token rejected ({status})"),
+        _ => format!("unexpected status {status}"),
+    }
+}
+
+/// The `Retry-After` of the response, in seconds.
 pub(super) fn retry_after_s() -> Option<u64> {
     response_header("retry-after")
 }
 
-/// How old a page of the feed is by its own account; one of the control plane itself is not.
+/// The age of a page of the feed according to its sender; 0 from the control plane itself.
 pub(super) fn feed_age() -> u64 {
     let field = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, FEED_AGE_HEADER).ok().flatten();
     feed_age_ms(field.as_deref())

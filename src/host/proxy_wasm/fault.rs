@@ -1,10 +1,10 @@
-//! Failures on demand, for the end-to-end tests that show that nothing passes a worker whose filter is broken. Built
-//! only with the feature `fault-injection`.
+//! Fault injection for the end-to-end tests, which show that nothing passes a worker whose filter is broken. Built only
+//! with the feature `fault-injection`.
 
 use crate::engine::credential::Header;
 use crate::engine::store::{SharedStore, update};
 
-/// Traps on a request that asks for it.
+/// Traps on a request with the fault header.
 #[expect(clippy::panic, reason = "the trap is the purpose")]
 pub(super) fn on_request(headers: &[Header<'_>]) {
     if headers.iter().any(|(name, _)| *name == "x-fault-trap") {
@@ -12,8 +12,8 @@ pub(super) fn on_request(headers: &[Header<'_>]) {
     }
 }
 
-/// Fails the configuration from the n-th VM on, where the variable `KEYWARD_FAULT_CONFIGURE` says n: the first two are
-/// the canary and the main thread's, then come the workers'.
+/// Fails the configuration from the n-th VM on, if the variable `KEYWARD_FAULT_CONFIGURE` is n: the first two are the
+/// canary and the main thread, followed by the workers.
 pub(super) fn on_configure(store: &impl SharedStore) -> Result<(), String> {
     let Some(from) = std::env::var("KEYWARD_FAULT_CONFIGURE").ok().and_then(|n| n.parse::<u64>().ok()) else {
         return Ok(());

@@ -1,5 +1,5 @@
-//! The header fields of a stream, read with one host call and one allocation. The SDK's own getter copies each name and
-//! value into an allocation of its own, which cost a request more than deciding it (docs/reference/hot-path.md).
+//! The header fields of a stream, read with one host call and one allocation. The SDK's getter allocates for each name
+//! and value, which cost more per request than the decision (docs/reference/hot-path.md).
 
 #![expect(unsafe_code, reason = "the SDK offers no call that hands over the bytes as they are")]
 
@@ -12,15 +12,15 @@ use std::ptr::null_mut;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
-    /// proxy-wasm ABI 0.2.1. The host allocates what it returns with `proxy_on_memory_allocate`, and leaves it to the caller.
+    /// proxy-wasm ABI 0.2.1. The host allocates the result with `proxy_on_memory_allocate`, and the caller owns it.
     safe fn proxy_get_header_map_pairs(map: u32, data: &mut *mut u8, size: &mut usize) -> u32;
 }
 
-/// Header fields as Envoy wrote them.
+/// Header fields in Envoy's encoding.
 pub(super) struct HeaderBytes(Vec<u8>);
 
 impl HeaderBytes {
-    /// Those of the effective context.
+    /// The header fields of the effective context.
     pub(super) fn get(map: MapType) -> Option<Self> {
         let (mut data, mut size) = (null_mut(), 0);
         if proxy_get_header_map_pairs(map as u32, &mut data, &mut size) != Status::Ok as u32 {
@@ -34,7 +34,7 @@ impl HeaderBytes {
         Some(Self(unsafe { Vec::from_raw_parts(data, size, size) }))
     }
 
-    /// The fields; `None` if they cannot be read.
+    /// The fields; `None` if malformed.
     pub(super) fn fields(&self) -> Option<Vec<Header<'_>>> {
         header_map::read(&self.0)
     }

@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 pub(super) struct Stream {
     context_id: u32,
-    /// Absent if the VM was never configured; nothing passes then.
+    /// Absent if the VM was never configured; all requests are refused then.
     worker: Option<Rc<Worker>>,
 }
 
@@ -62,12 +62,12 @@ impl HttpContext for Stream {
         worker.handle(self.context_id, &headers, None)
     }
 
-    /// Envoy sends no body on while the headers wait; were it set to do so, this must not be what lets them pass.
+    /// Envoy forwards no body while the headers wait; if it is configured to do so, this must not let the headers pass.
     fn on_http_request_body(&mut self, _size: usize, _end_of_stream: bool) -> Action {
         if self.waits() { Action::Pause } else { Action::Continue }
     }
 
-    /// Tells of the key's windows, where that is configured: in place of what the upstream may have told of its own.
+    /// Adds the key's windows if configured, in place of the upstream's own rate-limit fields.
     #[cfg(feature = "response-headers")]
     fn on_http_response_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
         use crate::engine::upstream_headers::Change;
@@ -76,18 +76,18 @@ impl HttpContext for Stream {
         let Some(windows) = worker.windows.borrow_mut().remove(&self.context_id) else { return Action::Continue };
         let bytes = HeaderBytes::get(MapType::HttpResponseHeaders);
         let Some(headers) = bytes.as_ref().and_then(HeaderBytes::fields) else { return Action::Continue };
-        let told = worker.config.policy.rate_limit_headers.on_allowed(&windows);
+        let fields = worker.config.policy.rate_limit_headers.on_allowed(&windows);
         let of_upstream = |name: &str| headers.iter().any(|(theirs, _)| *theirs == name);
-        let names = told.iter().map(|(name, _)| *name);
+        let names = fields.iter().map(|(name, _)| *name);
         let replaced = names.filter(|name| of_upstream(name)).map(Change::Remove);
-        let ours = told.iter().map(|(name, value)| Change::Add(name, Cow::Borrowed(value.as_bytes())));
-        // An answer that Envoy does not let be changed is an answer all the same.
+        let ours = fields.iter().map(|(name, value)| Change::Add(name, Cow::Borrowed(value.as_bytes())));
+        // A response that Envoy does not allow to be changed is forwarded unchanged.
         let _ = headers::change(MapType::HttpResponseHeaders, &replaced.chain(ours).collect::<Vec<_>>());
         Action::Continue
     }
 
-    /// Trailers can be taken for headers, so nothing may stand in them that could not stand there. They come once: also those
-    /// of a request that still waits.
+    /// Trailers can be merged into headers, so they are filtered like headers. They arrive once, possibly while the
+    /// request is still waiting.
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
         let action = if self.waits() { Action::Pause } else { Action::Continue };
         let Some(worker) = &self.worker else { return action };
@@ -106,7 +106,7 @@ impl HttpContext for Stream {
 }
 
 impl Worker {
-    /// Keeps the windows that the answer to an allowed request is to tell of.
+    /// Stores the windows for the response to an allowed request.
     fn remember_windows(&self, stream: u32, decision: &Decision) {
         if let Decision::Allow { windows, .. } = decision
             && !windows.is_empty()
@@ -115,8 +115,8 @@ impl Worker {
         }
     }
 
-    /// Decides on a stream, which is the effective context, and carries the decision out. `ended` is what came of the
-    /// verification that it waited for, if it did.
+    /// Decides on a stream, which is the effective context, and applies the decision. `ended` is the result of the
+    /// verification that the request waited for, if any.
     fn handle(&self, stream: u32, headers: &[Header<'_>], ended: Option<&Ended>) -> Action {
         let now = self.clock.now();
         let mut edge = Authorizer {
@@ -132,22 +132,23 @@ impl Worker {
         if let Decision::Verify(what) = &decision {
             let waits = self.verifier.borrow_mut().wait(&SharedData, what, client_address(), stream, now.monotonic_ms);
             let Err(Busy { retry_after_s }) = waits else {
-                unnamed(headers);
+                remove_key_id(headers);
                 return Action::Pause;
             };
-            // Refused where all else is, so that the answer has the shape of the route.
+            // Refused like every other request, so that the response has the shape of the route.
             let ended = Ended { digest: what.digest, outcome: Outcome::Unavailable { retry_after_s } };
             decision = edge.decide_after(headers, now, client_address, Some(&ended));
         }
         self.remember_windows(stream, &decision);
         match self.pass(&decision, headers) {
             Some(action) => action,
-            // What cannot be marked as passed would be stopped by the guard behind; this says why.
+            // The guard behind this filter would stop a request that cannot be marked as allowed; this refusal states
+            // the reason.
             None => self.refuse(Refusal::Unavailable.into(), headers),
         }
     }
 
-    /// Decides again on a stream that waited, from another context, which has to make itself effective again.
+    /// Decides again on a stream that waited, from another context, which must restore itself as the effective one.
     pub(super) fn resume(&self, stream: u32, ended: &Ended) {
         if hostcalls::set_effective_context(stream).is_err() {
             return;
@@ -162,7 +163,7 @@ impl Worker {
         }
     }
 
-    /// Carries a decision out; `None` if Envoy does not let it.
+    /// Applies a decision; `None` if Envoy rejects the changes.
     fn pass(&self, decision: &Decision, headers: &[Header<'_>]) -> Option<Action> {
         let (strip, identity) = match decision {
             Decision::Allow { holder, strip, .. } => (*strip, holder.identity(&self.config.policy)),
@@ -195,15 +196,15 @@ impl Worker {
         answer(u32::from(rendered.status), fields, &rendered.body)
     }
 
-    fn tell_metadata(&self, decision: &Decision, resource: &ProtectedResource, headers: &[Header<'_>]) -> Action {
-        unnamed(headers);
+    fn send_metadata(&self, decision: &Decision, resource: &ProtectedResource, headers: &[Header<'_>]) -> Action {
+        remove_key_id(headers);
         let _ = self.mark(decision, headers);
         self.count(decision);
         answer(200, vec![("content-type", "application/json")], &resource.metadata)
     }
 
-    /// Writes the verdict where the guard and the access log find it, and for the latter a path that can be shown if the
-    /// request's own cannot. The path comes first: the access log believes that there is none where there is a verdict.
+    /// Writes the verdict for the guard and the access log, and a redacted path for the latter if needed. The path
+    /// comes first: the access log takes the verdict to mean that no redacted path follows.
     fn mark(&self, decision: &Decision, headers: &[Header<'_>]) -> Result<(), Status> {
         let path = decide::header(headers, ":path").unwrap_or_default();
         if let Some(redacted) = self.config.policy.redaction.redact(path) {
@@ -218,8 +219,8 @@ impl Worker {
         path.split(|&c| c == b'?').next() == Some(readiness_path.as_bytes())
     }
 
-    fn tell_readiness(&self, headers: &[Header<'_>]) -> Action {
-        unnamed(headers);
+    fn send_readiness(&self, headers: &[Header<'_>]) -> Action {
+        remove_key_id(headers);
         let now = self.clock.now();
         let mut snapshot = self.snapshot.borrow_mut();
         let max_staleness_ms = self.config.policy.max_staleness_ms;
@@ -228,8 +229,8 @@ impl Worker {
     }
 }
 
-/// Takes away an id that the client made up, which the access log would show.
-fn unnamed(headers: &[Header<'_>]) {
+/// Removes a client's forged key id, which the access log would show.
+fn remove_key_id(headers: &[Header<'_>]) {
     let _ = headers::change(MapType::HttpRequestHeaders, &upstream_headers::of_refused(headers, None));
 }
 
@@ -240,8 +241,8 @@ fn answer(status: u32, headers: Vec<(&str, &str)>, body: &str) -> Action {
     Action::Pause
 }
 
-/// A gRPC request is answered in gRPC's words: a status of its own, which Envoy would choose otherwise for 429, and the
-/// verdict as its message.
+/// Answers a gRPC request with a gRPC status, since Envoy would choose a different one for 429, and the verdict as the
+/// message.
 fn answer_grpc(rendered: &Rendered, verdict: &str) -> Action {
     let fields = rendered.headers.iter().filter(|(name, _)| name != "content-type");
     let fields = fields.map(|(name, value)| (name.as_ref(), value.as_bytes())).collect();
@@ -260,13 +261,13 @@ fn grpc_code(status: u32) -> GrpcStatusCode {
     }
 }
 
-/// Whether Envoy takes it for gRPC: `application/grpc`, with or without a `+` and a message format.
+/// Whether Envoy treats the request as gRPC: `application/grpc`, optionally with `+` and a message format.
 fn is_grpc(headers: &[Header<'_>]) -> bool {
     let media_type = decide::header(headers, "content-type").unwrap_or_default();
     media_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
 
-/// The client's address as Envoy's trusted-hop settings give it.
+/// The client's address according to Envoy's trusted-hop settings.
 fn client_address() -> Option<IpAddr> {
     let address = hostcalls::get_property(vec!["source", "address"]).ok()??;
     let address = std::str::from_utf8(&address).ok()?;

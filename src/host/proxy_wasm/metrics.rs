@@ -1,5 +1,5 @@
-//! Counters and gauges. Requests are counted in memory and handed to Envoy on tick, so that counting costs a request
-//! no host call. No name carries a key, an owner or a path: Envoy never frees a name.
+//! Counters and gauges. Requests are counted in memory and flushed to Envoy on tick, so that counting costs no host
+//! call per request. No name contains a key, an owner or a path: Envoy never frees a name.
 
 use crate::engine::feed::NotApplied;
 use crate::engine::fetcher::Event;
@@ -100,7 +100,7 @@ impl Metrics {
         }
     }
 
-    /// Hands what was counted to Envoy.
+    /// Flushes the counts to Envoy.
     pub(super) fn flush(&mut self) {
         let verdicts = self.verdicts.iter_mut().map(|(_, counter)| counter);
         let feed = [
@@ -115,7 +115,7 @@ impl Metrics {
         verdicts.chain(feed).chain(verifications).chain(usage).for_each(Counter::flush);
     }
 
-    /// Sets the gauges; every VM of the process sets them alike.
+    /// Sets the gauges; every VM of the process sets the same values.
     pub(super) fn gauge(&self, snapshot: &Snapshot, now_ms: u64) {
         let status = snapshot.status();
         self.sequence.set(status.sequence);
@@ -125,7 +125,7 @@ impl Metrics {
         }
     }
 
-    /// Tells how long a call of the root context has kept its thread.
+    /// Records how long a call of the root context has blocked its thread.
     pub(super) fn record_tick(&self, took_us: u64) {
         if let Some(id) = self.tick_us.0 {
             let _ = hostcalls::record_metric(id, took_us);

@@ -1,7 +1,7 @@
-//! The one place that speaks proxy-wasm: it hands bytes and clocks to the engine, and its answers to Envoy.
+//! The adapter to proxy-wasm: passes bytes and clocks to the engine, and the engine's decisions to Envoy.
 //!
-//! Only the SDK's `_bytes` getters and `hostcalls` are used. The string getters panic on what a client may send, and a
-//! panic ends a worker's VM with every request on it.
+//! Only the SDK's `_bytes` getters and `hostcalls` are used. The string getters panic on some client input, and a panic
+//! destroys a worker's VM with every request in it.
 
 mod clock;
 mod control_plane;
@@ -23,7 +23,7 @@ proxy_wasm::main! {{
     proxy_wasm::set_root_context(|context_id| Box::new(root::Root::new(context_id)));
 }}
 
-/// Logs a line, which Envoy prefixes with the filter's name; there is nothing to be done where Envoy does not take it.
+/// Logs a line, which Envoy prefixes with the filter's name. A failure to log is ignored.
 fn log(level: LogLevel, message: &str) {
     let _ = proxy_wasm::hostcalls::log(level, message);
 }

@@ -1,4 +1,4 @@
-//! The context of one configuration in one VM: it configures, ticks, and speaks to the control plane.
+//! The root context of one configuration in one VM: configuration, ticks, and calls to the control plane.
 
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::digests::{Digests, HmacKey, KeyDigest};
@@ -10,7 +10,7 @@ use crate::engine::store::Names;
 use crate::engine::verification::cache::{HASH_KEY_LENGTH, Verified};
 use crate::engine::verification::queue::Verifier;
 use crate::host::proxy_wasm::clock::{self, Clock};
-use crate::host::proxy_wasm::control_plane::{Call, feed_age, read_answer};
+use crate::host::proxy_wasm::control_plane::{Call, feed_age, read_answer, status_error};
 use crate::host::proxy_wasm::http::Stream;
 use crate::host::proxy_wasm::log;
 use crate::host::proxy_wasm::metrics::Metrics;
@@ -28,13 +28,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How often the status is polled and the fetcher goes on.
+/// The interval at which the status is polled and the fetcher continues.
 const TICK: Duration = Duration::from_millis(25);
 
-/// How often it goes on while a page is being applied.
+/// The interval while a page is being applied.
 const BUSY_TICK: Duration = Duration::from_millis(1);
 
-/// How often the gauges are set, in ticks.
+/// The interval at which the gauges are set, in ticks.
 const TICKS_PER_GAUGE: u64 = 40;
 
 pub(super) struct Root {
@@ -47,17 +47,17 @@ struct Running {
     worker: Rc<Worker>,
     fetcher: Fetcher,
     token: Option<Secret>,
-    /// The callout that is out, by Envoy's number, and the poll that it carries.
+    /// Envoy's id of the callout in flight, and the id of the poll.
     callout: Option<(u32, u64)>,
     verifications: Calls,
     last_failure: Option<Failure>,
     reports: Reports,
     ticks: u64,
-    /// How long until the next tick, as Envoy was told.
+    /// The tick period set in Envoy.
     period: Duration,
 }
 
-/// What is wrong with the feed; logged when it begins and when it ends, not each time.
+/// A failure of the feed; logged when it starts and when the feed recovers, not on each attempt.
 #[derive(Clone, Copy, PartialEq)]
 enum Failure {
     Status(u32),
@@ -70,7 +70,7 @@ impl Root {
         Self { context_id, running: None }
     }
 
-    /// Works, and tells how long that has kept the thread, which serves no request meanwhile.
+    /// Runs `work`, and records how long it has blocked the thread, which serves no request meanwhile.
     fn timed(&mut self, work: impl FnOnce(&mut Running)) {
         let Some(running) = &mut self.running else { return };
         let began_us = clock::monotonic_us();
@@ -79,13 +79,13 @@ impl Root {
         running.worker.metrics.borrow().record_tick(clock::monotonic_us().saturating_sub(began_us));
     }
 
-    /// Depends on nothing that could differ between workers: a worker whose filter fails to configure is a worker
-    /// that Envoy runs without it.
+    /// Must not depend on anything that could differ between workers: Envoy runs a worker whose filter fails to
+    /// configure without the filter.
     fn configure(&mut self) -> Result<(), String> {
         let text = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX)
-            .map_err(|status| format!("the configuration cannot be read: {status:?}"))?
+            .map_err(|status| format!("failed to read the configuration: {status:?}"))?
             .unwrap_or_default();
-        let config = Config::parse(&text).map_err(|problems| format!("the configuration has mistakes: {problems}"))?;
+        let config = Config::parse(&text).map_err(|problems| format!("invalid configuration: {problems}"))?;
         if cfg!(not(feature = "response-headers")) && config.policy.rate_limit_headers.are_on_allowed() {
             return Err("the configuration has mistakes: rate_limit_headers: `always` needs \
                         keyward_filter_response_headers.wasm, which Envoy calls for responses, too"
@@ -122,7 +122,7 @@ impl Root {
             ticks: 0,
             period: TICK,
         });
-        hostcalls::set_tick_period(TICK).map_err(|status| format!("no tick period can be set: {status:?}"))
+        hostcalls::set_tick_period(TICK).map_err(|status| format!("failed to set the tick period: {status:?}"))
     }
 }
 
@@ -158,8 +158,8 @@ impl Context for Root {
 }
 
 impl Drop for Running {
-    /// The configuration is replaced: its callouts end without a word, so somebody else should fetch at once. (Not in
-    /// `on_done`, which Envoy would call for every stream as well.)
+    /// The configuration is being replaced, and its callouts are dropped silently, so another VM should fetch at once.
+    /// (Not in `on_done`, which Envoy would call for every stream as well.)
     fn drop(&mut self) {
         self.fetcher.release(&SharedData, clock::monotonic_ms());
         self.reports.release(&self.worker);
@@ -187,7 +187,7 @@ impl Running {
         self.ticks += 1;
     }
 
-    /// Has the next tick come soon where a page waits for it.
+    /// Shortens the tick period while a page is being applied.
     fn keep_pace(&mut self) {
         let period = if self.fetcher.is_applying() { BUSY_TICK } else { TICK };
         if period != self.period && hostcalls::set_tick_period(period).is_ok() {
@@ -232,21 +232,20 @@ impl Running {
             match *event {
                 Event::Page => {
                     if self.last_failure.take().is_some() {
-                        log(LogLevel::Info, "the feed answers again");
+                        log(LogLevel::Info, "feed recovered");
                     }
                 }
-                Event::Unreadable { entries } => log(
-                    LogLevel::Warn,
-                    &format!("{entries} entries of the feed cannot be understood: their keys are refused"),
-                ),
+                Event::Unreadable { entries } => {
+                    log(LogLevel::Warn, &format!("unknown feed entries; refusing their keys  entries={entries}"))
+                }
                 Event::PageRefused(NotApplied::Superseded) => {}
                 Event::PageRefused(refused) => self.fail(Failure::Page(refused)),
                 Event::PollFailed { status } => self.fail(Failure::Status(status)),
                 Event::PollLost => self.fail(Failure::Lost),
                 Event::SnapshotMismatch => log(
                     LogLevel::Warn,
-                    "the snapshot of this Envoy differs from what the control plane has, or was damaged in memory; it is taken \
-                     anew, at most once a minute and ever less often where that changes nothing",
+                    "snapshot differs from the control plane's; fetching it again, at most once a minute and less often where \
+                     that changes nothing",
                 ),
             }
         }
@@ -256,29 +255,23 @@ impl Running {
         if self.last_failure.replace(failure) == Some(failure) {
             return;
         }
-        let cluster = &self.worker.config.control_plane.cluster;
-        let what = match failure {
-            Failure::Status(0) => format!("cluster {cluster:?} does not exist or gave no answer"),
-            Failure::Status(status @ (401 | 403)) => format!("the control plane refuses the edge token ({status})"),
-            Failure::Status(status) => format!("the control plane answers {status}"),
-            Failure::Lost => "no answer in time".to_owned(),
+        let error = match failure {
+            Failure::Status(status) => status_error(status, &self.worker.config.control_plane.cluster),
+            Failure::Lost => "timed out".to_owned(),
             Failure::Page(refused) => refused.to_string(),
         };
-        log(
-            LogLevel::Warn,
-            &format!("the feed cannot be read, and the last snapshot, if there is one, serves on: {what}"),
-        );
+        log(LogLevel::Warn, &format!("feed request failed; serving last snapshot  error={error:?}"));
     }
 }
 
 fn read_token(control_plane: &ControlPlane) -> Result<Option<Secret>, String> {
     let Some(variable) = &control_plane.token_env else { return Ok(None) };
     match std::env::var(variable) {
-        // A token is what fits a header field (RFC 6750, section 2.1).
+        // A token must be valid in a header field (RFC 6750, section 2.1).
         Ok(token) if !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic()) => Ok(Some(Secret::new(token))),
-        Ok(_) => {
-            Err(format!("the environment variable {variable} holds no token: it is empty or has other characters"))
-        }
+        Ok(_) => Err(format!(
+            "environment variable {variable}: expected a token of visible ASCII characters, got none or others"
+        )),
         Err(_) => Err(not_set(variable, "the edge token")),
     }
 }
@@ -292,16 +285,16 @@ fn read_digests(settings: &[DigestSetting]) -> Result<Digests, String> {
     settings.iter().map(read).collect::<Result<_, _>>().map(Digests::new)
 }
 
-/// The bytes of the variable as they are: another system may have chosen any.
+/// The raw bytes of the variable: another system may have chosen any.
 fn read_pepper(variable: &str) -> Result<HmacKey, String> {
     let bytes = std::env::var_os(variable).ok_or_else(|| not_set(variable, "a pepper"))?;
     HmacKey::new(bytes.as_encoded_bytes())
-        .ok_or_else(|| format!("the environment variable {variable} holds no pepper: it is empty"))
+        .ok_or_else(|| format!("environment variable {variable}: expected a pepper, got an empty value"))
 }
 
 fn not_set(variable: &str, what: &str) -> String {
     format!(
-        "the environment variable {variable}, which is to hold {what}, is not set in Envoy's environment or not named in \
+        "environment variable {variable}: expected {what}, but the variable is not set in Envoy's environment or not listed in \
          vm_config.environment_variables.host_env_keys"
     )
 }
@@ -310,13 +303,13 @@ fn not_set(variable: &str, what: &str) -> String {
 fn seed(context_id: u32) -> u64 {
     let mut bytes = [0; 8];
     if getrandom::fill(&mut bytes).is_err() {
-        // Without entropy the lease may be shared by two VMs, which costs work and breaks nothing.
+        // Without entropy, two VMs may both hold the lease, which costs extra work but is harmless.
         return coarsetime::Instant::now_without_cache_update().as_ticks() ^ u64::from(context_id);
     }
     u64::from_le_bytes(bytes)
 }
 
-/// What hashes of credentials in shared data are to be keyed with, should this VM be the first to need it.
+/// The key for hashes of credentials in shared data, used if this VM is the first to need one.
 fn hash_key() -> Option<[u8; HASH_KEY_LENGTH]> {
     let mut key = [0; HASH_KEY_LENGTH];
     getrandom::fill(&mut key).is_ok().then_some(key)

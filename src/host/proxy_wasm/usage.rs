@@ -1,11 +1,11 @@
-//! Sends what the engine tells of the use of keys, and hands it the answers.
+//! Sends the engine's usage reports, and passes the responses to the engine.
 //!
-//! What was counted belongs to the VM and not to a configuration: contexts come and go with listeners, and what one has
-//! counted or sent without an answer, the next one tells.
+//! Counts belong to the VM rather than to a configuration: contexts are replaced with their listeners, and the next
+//! context reports what a previous one has counted or sent without a response.
 
 use crate::engine::usage::{Answer, Event, Failure, MAX_SECRETS, Report, Reporter};
 use crate::host::proxy_wasm::clock;
-use crate::host::proxy_wasm::control_plane::{Call, read_answer};
+use crate::host::proxy_wasm::control_plane::{Call, read_answer, status_error};
 use crate::host::proxy_wasm::log;
 use crate::host::proxy_wasm::worker::Worker;
 use crate::policy::ControlPlane;
@@ -17,17 +17,17 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The longest receipt that is read, in bytes.
+/// The maximum length of a receipt, in bytes.
 const MAX_RECEIPT_BYTES: usize = 4096;
 
 pub(super) type SharedReporter = Rc<RefCell<Reporter>>;
 
 thread_local! {
-    /// One for each control plane, by cluster and authority. It outlives a change of configuration.
+    /// One reporter per control plane, by cluster and authority. Survives a change of configuration.
     static REPORTERS: RefCell<BTreeMap<(String, String), SharedReporter>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// This VM's reporter to that control plane; `None` where nothing is to be counted.
+/// This VM's reporter for that control plane; `None` if usage is not reported.
 pub(super) fn reporter_to(control_plane: &ControlPlane, seed: u64) -> Option<SharedReporter> {
     if !control_plane.usage {
         return None;
@@ -37,10 +37,10 @@ pub(super) fn reporter_to(control_plane: &ControlPlane, seed: u64) -> Option<Sha
     Some(REPORTERS.with_borrow_mut(|reporters| Rc::clone(reporters.entry(name).or_insert_with(new))))
 }
 
-/// The reports that one context sends.
+/// The reports sent by one context.
 #[derive(Default)]
 pub(super) struct Reports {
-    /// The callout that is out, by Envoy's number, and the report that it carries.
+    /// Envoy's id of the callout in flight, and the id of the report.
     callout: Option<(u32, u64)>,
 }
 
@@ -53,7 +53,7 @@ impl Reports {
         self.send(worker, token, report);
     }
 
-    /// Takes the answer to a callout; returns whether it is one of these.
+    /// Handles the response to a callout; returns whether the callout is a usage report.
     pub(super) fn answer(
         &mut self,
         worker: &Worker,
@@ -76,7 +76,7 @@ impl Reports {
         true
     }
 
-    /// The context goes away, and answers do not reach it any longer.
+    /// Handles the end of the context, after which responses no longer arrive.
     pub(super) fn release(&mut self, worker: &Worker) {
         if let (Some(reporter), Some((_, id))) = (&worker.usage, self.callout.take()) {
             reporter.borrow_mut().release(id);
@@ -98,7 +98,7 @@ impl Reports {
     }
 }
 
-/// Without entropy nothing is sent: two batches with one id would count once.
+/// Without entropy nothing is sent: two batches with one id would be counted once.
 fn draw_id() -> Option<BatchId> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).ok()?;
@@ -109,12 +109,12 @@ fn note(worker: &Worker, events: &[Event]) {
     for event in events {
         worker.metrics.borrow_mut().count_usage(event);
         match *event {
-            Event::Taken { recovered: true } => log(LogLevel::Info, "usage is told again"),
+            Event::Taken { recovered: true } => log(LogLevel::Info, "usage reporting recovered"),
             Event::Failed { failure, news: true } => log(
                 LogLevel::Warn,
                 &format!(
-                    "usage cannot be told, and is counted on: {}",
-                    what(failure, &worker.config.control_plane.cluster)
+                    "failed to report usage; will retry  error={:?}",
+                    describe_error(failure, &worker.config.control_plane.cluster)
                 ),
             ),
             Event::Taken { .. } | Event::Failed { .. } | Event::Dropped { .. } => {}
@@ -122,16 +122,12 @@ fn note(worker: &Worker, events: &[Event]) {
     }
 }
 
-fn what(failure: Failure, cluster: &str) -> String {
+fn describe_error(failure: Failure, cluster: &str) -> String {
     match failure {
-        Failure::Status(0) => format!("cluster {cluster:?} does not exist or gave no answer"),
-        Failure::Status(status @ (401 | 403)) => format!("the control plane refuses the edge token ({status})"),
-        Failure::Status(404) => "this control plane takes no usage (404)".to_owned(),
-        Failure::Status(status @ (400 | 413 | 422)) => {
-            format!("the control plane cannot read a batch ({status}), which is dropped")
-        }
-        Failure::Status(status) => format!("the control plane answers {status}"),
-        Failure::NoReceipt => "the answer is no receipt".to_owned(),
-        Failure::Lost => "no answer in time".to_owned(),
+        Failure::Status(404) => "usage reports not accepted here (404)".to_owned(),
+        Failure::Status(status @ (400 | 413 | 422)) => format!("usage report rejected and dropped ({status})"),
+        Failure::Status(status) => status_error(status, cluster),
+        Failure::NoReceipt => "unexpected response body".to_owned(),
+        Failure::Lost => "timed out".to_owned(),
     }
 }

@@ -1,13 +1,15 @@
-//! The calls that have credentials checked, and the streams that wait for them.
+//! Calls to the control plane that verify credentials, and the streams that wait for them.
 //!
-//! They are sent on tick, by the root context. Envoy makes every call in the name of the root, whoever asks for it, but the
-//! SDK hands the answer to the context that was active when it was sent, and drops it if that one is gone: a call made by
-//! a stream would be lost with it to all others that wait. So the first request with a key waits up to one tick longer.
+//! The root context sends the calls on tick. Envoy makes every call in the name of the root, but the SDK delivers the
+//! response to the context that was active when the call was sent, and drops it if that context no longer exists: a
+//! call made by a stream would be lost with the stream for all others that wait. So the first request with a key waits
+//! up to one tick longer.
 //!
-//! The root outlives whoever waits: in Envoy a stream holds its plugin, and only without any does the root end.
+//! The root context outlives every waiting stream: in Envoy a stream keeps its plugin alive, and the root is destroyed
+//! only after the last stream.
 
 use crate::engine::verification::queue::{CALL_TIMEOUT_MS, Outcome};
-use crate::host::proxy_wasm::control_plane::{Call, read_answer, retry_after_s};
+use crate::host::proxy_wasm::control_plane::{Call, read_answer, retry_after_s, status_error};
 use crate::host::proxy_wasm::shared::SharedData;
 use crate::host::proxy_wasm::worker::Worker;
 use crate::host::proxy_wasm::{clock, log};
@@ -17,19 +19,20 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::{LogLevel, Status};
 use std::collections::BTreeMap;
 
-/// The calls that are out, by Envoy's number.
+/// The calls in flight, by Envoy's id.
 #[derive(Default)]
 pub(super) struct Calls {
     questions: BTreeMap<u32, u64>,
     is_failing: bool,
 }
 
-/// How many streams go on in one call into the VM. When it returns, Envoy answers them one inside the other, because each
-/// answer calls the VM, so this bounds its stack (a few hundred end in a trap); the others follow with the next ticks.
+/// How many streams are resumed in one call into the VM. When that call returns, Envoy resumes them nested in one
+/// another, because each response calls the VM, so this bounds Envoy's stack (a few hundred cause a trap); the others
+/// follow with the next ticks.
 const STREAMS_PER_CALL: usize = 16;
 
 impl Calls {
-    /// Sends what is to be asked, gives up what took too long, and lets streams go on.
+    /// Sends pending verifications, times out old ones, and resumes streams.
     pub(super) fn tick(&mut self, root: u32, worker: &Worker, token: Option<&Secret>) {
         let now_ms = clock::monotonic_ms();
         worker.verifier.borrow_mut().tick(now_ms);
@@ -50,7 +53,7 @@ impl Calls {
         resume(root, worker);
     }
 
-    /// Takes the answer to a callout; returns whether it is one of these.
+    /// Handles the response to a callout; returns whether the callout is a verification.
     pub(super) fn answer(
         &mut self,
         root: u32,
@@ -60,7 +63,7 @@ impl Calls {
         body_size: usize,
     ) -> bool {
         let Some(question) = self.questions.remove(&callout) else { return false };
-        let (outcome, problem) = outcome_of(headers, body_size);
+        let (outcome, problem) = outcome_of(headers, body_size, &worker.config.control_plane.cluster);
         self.ended(worker, question, outcome, problem);
         resume(root, worker);
         true
@@ -73,10 +76,10 @@ impl Calls {
         worker.verifier.borrow_mut().ended(&SharedData, &mut verified, question, outcome, clock::monotonic_ms());
         match problem {
             Some(problem) if !std::mem::replace(&mut self.is_failing, true) => {
-                log(LogLevel::Warn, &format!("keys stored as password hashes cannot be verified: {problem}"));
+                log(LogLevel::Warn, &format!("password-hash verification failed  error={problem:?}"));
             }
             None if is_answer && std::mem::take(&mut self.is_failing) => {
-                log(LogLevel::Info, "keys stored as password hashes can be verified again");
+                log(LogLevel::Info, "password-hash verification recovered");
             }
             _ => {}
         }
@@ -89,17 +92,16 @@ fn send(worker: &Worker, token: Option<&Secret>, credential: &Secret) -> Result<
     call.send(&worker.config.control_plane, token)
 }
 
-/// What the control plane said, and what is wrong if it said nothing and was not just busy.
-fn outcome_of(headers: usize, body_size: usize) -> (Outcome, Option<String>) {
+/// The control plane's answer, and the problem to log if there is none and the control plane was not merely busy.
+fn outcome_of(headers: usize, body_size: usize, cluster: &str) -> (Outcome, Option<String>) {
     let nothing = |problem| (Outcome::Unavailable { retry_after_s: 1 }, Some(problem));
     match read_answer(headers, body_size, MAX_VERIFY_ANSWER_BYTES) {
         Ok(body) => match Answer::decode(&body) {
             Ok(answer) => (Outcome::Answered(answer), None),
             Err(error) => nothing(error.to_string()),
         },
-        Err(0) => nothing("no answer".to_owned()),
         Err(503) if let Some(retry_after_s) = retry_after_s() => (Outcome::Busy { retry_after_s }, None),
-        Err(status) => nothing(format!("the control plane answers {status}")),
+        Err(status) => nothing(status_error(status, cluster)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the contexts of one VM share under one configuration.
+//! The state that the contexts of one VM share under one configuration.
 
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::decide::Decision;
@@ -21,20 +21,20 @@ pub(super) struct Worker {
     pub(super) digests: Digests,
     pub(super) snapshot: RefCell<Snapshot>,
     pub(super) limiter: Limiter,
-    /// Absent where nobody is to be held back.
+    /// Absent if the authentication throttle is disabled.
     pub(super) guessing: Option<AuthThrottle>,
-    /// The windows that the answers of streams are to tell of, by the stream's context.
+    /// The windows to report in the responses of streams, by stream context.
     pub(super) windows: RefCell<BTreeMap<u32, Vec<Window>>>,
     pub(super) verified: RefCell<Verified>,
     pub(super) verifier: RefCell<Verifier>,
     pub(super) metrics: RefCell<Metrics>,
     pub(super) clock: Clock,
-    /// Absent where usage is not to be told.
+    /// Absent if usage is not reported.
     pub(super) usage: Option<SharedReporter>,
 }
 
 impl Worker {
-    /// Brings shared data up to date with what this worker keeps of limits and of bad keys.
+    /// Synchronizes this worker's leases and counts of bad keys with shared data.
     pub(super) fn settle(&self, now_ms: u64) {
         self.limiter.tick(&SharedData, now_ms);
         if let Some(guessing) = &self.guessing {
@@ -42,7 +42,7 @@ impl Worker {
         }
     }
 
-    /// The configuration is replaced: what this worker keeps goes to shared data for good.
+    /// Handles a replaced configuration: moves what this worker holds to shared data.
     pub(super) fn release(&self) {
         let now_ms = clock::monotonic_ms();
         self.limiter.release(&SharedData, now_ms);
@@ -51,7 +51,7 @@ impl Worker {
         }
     }
 
-    /// Counts a request that was decided, as of the clock reading with which it was.
+    /// Counts a decided request, at the clock reading of the decision.
     pub(super) fn count(&self, decision: &Decision) {
         self.metrics.borrow_mut().count_verdict(decision.verdict());
         if let Some(usage) = &self.usage {
@@ -61,7 +61,7 @@ impl Worker {
 }
 
 thread_local! {
-    /// Whether this VM ever served a request: the main thread's never does. It outlives a change of configuration.
+    /// Whether this VM ever served a request; the main thread's never does. Survives a change of configuration.
     static SERVES: Cell<bool> = const { Cell::new(false) };
 }
 

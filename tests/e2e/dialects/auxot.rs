@@ -1,4 +1,4 @@
-//! auxot's two kinds of keys.
+//! The two kinds of keys of auxot.
 
 use crate::common::SOON;
 use keyward_harness::{CreatedKey, Gateway, Request};
@@ -18,7 +18,7 @@ async fn create(gateway: &Gateway, kind: &str, owner: &str, scopes: &[&str]) -> 
 }
 
 #[tokio::test]
-async fn a_user_key_follows_its_user_at_once() {
+async fn user_key_follows_its_user_at_once() {
     let gateway = Gateway::builder().dialect("auxot").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let key = create(&gateway, "user", "alice", &[]).await.key;
@@ -29,7 +29,7 @@ async fn a_user_key_follows_its_user_at_once() {
     permit(&gateway, "alice", json!({"permissions": ["admin", "chat"]})).await;
     workers.until_status(&admin, 200, SOON).await.unwrap();
     let scopes = workers.send(&admin).await.unwrap()[0].json()["headers"]["x-keyward-scopes"].clone();
-    assert_eq!(scopes, json!(["admin chat"]), "the upstream is told the user's permissions");
+    assert_eq!(scopes, json!(["admin chat"]), "expected the user's permissions at the upstream");
     permit(&gateway, "alice", json!({"permissions": ["chat"]})).await;
     workers.until_status(&admin, 403, SOON).await.unwrap();
     assert_eq!(workers.statuses(&anyone).await.unwrap(), [200, 200]);
@@ -40,7 +40,7 @@ async fn a_user_key_follows_its_user_at_once() {
 }
 
 #[tokio::test]
-async fn team_keys_open_intake_and_services_and_nothing_of_users() {
+async fn team_keys_are_for_intake_and_services_only() {
     let gateway = Gateway::builder().dialect("auxot").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let team = create(&gateway, "team", "support", &["admin"]).await;
@@ -59,32 +59,33 @@ async fn team_keys_open_intake_and_services_and_nothing_of_users() {
             assert_eq!(statuses, [expected, expected], "{} on {path}", &key[..5]);
         }
     }
-    // As Anthropic's SDK sends it.
+    // As sent by Anthropic's SDK.
     let messages = Request::new("POST", "/api/anthropic/v1/messages")
         .header("x-api-key", &user.key)
         .header("anthropic-version", "2023-06-01")
         .json(&json!({"model": "auto"}));
     assert_eq!(workers.statuses(&messages).await.unwrap(), [200, 200]);
-    // Deleting stops a key.
+    // Deleting a key revokes it.
     gateway.control_plane.revoke(&team.id).await.unwrap();
     workers.until_status(&Request::get("/api/intake/webhook").bearer(&team.key), 401, SOON).await.unwrap();
 }
 
+/// Only an Argon2id hash of a key is stored, and the key is verified once.
 #[tokio::test]
-async fn only_an_argon2id_hash_is_kept_of_a_key_and_its_verification_is_asked_for_once() {
+async fn only_an_argon2id_hash_is_stored_and_verified_once() {
     let mut gateway =
         Gateway::builder().dialect("auxot").control_plane_environment("RUST_LOG", "trace").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let key = create(&gateway, "user", "alice", &[]).await;
     let request = Request::get("/api/agents").bearer(&key.key);
     workers.until_status(&request, 200, SOON).await.unwrap();
-    // The public beginning of a key is no key.
+    // The selector alone is not a key.
     let mut wrong = key.key.clone();
     let last = wrong.pop().unwrap();
     wrong.push(if last == 'x' { 'y' } else { 'x' });
     assert_eq!(workers.statuses(&Request::get("/api/agents").bearer(&wrong)).await.unwrap(), [401, 401]);
 
-    // What was verified needs the control plane no more, and what was refused gives nothing away.
+    // Cached keys need no control plane, and refusals reveal nothing.
     gateway.control_plane.stop().await.unwrap();
     for _ in 0..20 {
         assert_eq!(workers.statuses(&request).await.unwrap(), [200, 200]);
@@ -99,7 +100,7 @@ async fn only_an_argon2id_hash_is_kept_of_a_key_and_its_verification_is_asked_fo
             assert!(!bytes.windows(needle.len()).any(|window| window == needle), "a key or its digest is stored");
         }
     }
-    assert!(searched > 1000, "nothing was searched");
+    assert!(searched > 1000, "expected files to search");
 
     gateway.control_plane.start().await.unwrap();
     gateway.control_plane.revoke(&key.id).await.unwrap();

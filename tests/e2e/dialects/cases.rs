@@ -1,19 +1,19 @@
-//! What every refusal is, for every dialect, written out: read from nothing that the product reads.
+//! The expected refusals of every dialect, written out independently of the product.
 
-/// One verdict, how it is provoked, and its answer.
+/// A verdict, the request that causes it, and the expected response.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     /// The verdict.
     pub(crate) verdict: &'static str,
-    /// The path that is asked for.
+    /// The requested path.
     pub(crate) path: &'static str,
-    /// The name of the credential that is sent; empty for none.
+    /// The name of the credential; empty for none.
     pub(crate) key: &'static str,
     /// The status.
     pub(crate) status: u16,
-    /// `www-authenticate`; empty if it must not be there.
+    /// The expected `www-authenticate`; empty if absent.
     pub(crate) challenge: &'static str,
-    /// The body, with `{request_id}` and `{retry_after}` in the place of what differs each time.
+    /// The body, with `{request_id}` and `{retry_after}` for the values that vary.
     pub(crate) body: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! graph8's three methods on one gateway.
+//! The three authentication methods of graph8 on one gateway.
 
 use crate::common::{SOON, hmac_sha256};
 use base64::Engine as _;
@@ -29,7 +29,7 @@ async fn keys() -> Keys {
 }
 
 #[tokio::test]
-async fn each_kind_of_key_opens_its_own_routes_only() {
+async fn each_kind_is_accepted_on_its_own_routes_only() {
     let Keys { gateway: _running, mut workers, api, write } = keys().await;
     for (path, of_api, of_write) in [
         ("/api/v1/contacts", 200, 403),
@@ -43,12 +43,17 @@ async fn each_kind_of_key_opens_its_own_routes_only() {
         }
     }
     for key in [&api, &write] {
-        assert_eq!(workers.statuses(&Request::get("/mcp").bearer(key)).await.unwrap(), [401; 2], "a key is no token");
+        assert_eq!(
+            workers.statuses(&Request::get("/mcp").bearer(key)).await.unwrap(),
+            [401; 2],
+            "a key is not a token"
+        );
     }
 }
 
+/// A preflight needs no key, and a browser can read a refusal.
 #[tokio::test]
-async fn a_preflight_needs_no_key_and_a_browser_can_read_a_refusal() {
+async fn preflight_needs_no_key_and_refusals_are_readable() {
     let Keys { gateway, .. } = keys().await;
     let origin = "https://shop.example";
     let preflight = Request::new("OPTIONS", "/sdk/track")
@@ -65,26 +70,26 @@ async fn a_preflight_needs_no_key_and_a_browser_can_read_a_refusal() {
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("access-control-allow-origin").as_deref(), Some(origin));
     assert_eq!(refused.header("access-control-expose-headers").as_deref(), Some("retry-after, www-authenticate"));
-    // Organization keys are no matter of browsers'.
+    // Browsers do not use organization keys.
     let of_api = Request::new("OPTIONS", "/api/v1/contacts")
         .header("origin", origin)
         .header("access-control-request-method", "GET");
     let answer = gateway.envoy.send(&of_api).await.unwrap();
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, None));
-    // Not a preflight, and not a way around a key.
+    // A plain OPTIONS request is not a preflight, and needs a key.
     let options = gateway.envoy.send(&Request::new("OPTIONS", "/sdk/track").header("origin", origin)).await.unwrap();
     assert_eq!(options.status, 401);
 }
 
 #[tokio::test]
-async fn a_key_without_limits_of_its_own_has_both_of_the_dialect() {
+async fn key_without_limits_has_both_of_the_dialect() {
     let gateway = Gateway::builder().dialect("graph8").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let key =
         gateway.control_plane.create(&json!({"name": "a key", "kind": "api", "owner": "acme"})).await.unwrap().key;
     let request = Request::get("/api/v1/contacts").bearer(&key);
     workers.until_status(&request, 200, SOON).await.unwrap();
-    // Ten a second on a slow machine may take a while to exceed, two hundred a minute less.
+    // On a slow machine, ten requests a second may take a while to exceed, two hundred a minute less.
     let mut refused: Option<Response> = None;
     for _ in 0..201 {
         let answer = workers.worker(0).send(&request).await.unwrap();
@@ -100,11 +105,11 @@ async fn a_key_without_limits_of_its_own_has_both_of_the_dialect() {
         Some(r#""10/s";q=10;w=1, "200/min";q=200;w=60"#),
         "{refused:?}"
     );
-    assert!(refused.header("ratelimit").is_some_and(|told| told.starts_with(r#""10/s";r="#)), "{refused:?}");
+    assert!(refused.header("ratelimit").is_some_and(|field| field.starts_with(r#""10/s";r="#)), "{refused:?}");
 }
 
 #[tokio::test]
-async fn mcp_takes_oauth_tokens_and_says_where_they_come_from() {
+async fn mcp_accepts_oauth_tokens_and_names_their_issuer() {
     let Keys { gateway, mut workers, .. } = keys().await;
     let address = gateway.envoy.gateway();
     let answers = workers.send(&Request::get("/mcp")).await.unwrap();
@@ -146,24 +151,24 @@ async fn mcp_takes_oauth_tokens_and_says_where_they_come_from() {
         ("a forged signature", signed(&claims, b"another key, of the same length!")),
         ("no signature", unsigned),
         ("another issuer", changed("iss", "https://elsewhere.example".into())),
-        ("past its time", changed("exp", (now_s - 600).into())),
-        ("no token at all", "nonsense".to_owned()),
+        ("expired", changed("exp", (now_s - 600).into())),
+        ("not a token", "nonsense".to_owned()),
     ] {
         for answer in workers.send(&Request::get("/mcp/tools").bearer(&token)).await.unwrap() {
             assert_eq!(answer.status, 401, "{what}");
         }
     }
-    // A good token for somebody else is what Envoy calls forbidden.
+    // Envoy refuses a valid token for another audience as forbidden.
     let elsewhere = changed("aud", "http://elsewhere.example/mcp".into());
     assert_eq!(workers.statuses(&Request::get("/mcp/tools").bearer(&elsewhere)).await.unwrap(), [403; 2]);
     assert_eq!(gateway.upstream().take_seen(), []);
-    // A source that jwt_authn would read as well.
+    // A source that jwt_authn could read as well.
     let in_query = Request::get(&format!("/mcp?access_token={good}"));
     assert_eq!(workers.statuses(&in_query).await.unwrap(), [401; 2]);
     assert_eq!(workers.statuses(&Request::get("/mcp/tools").bearer(&good)).await.unwrap(), [200; 2]);
     assert_eq!(gateway.upstream().take_seen().len(), 2);
 
-    // Elsewhere the best of tokens is no key.
+    // On other routes, even a valid token is not a key.
     for answer in workers.send(&Request::get("/api/v1/contacts").bearer(&good)).await.unwrap() {
         assert_eq!(answer.status, 401);
         let detail = "JWT tokens are not accepted. Use an org API key, not a browser session token.";
@@ -171,7 +176,7 @@ async fn mcp_takes_oauth_tokens_and_says_where_they_come_from() {
     }
 }
 
-/// The key that the shipped configuration is for trying with.
+/// The example signing key of the shipped configuration.
 fn signing_key() -> Vec<u8> {
     let text = std::fs::read_to_string(artifacts::root().join("envoy/variants/graph8-jwks.json")).unwrap();
     let keys: Value = serde_json::from_str(&text).unwrap();

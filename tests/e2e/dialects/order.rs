@@ -1,4 +1,4 @@
-//! One request ends in exactly one verdict: of all that is wrong with a key, what is decided first.
+//! Each request has exactly one verdict: if several things are wrong with a key, the first in a fixed order.
 
 use super::records::{Records, page};
 use crate::common::SOON;
@@ -9,7 +9,7 @@ use keyward_core::wire::entry::{Body, KeyRecord, OwnerRecord};
 use keyward_harness::{Gateway, Request};
 use serde_json::json;
 
-/// What can be wrong with a key, in the order of decision, with what makes it so.
+/// A fault of a key, in the order of decision, and the change that causes it.
 type Fault = (&'static str, fn(&mut KeyRecord));
 
 const FAULTS: [Fault; 8] = [
@@ -24,7 +24,7 @@ const FAULTS: [Fault; 8] = [
 ];
 
 #[tokio::test]
-async fn of_several_faults_the_first_decides() {
+async fn first_of_several_faults_decides() {
     let feed = Feed::start().await;
     let gateway = Gateway::builder()
         .filter(|filter| {
@@ -51,7 +51,7 @@ async fn of_several_faults_the_first_decides() {
         FAULTS[without..].iter().for_each(|(_, make)| make(&mut key));
         entries.push((Digest::of_key(records.credential(name).as_bytes()), Body::Key(key)));
     }
-    // Nothing to decide with comes before anything that is wrong with a request.
+    // A missing snapshot comes before any fault of a request.
     for answer in workers.send(&Request::get("/")).await.unwrap() {
         assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("unavailable")));
     }

@@ -1,6 +1,6 @@
-//! `docs/reference/dialects/NAME.md`: every verdict with the answer that the gateway gave in this very run.
+//! `docs/reference/dialects/NAME.md`: every verdict with the response recorded in this run.
 //!
-//! With `KEYWARD_DOCS=write` the pages are written; otherwise one that says something else than the gateway fails.
+//! With `KEYWARD_DOCS=write` the pages are written; otherwise a page that differs from the run fails.
 
 use super::cases::Case;
 use super::table::Subject;
@@ -9,10 +9,10 @@ use keyward_harness::artifacts;
 use std::fmt::Write as _;
 use std::{env, fs};
 
-/// In the place of every request's id.
+/// The fixed value for every request id.
 const REQUEST_ID: &str = "0b5e2c1e-8a51-9f6e-a5f1-3d0c6f1c9a77";
 
-/// A page that grows with the run.
+/// A page that is assembled during the run.
 pub(crate) struct Page {
     name: &'static str,
     text: String,
@@ -35,7 +35,7 @@ impl Page {
         }
     }
 
-    /// One verdict with its answer; the `credential` is shortened.
+    /// One verdict with its response; the `credential` is shortened.
     pub(crate) fn verdict(&mut self, case: &Case, credential: &str, answer: &Response) {
         let header = match credential {
             "" => String::new(),
@@ -49,7 +49,7 @@ impl Page {
         );
         for (name, value) in &answer.headers {
             let value = String::from_utf8_lossy(value);
-            // What Envoy adds to every answer.
+            // Fields that Envoy adds to every response.
             if !["date", "server", "content-length"].contains(&name.as_str()) {
                 let value =
                     if name.ends_with("request-id") { REQUEST_ID.into() } else { fixed_seconds(case, name, &value) };
@@ -61,7 +61,7 @@ impl Page {
         let _ = write!(self.text, "\n{}\n```\n", body.replace("{retry_after}", seconds));
     }
 
-    /// What the upstream is told of an allowed request.
+    /// The identity that the upstream receives with an allowed request.
     pub(crate) fn allowed(&mut self, path: &str, credential: &str, identity: &[(String, String)]) {
         let credential = shortened(credential);
         let _ = write!(
@@ -86,13 +86,13 @@ impl Page {
         let differing = there.lines().zip(self.text.lines()).find(|(there, now)| there != now);
         assert!(
             there == self.text,
-            "docs/reference/dialects/{}.md is stale, first at {differing:?}; KEYWARD_DOCS=write writes it anew",
+            "docs/reference/dialects/{}.md is stale, first at {differing:?}; set KEYWARD_DOCS=write to update the page",
             self.name
         );
     }
 }
 
-/// Words on lines of at most 100 characters.
+/// Wraps text at 100 characters.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -108,7 +108,7 @@ fn wrapped(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Prefix and some characters, as lists of keys show them.
+/// The prefix and some characters, as in lists of keys.
 fn shortened(credential: &str) -> String {
     if credential.len() < 16 {
         return credential.to_owned();
@@ -116,7 +116,7 @@ fn shortened(credential: &str) -> String {
     credential.chars().take(16).collect::<String>() + "…"
 }
 
-/// The seconds of a window that has just begun.
+/// The seconds of a window that has just started.
 fn fixed_seconds(case: &Case, name: &str, value: &str) -> String {
     match (case.verdict, name) {
         ("rate_limited", "retry-after") => "60".to_owned(),

@@ -1,11 +1,11 @@
-//! ai-api's permissions as its shipped rules ask for them.
+//! The permissions of ai-api under its shipped rules.
 
 use crate::common::SOON;
 use keyward_harness::{Gateway, Request};
 use serde_json::json;
 
 #[tokio::test]
-async fn each_permission_of_ai_api_opens_what_it_says_and_admin_opens_all() {
+async fn each_permission_allows_its_routes_and_admin_all() {
     let gateway = Gateway::builder().dialect("ai-api").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let mut keys = Vec::new();
@@ -13,7 +13,7 @@ async fn each_permission_of_ai_api_opens_what_it_says_and_admin_opens_all() {
         let created = gateway.control_plane.create(&json!({"name": scope, "scopes": [scope]})).await.unwrap();
         keys.push((scope, created.key));
     }
-    // Every key but this one is known by now.
+    // Once this key is known, all earlier ones are.
     let last = gateway.control_plane.create(&json!({"name": "last", "scopes": ["read"]})).await.unwrap();
     workers.until_status(&Request::get("/v1/models").bearer(&last.key), 200, SOON).await.unwrap();
 

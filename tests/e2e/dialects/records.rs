@@ -1,4 +1,4 @@
-//! The keys of a table's run: a snapshot with one for each state, made up in the dialect's own format.
+//! The keys of a table's run: a snapshot with one key per state, generated in the dialect's format.
 
 use keyward_core::dialect::Dialect;
 use keyward_core::key::digest::Digest;
@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// 2024-01-01T00:00:00Z.
 const EXPIRED_AT_MS: u64 = 1_704_067_200_000;
 
-/// A token as browsers hold them, whose first part says `{"alg":"HS256","typ":"JWT"}`.
+/// A browser's token, whose first part is `{"alg":"HS256","typ":"JWT"}`.
 const JWT: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJzb21lYm9keSJ9.c2lnbmF0dXJl";
 
 /// The keys of one dialect, by their names in the table.
@@ -22,7 +22,7 @@ impl Records {
         Self(Dialect::built_in(dialect).unwrap().unwrap())
     }
 
-    /// The credential of that name; always the same.
+    /// The credential of that name; deterministic.
     pub(crate) fn credential(&self, name: &str) -> String {
         match name {
             "jwt" => JWT.to_owned(),
@@ -45,7 +45,7 @@ impl Records {
         format.issue(filler).unwrap().expose().to_owned()
     }
 
-    /// The kind that the dialect's main routes take, or another.
+    /// The kind that the dialect's main routes accept, or a different one.
     fn kind(&self, name: &str) -> &'static str {
         match (self.0.name.as_str(), name) {
             ("graph8", "other_kind") => "write",
@@ -56,7 +56,7 @@ impl Records {
         }
     }
 
-    /// A snapshot of all keys but the unknown one.
+    /// A snapshot of all keys except the unknown one.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
         let now_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
         let plain = |name: &str| KeyRecord {
@@ -73,7 +73,7 @@ impl Records {
             ("revoked", KeyRecord { revoked_at_ms: Some(now_ms - 60_000), ..plain("revoked") }),
             ("replaced", KeyRecord { secret_not_after_ms: Some(now_ms - 60_000), ..plain("replaced") }),
             ("expired", KeyRecord { expires_at_ms: Some(EXPIRED_AT_MS), ..plain("expired") }),
-            ("unassociated", KeyRecord { owner: self.nobody(), ..plain("unassociated") }),
+            ("unassociated", KeyRecord { owner: self.inactive_owner(), ..plain("unassociated") }),
             ("elsewhere", KeyRecord { allowlist: vec!["192.0.2.0/24".parse().unwrap()], ..plain("elsewhere") }),
             (
                 "limited",
@@ -89,13 +89,13 @@ impl Records {
         page(entries)
     }
 
-    /// No owner where one is asked for, and otherwise one that is disabled.
-    fn nobody(&self) -> Option<String> {
+    /// No owner if the dialect requires one, otherwise a disabled owner.
+    fn inactive_owner(&self) -> Option<String> {
         (!self.0.owner_required).then(|| "gone".to_owned())
     }
 }
 
-/// A whole snapshot.
+/// A complete snapshot.
 pub(crate) fn page(mut entries: Vec<(Digest, Body)>) -> Vec<u8> {
     entries.sort_by_key(|(subject, _)| *subject);
     let mut encoded = Vec::new();

@@ -1,5 +1,5 @@
-//! One gateway for each dialect with the configuration that is shipped for it, every verdict provoked on it, and every
-//! answer compared to the byte; also as an answer to HEAD and to gRPC, and in the access log.
+//! One gateway per dialect with its shipped configuration; every verdict is caused, and every response compared byte
+//! for byte; also for HEAD and gRPC, and in the access log.
 
 use super::cases::{self, Case};
 use super::page::Page;
@@ -11,15 +11,15 @@ use keyward_harness::http::Connection;
 use keyward_harness::{Failure, Gateway, Request, Response, until};
 use serde_json::Value;
 
-/// One table: a dialect's, or that of a shape on a dialect's routes.
+/// One table: a dialect's, or that of an error shape on a dialect's routes.
 pub(crate) struct Subject {
     /// The heading of its section.
     pub(crate) title: &'static str,
-    /// Rules that go before the shipped ones, as a JSON list; empty for none.
+    /// Rules inserted before the shipped ones, as a JSON list; empty for none.
     pub(crate) rules: &'static str,
-    /// The header field that tells the request's id as well; empty for none.
+    /// The header field that repeats the request id; empty for none.
     request_id_header: &'static str,
-    /// The media type of its answers.
+    /// The media type of the responses.
     content_type: &'static str,
     cases: &'static [Case],
 }
@@ -114,8 +114,9 @@ async fn ai_api_answers_every_verdict_as_published() {
     run("ai-api", introduction, &[subject]).await;
 }
 
+/// auxot answers every verdict as published, and in the error shapes of two SDKs.
 #[tokio::test]
-async fn auxot_answers_every_verdict_as_published_and_in_the_words_of_two_sdks() {
+async fn auxot_answers_as_published_and_like_two_sdks() {
     let subjects = [
         Subject {
             title: "Verdicts",
@@ -181,7 +182,7 @@ async fn run(dialect: &'static str, introduction: &str, subjects: &[Subject]) {
     let mut run = Run { gateway, records: Records::of(dialect), http1, http2 };
     let mut page = Page::begin(dialect, introduction);
 
-    // Without a snapshot everything is `unavailable`.
+    // Without a snapshot every verdict is `unavailable`.
     let mut before = Vec::new();
     for subject in subjects {
         before.push(run.check(subject, &subject.cases[0]).await);
@@ -199,7 +200,7 @@ async fn run(dialect: &'static str, introduction: &str, subjects: &[Subject]) {
             page.verdict(case, &run.credential(case), &answer);
         }
         page.verdict(&subject.cases[0], &run.credential(&subject.cases[0]), unavailable);
-        run.refuses_what_cannot_be_a_key(dialect, subject).await;
+        run.refuses_non_keys(dialect, subject).await;
         run.refuses_a_replaced_secret(subject).await;
     }
     run.finds_verdicts_in_the_access_log(subjects).await;
@@ -216,11 +217,11 @@ impl Run {
         if case.key.is_empty() { request } else { request.bearer(&self.credential(case)) }
     }
 
-    /// Provokes a verdict as GET, as HEAD and as gRPC, and returns the first answer.
+    /// Causes a verdict with GET, HEAD and gRPC, and returns the first response.
     async fn check(&mut self, subject: &Subject, case: &Case) -> Response {
         let get = self.request("GET", case);
         if case.verdict == "rate_limited" && self.http1.send(&get).await.unwrap().status != 200 {
-            // Another table's turn has used the key up.
+            // Another table has used up the key's limit.
             assert_ne!(subject.title, "Verdicts");
         }
         let answer = self.http1.send(&get).await.unwrap();
@@ -245,7 +246,7 @@ impl Run {
         answer
     }
 
-    /// An allowed request reaches the upstream without its key, with an identity.
+    /// An allowed request reaches the upstream without its key and with the identity.
     async fn allows(&mut self, path: &str, page: &mut Page) {
         self.gateway.upstream().take_seen();
         let key = self.records.credential("valid");
@@ -261,8 +262,8 @@ impl Run {
         page.allowed(path, &key, &identity);
     }
 
-    /// Everything that cannot be a key gets the answer of `malformed`.
-    async fn refuses_what_cannot_be_a_key(&mut self, dialect: &str, subject: &Subject) {
+    /// Every credential that cannot be a key is answered as `malformed`.
+    async fn refuses_non_keys(&mut self, dialect: &str, subject: &Subject) {
         let case = subject.cases.iter().find(|case| case.verdict == "malformed").unwrap();
         let (key, other) = (self.records.credential("valid"), self.records.credential("unknown"));
         let get = || Request::get(case.path);
@@ -271,8 +272,8 @@ impl Run {
         };
         let mut requests = vec![
             ("another scheme", WrongScheme, get().header("authorization", format!("Basic {key}"))),
-            ("no scheme", WrongScheme, get().header("authorization", &key)),
-            ("nothing behind the scheme", Empty, get().header("authorization", "Bearer")),
+            ("without a scheme", WrongScheme, get().header("authorization", &key)),
+            ("a scheme without a credential", Empty, get().header("authorization", "Bearer")),
             ("an empty field", Empty, get().header("authorization", "")),
             (
                 "two credentials in one field",
@@ -305,12 +306,12 @@ impl Run {
         }
         if ["keyward", "exograph", "auxot"].contains(&dialect) {
             requests.push(("two sources that differ", TwoCredentials, get().bearer(&key).header("x-api-key", &other)));
-            requests.push(("only X-API-Key, and no key", WrongPrefix, get().header("x-api-key", "not-a-key")));
+            requests.push(("X-API-Key with a non-key", WrongPrefix, get().header("x-api-key", "not-a-key")));
             for allowed in [get().header("x-api-key", &key), get().bearer(&key).header("x-api-key", &key)] {
                 assert_eq!(self.http1.send(&allowed).await.unwrap().status, 200);
             }
         }
-        // The published answer is that to a wrong prefix; where the dialect has words for the reason, each has its own.
+        // The published response is that for a wrong prefix; a dialect with texts per reason has others for the rest.
         for (what, reason, request) in requests {
             let answer = self.http1.send(&request).await.unwrap();
             assert_eq!(answer.status, 401, "{what}: {}", answer.text());
@@ -320,7 +321,7 @@ impl Run {
         }
     }
 
-    /// A secret past its rotation grace is `revoked`.
+    /// A secret past its grace period is `revoked`.
     async fn refuses_a_replaced_secret(&mut self, subject: &Subject) {
         let case = subject.cases.iter().find(|case| case.verdict == "revoked").unwrap();
         let body = case.body.replace("key_revoked", "key_replaced");
@@ -330,7 +331,7 @@ impl Run {
         assert_eq!(answer.text(), body.replace("{request_id}", &id));
     }
 
-    /// Filter state carries the verdict, and the key's id once it is known.
+    /// The access log has the verdict, and the key's id if known.
     async fn finds_verdicts_in_the_access_log(&self, subjects: &[Subject]) {
         let cases = || subjects.iter().flat_map(|subject| subject.cases);
         until("every verdict is in the access log", SOON, async || {
@@ -346,49 +347,49 @@ impl Run {
                         && line["key_id"] == key_id
                 };
                 if !log.iter().any(is_told) {
-                    return Err(Failure::new(format!("{} {} {key_id} is not", case.verdict, case.path)));
+                    return Err(Failure::new(format!("{} {} {key_id} is missing", case.verdict, case.path)));
                 }
             }
             let allowed = |line: &Value| line["verdict"] == "allow" && line["key_id"] == "key_valid";
-            if log.iter().any(allowed) { Ok(()) } else { Err(Failure::new("allow is not")) }
+            if log.iter().any(allowed) { Ok(()) } else { Err(Failure::new("allow is missing")) }
         })
         .await
         .unwrap();
     }
 }
 
-/// That an answer is what the table says.
+/// Asserts that a response matches the table.
 #[track_caller]
 fn assert_answer(answer: &Response, subject: &Subject, case: &Case) {
-    let told = format!("{}: {}: {answer:?}", subject.title, case.verdict);
-    assert_eq!(answer.status, case.status, "{told}");
-    assert_eq!(answer.header("content-type").as_deref(), Some(subject.content_type), "{told}");
-    assert_eq!(answer.header("www-authenticate").unwrap_or_default(), case.challenge, "{told}");
+    let context = format!("{}: {}: {answer:?}", subject.title, case.verdict);
+    assert_eq!(answer.status, case.status, "{context}");
+    assert_eq!(answer.header("content-type").as_deref(), Some(subject.content_type), "{context}");
+    assert_eq!(answer.header("www-authenticate").unwrap_or_default(), case.challenge, "{context}");
     let retry_after = answer.header("retry-after").unwrap_or_default();
     match case.status {
         429 => {
             let seconds: u64 = retry_after.parse().unwrap();
-            assert!((1..=60).contains(&seconds), "{told}");
-            assert_eq!(answer.header("ratelimit-policy").as_deref(), Some(r#""1/min";q=1;w=60"#), "{told}");
-            assert_eq!(answer.header("ratelimit"), Some(format!(r#""1/min";r=0;t={seconds}"#)), "{told}");
+            assert!((1..=60).contains(&seconds), "{context}");
+            assert_eq!(answer.header("ratelimit-policy").as_deref(), Some(r#""1/min";q=1;w=60"#), "{context}");
+            assert_eq!(answer.header("ratelimit"), Some(format!(r#""1/min";r=0;t={seconds}"#)), "{context}");
         }
-        503 => assert_eq!(retry_after, "1", "{told}"),
-        _ => assert_eq!(retry_after, "", "{told}"),
+        503 => assert_eq!(retry_after, "1", "{context}"),
+        _ => assert_eq!(retry_after, "", "{context}"),
     }
     if case.status != 429 {
-        assert!(answer.header("ratelimit").is_none() && answer.header("ratelimit-policy").is_none(), "{told}");
+        assert!(answer.header("ratelimit").is_none() && answer.header("ratelimit-policy").is_none(), "{context}");
     }
     let id = if case.body.contains("{request_id}") { request_id(answer) } else { String::new() };
     for name in ["request-id", "x-request-id"] {
-        let told_in_header = answer.header(name);
-        assert_eq!(told_in_header.is_some(), name == subject.request_id_header, "{told}");
-        assert!(id.is_empty() || told_in_header.is_none_or(|told| told == id), "{told}");
+        let id_in_header = answer.header(name);
+        assert_eq!(id_in_header.is_some(), name == subject.request_id_header, "{context}");
+        assert!(id.is_empty() || id_in_header.is_none_or(|given| given == id), "{context}");
     }
     let expected = case.body.replace("{request_id}", &id).replace("{retry_after}", &retry_after);
-    assert_eq!(answer.text(), expected, "{told}");
+    assert_eq!(answer.text(), expected, "{context}");
 }
 
-/// The id in a body: that of a request which Envoy numbered, so a UUID.
+/// The request id in a body: a UUID generated by Envoy.
 #[track_caller]
 fn request_id(answer: &Response) -> String {
     let body = answer.json();

@@ -1,10 +1,10 @@
-//! What lies between a request and its verdict: proxies in front.
+//! Trusted proxies in front of the gateway.
 
 use crate::common::SOON;
 use keyward_harness::{EnvoyConfig, Gateway, Request};
 use serde_json::{Value, json};
 
-/// The HTTP connection manager of the gateway.
+/// The gateway's HTTP connection manager.
 fn manager(config: &mut EnvoyConfig) -> &mut Value {
     let listeners = &mut config.tree_mut()["static_resources"]["listeners"];
     &mut listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -35,13 +35,13 @@ async fn statuses(trusted_hops: u32, claims: &[&str]) -> Vec<u16> {
 }
 
 #[tokio::test]
-async fn without_a_trusted_hop_a_claimed_address_does_not_help() {
+async fn claimed_address_without_trusted_hop_is_ignored() {
     let claims = [ALLOWED, &format!("{ALLOWED}, {ALLOWED}"), &format!("{ALLOWED}, 127.0.0.1")];
     assert_eq!(statuses(0, &claims).await, [403, 403, 403]);
 }
 
 #[tokio::test]
-async fn behind_a_trusted_hop_the_address_counts_that_it_gives() {
+async fn address_from_a_trusted_hop_is_used() {
     let claims = [
         ALLOWED,
         &format!("{OTHER}, {ALLOWED}"),

@@ -1,4 +1,4 @@
-//! A campaign: faults drawn from a seed, one after the other under load, and after each what the oracle says.
+//! A campaign: faults drawn from a seed, one after the other under load, with a check by the oracle after each.
 
 use crate::fault::Fault;
 use crate::machine::Machine;
@@ -6,37 +6,34 @@ use crate::observe::{self, converge, observe};
 use crate::oracle::Observed;
 use crate::proxy::{Mode, Proxy};
 use crate::workload::Workload;
-use keyward_harness::{Edges, Failure, Postgres, Request, Result, http, until};
+use keyward_harness::{Edges, Failure, Postgres, Request, Result, http, left_out, until};
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Until a server is ready again once a fault is over.
+/// The deadline for a server to be ready again after a fault.
 const RECOVERED: Duration = Duration::from_secs(60);
 
-/// Until what a server still had to do for clients that have gone is done.
+/// The deadline for a server to complete requests of disconnected clients.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// How many edges follow.
+/// The number of edges.
 const EDGES: usize = 3;
 
-/// How a campaign is to be.
+/// Options of a campaign.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What everything is drawn from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How many faults there are.
+    /// The number of faults.
     pub faults: usize,
-    /// Whether the state is in PostgreSQL.
+    /// Whether the server uses PostgreSQL.
     pub on_postgres: bool,
-    /// Faults that are left out, each with why.
+    /// Faults to skip, each with the reason.
     pub leave_out: Vec<(Fault, &'static str)>,
 }
 
-/// Runs one, and prints what it does.
-///
-/// # Errors
-/// What the oracle found, with the seed that leads there again, or what else went wrong.
+/// Runs a campaign and prints its progress.
 pub async fn run(options: &Options) -> Result<()> {
     let seed = options.seed;
     let engine = if options.on_postgres { "PostgreSQL" } else { "SQLite" };
@@ -72,14 +69,14 @@ async fn attempt(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Each fault that there can be, in an order that is drawn, and again until there are enough.
+/// All possible faults in random order, repeated until there are enough.
 fn schedule(machine: &Machine, options: &Options, rng: &mut fastrand::Rng) -> Vec<(Fault, Duration)> {
     let mut possible = Vec::new();
     for fault in Fault::ALL.into_iter().filter(|fault| fault.concerns(options.on_postgres)) {
-        let left_out = options.leave_out.iter().find(|(left_out, _)| *left_out == fault).map(|(_, why)| *why);
-        match fault.lacks(machine.abilities()).or(left_out) {
+        let unwanted = options.leave_out.iter().find(|(unwanted, _)| *unwanted == fault).map(|(_, why)| *why);
+        match fault.lacks(machine.abilities()).or(unwanted) {
             None => possible.push(fault),
-            Some(why) => println!("left out: {fault}: {why}"),
+            Some(why) => left_out(&format!("{fault} (faults)"), why),
         }
     }
     let mut schedule = Vec::new();
@@ -91,7 +88,7 @@ fn schedule(machine: &Machine, options: &Options, rng: &mut fastrand::Rng) -> Ve
     schedule
 }
 
-/// A server with those that ask it.
+/// A server with its clients and edges.
 struct Site {
     machine: Machine,
     answers: Proxy,
@@ -111,9 +108,9 @@ impl Site {
         Ok(Self { machine, answers, feed, workload, edges })
     }
 
-    /// Lets it go wrong for so long, and ends it.
+    /// Causes a fault for this long, and removes it.
     async fn bring_about(&mut self, fault: Fault, lasts: Duration, rng: &mut fastrand::Rng) -> Result<()> {
-        // Under load, not before it.
+        // Under load, not before.
         sleep(Duration::from_millis(rng.u64(50..300))).await;
         match fault {
             Fault::Kill => self.restart(lasts).await?,
@@ -167,7 +164,8 @@ impl Site {
                 self.machine.set_clock(0)?;
             }
             Fault::PostgresKill => {
-                let postgres = self.machine.postgres.as_mut().ok_or_else(|| Failure::new("no PostgreSQL"))?;
+                let postgres =
+                    self.machine.postgres.as_mut().ok_or_else(|| Failure::new("expected a PostgreSQL server"))?;
                 postgres.kill()?;
                 sleep(lasts).await;
                 postgres.restart()?;
@@ -176,9 +174,9 @@ impl Site {
         Ok(())
     }
 
-    async fn restart(&mut self, away: Duration) -> Result<()> {
+    async fn restart(&mut self, downtime: Duration) -> Result<()> {
         self.kill();
-        sleep(away).await;
+        sleep(downtime).await;
         self.machine.plane.start().await
     }
 
@@ -187,10 +185,10 @@ impl Site {
         self.workload.oracle().restarted();
     }
 
-    /// Waits until the server is ready, which it has to be by itself.
+    /// Waits until the server is ready, which it must become by itself.
     async fn recover(&mut self) -> Result<()> {
         let address = self.machine.plane.address();
-        let process = self.machine.plane.process().ok_or_else(|| Failure::new("the server does not run"))?;
+        let process = self.machine.plane.process().ok_or_else(|| Failure::new("the server is not running"))?;
         process
             .until("the server is ready again", RECOVERED, async || {
                 match http::send(address, &Request::get("/readyz")).await?.status {
@@ -201,7 +199,7 @@ impl Site {
             .await
     }
 
-    /// Asks for everything while nothing changes, and compares.
+    /// Reads the complete state while nothing changes, and compares it.
     async fn check(&mut self) -> Result<()> {
         let plane = &self.machine.plane;
         let _quiet = self.workload.quiet().await;
@@ -214,11 +212,11 @@ impl Site {
         };
         let unexpected = self.workload.unexpected().into_iter();
         wrong.extend(
-            unexpected.map(|(what, count)| format!("{what}, {count} times: neither done, refused nor unknown")),
+            unexpected.map(|(what, count)| format!("{what}, {count} times: expected done, refused or unknown")),
         );
         let edges = &self.edges;
         let converged =
-            until("every edge knows what the server tells", SETTLED, async || match converge(plane, edges).await? {
+            until("every edge has the server's state", SETTLED, async || match converge(plane, edges).await? {
                 differences if differences.is_empty() => Ok(()),
                 differences => Err(Failure::new(differences.join("; "))),
             });
@@ -227,11 +225,11 @@ impl Site {
             return Ok(());
         }
         let shown = wrong.iter().take(20).map(|line| format!("\n  {line}")).collect::<String>();
-        Err(Failure::new(format!("{} things are wrong:{shown}", wrong.len())))
+        Err(Failure::new(format!("{} violations:{shown}", wrong.len())))
     }
 }
 
-/// How many bytes are left: few or a hundred thousand, each order of magnitude as likely.
+/// The bytes to leave free: from few to a hundred thousand, each order of magnitude equally likely.
 fn room(rng: &mut fastrand::Rng) -> u64 {
     let most = 1 << rng.u32(1..18);
     rng.u64(..most)
@@ -243,7 +241,7 @@ async fn harm(proxy: &Proxy, mode: Mode, lasts: Duration) {
     proxy.set(Mode::Pass);
 }
 
-/// What the server says of its state twice in a row: what clients asked that have gone may still be under way.
+/// The server's state once it is the same twice in a row: requests of disconnected clients may still be running.
 async fn settled(plane: &keyward_harness::ControlPlane) -> Result<Observed> {
     let deadline = Instant::now() + SETTLED;
     let mut last = observe(plane).await?;
@@ -253,21 +251,19 @@ async fn settled(plane: &keyward_harness::ControlPlane) -> Result<Observed> {
             return Ok(next);
         }
         if Instant::now() >= deadline {
-            return Err(Failure::new("the state goes on changing though no client asks for anything"));
+            return Err(Failure::new("the state keeps changing although no client sends requests"));
         }
         last = next;
     }
 }
 
-/// Campaigns of so many faults each, on SQLite and, where there is one, on PostgreSQL, until time is up. Each has the next seed.
-///
-/// # Errors
-/// That of the first that fails.
+/// Runs campaigns of this many faults on SQLite and, if installed, on PostgreSQL, until time is up, each with the next
+/// seed; stops at the first failure.
 pub async fn run_for(time: Duration, seed: u64, faults: usize) -> Result<()> {
     let started = Instant::now();
     let postgres = Postgres::is_there();
     if !postgres {
-        println!("left out: faults on PostgreSQL: apt-get install postgresql");
+        left_out("faults on PostgreSQL", "apt-get install postgresql");
     }
     let mut campaigns = 0;
     for seed in seed.. {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Something that goes wrong for a while.
+/// A temporary fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// SIGKILL to the server.
@@ -12,49 +12,49 @@ pub enum Fault {
     Terminate,
     /// SIGSTOP to the server, and SIGCONT.
     Pause,
-    /// Connections of clients break in the middle of an answer.
+    /// Connections of clients break in the middle of a response.
     CutAnswers,
-    /// Answers to clients come late.
+    /// Responses to clients are delayed.
     StallAnswers,
-    /// Answers to clients vanish.
+    /// Responses to clients are lost.
     DropAnswers,
     /// Connections of edges break in the middle of a page.
     CutFeed,
-    /// Pages come late.
+    /// Pages are delayed.
     StallFeed,
-    /// Pages vanish.
+    /// Pages are lost.
     DropFeed,
-    /// Bits of pages are others than were sent.
+    /// Bits of pages are flipped.
     FlipFeed,
-    /// The server's files cannot grow, as with a quota.
+    /// The server's files cannot grow, as with a disk quota.
     FileSize,
-    /// That, and SIGKILL meanwhile.
+    /// The server's files cannot grow, and it is killed meanwhile.
     FileSizeAndKill,
     /// The disk is full.
     DiskFull,
-    /// That, and SIGKILL meanwhile.
+    /// The disk is full, and the server is killed meanwhile.
     DiskFullAndKill,
     /// The server can open no more files.
     Descriptors,
-    /// The server's clock jumps, forth or back.
+    /// The server's clock jumps forward or backward.
     Clock,
-    /// PostgreSQL is killed, and started again.
+    /// PostgreSQL is killed and restarted.
     PostgresKill,
 }
 
-/// What a machine can do.
+/// The capabilities of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
     /// Whether limits of another process can be set (Linux).
     pub limits: bool,
-    /// Whether the data lie in a file system of their own.
+    /// Whether the data are on a separate file system.
     pub own_disk: bool,
-    /// Whether a libfaketime is installed.
+    /// Whether libfaketime is installed.
     pub clock: bool,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::Terminate,
@@ -75,7 +75,7 @@ impl Fault {
         Self::PostgresKill,
     ];
 
-    /// Whether there can be such a fault with that engine at all.
+    /// Whether the fault applies to this database engine.
     pub fn concerns(self, on_postgres: bool) -> bool {
         match self {
             Self::FileSize | Self::FileSizeAndKill | Self::DiskFull | Self::DiskFullAndKill => !on_postgres,
@@ -84,20 +84,18 @@ impl Fault {
         }
     }
 
-    /// What the machine lacks to bring it about, if it lacks something.
+    /// What the machine lacks to cause the fault, if anything.
     pub fn lacks(self, abilities: Abilities) -> Option<&'static str> {
         let (able, why) = match self {
             Self::FileSize | Self::FileSizeAndKill | Self::Descriptors => (abilities.limits, "needs Linux"),
-            Self::DiskFull | Self::DiskFullAndKill => {
-                (abilities.own_disk, "needs Linux, and root, who may mount a tmpfs")
-            }
+            Self::DiskFull | Self::DiskFullAndKill => (abilities.own_disk, "needs Linux, and root to mount a tmpfs"),
             Self::Clock => (abilities.clock, "apt-get install libfaketime"),
             _ => (true, ""),
         };
         (!able).then_some(why)
     }
 
-    /// How long it lasts.
+    /// The duration of the fault.
     pub fn lasts(self, rng: &mut fastrand::Rng) -> Duration {
         let most = match self {
             Self::Kill | Self::Terminate => 300,

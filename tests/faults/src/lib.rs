@@ -1,8 +1,9 @@
-//! Faults under load: a real control plane, clients that change things all the while, edges that follow, and an oracle of what
-//! was acknowledged.
+//! Faults under load: a real control plane, clients that change data constantly, edges that follow, and an oracle of
+//! the acknowledged changes.
 //!
-//! A seed draws the faults, their times and what clients ask, so that a campaign can be repeated; how processes and threads
-//! interleave is not drawn, so a failure may need several repetitions. Nothing here knows how the server stores anything.
+//! A seed determines the faults, their times and the clients' requests, so that a campaign can be repeated; the
+//! interleaving of processes and threads is not determined, so a failure may need several repetitions. Nothing here
+//! knows how the server stores its data.
 
 pub mod campaign;
 pub mod fault;

@@ -1,4 +1,4 @@
-//! What a server runs on: its process, its disk, its clock and its database, each of which can be made to fail.
+//! The environment of a server: its process, disk, clock and database, each of which can be made to fail.
 
 use crate::fault::Abilities;
 use keyward_harness::{ControlPlane, Failure, Postgres, Result, TestDir, artifacts};
@@ -9,10 +9,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The size of the file system that a full disk is tried on.
+/// The size of the file system for the full-disk fault.
 const DISK: &str = "size=96m";
 
-/// Where distributions put libfaketime.
+/// The paths of libfaketime in common distributions.
 const FAKETIME: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
@@ -25,7 +25,7 @@ const FAKETIME: [&str; 4] = [
 pub struct Machine {
     /// The server.
     pub plane: ControlPlane,
-    /// Its database, if it is not SQLite.
+    /// The database, unless it is SQLite.
     pub postgres: Option<Postgres>,
     clock: Option<PathBuf>,
     disk: Option<Disk>,
@@ -33,10 +33,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Prepares one; nothing runs yet but its PostgreSQL, if it is to have one.
-    ///
-    /// # Errors
-    /// When there is no server to run, or PostgreSQL does not start.
+    /// Prepares a machine; only its PostgreSQL, if requested, is started.
     pub fn new(on_postgres: bool) -> Result<Self> {
         let dir = TestDir::new()?;
         let data = dir.path().join("data");
@@ -59,7 +56,7 @@ impl Machine {
         if let Some(postgres) = &postgres {
             environment.push(("KEYWARD_DATABASE_URL".to_owned(), postgres.url().to_owned()));
         }
-        // A file that may not grow is an error of writing only for who ignores the signal; without, it is one more way to end.
+        // A write beyond the limit returns an error only if the signal is ignored; otherwise it would kill the server.
         let script = dir.path().join("keyward");
         let keyward = artifacts::keyward()?;
         fs::write(&script, format!("#!/bin/sh\ntrap '' XFSZ\nexec '{}' \"$@\"\n", keyward.display()))
@@ -71,23 +68,17 @@ impl Machine {
         Ok(machine)
     }
 
-    /// What can be made to fail here.
+    /// The faults that are possible here.
     pub fn abilities(&self) -> Abilities {
         Abilities { limits: cfg!(target_os = "linux"), own_disk: self.disk.is_some(), clock: self.clock.is_some() }
     }
 
-    /// Sends the server a signal.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Sends a signal to the server.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process()?.signal(signal)
     }
 
-    /// Lets no file of the server grow beyond what the largest has and so many bytes, or any size again.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Limits the server's files to the size of the largest plus this many bytes, or removes the limit.
     pub fn limit_files(&mut self, beyond: Option<u64>) -> Result<()> {
         let largest = fs::read_dir(self.plane.data_dir())
             .into_iter()
@@ -98,10 +89,7 @@ impl Machine {
         self.limit(Resource::Fsize, beyond.map(|beyond| largest.unwrap_or_default() + beyond))
     }
 
-    /// Lets the server open no more files than it has and so many, or as many as before.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Limits the server's open files to the current number plus this many, or removes the limit.
     pub fn limit_descriptors(&mut self, beyond: Option<u64>) -> Result<()> {
         let id = self.process()?.id();
         let open = fs::read_dir(format!("/proc/{id}/fd")).map_or(0, |files| files.count() as u64);
@@ -120,46 +108,40 @@ impl Machine {
 
     #[cfg(not(target_os = "linux"))]
     fn limit(&mut self, _: Resource, _: Option<u64>) -> Result<()> {
-        Err(Failure::new("no limits of another process can be set here"))
+        Err(Failure::new("limits of another process cannot be set on this platform"))
     }
 
-    /// Fills the disk but for so many bytes, or makes room again.
-    ///
-    /// # Errors
-    /// When there is no disk of its own.
+    /// Fills the disk except for this many bytes, or frees it again.
     pub fn fill_disk(&mut self, but: Option<u64>) -> Result<()> {
-        self.disk.as_mut().ok_or_else(|| Failure::new("no disk of its own"))?.fill(but)
+        self.disk.as_mut().ok_or_else(|| Failure::new("expected a separate disk"))?.fill(but)
     }
 
     /// Sets the server's clock ahead of the machine's, or behind it.
-    ///
-    /// # Errors
-    /// When the file of libfaketime cannot be written.
     pub fn set_clock(&self, seconds: i32) -> Result<()> {
         let Some(file) = &self.clock else { return Ok(()) };
-        // Replaced and not rewritten, so that it is never read half.
+        // Replaced atomically, so that it is never read half-written.
         let next = file.with_extension("next");
         fs::write(&next, format!("{seconds:+}\n"))
             .and_then(|()| fs::rename(&next, file))
             .map_err(|error| failure("the clock", &error))
     }
 
-    /// What the server logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("control-plane.log")).unwrap_or_default()
     }
 
     fn process(&mut self) -> Result<&mut keyward_harness::process::Process> {
-        self.plane.process().ok_or_else(|| Failure::new("the server does not run"))
+        self.plane.process().ok_or_else(|| Failure::new("the server is not running"))
     }
 }
 
-/// A small file system of its own.
+/// A small separate file system.
 #[derive(Debug)]
 struct Disk(PathBuf);
 
 impl Disk {
-    /// `None` where nobody may mount one.
+    /// `None` where mounting is not permitted.
     fn mount(at: &Path) -> Option<Self> {
         if !cfg!(target_os = "linux") {
             return None;
@@ -190,7 +172,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // At once where the server has ended, and otherwise when it does.
+        // Immediate if the server has exited, otherwise when it does.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

@@ -1,10 +1,10 @@
-//! `make faults`: campaigns for as many seconds as `FAULT_SECONDS` says, from the seed in `SEED`, or from one that is drawn.
+//! `make faults`: runs campaigns for `FAULT_SECONDS` seconds, from the seed in `SEED` or a random one.
 
 use keyward_faults::campaign;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How many faults a campaign has, each on a server of its own, so that no database grows large.
+/// The number of faults per campaign; each campaign has a new server, so that no database grows large.
 const FAULTS: usize = 30;
 
 #[tokio::main]

@@ -1,4 +1,4 @@
-//! What a server says of its state: its API to operators, its feed to edges.
+//! The state of a server, from its API for operators and its feed for edges.
 
 use crate::oracle::{Observed, ObservedKey};
 use keyward_core::FEED_PATH;
@@ -11,10 +11,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Until an edge has come to where the server is: three polls whose answers were lost, on a machine that is busy.
+/// The deadline for an edge to reach the server's position: three polls with lost responses, on a busy machine.
 const CONVERGED: Duration = Duration::from_secs(60);
 
-/// How the edges follow.
+/// The options of the simulated edges.
 pub(crate) const fn edges(count: usize) -> Options {
     Options {
         edges: count,
@@ -26,10 +26,7 @@ pub(crate) const fn edges(count: usize) -> Options {
     }
 }
 
-/// Asks for all of it.
-///
-/// # Errors
-/// When it does not answer, or says what cannot be read.
+/// Reads the complete state.
 pub async fn observe(plane: &ControlPlane) -> Result<Observed> {
     let mut observed = Observed::default();
     let answer = ask(plane, "/v1/keys/export").await?;
@@ -52,10 +49,7 @@ pub async fn observe(plane: &ControlPlane) -> Result<Observed> {
     Ok(observed)
 }
 
-/// Waits until edges are where the server is; what differs then from what a newcomer is told.
-///
-/// # Errors
-/// When they do not come there, or the server does not answer.
+/// Waits until the edges reach the server's position; returns their differences from a new edge.
 pub async fn converge(plane: &ControlPlane, edges: &Edges) -> Result<Vec<String>> {
     let sequence = head(plane).await?;
     edges.until_all_have(sequence, CONVERGED).await?;
@@ -65,13 +59,13 @@ pub async fn converge(plane: &ControlPlane, edges: &Edges) -> Result<Vec<String>
         let missing = expected.iter().filter(|(subject, entry)| known.get(subject) != Some(entry)).count();
         let beyond = known.keys().filter(|subject| !expected.contains_key(subject)).count();
         if missing + beyond > 0 {
-            differences.push(format!("edge {number}: {missing} entries missing or other, {beyond} too many"));
+            differences.push(format!("edge {number}: {missing} entries missing or different, {beyond} additional"));
         }
     }
     Ok(differences)
 }
 
-/// What an edge that begins now is told.
+/// The entries of a new edge.
 async fn newcomer(plane: &ControlPlane) -> Result<Entries> {
     let sequence = head(plane).await?;
     let newcomer = Edges::start(plane.address(), &plane.edge_token()?, edges(1))?;
@@ -79,7 +73,7 @@ async fn newcomer(plane: &ControlPlane) -> Result<Entries> {
     Ok(newcomer.entries().into_iter().next().unwrap_or_else(BTreeMap::new))
 }
 
-/// The sequence of the server's last change.
+/// The sequence of the server's latest change.
 async fn head(plane: &ControlPlane) -> Result<u64> {
     let path = format!("{FEED_PATH}?after={}", Position::Nothing);
     let request = Request::get(&path).bearer(&plane.edge_token()?);

@@ -1,41 +1,41 @@
-//! What was answered, and what must therefore be there: the oracle, which knows no server and does no I/O.
+//! The oracle: derives from the responses what state must exist. It knows no server and does no I/O.
 //!
-//! A change that was acknowledged is there. One that was answered "not made" is not. One whose outcome is unknown, because the
-//! answer said so or never came, may be either; and once it was seen, it stays.
+//! An acknowledged change exists. A refused change does not. A change with an unknown outcome, because the response
+//! said so or never came, may exist or not; once observed, it persists.
 
 use keyward_core::key::digest::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a client was told of a change.
+/// The outcome of a change according to its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was acknowledged.
+    /// The change was acknowledged.
     Made,
-    /// It was refused.
+    /// The change was refused.
     NotMade,
-    /// The answer said that the outcome is unknown, or there was no answer.
+    /// The response said that the outcome is unknown, or there was no response.
     Unknown,
 }
 
-/// A secret that the server handed out, or a client imported.
+/// A secret issued by the server, or imported by a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
-    /// The public ids of the key and the secret; an import tells none.
+    /// The public ids of the key and the secret; an import returns none.
     pub ids: Option<(String, String)>,
-    /// Where an edge finds it.
+    /// The digest by which an edge finds the secret.
     pub digest: Digest,
 }
 
-/// When a change was under way: between which starts of the server, counted by [`Oracle::restarted`].
+/// When a change was in flight: between which runs of the server, counted by [`Oracle::restarted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct During {
-    /// The run of the server in which it was sent first.
+    /// The server's run in which the request was first sent.
     pub begin: u32,
-    /// The run of the server in which it was sent last.
+    /// The server's run in which the request was last sent.
     pub end: u32,
 }
 
-/// What was answered so far.
+/// The responses so far.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
     keys: BTreeMap<String, Key>,
@@ -47,9 +47,9 @@ pub struct Oracle {
 #[derive(Clone, Debug)]
 struct Key {
     created: Outcome,
-    /// What was handed out for it, and is to be there.
+    /// The secrets issued for the key, which must exist.
     secrets: Vec<Secret>,
-    /// How many more rotations there may be.
+    /// The number of possible additional rotations.
     maybe_rotated: usize,
     revoked: Outcome,
 }
@@ -60,18 +60,18 @@ struct Plan {
     unknown: Vec<(u64, During)>,
 }
 
-/// What a server says of its state.
+/// The observed state of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Its keys by their names, which clients never use twice.
+    /// The keys by name; clients never reuse a name.
     pub keys: BTreeMap<String, Vec<ObservedKey>>,
     /// The limit of each plan.
     pub plans: BTreeMap<String, u64>,
-    /// What an edge is told: the key of each secret, and whether it is revoked.
+    /// The feed's entries: the key of each secret, and whether it is revoked.
     pub edge: BTreeMap<Digest, (String, bool)>,
 }
 
-/// A key as a server lists it.
+/// A key as listed by the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedKey {
     /// Its public id.
@@ -82,50 +82,50 @@ pub struct ObservedKey {
     pub secrets: BTreeSet<String>,
 }
 
-/// A promise that a server did not keep.
+/// A guarantee that the server violated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Something acknowledged is missing.
+    /// An acknowledged change is missing.
     #[error("lost: {0}")]
     Lost(String),
-    /// Something is there that was answered "not made", or that nobody asked for.
-    #[error("made though refused or never asked for: {0}")]
+    /// A change exists that was refused, or that no client requested.
+    #[error("made although refused or never requested: {0}")]
     Phantom(String),
-    /// Something is there more than once.
+    /// A change exists more than once.
     #[error("made more than once: {0}")]
     Repeated(String),
-    /// The edges are told something else than the API tells.
-    #[error("the edges are told otherwise: {0}")]
+    /// The feed differs from the API.
+    #[error("feed and API differ: {0}")]
     Diverged(String),
 }
 
 impl Oracle {
-    /// The run of the server that is under way.
+    /// The current run of the server.
     pub fn run(&self) -> u32 {
         self.run
     }
 
-    /// The server that ran has ended: what was sent to it and has not been done will not be.
+    /// Records that the server has exited: requests that were sent to it and not done will not be done.
     pub fn restarted(&mut self) {
         self.run += 1;
     }
 
-    /// How many answers it knows that are not "unknown".
+    /// The number of responses with a known outcome.
     pub fn answers(&self) -> u64 {
         self.answers
     }
 
-    /// What came of creating or importing a key of this name.
+    /// Records the outcome of creating or importing a key of this name.
     pub fn created(&mut self, name: &str, outcome: Outcome, secret: Option<Secret>) {
         self.count(outcome);
         let (secrets, revoked) = (secret.into_iter().collect(), Outcome::NotMade);
         self.keys.insert(name.to_owned(), Key { created: outcome, secrets, maybe_rotated: 0, revoked });
     }
 
-    /// What came of rotating the secret of this key.
+    /// Records the outcome of rotating this key's secret.
     ///
     /// # Panics
-    /// When no such key was created.
+    /// If no such key was created.
     pub fn rotated(&mut self, name: &str, outcome: Outcome, secret: Option<Secret>) {
         self.count(outcome);
         let key = self.keys.get_mut(name).expect("a key that was created");
@@ -136,10 +136,10 @@ impl Oracle {
         }
     }
 
-    /// What came of revoking this key.
+    /// Records the outcome of revoking this key.
     ///
     /// # Panics
-    /// When no such key was created.
+    /// If no such key was created.
     pub fn revoked(&mut self, name: &str, outcome: Outcome) {
         self.count(outcome);
         let key = self.keys.get_mut(name).expect("a key that was created");
@@ -149,13 +149,13 @@ impl Oracle {
         }
     }
 
-    /// What came of setting the limit of this plan. Nobody else sets it, and nobody sets a limit twice.
+    /// Records the outcome of setting this plan's limit. A plan has one client, which never sets the same limit twice.
     pub fn plan_set(&mut self, id: &str, limit: u64, outcome: Outcome, during: During) {
         self.count(outcome);
         let plan = self.plans.entry(id.to_owned()).or_default();
         match outcome {
             Outcome::Made => {
-                // A request that an earlier run of the server did not do cannot come after this one.
+                // A request that an earlier run of the server did not do cannot be done after this one.
                 plan.unknown.retain(|(_, unknown)| unknown.end >= during.begin);
                 plan.acknowledged = Some((limit, during));
             }
@@ -168,7 +168,7 @@ impl Oracle {
         self.answers += u64::from(outcome != Outcome::Unknown);
     }
 
-    /// Which promises the server did not keep, while nothing is being asked of it.
+    /// The violations in the observed state, while no requests are in flight.
     pub fn check(&self, observed: &Observed) -> Vec<Violation> {
         let mut violations = Vec::new();
         for (name, found) in &observed.keys {
@@ -192,8 +192,8 @@ impl Oracle {
             if plan.allows(*limit) {
                 continue;
             }
-            let told = format!("plan {id} has limit {limit}; {plan:?}");
-            violations.push(if plan.acknowledged.is_some() { Violation::Lost(told) } else { Violation::Phantom(told) });
+            let what = format!("plan {id} has limit {limit}; {plan:?}");
+            violations.push(if plan.acknowledged.is_some() { Violation::Lost(what) } else { Violation::Phantom(what) });
         }
         for (id, plan) in &self.plans {
             if plan.acknowledged.is_some() && !observed.plans.contains_key(id) {
@@ -203,7 +203,7 @@ impl Oracle {
         violations
     }
 
-    /// Remembers what was seen: it was read, so it stays, whatever was answered when it was asked for.
+    /// Records the observed state: a change that was read persists, whatever its response.
     pub fn settle(&mut self, observed: &Observed) {
         for (name, key) in &mut self.keys {
             let Some([found]) = observed.keys.get(name).map(Vec::as_slice) else { continue };
@@ -241,7 +241,7 @@ impl Key {
             Outcome::NotMade if found.revoked => violations.push(Violation::Phantom(format!("revocation of {name}"))),
             _ => {}
         }
-        // One that comes with the key, and whose answer may have been lost.
+        // Every key has a first secret, even if the response to its creation was lost.
         let (least, most) = (self.secrets.len().max(1), self.secrets.len().max(1) + self.maybe_rotated);
         let count = found.secrets.len();
         if count < least {
@@ -287,7 +287,7 @@ mod tests {
         Digest::of_key(format!("{of} {n}").as_bytes())
     }
 
-    /// A server that holds just what it acknowledged, and some of what it did not answer.
+    /// A server that holds exactly what it acknowledged, and some of the changes with unknown outcomes.
     #[derive(Default)]
     struct Honest {
         oracle: Oracle,
@@ -338,14 +338,14 @@ mod tests {
         }
     }
 
-    /// What was asked, what was answered, and whether it was done where that was not said.
+    /// The request, the response, and whether a change with an unknown outcome was done.
     fn history() -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
         prop::collection::vec((0..6_u8, 0..3_u8, any::<bool>()), 1..40)
     }
 
     fn replay(history: &[(u8, u8, bool)]) -> Honest {
         let mut server = Honest::default();
-        // One of everything is acknowledged, so that there is something to lose.
+        // Each kind of change is acknowledged once, so that there is something to lose.
         server.create("first", Outcome::Made, true);
         server.rotate("first", 1, Outcome::Made, true);
         server.create("revoked", Outcome::Made, true);
@@ -370,16 +370,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_honest_server_violates_nothing(history in history()) {
+        fn honest_server_violates_nothing(history in history()) {
             let mut server = replay(&history);
             prop_assert_eq!(server.oracle.check(&server.observed), vec![]);
             server.oracle.settle(&server.observed);
             prop_assert_eq!(server.oracle.check(&server.observed), vec![]);
         }
 
-        /// Every way to lie about every history is reported.
+        /// Every kind of violation in every history is reported.
         #[test]
-        fn a_server_that_lies_is_reported(history in history(), lie in 0..11_u8) {
+        fn lying_server_is_reported(history in history(), lie in 0..11_u8) {
             let Honest { oracle, mut observed } = replay(&history);
             let first = digest("first", 0);
             match lie {
@@ -395,19 +395,19 @@ mod tests {
                 9 => observed.edge.get_mut(&first).unwrap().1 = true,
                 _ => observed.keys.get_mut("first").unwrap()[0].id = "key_another".to_owned(),
             }
-            prop_assert!(!oracle.check(&observed).is_empty(), "lie {} is not noticed", lie);
+            prop_assert!(!oracle.check(&observed).is_empty(), "violation {} is not reported", lie);
         }
     }
 
     #[test]
-    fn what_was_answered_not_made_is_reported_where_it_is_there() {
+    fn refused_change_that_exists_is_reported() {
         let mut server = Honest::default();
         server.create("refused", Outcome::NotMade, true);
         assert_eq!(server.oracle.check(&server.observed), [Violation::Phantom("key refused".to_owned())]);
     }
 
     #[test]
-    fn what_was_seen_once_must_stay() {
+    fn change_observed_once_must_persist() {
         let mut server = Honest::default();
         server.create("maybe", Outcome::Unknown, true);
         server.oracle.settle(&server.observed);
@@ -415,8 +415,9 @@ mod tests {
         assert_eq!(server.oracle.check(&server.observed), [Violation::Lost("key maybe".to_owned())]);
     }
 
+    /// A change with an unknown outcome can happen late only while the server's run that received it lasts.
     #[test]
-    fn an_unknown_change_comes_late_only_while_the_server_runs_that_was_asked() {
+    fn late_unknown_change_is_possible_in_its_run_only() {
         let mut oracle = Oracle::default();
         let observed = |limit| Observed { plans: BTreeMap::from([("plan".to_owned(), limit)]), ..Observed::default() };
         oracle.plan_set("plan", 1, Outcome::Unknown, DURING);

@@ -1,4 +1,4 @@
-//! A TCP proxy that harms what a server answers; what it is asked comes through unharmed.
+//! A TCP proxy that disturbs the responses of a server; requests pass unchanged.
 
 use keyward_harness::Result;
 use keyward_harness::ports::loopback;
@@ -10,18 +10,18 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What happens to the bytes of answers.
+/// What happens to the bytes of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing.
+    /// No disturbance.
     Pass,
-    /// The connection breaks after at most so many more bytes.
+    /// The connection breaks after at most this many more bytes.
     Cut(usize),
-    /// They wait until this is over.
+    /// The bytes are delayed until the mode changes.
     Stall,
-    /// They vanish while the connection stays, which breaks only when this is over.
+    /// The bytes are discarded; the connection stays open until the mode changes.
     Drop,
-    /// One bit of each piece is another.
+    /// One bit of each piece is flipped.
     Flip,
 }
 
@@ -34,10 +34,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Begins to accept on a free port for the server at `to`, which need not run.
-    ///
-    /// # Errors
-    /// When there is no port.
+    /// Starts to accept connections on a free port for the server at `to`, which need not be running.
     pub async fn start(to: SocketAddr, seed: u64) -> Result<Self> {
         let failure = |error: std::io::Error| keyward_harness::Failure::new(format!("the proxy: {error}"));
         let listener = TcpListener::bind(loopback(0)).await.map_err(failure)?;
@@ -55,12 +52,12 @@ impl Proxy {
         Ok(Self { address, mode, accepting })
     }
 
-    /// Where it accepts.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it does from now on.
+    /// Sets the mode.
     pub fn set(&self, mode: Mode) {
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }
@@ -83,7 +80,7 @@ async fn carry(client: TcpStream, to: SocketAddr, mode: Arc<Mutex<Mode>>, rng: f
     asking.abort();
 }
 
-/// Carries answers until either side closes, or what was lost breaks the connection.
+/// Forwards responses until either side closes the connection, or discarded bytes break it.
 async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: &Mutex<Mode>, mut rng: fastrand::Rng) {
     let current = || *mode.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bytes = vec![0; 16 << 10];

@@ -1,5 +1,5 @@
-//! Clients that never rest: each creates, imports, rotates, revokes and sets a plan, on keys that only it changes, and tells
-//! the oracle what it was answered.
+//! Clients without pauses: each creates, imports, rotates, revokes and sets a plan, on keys that only it changes, and
+//! reports the responses to the oracle.
 
 use crate::oracle::{During, Oracle, Outcome, Secret};
 use keyward_core::key::digest::Digest;
@@ -13,32 +13,32 @@ use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// How long a client waits for an answer.
+/// The timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How often it asks again, with the same Idempotency-Key, where the outcome is unknown.
+/// The number of retries with the same Idempotency-Key if the outcome is unknown.
 const RETRIES: u32 = 2;
 
-/// Between two changes of a client, so that a database stays small and a refusal is not repeated at once.
+/// The pause between two changes of a client, so that databases stay small and refusals are not repeated at once.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// How many keys a client changes at a time, and how often it rotates each.
+/// The number of keys that a client changes at a time, and of rotations per key.
 const KEYS: usize = 20;
 const ROTATIONS: u32 = 3;
 
-/// What clients share.
+/// State shared by the clients.
 #[derive(Debug)]
 pub struct Shared {
-    /// What was answered.
+    /// The responses.
     oracle: Mutex<Oracle>,
-    /// How often which status was answered that no client may get: a 5xx that is not 503.
+    /// The number of responses by status that no client may receive: a 5xx other than 503.
     unexpected: Mutex<BTreeMap<String, u64>>,
-    /// Read by each change, written by whoever wants none to be under way.
+    /// Read-locked during each change, and write-locked to pause them.
     quiet: RwLock<()>,
     token: String,
 }
 
-/// The clients, until they are ended.
+/// The clients, until stopped.
 #[derive(Debug)]
 pub struct Workload {
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// One client for each address.
+    /// Starts one client per address.
     pub fn start(addresses: &[SocketAddr], token: &str, rng: &mut fastrand::Rng) -> Self {
         let shared = Arc::new(Shared {
             oracle: Mutex::default(),
@@ -71,25 +71,25 @@ impl Workload {
         Self { shared, end, clients }
     }
 
-    /// What was answered so far.
+    /// The oracle with the responses so far.
     pub fn oracle(&self) -> MutexGuard<'_, Oracle> {
         lock(&self.shared.oracle)
     }
 
-    /// What was answered that no client may be answered.
+    /// The responses that no client may receive.
     pub fn unexpected(&self) -> BTreeMap<String, u64> {
         lock(&self.shared.unexpected).clone()
     }
 
-    /// Waits until no change is under way, and lets none begin while what is returned is held.
+    /// Waits until no change is in flight, and blocks new ones while the guard is held.
     pub async fn quiet(&self) -> RwLockWriteGuard<'_, ()> {
         self.shared.quiet.write().await
     }
 
-    /// Ends all clients.
+    /// Stops all clients.
     ///
     /// # Panics
-    /// When one of them did.
+    /// If one of them panicked.
     pub async fn end(self) {
         let _ = self.end.send(true);
         for client in self.clients {
@@ -103,7 +103,7 @@ struct Client {
     address: SocketAddr,
     rng: fastrand::Rng,
     shared: Arc<Shared>,
-    /// Keys that were acknowledged: name, id, rotations.
+    /// Acknowledged keys: name, id, rotations.
     keys: Vec<(String, String, u32)>,
     made: u64,
 }
@@ -173,7 +173,7 @@ impl Client {
         oracle.plan_set(&plan, limit, outcome, during);
     }
 
-    /// A few rows, which one transaction takes.
+    /// Imports a few rows in one transaction.
     async fn import(&mut self) {
         let rows: Vec<_> = (0..self.rng.usize(1..=20)).map(|_| (self.name(), self.rng.u128(..))).collect();
         let digest = |secret: u128| Digest::of_key(secret.to_string().as_bytes());
@@ -195,7 +195,7 @@ impl Client {
         }
     }
 
-    /// Sends what may be sent again under one Idempotency-Key, and sometimes does where the outcome is unknown.
+    /// Sends a request that is repeatable with its Idempotency-Key, and sometimes repeats it if the outcome is unknown.
     async fn repeatable(&mut self, request: Request) -> (Outcome, Option<Value>) {
         let request = request.header("idempotency-key", format!("{:032x}", self.rng.u128(..)));
         let first = self.send(request.clone()).await;
@@ -205,7 +205,7 @@ impl Client {
         for _ in 0..RETRIES {
             sleep(Duration::from_millis(200)).await;
             let again = self.send(request.clone()).await;
-            // Another refusal says nothing of the request before it.
+            // A different refusal says nothing about the first request.
             if again.0 == Outcome::Made {
                 return again;
             }
@@ -235,8 +235,8 @@ impl Client {
             503 if kind().ends_with(":outcome_unknown") => (Outcome::Unknown, None),
             400..500 | 503 => (Outcome::NotMade, None),
             status => {
-                let told = format!("{} answered with {status} {}", request.method(), kind());
-                *lock(&self.shared.unexpected).entry(told).or_default() += 1;
+                let kind_of_answer = format!("{} answered with {status} {}", request.method(), kind());
+                *lock(&self.shared.unexpected).entry(kind_of_answer).or_default() += 1;
                 (Outcome::Unknown, None)
             }
         }
@@ -256,7 +256,7 @@ impl Client {
     }
 }
 
-/// The secret in the answer to a creation or a rotation: the newest.
+/// The secret in the response to a creation or a rotation: the newest.
 fn handed_out(answer: &Value) -> Secret {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let secret = answer["secrets"].as_array().and_then(|secrets| secrets.last()).unwrap_or(&Value::Null);

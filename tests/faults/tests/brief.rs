@@ -1,4 +1,4 @@
-//! Each fault once on SQLite, some on PostgreSQL, and what shows that the oracle would notice if a server lied.
+//! Each fault once on SQLite, some on PostgreSQL, and tests that the oracle would detect a lying server.
 
 use keyward_core::wire::page;
 use keyward_faults::campaign::{self, Options};
@@ -8,13 +8,13 @@ use keyward_faults::oracle::Violation;
 use keyward_faults::workload::Workload;
 use keyward_harness::echo::SeenRequest;
 use keyward_harness::ports::loopback;
-use keyward_harness::{ControlPlane, Echo, Failure, Postgres, TestDir, until};
+use keyward_harness::{ControlPlane, Echo, Failure, Postgres, TestDir, left_out, until};
 use serde_json::json;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What is known not to hold, each with why.
+/// Known violations, each with the reason.
 fn not_yet() -> Vec<(Fault, &'static str)> {
     if page::VERSION < 2 { vec![(Fault::FlipFeed, "pages of the feed bear no checksum yet")] } else { Vec::new() }
 }
@@ -32,7 +32,7 @@ async fn nothing_acknowledged_is_lost_on_sqlite() {
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_on_postgres() {
     if !Postgres::is_there() {
-        println!("left out: faults on PostgreSQL: apt-get install postgresql");
+        left_out("faults on PostgreSQL", "apt-get install postgresql");
         return;
     }
     let options = Options { seed: seed(), faults: 5, on_postgres: true, leave_out: not_yet() };
@@ -55,7 +55,7 @@ async fn until_answered(workload: &Workload, answers: u64) {
 }
 
 #[tokio::test]
-async fn a_server_that_acknowledges_and_forgets_is_reported() {
+async fn server_that_loses_acknowledged_changes_is_reported() {
     let liar = |request: SeenRequest| {
         let id = fastrand::u64(..);
         let (status, answer) = match request.method.as_str() {
@@ -77,7 +77,7 @@ async fn a_server_that_acknowledges_and_forgets_is_reported() {
 }
 
 #[tokio::test]
-async fn a_change_behind_the_clients_backs_is_reported() {
+async fn unrequested_change_is_reported() {
     let dir = TestDir::new().unwrap();
     let plane = started(&dir).await;
     let mut rng = fastrand::Rng::with_seed(1);
@@ -89,13 +89,13 @@ async fn a_change_behind_the_clients_backs_is_reported() {
 
     let (name, key) = before.keys.iter().find(|(_, keys)| !keys[0].revoked).unwrap();
     plane.revoke(&key[0].id).await.unwrap();
-    plane.create_named("nobody asked for it").await.unwrap();
+    plane.create_named("unrequested").await.unwrap();
     let limits = json!({"limits": ["1000000/h"]});
     assert_eq!(plane.api("PUT", "/v1/plans/plan-0", Some(&limits)).await.unwrap().status, 200);
     let after = observe(&plane).await.unwrap();
     let violations = workload.oracle().check(&after);
     let violated = |what: &str| violations.iter().any(|violation| violation.to_string().contains(what));
-    assert!(violated(&format!("never asked for: revocation of {name}")), "{violations:?}");
-    assert!(violated("never asked for: key nobody asked for it"), "{violations:?}");
+    assert!(violated(&format!("never requested: revocation of {name}")), "{violations:?}");
+    assert!(violated("never requested: key unrequested"), "{violations:?}");
     assert!(violated("lost: plan plan-0 has limit 1000000"), "{violations:?}");
 }

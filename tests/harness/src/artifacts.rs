@@ -1,50 +1,38 @@
-//! Where the things under test are: those that `make build` makes, unless the environment names others.
+//! Locates the artifacts under test: those built by `make build`, unless the environment names others.
 
 use crate::{Failure, Result};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The repository's root.
+/// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// The directory that Cargo builds into.
+/// Cargo's target directory.
 pub fn target_dir() -> PathBuf {
     let root = root().canonicalize().unwrap_or_else(|_| root().to_owned());
     root.join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }
 
 /// The filter: `KEYWARD_WASM`, or the one built.
-///
-/// # Errors
-/// When there is none.
 pub fn filter() -> Result<PathBuf> {
     named("KEYWARD_WASM", target_dir().join("wasm32-wasip1/release/keyward_filter.wasm"), "make wasm")
 }
 
-/// The filter that can be told to fail: `KEYWARD_FAULT_WASM`, or the one built.
-///
-/// # Errors
-/// When there is none.
+/// The filter with fault injection: `KEYWARD_FAULT_WASM`, or the one built.
 pub fn faulty_filter() -> Result<PathBuf> {
     let built = target_dir().join("fault/wasm32-wasip1/release/keyward_filter.wasm");
     named("KEYWARD_FAULT_WASM", built, "make wasm-fault")
 }
 
-/// The filter that can change responses: beside the other.
-///
-/// # Errors
-/// When there is none.
+/// The filter that can change responses, located beside the other.
 pub fn responding_filter() -> Result<PathBuf> {
     existing(filter()?.with_file_name("keyward_filter_response_headers.wasm"), "`make wasm` builds it")
 }
 
-/// The `keyward` binary: `KEYWARD_BIN`, or the one built last, whatever its profile, so that a stale one is not tested.
-///
-/// # Errors
-/// When there is none.
+/// The `keyward` binary: `KEYWARD_BIN`, or the latest build of any profile, so that a stale one is not tested.
 pub fn keyward() -> Result<PathBuf> {
     let modified = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let newest = ["debug", "release"]
@@ -55,10 +43,8 @@ pub fn keyward() -> Result<PathBuf> {
     named("KEYWARD_BIN", newest, "make control-plane")
 }
 
-/// Envoy: `KEYWARD_ENVOY`, or what `tools/envoy` finds or installs.
-///
-/// # Errors
-/// When there is none; why is on standard error.
+/// Envoy: `KEYWARD_ENVOY`, or the one that `tools/envoy` finds or installs; the reason for a failure is on standard
+/// error.
 pub fn envoy() -> Result<PathBuf> {
     if let Some(path) = env::var_os("KEYWARD_ENVOY").filter(|path| !path.is_empty()) {
         return existing(path.into(), "KEYWARD_ENVOY names it");
@@ -66,34 +52,26 @@ pub fn envoy() -> Result<PathBuf> {
     existing(printed_by("tools/envoy", "no Envoy to run")?, "tools/envoy printed it")
 }
 
-/// A Redis: what `tools/redis` finds or installs.
-///
-/// # Errors
-/// When there is none; why is on standard error.
+/// Redis: the one that `tools/redis` finds or installs; the reason for a failure is on standard error.
 pub fn redis() -> Result<PathBuf> {
-    // The path as printed: it may be a link whose name tells the binary what to be.
+    // The path as printed: it may be a symbolic link whose name selects the binary's function.
     printed_by("tools/redis", "no Redis to run")
 }
 
-/// The rate-limit service of the tests.
-///
-/// # Errors
-/// When it is not built.
+/// The tests' rate-limit service.
 pub fn rate_limit_service() -> Result<PathBuf> {
     let built = target_dir().join("debug/keyward-rate-limit-service");
     existing(built, "`cargo build -p keyward-rate-limit-service` builds it")
 }
 
-/// A Python with the SDKs of `tests/sdk/requirements.txt`: what `tools/sdk-venv` makes.
-///
-/// # Errors
-/// When it cannot be made; why is on standard error.
+/// A Python with the SDKs of `tests/sdk/requirements.txt`, created by `tools/sdk-venv`; the reason for a failure is on
+/// standard error.
 pub fn sdk_python() -> Result<PathBuf> {
-    // The path as printed: what it links to knows nothing of the virtual environment.
+    // The path as printed: the target of the link is outside the virtual environment.
     printed_by("tools/sdk-venv", "no Python with the SDKs")
 }
 
-/// The path that a script of this repository prints.
+/// The path printed by a script of this repository.
 fn printed_by(script: &str, problem: &str) -> Result<PathBuf> {
     let path = root().join(script);
     let output = Command::new(&path)
@@ -101,7 +79,7 @@ fn printed_by(script: &str, problem: &str) -> Result<PathBuf> {
         .output()
         .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     if !output.status.success() {
-        return Err(Failure::new(format!("{problem}: see what {script} says above")));
+        return Err(Failure::new(format!("{problem}: see the output of {script} above")));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }

@@ -1,27 +1,27 @@
-//! Measuring a promised time more than once: what disturbs a measurement only makes it longer, so that the promise holds if one
-//! of several measurements keeps it. The same with every test runner, and each miss is printed.
+//! Measures a guaranteed time more than once: disturbances only make a measurement longer, so the guarantee holds if
+//! one of several measurements is within it. Independent of the test runner; each miss is printed.
 
 use std::time::Duration;
 
-/// How many measurements there are at most.
+/// The maximum number of measurements.
 const ATTEMPTS: u32 = 3;
 
-/// One measurement of a promised time.
+/// One measurement of a guaranteed time.
 #[derive(Debug)]
 pub struct Attempt {
     number: u32,
 }
 
 impl Attempt {
-    /// The measurements to make, until one of them keeps the promise.
+    /// The measurements to make, until one is within the limit.
     pub fn several() -> impl Iterator<Item = Self> {
         (1..=ATTEMPTS).map(|number| Self { number })
     }
 
-    /// Whether all of these times keep the promise. Prints those that do not.
+    /// Whether all of these times are within the limit. Prints those that are not.
     ///
     /// # Panics
-    /// When one does not and this was the last attempt.
+    /// If one is not and this was the last attempt.
     #[track_caller]
     pub fn keeps(&self, promised: Duration, times: &[(&str, Duration)]) -> bool {
         let misses: Vec<_> = times.iter().filter(|(_, time)| *time >= promised).collect();
@@ -42,7 +42,7 @@ mod tests {
     const PROMISED: Duration = Duration::from_millis(100);
 
     #[test]
-    fn the_first_measurement_that_keeps_the_promise_is_enough() {
+    fn first_measurement_within_the_limit_is_enough() {
         let times = [200, 99, 200].map(Duration::from_millis);
         let made =
             Attempt::several().zip(times).take_while(|(attempt, time)| !attempt.keeps(PROMISED, &[("x", *time)]));
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "attempt 3 of 3: promised 100ms, measured [(\"slow\", 100ms)]")]
-    fn a_promise_that_no_measurement_keeps_is_broken() {
+    fn limit_missed_by_every_measurement_panics() {
         for attempt in Attempt::several() {
             assert!(!attempt.keeps(PROMISED, &[("fast", Duration::ZERO), ("slow", PROMISED)]));
         }

@@ -1,7 +1,7 @@
-//! The configuration that a user runs, with what must differ here changed in place: never a copy of its own, so that the
-//! file that is shipped is the file that is tested.
+//! The shipped configuration, with only the necessary differences changed in place rather than a copy, so that the
+//! shipped file is the one tested.
 //!
-//! A change that finds nothing to change panics: the file has then moved on without the tests.
+//! A change without a target panics: the file has then changed without the tests.
 
 use crate::failure::Context as _;
 use crate::{Failure, Result, artifacts};
@@ -14,7 +14,7 @@ const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wa
 
 const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 
-/// In a Wasm filter's `typed_config`.
+/// The filter's configuration within a Wasm filter's `typed_config`.
 const FILTER_CONFIGURATION: &str = "/config/configuration/value";
 
 /// The cluster of the control plane.
@@ -23,13 +23,13 @@ pub const CONTROL_PLANE: &str = "keyward_control_plane";
 /// The cluster of the rate-limit service. Every cluster but these two is an upstream.
 pub const RATE_LIMIT: &str = "rate_limit";
 
-/// The HTTP filter that asks the rate-limit service.
+/// The HTTP filter that calls the rate-limit service.
 pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.ratelimit";
 
 /// The listener of the gateway.
 pub const GATEWAY: &str = "gateway";
 
-/// A configuration of Envoy as a tree.
+/// An Envoy configuration as a tree.
 #[derive(Clone, Debug)]
 pub struct EnvoyConfig {
     tree: Value,
@@ -41,17 +41,11 @@ pub struct EnvoyConfig {
 
 impl EnvoyConfig {
     /// The shipped `envoy/envoy.yaml`.
-    ///
-    /// # Errors
-    /// Those of [`EnvoyConfig::read`].
     pub fn shipped() -> Result<Self> {
         Self::read(&artifacts::root().join("envoy/envoy.yaml"))
     }
 
-    /// The shipped `envoy/envoy.yaml` with the lines that are commented out there by `#OPTION `.
-    ///
-    /// # Errors
-    /// Those of [`EnvoyConfig::read`], and when there are no such lines.
+    /// The shipped `envoy/envoy.yaml`, with the lines that are commented out by `#OPTION ` enabled.
     pub fn shipped_with(option: &str) -> Result<Self> {
         let file = artifacts::root().join("envoy/envoy.yaml");
         let text = fs::read_to_string(&file).context(|| file.display().to_string())?;
@@ -63,17 +57,11 @@ impl EnvoyConfig {
     }
 
     /// The shipped `envoy/fleet.yaml`.
-    ///
-    /// # Errors
-    /// Those of [`EnvoyConfig::read`].
     pub fn fleet() -> Result<Self> {
         Self::read(&artifacts::root().join("envoy/fleet.yaml"))
     }
 
-    /// The shipped file with what `envoy/variants` adds for a dialect, if it adds anything.
-    ///
-    /// # Errors
-    /// Those of [`EnvoyConfig::read`].
+    /// The shipped file merged with the dialect's variant in `envoy/variants`, if any.
     pub fn variant(dialect: &str) -> Result<Self> {
         let mut config = Self::shipped()?;
         let file = artifacts::root().join(format!("envoy/variants/{dialect}.yaml"));
@@ -86,10 +74,7 @@ impl EnvoyConfig {
         Ok(config)
     }
 
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// When it is not there or no YAML.
+    /// Reads a YAML file.
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).context(|| file.display().to_string())?;
         Self::parse(&text, file)
@@ -99,7 +84,7 @@ impl EnvoyConfig {
         let tree = serde_saphyr::from_str(text).context(|| file.display().to_string())?;
         let mut config =
             Self { tree, file: file.to_owned(), listener_file: None, example: Example::default(), serve: Vec::new() };
-        // A filter's configuration may be JSON in a string; here it is part of the tree.
+        // A filter's configuration may be JSON in a string; here it is parsed into the tree.
         for filter in config.wasm_filters() {
             if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
                 && let Some(json) = value.as_str()
@@ -138,10 +123,7 @@ impl EnvoyConfig {
         clusters.extend(variant.clusters);
     }
 
-    /// Writes it as JSON, which Envoy takes by its file's ending.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
+    /// Writes the configuration as JSON, which Envoy recognizes by the file's extension.
     pub fn write(&self, file: &Path) -> Result<()> {
         let mut config = self.clone();
         for filter in config.wasm_filters() {
@@ -162,18 +144,18 @@ impl EnvoyConfig {
         fs::write(file, format!("{:#}\n", config.tree)).context(|| file.display().to_string())
     }
 
-    /// Puts the listeners into a file of their own, which Envoy watches.
+    /// Moves the listeners into a separate file, which Envoy watches.
     pub fn set_listener_file(&mut self, file: &Path) -> &mut Self {
         self.listener_file = Some(file.to_owned());
         self
     }
 
-    /// The whole tree, for what has no method here.
+    /// The whole tree, for changes without a method here.
     pub fn tree_mut(&mut self) -> &mut Value {
         &mut self.tree
     }
 
-    /// Hands the filter its configuration as JSON in a string, which keeps the order of fields.
+    /// Passes the filter its configuration as JSON in a string, which preserves the order of fields.
     pub fn set_configuration_as_text(&mut self) -> &mut Self {
         for filter in self.wasm_filters() {
             if let Some(of) = filter.pointer_mut("/config/configuration/@type") {
@@ -183,12 +165,12 @@ impl EnvoyConfig {
         self
     }
 
-    /// The configuration of the filter itself. What is said here about one filter is said of the first.
+    /// The configuration of the first filter.
     #[track_caller]
     pub fn filter(&mut self) -> &mut Value {
-        let told = self.told("no Wasm filter with a configuration");
+        let message = self.describe("no Wasm filter with a configuration");
         let filter = self.wasm_filters().into_iter().next();
-        filter.and_then(|filter| filter.pointer_mut(FILTER_CONFIGURATION)).unwrap_or_else(|| panic!("{told}"))
+        filter.and_then(|filter| filter.pointer_mut(FILTER_CONFIGURATION)).unwrap_or_else(|| panic!("{message}"))
     }
 
     /// Every Wasm filter's `typed_config`.
@@ -198,10 +180,10 @@ impl EnvoyConfig {
         found
     }
 
-    /// Hands every Wasm filter this variable of Envoy's environment.
+    /// Passes this environment variable of Envoy to every Wasm filter.
     #[track_caller]
     pub fn pass_to_filter(&mut self, variable: &str) -> &mut Self {
-        let told = self.told("no Wasm filter with host_env_keys");
+        let message = self.describe("no Wasm filter with host_env_keys");
         let mut passed = false;
         for filter in self.wasm_filters() {
             let names = filter.pointer_mut("/config/vm_config/environment_variables/host_env_keys");
@@ -210,37 +192,37 @@ impl EnvoyConfig {
                 passed = true;
             }
         }
-        assert!(passed, "{told}");
+        assert!(passed, "{message}");
         self
     }
 
-    /// The filter's `http_filters` list of the gateway, to add a filter or take one out.
+    /// The gateway's `http_filters` list, to add or remove a filter.
     #[track_caller]
     pub fn http_filters(&mut self) -> &mut Vec<Value> {
-        let told = self.told("no http_filters");
+        let message = self.describe("no http_filters");
         let mut found = Vec::new();
         collect(&mut self.tree, &mut found, |map| map.contains_key("http_filters"));
         let first = found.into_iter().next().and_then(|map| map.get_mut("http_filters")?.as_array_mut());
-        first.unwrap_or_else(|| panic!("{told}"))
+        first.unwrap_or_else(|| panic!("{message}"))
     }
 
     /// The configuration of the rate-limit filter.
     #[track_caller]
     pub fn rate_limit_filter(&mut self) -> &mut Value {
-        let told = self.told("no rate-limit filter");
+        let message = self.describe("no rate-limit filter");
         let filter = self.http_filters().iter_mut().find(|filter| filter["name"] == RATE_LIMIT_FILTER);
-        filter.map(|filter| &mut filter["typed_config"]).unwrap_or_else(|| panic!("{told}"))
+        filter.map(|filter| &mut filter["typed_config"]).unwrap_or_else(|| panic!("{message}"))
     }
 
     /// The routes of the gateway.
     #[track_caller]
     pub fn routes(&mut self) -> &mut Vec<Value> {
-        let told = self.told("no routes");
+        let message = self.describe("no routes");
         let host = self.tree.pointer_mut(&format!("{HCM}/route_config/virtual_hosts/0/routes"));
-        host.and_then(Value::as_array_mut).unwrap_or_else(|| panic!("{told}"))
+        host.and_then(Value::as_array_mut).unwrap_or_else(|| panic!("{message}"))
     }
 
-    /// Sets the dialect of every Wasm filter: a name, or a whole dialect.
+    /// Sets the dialect of every Wasm filter: a name, or a complete dialect.
     #[track_caller]
     pub fn set_dialect(&mut self, dialect: &Value) -> &mut Self {
         self.every_wasm_filter("/config/configuration/value/dialect", dialect)
@@ -252,36 +234,36 @@ impl EnvoyConfig {
         self.every_wasm_filter("/config/vm_config/code/local/filename", &module.to_string_lossy().into())
     }
 
-    /// Sets where the admin interface listens.
+    /// Sets the address of the admin interface.
     #[track_caller]
     pub fn set_admin(&mut self, address: SocketAddr) -> &mut Self {
-        let told = self.told("no admin address");
-        set_address(self.tree.pointer_mut("/admin/address"), address, &told);
+        let message = self.describe("no admin address");
+        set_address(self.tree.pointer_mut("/admin/address"), address, &message);
         self
     }
 
-    /// Sets where the gateway listens.
+    /// Sets the address of the gateway.
     #[track_caller]
     pub fn set_gateway(&mut self, address: SocketAddr) -> &mut Self {
-        let told = self.told("no listener \"gateway\" with an address");
+        let message = self.describe("no listener \"gateway\" with an address");
         let listener = self.resource("listeners", GATEWAY);
-        set_address(listener.and_then(|listener| listener.get_mut("address")), address, &told);
-        // What is told to clients of where they are.
+        set_address(listener.and_then(|listener| listener.get_mut("address")), address, &message);
+        // The URLs in responses to clients.
         replace(&mut self.tree, "127.0.0.1:8080", &address.to_string());
         self
     }
 
-    /// Sets where the only endpoint of a cluster is, and of those that have the same endpoint: one server that several
-    /// clusters lead to, each with bounds of its own.
+    /// Sets the only endpoint of a cluster, and of all clusters with the same endpoint: one server behind several
+    /// clusters, each with its own limits.
     #[track_caller]
     pub fn set_cluster(&mut self, name: &str, address: SocketAddr) -> &mut Self {
-        let told = self.told(&format!("no cluster {name:?} with one endpoint"));
+        let message = self.describe(&format!("no cluster {name:?} with one endpoint"));
         let before = self.resource("clusters", name).and_then(|cluster| address_of(cluster.pointer(ENDPOINT)));
-        let Some(before) = before else { panic!("{told}") };
+        let Some(before) = before else { panic!("{message}") };
         let clusters = self.tree["static_resources"]["clusters"].as_array_mut();
         for endpoint in clusters.into_iter().flatten().filter_map(|cluster| cluster.pointer_mut(ENDPOINT)) {
             if address_of(Some(endpoint)) == Some(before) {
-                set_address(Some(endpoint), address, &told);
+                set_address(Some(endpoint), address, &message);
             }
         }
         self
@@ -290,11 +272,11 @@ impl EnvoyConfig {
     /// Adds a cluster like `upstream`, and returns it.
     #[track_caller]
     pub fn add_upstream(&mut self, name: &str, address: SocketAddr) -> &mut Value {
-        let told = self.told("no cluster \"upstream\"");
-        let mut cluster = self.resource("clusters", "upstream").unwrap_or_else(|| panic!("{told}")).clone();
+        let message = self.describe("no cluster \"upstream\"");
+        let mut cluster = self.resource("clusters", "upstream").unwrap_or_else(|| panic!("{message}")).clone();
         cluster["name"] = name.into();
         cluster["load_assignment"]["cluster_name"] = name.into();
-        set_address(cluster.pointer_mut(ENDPOINT), address, &told);
+        set_address(cluster.pointer_mut(ENDPOINT), address, &message);
         let clusters = self.tree["static_resources"]["clusters"].as_array_mut().expect("clusters");
         clusters.push(cluster);
         clusters.last_mut().expect("the one that was added")
@@ -303,49 +285,50 @@ impl EnvoyConfig {
     /// Adds an endpoint to a cluster that has one.
     #[track_caller]
     pub fn add_endpoint(&mut self, name: &str, address: SocketAddr) -> &mut Self {
-        let told = self.told(&format!("no cluster {name:?} with one endpoint"));
+        let message = self.describe(&format!("no cluster {name:?} with one endpoint"));
         let cluster = self.resource("clusters", name);
         let endpoints = cluster.and_then(|of| of.pointer_mut("/load_assignment/endpoints/0/lb_endpoints"));
-        let endpoints = endpoints.and_then(Value::as_array_mut).unwrap_or_else(|| panic!("{told}"));
-        let mut added = endpoints.first().unwrap_or_else(|| panic!("{told}")).clone();
-        set_address(added.pointer_mut("/endpoint/address"), address, &told);
+        let endpoints = endpoints.and_then(Value::as_array_mut).unwrap_or_else(|| panic!("{message}"));
+        let mut added = endpoints.first().unwrap_or_else(|| panic!("{message}")).clone();
+        set_address(added.pointer_mut("/endpoint/address"), address, &message);
         endpoints.push(added);
         self
     }
 
-    /// A key to try it with, and where.
+    /// An example key and request.
     pub fn example(&self) -> &Example {
         &self.example
     }
 
-    /// The arguments that `keyward serve` needs for it.
+    /// The arguments of `keyward serve` for this configuration.
     pub fn serve_arguments(&self) -> Vec<&str> {
         self.serve.iter().map(String::as_str).collect()
     }
 
-    /// Where the admin interface listens.
+    /// The address of the admin interface.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
-        address_of(self.tree.pointer("/admin/address")).unwrap_or_else(|| panic!("{}", self.told("no admin address")))
+        address_of(self.tree.pointer("/admin/address"))
+            .unwrap_or_else(|| panic!("{}", self.describe("no admin address")))
     }
 
-    /// Where the gateway listens.
+    /// The address of the gateway.
     #[track_caller]
     pub fn gateway(&self) -> SocketAddr {
         let listeners = self.tree.pointer("/static_resources/listeners").and_then(Value::as_array);
         let listener = listeners.into_iter().flatten().find(|listener| listener["name"] == GATEWAY);
         address_of(listener.and_then(|listener| listener.get("address")))
-            .unwrap_or_else(|| panic!("{}", self.told("no listener \"gateway\" with an address")))
+            .unwrap_or_else(|| panic!("{}", self.describe("no listener \"gateway\" with an address")))
     }
 
-    /// The path that the filter answers itself with whether it can decide; `None` if it has none, or there is no filter.
+    /// The path on which the filter reports its readiness; `None` without such a path or without the filter.
     pub fn readiness_path(&self) -> Option<&str> {
         let mut found = None;
         visit(&self.tree, &mut |map| found = found.or_else(|| map.get("readiness_path")?.as_str()));
         found
     }
 
-    /// The clusters that are upstreams, with where the file has them. Of several that lead to the same place, the first.
+    /// The upstream clusters with their addresses in the file. Of several with the same address, the first.
     pub fn upstreams(&self) -> Vec<(String, SocketAddr)> {
         let clusters = self.tree.pointer("/static_resources/clusters").and_then(Value::as_array);
         let named = || {
@@ -366,7 +349,7 @@ impl EnvoyConfig {
 
     #[track_caller]
     fn every_wasm_filter(&mut self, pointer: &str, value: &Value) -> &mut Self {
-        let told = self.told(&format!("no Wasm filter with {pointer}"));
+        let message = self.describe(&format!("no Wasm filter with {pointer}"));
         let mut changed = 0;
         for filter in self.wasm_filters() {
             if let Some(there) = filter.pointer_mut(pointer) {
@@ -374,7 +357,7 @@ impl EnvoyConfig {
                 changed += 1;
             }
         }
-        assert!(changed > 0, "{told}");
+        assert!(changed > 0, "{message}");
         self
     }
 
@@ -383,12 +366,12 @@ impl EnvoyConfig {
         list.iter_mut().find(|resource| resource["name"] == name)
     }
 
-    fn told(&self, problem: &str) -> String {
+    fn describe(&self, problem: &str) -> String {
         format!("{}: {problem}", self.file.display())
     }
 }
 
-/// Listeners as discovery has them; the file changes in one step, as Envoy wants it.
+/// Writes listeners in the format of listener discovery; the file is replaced atomically, as Envoy requires.
 fn write_listeners(mut listeners: Value, file: &Path) -> Result<()> {
     for listener in listeners.as_array_mut().into_iter().flatten() {
         listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
@@ -401,16 +384,16 @@ fn write_listeners(mut listeners: Value, file: &Path) -> Result<()> {
 /// The HTTP connection manager of the gateway.
 const HCM: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 
-/// Where a cluster with one endpoint has it.
+/// The endpoint of a cluster with one endpoint.
 const ENDPOINT: &str = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
 
-/// A first key and a first request.
+/// An example key and request.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
     /// The arguments of `keyward keys create`.
     pub create: String,
-    /// The path that the key opens.
+    /// A path that the key may access.
     pub path: String,
 }
 
@@ -420,23 +403,23 @@ impl Default for Example {
     }
 }
 
-/// What a dialect's gateway has beyond the shipped file.
+/// The differences of a dialect's gateway from the shipped file.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Variant {
-    /// A key to try it with, and where.
+    /// An example key and request.
     example: Option<Example>,
     /// The arguments of `keyward serve`.
     serve: Vec<String>,
     /// Merged into the filter's configuration.
     filter: Value,
-    /// Instead of the routes behind the first, the public one.
+    /// Replaces the routes after the first, which is public.
     routes: Vec<Value>,
-    /// Names of clusters like `upstream`.
+    /// Names of additional clusters like `upstream`.
     upstreams: Vec<String>,
-    /// Clusters that are not like it.
+    /// Other additional clusters.
     clusters: Vec<Value>,
-    /// HTTP filters in front of the filter.
+    /// HTTP filters before the filter.
     before_filter: Vec<Value>,
     /// HTTP filters between the filter and the guard.
     before_guard: Vec<Value>,
@@ -444,7 +427,7 @@ struct Variant {
     policies: Value,
 }
 
-/// JSON Merge Patch (RFC 7386); a patch that is absent changes nothing.
+/// Applies a JSON Merge Patch (RFC 7386); an absent patch changes nothing.
 fn merge(there: &mut Value, patch: &Value) {
     match (there, patch) {
         (Value::Object(there), Value::Object(patch)) => {
@@ -473,7 +456,7 @@ impl PointerMut for Map<String, Value> {
     }
 }
 
-/// All maps in a tree that are what is wanted; what is inside one of them is not looked at.
+/// Collects all matching maps of a tree, without descending into matches.
 fn collect<'a>(
     tree: &'a mut Value,
     found: &mut Vec<&'a mut Map<String, Value>>,
@@ -503,7 +486,7 @@ fn visit<'a>(tree: &'a Value, see: &mut impl FnMut(&'a Map<String, Value>)) {
     }
 }
 
-/// Replaces a part of every string.
+/// Replaces a substring in every string.
 fn replace(tree: &mut Value, old: &str, new: &str) {
     match tree {
         Value::String(text) => *text = text.replace(old, new),
@@ -514,8 +497,8 @@ fn replace(tree: &mut Value, old: &str, new: &str) {
 }
 
 #[track_caller]
-fn set_address(there: Option<&mut Value>, address: SocketAddr, told: &str) {
-    let Some(socket) = there.and_then(|address| address.pointer_mut("/socket_address")) else { panic!("{told}") };
+fn set_address(there: Option<&mut Value>, address: SocketAddr, message: &str) {
+    let Some(socket) = there.and_then(|address| address.pointer_mut("/socket_address")) else { panic!("{message}") };
     socket["address"] = address.ip().to_string().into();
     socket["port_value"] = address.port().into();
 }
@@ -526,10 +509,7 @@ fn address_of(there: Option<&Value>) -> Option<SocketAddr> {
     Some(SocketAddr::new(socket.get("address")?.as_str()?.parse().ok()?, port))
 }
 
-/// Checks a configuration by Envoy's own validation.
-///
-/// # Errors
-/// What Envoy says.
+/// Validates a configuration with Envoy.
 pub fn validate(envoy: &Path, file: &Path) -> Result<()> {
     let output = std::process::Command::new(envoy)
         .args(["--mode", "validate", "--config-path"])
@@ -549,7 +529,7 @@ mod tests {
     use crate::ports::loopback;
 
     #[test]
-    fn the_shipped_file_has_all_that_a_run_changes() {
+    fn shipped_file_has_all_that_a_run_changes() {
         let mut config = EnvoyConfig::shipped().unwrap();
         assert_eq!(config.gateway(), loopback(8080));
         assert_eq!(config.admin(), loopback(9901));
@@ -571,9 +551,9 @@ mod tests {
         }
     }
 
-    /// What one client may have at a time is less than what all requests with keys may have together.
+    /// The limits of one client are below the limits of all requests with keys.
     #[test]
-    fn shipped_bounds_fit_the_number_of_streams() {
+    fn shipped_limits_fit_the_number_of_streams() {
         let mut files: Vec<_> = ["keyward", "exograph", "exona", "graph8", "ai-api", "auxot"]
             .map(|dialect| EnvoyConfig::variant(dialect).unwrap())
             .into();
@@ -585,12 +565,12 @@ mod tests {
             let clusters = of("/static_resources/clusters");
             for route in routes.as_array().unwrap().iter().filter(|route| route.get("route").is_some()) {
                 let cluster = &route["route"]["cluster"];
-                assert_ne!(cluster, CONTROL_PLANE, "what users ask has a cluster of its own: {route}");
+                assert_ne!(cluster, CONTROL_PLANE, "expected a separate cluster for user requests: {route}");
                 let cluster = clusters.as_array().unwrap().iter().find(|known| known["name"] == *cluster).unwrap();
                 let bounds = &cluster["circuit_breakers"]["thresholds"][0];
                 let bound = |name: &str| bounds[name].as_u64().unwrap_or_else(|| panic!("{name} of {cluster}"));
                 let timeout = route["route"].pointer("/max_stream_duration/max_stream_duration");
-                // Either for whoever has a key, or few and short.
+                // Either for requests with keys, or few and short.
                 if cluster["name"] == "upstream" || cluster["name"] == "sandbox" {
                     assert!(bound("max_requests") >= 50 * streams && bound("max_connections") > bound("max_requests"));
                 } else {
@@ -603,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fleets_file_is_the_shipped_one_and_the_fleets_four_parts() {
+    fn fleet_file_is_the_shipped_one_with_four_additions() {
         let mut fleet = EnvoyConfig::fleet().unwrap();
         let shipped = EnvoyConfig::shipped().unwrap();
         assert_eq!(fleet.upstreams(), shipped.upstreams());
@@ -621,8 +601,9 @@ mod tests {
         assert_eq!(fleet.tree, shipped.tree);
     }
 
+    /// Istio's filter and guard equal the shipped ones except for the module and the cluster.
     #[test]
-    fn istios_filter_and_guard_are_the_shipped_ones_but_for_the_module_and_the_cluster() {
+    fn istio_filter_and_guard_match_the_shipped_ones() {
         let text = fs::read_to_string(artifacts::root().join("envoy/mesh/istio.yaml")).unwrap();
         let istio: Value = serde_saphyr::from_str(&text).unwrap();
         let patches = istio["spec"]["configPatches"].as_array().unwrap();
@@ -647,7 +628,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "no cluster \"nonsense\"")]
-    fn a_change_that_finds_nothing_to_change_panics() {
+    fn change_without_a_target_panics() {
         EnvoyConfig::shipped().unwrap().set_cluster("nonsense", loopback(1));
     }
 }

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long it may take to start.
+/// The deadline for the start.
 const START: Duration = Duration::from_secs(30);
 
-/// How long it may take to stop.
+/// The deadline for the shutdown.
 const STOP: Duration = Duration::from_secs(10);
 
-/// A control plane on one port with one data directory, running or not.
+/// A control plane with one port and one data directory, running or not.
 #[derive(Debug)]
 pub struct ControlPlane {
     process: Option<Process>,
@@ -33,20 +33,17 @@ pub struct ControlPlane {
     _port: Option<ReservedPort>,
 }
 
-/// A key that was just made.
+/// A newly created key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedKey {
-    /// Its public id.
+    /// The public id.
     pub id: String,
-    /// The key itself.
+    /// The secret key.
     pub key: String,
 }
 
 impl ControlPlane {
-    /// One on a free port, with its data and its log in `dir`; it does not run yet.
-    ///
-    /// # Errors
-    /// When there is no `keyward` binary or no free port.
+    /// A control plane on a free port, with its data and log in `dir`; not started yet.
     pub fn new(dir: &Path, dialect: &str) -> Result<Self> {
         let port = ReservedPort::new()?;
         let log = dir.join("control-plane.log");
@@ -55,10 +52,7 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// One on this port of the loopback interface with this data directory; it does not run yet.
-    ///
-    /// # Errors
-    /// When there is no `keyward` binary.
+    /// A control plane on this loopback port with this data directory; not started yet.
     pub fn on(port: u16, data_dir: &Path, dialect: &str, log: &Path) -> Result<Self> {
         Ok(Self {
             process: None,
@@ -73,31 +67,28 @@ impl ControlPlane {
         })
     }
 
-    /// With another program in the place of `keyward`, such as a script that runs it.
+    /// Runs another program instead of `keyward`, such as a script that calls it.
     #[must_use]
     pub fn program(mut self, program: &Path) -> Self {
         program.clone_into(&mut self.binary);
         self
     }
 
-    /// With these arguments of `serve` as well.
+    /// Adds arguments of `serve`.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         self
     }
 
-    /// With these variables in its environment.
+    /// Adds environment variables.
     #[must_use]
     pub fn environment(mut self, environment: &[(String, String)]) -> Self {
         self.environment = environment.to_vec();
         self
     }
 
-    /// Starts it and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it ends at once or is not ready in time, with its log.
+    /// Starts the control plane and waits until it is ready.
     pub async fn start(&mut self) -> Result<()> {
         let mut command = Command::new(&self.binary);
         command
@@ -119,122 +110,94 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends it as an operator would.
-    ///
-    /// # Errors
-    /// When it does not run or does not end in time.
+    /// Stops the control plane with SIGTERM.
     pub async fn stop(&mut self) -> Result<()> {
-        let Some(mut process) = self.process.take() else { return Err(Failure::new("the control plane does not run")) };
+        let Some(mut process) = self.process.take() else {
+            return Err(Failure::new("the control plane is not running"));
+        };
         if process.terminate(STOP).await? {
             return Ok(());
         }
-        Err(Failure::new(format!("the control plane did not end within {STOP:?} of SIGTERM")))
+        Err(Failure::new(format!("the control plane did not exit within {STOP:?} of SIGTERM")))
     }
 
-    /// Ends it as a crash would.
+    /// Kills the control plane, as in a crash.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// Stops it and starts it again with the same port and data.
-    ///
-    /// # Errors
-    /// Those of [`ControlPlane::stop`] and [`ControlPlane::start`].
+    /// Restarts the control plane with the same port and data.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
         self.start().await
     }
 
-    /// Its process, if it runs.
+    /// The process, if running.
     pub fn process(&mut self) -> Option<&mut Process> {
         self.process.as_mut()
     }
 
-    /// Lets it hang: its connections stay, and nothing is answered.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Suspends the control plane: connections stay open without responses.
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Resumes the control plane.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::CONT)
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.process.as_mut().ok_or_else(|| Failure::new("the control plane does not run"))?.signal(signal)
+        self.process.as_mut().ok_or_else(|| Failure::new("the control plane is not running"))?.signal(signal)
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its data directory.
+    /// The data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
-    /// The token of its API, which it made on its first start.
-    ///
-    /// # Errors
-    /// When it never ran.
+    /// The admin token, created on the first start.
     pub fn admin_token(&self) -> Result<String> {
         self.token("admin-token")
     }
 
-    /// The token of the edge, which it made on its first start.
-    ///
-    /// # Errors
-    /// When it never ran.
+    /// The edge token, created on the first start.
     pub fn edge_token(&self) -> Result<String> {
         self.token("edge-token")
     }
 
-    /// Makes a key with these fields and waits for the answer.
-    ///
-    /// # Errors
-    /// When the answer is not a created key.
+    /// Creates a key with these fields and waits for the response.
     pub async fn create(&self, fields: &Value) -> Result<CreatedKey> {
         let answer = self.api("POST", "/v1/keys", Some(fields)).await?;
         let created = if (200..300).contains(&answer.status) { answer.json() } else { Value::Null };
         match (created["id"].as_str(), created["key"].as_str()) {
             (Some(id), Some(key)) => Ok(CreatedKey { id: id.to_owned(), key: key.to_owned() }),
-            // Not the body of a 2xx: there may be a key in it.
+            // The body of a 2xx is not printed: it may contain a key.
             _ if created.is_null() => Err(unexpected("POST /v1/keys", &answer)),
-            _ => Err(Failure::new("POST /v1/keys: no id or no key in the answer")),
+            _ => Err(Failure::new("POST /v1/keys: expected an id and a key in the response")),
         }
     }
 
-    /// Makes a key that has only a name.
-    ///
-    /// # Errors
-    /// Those of [`ControlPlane::create`].
+    /// Creates a key with only a name.
     pub async fn create_named(&self, name: &str) -> Result<CreatedKey> {
         self.create(&json!({ "name": name })).await
     }
 
-    /// Revokes a key and waits for the answer.
-    ///
-    /// # Errors
-    /// When it is not a success.
+    /// Revokes a key and waits for the response.
     pub async fn revoke(&self, id: &str) -> Result<()> {
         let path = format!("/v1/keys/{id}");
         let answer = self.api("DELETE", &path, None).await?;
         if (200..300).contains(&answer.status) { Ok(()) } else { Err(unexpected(&format!("DELETE {path}"), &answer)) }
     }
 
-    /// Any request of its API, with the admin token.
-    ///
-    /// # Errors
-    /// When there is no answer.
+    /// Sends an API request with the admin token.
     pub async fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Response> {
         let mut request = Request::new(method, path).bearer(&self.admin_token()?);
         if let Some(body) = body {

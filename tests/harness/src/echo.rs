@@ -1,4 +1,4 @@
-//! An upstream that tells what reached it.
+//! An upstream that reports the requests that it receives.
 
 use crate::Result;
 use crate::failure::Context as _;
@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A server for HTTP/1.1 and HTTP/2 in clear text that answers each request with 200 and the request as JSON, until it
-/// is dropped. Who asks for an upgrade (RFC 9110, section 7.8) gets it, and then every byte back.
+/// A server for HTTP/1.1 and cleartext HTTP/2 that answers each request with 200 and the request as JSON, until
+/// dropped. Upgrades (RFC 9110, section 7.8) are accepted, and their bytes echoed.
 #[derive(Debug)]
 pub struct Echo {
     name: String,
@@ -25,7 +25,7 @@ pub struct Echo {
     task: JoinHandle<()>,
 }
 
-/// A request that reached an upstream.
+/// A request received by an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenRequest {
     /// The method.
@@ -34,7 +34,7 @@ pub struct SeenRequest {
     pub path: String,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The body, as far as it came.
+    /// The received part of the body.
     pub body: Vec<u8>,
 }
 
@@ -43,15 +43,15 @@ type Seen = Arc<Mutex<Vec<SeenRequest>>>;
 /// A status, a media type and a body.
 pub type Answer = (u16, &'static str, Vec<u8>);
 
-/// Instead of an answer, the connection is closed once the request was read.
+/// Closes the connection after the request instead of answering.
 pub const CLOSE: Answer = (0, "", Vec::new());
 
-/// An answer, and perhaps a header field more.
+/// An answer, optionally with an additional header field.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The answer.
     pub answer: Answer,
-    /// The field: its name in lower case, and its value.
+    /// The field: its lower-case name, and its value.
     pub header: Option<(&'static str, &'static str)>,
 }
 
@@ -62,19 +62,13 @@ impl From<Answer> for Reply {
 }
 
 impl Echo {
-    /// Starts one on this address; port 0 is any free one. Its name is in its answers.
-    ///
-    /// # Errors
-    /// When the address cannot be listened on.
+    /// Starts an upstream on this address; port 0 selects a free one. The name is part of its answers.
     pub async fn start(name: &str, address: SocketAddr) -> Result<Self> {
-        let told = name.to_owned();
-        Self::start_with(name, address, move |request| std::future::ready(echo(&told, &request))).await
+        let own_name = name.to_owned();
+        Self::start_with(name, address, move |request| std::future::ready(echo(&own_name, &request))).await
     }
 
-    /// Starts one that answers as it is told to.
-    ///
-    /// # Errors
-    /// When the address cannot be listened on.
+    /// Starts an upstream whose answers come from `script`.
     pub async fn start_with<F>(
         name: &str,
         address: SocketAddr,
@@ -90,17 +84,17 @@ impl Echo {
         Ok(Self { name: name.to_owned(), address, seen, task })
     }
 
-    /// Its name.
+    /// The upstream's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The requests that reached it since this was asked before.
+    /// The requests received since the last call.
     pub fn take_seen(&self) -> Vec<SeenRequest> {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -124,7 +118,7 @@ async fn accept<F>(listener: TcpListener, script: Arc<impl Fn(SeenRequest) -> F 
 where
     F: Future<Output: Into<Reply>> + Send + 'static,
 {
-    // The connections end with this task, which owns them.
+    // Connections belong to this task, and are closed with it.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -133,7 +127,7 @@ where
         connections.spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&script), Arc::clone(&seen), request));
             let server = auto::Builder::new(TokioExecutor::new());
-            // A client that goes away is no business of an upstream's.
+            // Disconnecting clients are ignored.
             let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
@@ -151,7 +145,7 @@ where
     let protocol = request.headers().get("upgrade").cloned();
     let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
-    // The body is read so that the connection can be used again.
+    // The body is read so that the connection can be reused.
     let body = body.collect().await.map(|body| body.to_bytes().into()).unwrap_or_default();
     let request = SeenRequest {
         method: head.method.to_string(),
@@ -180,7 +174,7 @@ where
     Ok(response)
 }
 
-/// The answer to an upgrade, behind which bytes are sent back.
+/// Accepts an upgrade, after which all bytes are echoed.
 fn upgraded(protocol: HeaderValue, upgrade: hyper::upgrade::OnUpgrade) -> hyper::Response<Full<Bytes>> {
     tokio::spawn(async move {
         if let Ok(stream) = upgrade.await {
@@ -201,13 +195,13 @@ fn echo(name: &str, request: &SeenRequest) -> Answer {
     for (name, _) in &request.headers {
         headers.insert(name.clone(), request.header(name).into());
     }
-    let told = json!({
+    let answer = json!({
         "upstream": name,
         "method": request.method,
         "path": request.path,
         "headers": Value::Object(headers),
     });
-    (200, "application/json", format!("{told}\n").into_bytes())
+    (200, "application/json", format!("{answer}\n").into_bytes())
 }
 
 #[cfg(test)]
@@ -217,7 +211,7 @@ mod tests {
     use crate::ports::loopback;
 
     #[tokio::test]
-    async fn an_upstream_tells_what_it_received_over_either_protocol() {
+    async fn echo_reports_requests_over_either_protocol() {
         let echo = Echo::start("one", loopback(0)).await.unwrap();
         let request = Request::get("/a?b=c").header("x-twice", "1").header("x-twice", b"\xff");
         for http2 in [false, true] {
@@ -226,11 +220,11 @@ mod tests {
             } else {
                 Connection::open(echo.address()).await
             };
-            let told = open.unwrap().send(&request).await.unwrap().json();
-            assert_eq!(told["upstream"], "one");
-            assert_eq!(told["method"], "GET");
-            assert_eq!(told["path"], "/a?b=c");
-            assert_eq!(told["headers"]["x-twice"], json!(["1", "\u{fffd}"]));
+            let echoed = open.unwrap().send(&request).await.unwrap().json();
+            assert_eq!(echoed["upstream"], "one");
+            assert_eq!(echoed["method"], "GET");
+            assert_eq!(echoed["path"], "/a?b=c");
+            assert_eq!(echoed["headers"]["x-twice"], json!(["1", "\u{fffd}"]));
             let seen = echo.take_seen();
             assert_eq!(seen.len(), 1);
             assert_eq!(seen[0].headers.iter().filter(|(name, _)| name == "x-twice").count(), 2);

@@ -1,8 +1,8 @@
-//! Edges without Envoy: thousands of long polls on the feed of one control plane, each on a connection of its own.
+//! Simulated edges without Envoy: thousands of long polls on the feed of one control plane, each on its own connection.
 //!
-//! Each follows the feed as the filter does, with the filter's own pauses after a failure and the timeouts and keepalives of
-//! `envoy/envoy.yaml`, but applies a page to nothing but its position. So ten thousand fit beside the control plane on one
-//! machine, on a few threads of their own.
+//! Each edge follows the feed as the filter does, with the filter's backoff and the timeouts and keepalives of
+//! `envoy/envoy.yaml`, but applies a page only to its position. So ten thousand edges fit beside the control plane on
+//! one machine, on a few threads.
 
 mod edge;
 mod transport;
@@ -23,61 +23,61 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
-/// How edges are to be.
+/// Options of the simulation.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many there are.
+    /// The number of edges.
     pub edges: usize,
-    /// What they speak.
+    /// The protocol of the edges.
     pub protocol: Protocol,
-    /// What they keep.
+    /// What each edge stores.
     pub memory: Memory,
-    /// How long the control plane may keep a poll waiting, in seconds: the filter's `poll_wait_s`.
+    /// The maximum wait of a poll at the control plane, in seconds: the filter's `poll_wait_s`.
     pub wait_s: u32,
-    /// On how many threads they run.
+    /// The number of threads.
     pub threads: usize,
-    /// How many open their first connection in a second; `None` if all do at once. After a failure each waits as the filter
-    /// does.
+    /// How many edges open their first connection per second; `None` for all at once. After a failure, each edge backs
+    /// off as the filter does.
     pub openings_per_s: Option<NonZeroU32>,
 }
 
-/// What an edge keeps of what it is told.
+/// What an edge stores of the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// Where it stands.
+    /// Only the position.
     Position,
-    /// That, and the version of every entry.
+    /// The position, and the version of every entry.
     Versions,
-    /// That, and every entry as it came.
+    /// The position, and every entry.
     Entries,
 }
 
-/// What an edge knows: the version and the state of each subject; `None` for a state that it cannot read.
+/// The entries of an edge: version and state by subject; `None` for an unreadable state.
 pub type Entries = BTreeMap<Digest, (u64, Option<Body>)>;
 
-/// When an edge had applied all up to a sequence.
+/// The time at which an edge had applied everything up to a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// When the page was there.
+    /// The time of the page.
     pub at: Instant,
     /// The sequence.
     pub applied: u64,
 }
 
-/// What all edges together have met.
+/// Counters of all edges together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections that were opened.
+    /// Opened connections.
     pub connections: u64,
-    /// Pages that were applied.
+    /// Applied pages.
     pub pages: u64,
-    /// The bytes of those.
+    /// The bytes of the applied pages.
     pub page_bytes: u64,
-    /// Polls that ended without an answer, or could not begin for want of a connection.
+    /// Polls without a response, or that failed for lack of a connection.
     pub unanswered: u64,
-    /// Polls that were answered with another status than 200.
+    /// Polls answered with a status other than 200.
     pub refused: u64,
-    /// Pages that did not follow.
+    /// Pages that did not follow on the request.
     pub unfit: u64,
 }
 
@@ -91,18 +91,18 @@ struct Counters {
     unfit: AtomicU64,
 }
 
-/// What edges share.
+/// State shared by the edges.
 #[derive(Debug)]
 struct Shared {
     address: SocketAddr,
     authorization: String,
     options: Options,
     counters: Counters,
-    /// The versions of what has changed, as one of the edges was told: the sequences of the changes.
+    /// The sequence of the latest change of each subject, as seen by one edge.
     versions: Mutex<HashMap<Digest, u64>>,
 }
 
-/// Edges that follow one control plane until they are dropped.
+/// Edges that follow one control plane until dropped.
 #[derive(Debug)]
 pub struct Edges {
     shared: Arc<Shared>,
@@ -111,10 +111,7 @@ pub struct Edges {
 }
 
 impl Edges {
-    /// Begins to follow the control plane at `address`, which need not run yet, with that edge token.
-    ///
-    /// # Errors
-    /// When there are no threads to be had.
+    /// Starts to follow the control plane at `address`, which need not be running yet, with this edge token.
     pub fn start(address: SocketAddr, token: &str, options: Options) -> Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(options.threads)
@@ -136,15 +133,12 @@ impl Edges {
         Ok(Self { shared, edges, runtime: Some(runtime) })
     }
 
-    /// How many have applied all up to this sequence.
+    /// The number of edges that have applied everything up to this sequence.
     pub fn that_have(&self, sequence: u64) -> usize {
         self.edges.iter().filter(|edge| edge.applied().is_some_and(|applied| applied >= sequence)).count()
     }
 
-    /// Waits until all have applied all up to this sequence.
-    ///
-    /// # Errors
-    /// When they have not within `limit`.
+    /// Waits until all edges have applied everything up to this sequence.
     pub async fn until_all_have(&self, sequence: u64, limit: Duration) -> Result<()> {
         let what = format!("every edge has change {sequence}");
         until(&what, limit, async || match self.that_have(sequence) {
@@ -154,23 +148,23 @@ impl Edges {
         .await
     }
 
-    /// Where each stands.
+    /// The position of each edge.
     pub fn positions(&self) -> Vec<Position> {
         self.edges.iter().map(|edge| edge.place().position).collect()
     }
 
-    /// What each knows, the version of each entry by its subject, if that is kept.
+    /// The versions of each edge's entries by subject, if stored.
     pub fn versions(&self) -> Vec<BTreeMap<Digest, u64>> {
         let versions = |entries: &Entries| entries.iter().map(|(subject, (version, _))| (*subject, *version)).collect();
         self.edges.iter().map(|edge| versions(&edge.place().entries)).collect()
     }
 
-    /// What each knows, if that is kept.
+    /// The entries of each edge, if stored.
     pub fn entries(&self) -> Vec<Entries> {
         self.edges.iter().map(|edge| edge.place().entries.clone()).collect()
     }
 
-    /// When each had a change, since arrivals were last forgotten; those that have not are left out.
+    /// The times at which the edges received a change, since the last `forget_arrivals`; edges without it are omitted.
     pub fn arrivals_of(&self, sequence: u64) -> Vec<Instant> {
         let first = |place: MutexGuard<'_, Place>| {
             let index = place.arrivals.partition_point(|arrival| arrival.applied < sequence);
@@ -179,17 +173,17 @@ impl Edges {
         self.edges.iter().filter_map(|edge| first(edge.place())).collect()
     }
 
-    /// Forgets when what arrived, so that long runs need little memory.
+    /// Clears the arrival times, so that long runs need little memory.
     pub fn forget_arrivals(&self) {
         self.edges.iter().for_each(|edge| edge.place().arrivals.clear());
     }
 
-    /// The sequence of the last change of a key, if the edges were told of one.
+    /// The sequence of a key's latest change, if the edges received one.
     pub fn sequence_of(&self, subject: &Digest) -> Option<u64> {
         self.shared.versions.lock().unwrap_or_else(PoisonError::into_inner).get(subject).copied()
     }
 
-    /// What they have met so far.
+    /// The counters so far.
     pub fn counts(&self) -> Counts {
         let counters = &self.shared.counters;
         let [connections, pages, page_bytes, unanswered, refused, unfit] = [
@@ -208,7 +202,7 @@ impl Edges {
 impl Drop for Edges {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Not waited for: this may be dropped where nothing may block.
+            // Not waited for: the drop may happen where blocking is not allowed.
             runtime.shutdown_background();
         }
     }

@@ -1,4 +1,4 @@
-//! A real Envoy, and what its admin interface tells.
+//! A real Envoy, and its admin interface.
 
 use crate::config::EnvoyConfig;
 use crate::failure::Context as _;
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long it may take to start: a module is compiled first, and the machine may be busy.
+/// The deadline for the start: a module is compiled first, and the machine may be busy.
 const START: Duration = Duration::from_secs(60);
 
-/// How long it may take to stop.
+/// The deadline for the shutdown.
 const STOP: Duration = Duration::from_secs(10);
 
 /// A running Envoy.
@@ -30,16 +30,16 @@ pub struct Envoy {
     access_log: PathBuf,
 }
 
-/// How to run it.
+/// Options of an Envoy process.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The number of worker threads.
     pub workers: u32,
-    /// What is added to its environment.
+    /// Additional environment variables.
     pub environment: Vec<(String, String)>,
-    /// What is added to its command line.
+    /// Additional command-line arguments.
     pub arguments: Vec<String>,
-    /// What its components log, as `--component-log-level` has it.
+    /// The value of `--component-log-level`.
     pub log_levels: String,
 }
 
@@ -49,17 +49,15 @@ impl Default for Options {
             workers: 2,
             environment: Vec::new(),
             arguments: Vec::new(),
-            // At info, `main` lists every extension on hundreds of lines.
+            // At info, `main` lists every extension in hundreds of lines.
             log_levels: "wasm:debug,main:warning".to_owned(),
         }
     }
 }
 
 impl Envoy {
-    /// Starts it with a configuration, which is written to `dir` like the logs, and waits until its listeners serve.
-    ///
-    /// # Errors
-    /// When it ends at once or does not serve in time, with its log.
+    /// Starts Envoy with a configuration, which is written to `dir` like the logs, and waits until the listeners are
+    /// ready.
     pub async fn start(config: &EnvoyConfig, dir: &Path, options: &Options) -> Result<Self> {
         let mut envoy = Self::spawn(config, dir, options)?;
         let admin = envoy.admin;
@@ -82,7 +80,7 @@ impl Envoy {
             .arg("--config-path")
             .arg(&file)
             .args(["--concurrency", &options.workers.to_string()])
-            // Without it, two Envoys of one user take each other for an old and a new one.
+            // Otherwise, two Envoys of one user treat each other as hot restarts.
             .arg("--use-dynamic-base-id")
             .args(["--component-log-level", &options.log_levels])
             // Access logs are written at once rather than every ten seconds.
@@ -101,10 +99,7 @@ impl Envoy {
         })
     }
 
-    /// Waits until the filter says that it can decide.
-    ///
-    /// # Errors
-    /// When it does not in time, or Envoy ends.
+    /// Waits until the filter is ready.
     pub async fn wait_for_snapshot(&mut self, limit: Duration) -> Result<()> {
         let Some(path) = &self.readiness_path else {
             return Err(Failure::new("the filter's configuration has no readiness_path"));
@@ -119,40 +114,31 @@ impl Envoy {
     }
 
     /// One kept-alive connection to each worker.
-    ///
-    /// # Errors
-    /// When no connection reaches one of them.
     pub async fn every_worker(&self) -> Result<WorkerConnections> {
         WorkerConnections::open(self).await
     }
 
-    /// Sends a request to the gateway, on a connection of its own.
-    ///
-    /// # Errors
-    /// When there is no answer.
+    /// Sends a request to the gateway on a new connection.
     pub async fn send(&self, request: &Request) -> Result<Response> {
         http::send(self.gateway, request).await
     }
 
-    /// Ends it as an operator would.
-    ///
-    /// # Errors
-    /// When it cannot be waited for.
+    /// Stops Envoy with SIGTERM.
     pub async fn stop(&mut self) -> Result<()> {
         self.process.terminate(STOP).await.map(|_| ())
     }
 
-    /// Where the gateway listens.
+    /// The gateway's address.
     pub fn gateway(&self) -> SocketAddr {
         self.gateway
     }
 
-    /// Where the admin interface listens.
+    /// The address of the admin interface.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// The path that the filter answers itself with whether it can decide.
+    /// The path on which the filter reports its readiness.
     pub fn readiness_path(&self) -> Option<&str> {
         self.readiness_path.as_deref()
     }
@@ -162,15 +148,12 @@ impl Envoy {
         self.workers
     }
 
-    /// Its process.
+    /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// The counters and gauges whose names match a regular expression; histograms are left out.
-    ///
-    /// # Errors
-    /// When the admin interface does not answer.
+    /// The counters and gauges whose names match a regular expression, without histograms.
     pub async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>> {
         let escaped: String = filter.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let text = self.admin_get(&format!("/stats?filter={escaped}")).await?.text();
@@ -181,48 +164,33 @@ impl Envoy {
         Ok(values.collect())
     }
 
-    /// What the admin interface shows of the configuration.
-    ///
-    /// # Errors
-    /// When the admin interface does not answer.
+    /// The configuration dump of the admin interface.
     pub async fn config_dump(&self) -> Result<Value> {
         Ok(self.admin_get("/config_dump").await?.json())
     }
 
-    /// Version and state.
-    ///
-    /// # Errors
-    /// When the admin interface does not answer.
+    /// The version and state.
     pub async fn server_info(&self) -> Result<Value> {
         Ok(self.admin_get("/server_info").await?.json())
     }
 
-    /// A GET of the admin interface.
-    ///
-    /// # Errors
-    /// When the answer is not 200.
+    /// Sends a GET to the admin interface, which must answer 200.
     pub async fn admin_get(&self, path: &str) -> Result<Response> {
         let request = Request::get(path);
         let answer = http::send(self.admin, &request).await?;
         if answer.status == 200 { Ok(answer) } else { Err(unexpected(&request, &answer)) }
     }
 
-    /// The access log so far: a line for each request that has ended, with a delay of some milliseconds.
-    ///
-    /// # Errors
-    /// When it cannot be read or is not JSON.
+    /// The access log so far: a line per completed request, delayed by some milliseconds.
     pub fn access_log(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(&self.access_log).context(|| self.access_log.display().to_string())?;
-        // The last line may be half written.
+        // The last line may be incomplete.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let lines = whole.lines().map(|line| serde_json::from_str(line).context(|| line.to_owned()));
         lines.collect()
     }
 
     /// Envoy's own log so far.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub fn log(&self) -> Result<String> {
         self.process.log()
     }

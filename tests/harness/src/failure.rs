@@ -1,11 +1,11 @@
-//! What went wrong, for a human: messages with log tails in them stay readable when a test unwraps them.
+//! An error for humans: messages that contain log tails stay readable when a test unwraps them.
 
 use std::fmt;
 
-/// A failure of the machinery around a test, or of what it waited for.
+/// A failure of the test environment, or of what a test waited for.
 pub struct Failure(String);
 
-/// The result of everything here that can fail.
+/// The result of all fallible functions here.
 pub type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
@@ -21,7 +21,7 @@ impl fmt::Display for Failure {
     }
 }
 
-// `unwrap` prints this one: line breaks must not be escaped.
+// `unwrap` prints `Debug`: line breaks must not be escaped.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -30,7 +30,7 @@ impl fmt::Debug for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Says what was being done when something failed.
+/// Adds to an error what was being done.
 pub(crate) trait Context<T> {
     fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
 }

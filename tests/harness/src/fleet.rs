@@ -15,17 +15,17 @@ use std::process::Command;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long Redis and the service may take to start.
+/// The deadline for Redis and the service to start.
 const START: Duration = Duration::from_secs(30);
 
-/// Two gateways of one fleet. Dropping it ends all.
+/// Two gateways of one fleet. Dropping the fleet stops all parts.
 #[derive(Debug)]
 pub struct Fleet {
-    /// The first, with the control plane and the upstream of both.
+    /// The first gateway, with the control plane and the upstream of both.
     pub gateway: Gateway,
-    /// The second.
+    /// The second gateway.
     pub second: Envoy,
-    /// What both ask.
+    /// The rate-limit service that both call.
     pub service: RateLimitService,
     _ports: [ReservedPort; 2],
     _second_dir: TestDir,
@@ -40,15 +40,12 @@ pub struct RateLimitService {
     port: ReservedPort,
     redis_port: ReservedPort,
     redis: Process,
-    // Last, so that it outlives those whose logs are in it.
+    // Last, so that the logs outlive the processes.
     dir: TestDir,
 }
 
 impl Fleet {
-    /// Starts one with the shipped `envoy/fleet.yaml` and a change to it. `limits` are the service's.
-    ///
-    /// # Errors
-    /// When a part ends or is not ready in time, with its log.
+    /// Starts a fleet with the shipped `envoy/fleet.yaml` and a change to it. `limits` are the service's.
     pub async fn start(service: &Path, limits: &[&str], change: impl FnOnce(&mut EnvoyConfig)) -> Result<Self> {
         let service = RateLimitService::start(service, limits).await?;
         let builder = Self::gateway(&service).configure(change);
@@ -74,9 +71,6 @@ impl Fleet {
 
 impl RateLimitService {
     /// Starts a Redis and the service.
-    ///
-    /// # Errors
-    /// When one ends or is not ready in time, with its log.
     pub async fn start(binary: &Path, limits: &[&str]) -> Result<Self> {
         let dir = TestDir::new()?;
         let (port, redis_port) = (ReservedPort::new()?, ReservedPort::new()?);
@@ -84,7 +78,7 @@ impl RateLimitService {
         let mut command = Command::new(artifacts::redis()?);
         command
             .args(["--port", &redis_port.port().to_string(), "--bind", "127.0.0.1"])
-            // Nothing is kept: what is counted is gone when the test is.
+            // No persistence: the counts end with the test.
             .args(["--save", "", "--appendonly", "no"])
             .current_dir(dir.path());
         let mut redis = Process::spawn("Redis", &mut command, &log, &log)?;
@@ -95,10 +89,7 @@ impl RateLimitService {
         Ok(service)
     }
 
-    /// Starts the service again; what was counted is still in Redis.
-    ///
-    /// # Errors
-    /// When it ends or is not ready in time, with its log.
+    /// Restarts the service; its counts are still in Redis.
     pub async fn start_again(&mut self) -> Result<()> {
         let mut command = Command::new(&self.binary);
         command
@@ -114,41 +105,34 @@ impl RateLimitService {
         Ok(())
     }
 
-    /// Ends the service as a crash would.
+    /// Kills the service, as in a crash.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Ends the Redis as a crash would; the service runs on.
+    /// Kills Redis, as in a crash; the service keeps running.
     pub fn kill_redis(&mut self) {
         self.redis.kill();
     }
 
-    /// Holds the service still: connections stay, and nothing is answered.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Suspends the service: connections stay open without responses.
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Resumes the service.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::CONT)
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
-        let Some(process) = &mut self.process else { return Err(Failure::new("the rate-limit service does not run")) };
+        let Some(process) = &mut self.process else {
+            return Err(Failure::new("the rate-limit service is not running"));
+        };
         process.signal(signal)
     }
 
-    /// What it was asked, in order: the descriptors of each request, and whether it was admitted.
-    ///
-    /// # Errors
-    /// When what it wrote cannot be read.
+    /// The requests to the service, in order: the descriptors of each, and whether it was admitted.
     pub fn asked(&self) -> Result<Vec<Value>> {
         let output = self.output();
         let text = fs::read_to_string(&output).context(|| output.display().to_string())?;

@@ -1,4 +1,4 @@
-//! The whole product, started for one test.
+//! The complete product, started for one test.
 
 use crate::config::CONTROL_PLANE;
 use crate::envoy::Options;
@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long the first snapshot may take.
+/// The deadline for the first snapshot.
 pub(crate) const SNAPSHOT: Duration = Duration::from_secs(20);
 
-/// Control plane, upstreams and Envoy, all on ports of their own. Dropping it ends all.
+/// Control plane, upstreams and Envoy, each on its own port. Dropping the gateway stops all parts.
 #[derive(Debug)]
 pub struct Gateway {
     /// Envoy.
@@ -21,14 +21,14 @@ pub struct Gateway {
     pub control_plane: ControlPlane,
     /// The upstreams, in the configuration's order; none with [`Builder::upstream_from`].
     pub upstreams: Vec<Echo>,
-    /// What Envoy runs with.
+    /// Envoy's configuration.
     pub config: EnvoyConfig,
     _ports: [ReservedPort; 2],
-    // Last, so that it outlives those whose logs are in it.
+    // Last, so that the logs outlive the processes.
     dir: TestDir,
 }
 
-/// What is to be different from the shipped configuration.
+/// Differences from the shipped configuration.
 pub struct Builder {
     dialect: String,
     config: Result<EnvoyConfig>,
@@ -38,20 +38,17 @@ pub struct Builder {
     control_plane_environment: Vec<(String, String)>,
     feed: Option<SocketAddr>,
     upstream: Option<SocketAddr>,
-    control_plane_away: bool,
+    control_plane_unavailable: bool,
     snapshot_awaited: bool,
 }
 
 impl Gateway {
-    /// The shipped configuration and the default dialect.
-    ///
-    /// # Errors
-    /// Those of [`Builder::start`].
+    /// Starts the shipped configuration with the default dialect.
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
     }
 
-    /// To change something first.
+    /// A builder for a changed configuration.
     pub fn builder() -> Builder {
         Builder {
             dialect: "keyward".to_owned(),
@@ -62,7 +59,7 @@ impl Gateway {
             control_plane_environment: Vec::new(),
             feed: None,
             upstream: None,
-            control_plane_away: false,
+            control_plane_unavailable: false,
             snapshot_awaited: true,
         }
     }
@@ -79,28 +76,28 @@ impl Gateway {
 }
 
 impl Builder {
-    /// With this dialect on both sides, and the configuration that is shipped for it.
+    /// Sets this dialect on both sides, with the configuration that is shipped for it.
     #[must_use]
     pub fn dialect(mut self, name: &str) -> Self {
         self.dialect = name.to_owned();
         self.config(EnvoyConfig::variant(name))
     }
 
-    /// With this number of workers; otherwise there are two.
+    /// Sets the number of workers; the default is two.
     #[must_use]
     pub fn workers(mut self, workers: u32) -> Self {
         self.options.workers = workers;
         self
     }
 
-    /// With another configuration than the shipped `envoy/envoy.yaml`; said before anything is changed in it.
+    /// Replaces the shipped `envoy/envoy.yaml`; must come before any change to the configuration.
     #[must_use]
     pub fn config(mut self, config: Result<EnvoyConfig>) -> Self {
         self.config = config;
         self
     }
 
-    /// With a change to the configuration.
+    /// Changes the configuration.
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(&mut EnvoyConfig)) -> Self {
         if let Ok(config) = &mut self.config {
@@ -109,80 +106,77 @@ impl Builder {
         self
     }
 
-    /// With a change to the filter's own configuration.
+    /// Changes the filter's own configuration.
     #[must_use]
     pub fn filter(self, change: impl FnOnce(&mut Value)) -> Self {
         self.configure(|config| change(config.filter()))
     }
 
-    /// With another module than the built filter.
+    /// Uses another module than the built filter.
     #[must_use]
     pub fn wasm(mut self, module: PathBuf) -> Self {
         self.wasm = Some(module);
         self
     }
 
-    /// With a variable more in Envoy's environment.
+    /// Adds a variable to Envoy's environment.
     #[must_use]
     pub fn envoy_environment(mut self, name: &str, value: &str) -> Self {
         self.options.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With these arguments of Envoy as well.
+    /// Adds arguments of Envoy.
     #[must_use]
     pub fn envoy_arguments(mut self, arguments: &[&str]) -> Self {
         self.options.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
     }
 
-    /// With these arguments of `keyward serve` as well.
+    /// Adds arguments of `keyward serve`.
     #[must_use]
     pub fn control_plane_arguments(mut self, arguments: &[&str]) -> Self {
         self.control_plane_arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         self
     }
 
-    /// With a variable more in the control plane's environment.
+    /// Adds a variable to the control plane's environment.
     #[must_use]
     pub fn control_plane_environment(mut self, name: &str, value: &str) -> Self {
         self.control_plane_environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With the filter's feed from somewhere else than the control plane; no snapshot is waited for.
+    /// Serves the filter's feed from another address than the control plane's; does not wait for a snapshot.
     #[must_use]
     pub fn feed_from(mut self, address: SocketAddr) -> Self {
         self.feed = Some(address);
         self.without_snapshot()
     }
 
-    /// With every upstream somewhere else than at an echo server of its own: the gateway then has no `upstreams`.
+    /// Sends every upstream's requests to this address instead of an echo server: the gateway then has no `upstreams`.
     #[must_use]
     pub fn upstream_from(mut self, address: SocketAddr) -> Self {
         self.upstream = Some(address);
         self
     }
 
-    /// With a control plane that has run once, for its tokens, and does not run when Envoy starts; no snapshot is
-    /// waited for.
+    /// Starts Envoy while the control plane is stopped, after one run that creates its tokens; does not wait for a
+    /// snapshot.
     #[must_use]
-    pub fn control_plane_away(mut self) -> Self {
-        self.control_plane_away = true;
+    pub fn control_plane_unavailable(mut self) -> Self {
+        self.control_plane_unavailable = true;
         self.without_snapshot()
     }
 
-    /// Without waiting for a snapshot, which may never come.
+    /// Does not wait for a snapshot, which may never arrive.
     #[must_use]
     pub fn without_snapshot(mut self) -> Self {
         self.snapshot_awaited = false;
         self
     }
 
-    /// Starts all parts and waits until the gateway can decide.
-    ///
-    /// # Errors
-    /// When a part ends or is not ready in time, with its log.
+    /// Starts all parts and waits until the gateway is ready.
     pub async fn start(self) -> Result<Gateway> {
         let dir = TestDir::new()?;
         let mut config = self.config?;
@@ -193,13 +187,13 @@ impl Builder {
             .environment(&self.control_plane_environment);
         control_plane.start().await?;
         let token = control_plane.edge_token()?;
-        if self.control_plane_away {
+        if self.control_plane_unavailable {
             control_plane.stop().await?;
         }
 
         let clusters = config.upstreams();
         if clusters.is_empty() {
-            return Err(Failure::new("the configuration has no upstream"));
+            return Err(Failure::new("expected an upstream in the configuration"));
         }
         let mut upstreams = Vec::new();
         for (name, _) in clusters {

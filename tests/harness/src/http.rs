@@ -1,4 +1,4 @@
-//! Requests as a client sends them, well formed or not.
+//! HTTP requests of a client, well-formed or not.
 
 use crate::failure::Context as _;
 use crate::{Failure, Result};
@@ -15,10 +15,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// How long one exchange may take.
+/// The timeout of an exchange.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A request to be sent.
+/// A request to send.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -27,7 +27,7 @@ pub struct Request {
     body: Bytes,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code.
@@ -38,7 +38,7 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// One connection, kept alive: all its requests are served by the same worker of Envoy.
+/// A kept-alive connection: all its requests are served by the same Envoy worker.
 #[derive(Debug)]
 pub struct Connection {
     authority: SocketAddr,
@@ -57,39 +57,39 @@ impl Request {
         Self { method: method.to_owned(), path: path.to_owned(), headers: Vec::new(), body: Bytes::new() }
     }
 
-    /// A GET of this path.
+    /// A GET request of this path.
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    /// With one more header field; the same name may come again.
+    /// Adds a header field; names may repeat.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    /// With `Authorization: Bearer` and this credential.
+    /// Adds `Authorization: Bearer` with this credential.
     #[must_use]
     pub fn bearer(self, credential: &str) -> Self {
         self.header("authorization", format!("Bearer {credential}"))
     }
 
-    /// With a JSON body.
+    /// Sets a JSON body.
     #[must_use]
     pub fn json(mut self, body: &Value) -> Self {
         self.body = body.to_string().into();
         self.header("content-type", "application/json")
     }
 
-    /// With these bytes as its body.
+    /// Sets the body.
     #[must_use]
     pub fn body(mut self, body: Vec<u8>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// Its method.
+    /// The method.
     pub fn method(&self) -> &str {
         &self.method
     }
@@ -113,7 +113,7 @@ impl Request {
 }
 
 impl Response {
-    /// The value of a header field as text: its first, if it came several times.
+    /// The value of a header field as text; the first, if repeated.
     pub fn header(&self, name: &str) -> Option<String> {
         let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
         Some(String::from_utf8_lossy(value).into_owned())
@@ -127,7 +127,7 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is not, with the whole answer.
+    /// If the body is not JSON; shows the whole response.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
@@ -136,10 +136,7 @@ impl Response {
 }
 
 impl Connection {
-    /// Opens one for HTTP/1.1.
-    ///
-    /// # Errors
-    /// When nobody accepts it.
+    /// Opens a connection for HTTP/1.1.
     pub async fn open(to: SocketAddr) -> Result<Self> {
         let io = TokioIo::new(connect(to).await?);
         let (sender, connection) = http1::handshake(io).await.context(|| to.to_string())?;
@@ -147,10 +144,7 @@ impl Connection {
         Ok(Self { authority: to, sender: Sender::Http1(sender) })
     }
 
-    /// Opens one for HTTP/2 in clear text, with prior knowledge (RFC 9113, section 3.3).
-    ///
-    /// # Errors
-    /// When nobody accepts it.
+    /// Opens a connection for cleartext HTTP/2 with prior knowledge (RFC 9113, section 3.3).
     pub async fn open_http2(to: SocketAddr) -> Result<Self> {
         let io = TokioIo::new(connect(to).await?);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.context(|| to.to_string())?;
@@ -158,12 +152,9 @@ impl Connection {
         Ok(Self { authority: to, sender: Sender::Http2(sender) })
     }
 
-    /// Sends a request and waits for the whole answer.
-    ///
-    /// # Errors
-    /// When the connection ends before, or the answer takes longer than half a minute.
+    /// Sends a request and waits for the complete response, for at most half a minute.
     pub async fn send(&mut self, request: &Request) -> Result<Response> {
-        let told = format!("{} http://{}{}", request.method, self.authority, request.path);
+        let context = format!("{} http://{}{}", request.method, self.authority, request.path);
         let exchange = async {
             let response = match &mut self.sender {
                 Sender::Http1(sender) => {
@@ -176,8 +167,8 @@ impl Connection {
                     sender.send_request(request.build(&uri, None)?).await
                 }
             };
-            let (head, body) = response.context(|| "no answer".into())?.into_parts();
-            let body = body.collect().await.context(|| "half an answer".into())?;
+            let (head, body) = response.context(|| "no response".into())?.into_parts();
+            let body = body.collect().await.context(|| "incomplete response".into())?;
             let headers =
                 head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
             Ok::<_, Failure>(Response {
@@ -187,13 +178,13 @@ impl Connection {
             })
         };
         match timeout(LIMIT, exchange).await {
-            Ok(answer) => answer.context(|| told),
-            Err(_) => Err(Failure::new(format!("{told}: no answer within {LIMIT:?}"))),
+            Ok(answer) => answer.context(|| context),
+            Err(_) => Err(Failure::new(format!("{context}: no response within {LIMIT:?}"))),
         }
     }
 }
 
-/// A body that never ends, and of which nothing comes.
+/// A body without data that never ends.
 #[derive(Debug)]
 struct Endless;
 
@@ -209,11 +200,8 @@ impl hyper::body::Body for Endless {
     }
 }
 
-/// Begins requests over one HTTP/2 connection whose bodies never end. Each task ends with the status of the answer, or
-/// with `None` if there is none; dropping the set ends all.
-///
-/// # Errors
-/// When nobody accepts the connection.
+/// Starts requests with endless bodies over one HTTP/2 connection. Each task returns the status of the response, or
+/// `None` without one; dropping the set ends all.
 pub async fn send_endless(to: SocketAddr, request: &Request, streams: usize) -> Result<JoinSet<Option<u16>>> {
     let io = TokioIo::new(connect(to).await?);
     let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.context(|| to.to_string())?;
@@ -230,21 +218,15 @@ pub async fn send_endless(to: SocketAddr, request: &Request, streams: usize) -> 
     Ok(tasks)
 }
 
-/// Sends a request on a connection of its own.
-///
-/// # Errors
-/// Those of [`Connection`].
+/// Sends a request on a new connection.
 pub async fn send(to: SocketAddr, request: &Request) -> Result<Response> {
     Connection::open(to).await?.send(request).await
 }
 
-/// Sends these bytes, whatever they are, and reads one response: until it is whole, or the other side closes.
-///
-/// # Errors
-/// When nothing like a response comes within half a minute.
+/// Sends raw bytes and reads one response: until it is complete, or the server closes the connection.
 pub async fn send_bytes(to: SocketAddr, bytes: &[u8]) -> Result<Response> {
     let (mut reader, mut writer) = connect(to).await?.into_split();
-    // Who answers early stops reading early: what was answered is what counts.
+    // A server that responds early stops reading early: only the response matters.
     let bytes = bytes.to_owned();
     let writing = tokio::spawn(async move {
         let _ = writer.write_all(&bytes).await;
@@ -265,16 +247,18 @@ pub async fn send_bytes(to: SocketAddr, bytes: &[u8]) -> Result<Response> {
     writing.abort();
     match response {
         Ok(Some(response)) => Ok(response),
-        Ok(None) => Err(Failure::new(format!("{to}: no response in {:?}", String::from_utf8_lossy(&received)))),
-        Err(_) => Err(Failure::new(format!("{to}: within {LIMIT:?} only {:?}", String::from_utf8_lossy(&received)))),
+        Ok(None) => {
+            Err(Failure::new(format!("{to}: expected a response, got {:?}", String::from_utf8_lossy(&received))))
+        }
+        Err(_) => Err(Failure::new(format!(
+            "{to}: incomplete response within {LIMIT:?}: {:?}",
+            String::from_utf8_lossy(&received)
+        ))),
     }
 }
 
-/// Asks for a WebSocket (RFC 6455, section 4.1) and, once it is opened, sends these bytes; the answer's body is then
-/// what came back through it, and otherwise that of the refusal.
-///
-/// # Errors
-/// When nothing like a response comes within half a minute.
+/// Requests a WebSocket (RFC 6455, section 4.1) and, if accepted, sends these bytes; the response's body is what came
+/// back through the WebSocket, or the body of the refusal.
 pub async fn send_websocket(to: SocketAddr, request: &Request, bytes: &[u8]) -> Result<Response> {
     let mut head = format!(
         "GET {} HTTP/1.1\r\nhost: {to}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -308,7 +292,7 @@ pub async fn send_websocket(to: SocketAddr, request: &Request, bytes: &[u8]) -> 
     };
     match timeout(LIMIT, exchange).await {
         Ok(Some(response)) => Ok(response),
-        _ => Err(Failure::new(format!("{to}: no answer to a WebSocket's opening"))),
+        _ => Err(Failure::new(format!("{to}: no response to the WebSocket handshake"))),
     }
 }
 
@@ -319,11 +303,11 @@ async fn connect(to: SocketAddr) -> Result<TcpStream> {
             stream.set_nodelay(true).context(|| to.to_string())?;
             Ok(stream)
         }
-        Err(_) => Err(Failure::new(format!("{to} accepts no connection within {LIMIT:?}"))),
+        Err(_) => Err(Failure::new(format!("{to}: no connection within {LIMIT:?}"))),
     }
 }
 
-/// Reads an HTTP/1.1 response (RFC 9112); `None` if it is none, or not whole yet and the connection not `closed`.
+/// Parses an HTTP/1.1 response (RFC 9112); `None` if malformed, or incomplete and the connection not `closed`.
 fn parse(received: &[u8], closed: bool) -> Option<Response> {
     let head_length = received.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&received[..head_length]).into_owned();
@@ -366,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses_are_read_with_a_length_or_in_chunks() {
+    fn responses_are_parsed_with_a_length_or_in_chunks() {
         let response = parse(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nX: a: b\r\n\r\n{}", false).unwrap();
         assert_eq!((response.status, response.text().as_str()), (401, "{}"));
         assert_eq!(response.header("x").as_deref(), Some("a: b"));
@@ -378,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_not_whole_is_waited_for() {
+    fn incomplete_response_is_waited_for() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         for length in 0..whole.len() {
             assert!(parse(&whole[..length], false).is_none(), "{length}");

@@ -1,10 +1,10 @@
 //! Runs the product as a user would: the built filter in a real Envoy with the shipped configuration, the built control
-//! plane, and an upstream that tells what reached it. For the end-to-end tests and for `make run`.
+//! plane, and an upstream that reports its requests. For the end-to-end tests and for `make run`.
 //!
-//! Nothing here knows how the filter decides; a test that passes by knowing more than a client does proves little.
+//! Nothing here knows how the filter decides; a test that relies on more than a client knows proves little.
 //!
-//! Processes are children of the test in its own process group, so that they end with it even if it is killed by its
-//! runner, which signals the group; otherwise each ends when its owner is dropped.
+//! Processes are children of the test in its own process group, so that they are killed with it even if the test runner
+//! kills the test by signalling the group; otherwise each is stopped when its owner is dropped.
 
 pub mod artifacts;
 mod attempt;
@@ -17,6 +17,7 @@ mod failure;
 pub mod fleet;
 pub mod gateway;
 pub mod http;
+mod left_out;
 pub mod ports;
 mod postgres;
 pub mod process;
@@ -35,6 +36,7 @@ pub use failure::{Failure, Result};
 pub use fleet::Fleet;
 pub use gateway::Gateway;
 pub use http::{Request, Response};
+pub use left_out::left_out;
 pub use postgres::Postgres;
 pub use relay::Relay;
 pub use test_dir::TestDir;

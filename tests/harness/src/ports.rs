@@ -5,11 +5,11 @@ use crate::{Failure, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use tokio::net::TcpSocket;
 
-/// A free port that stays this test's until it is dropped, used or not.
+/// A free port that stays reserved for this test until dropped, used or not.
 ///
-/// The socket is bound but does not listen: connections are refused, nobody else is given the port, and a process that
-/// is told to use it can, because it and this one set SO_REUSEADDR. So nothing can slip in between, not even while a
-/// process is restarted.
+/// The socket is bound but does not listen: connections are refused, no other process is assigned the port, and a
+/// process told to use it can, because both set SO_REUSEADDR. So no other process can take the port in between, even
+/// during a restart.
 #[derive(Debug)]
 pub struct ReservedPort {
     port: u16,
@@ -17,10 +17,7 @@ pub struct ReservedPort {
 }
 
 impl ReservedPort {
-    /// Reserves one.
-    ///
-    /// # Errors
-    /// When none is left.
+    /// Reserves a port.
     pub fn new() -> Result<Self> {
         let reserve = || {
             let socket = TcpSocket::new_v4()?;
@@ -31,26 +28,24 @@ impl ReservedPort {
         reserve().context(|| "a free port".into())
     }
 
-    /// Its number.
+    /// The port number.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// It on the loopback interface.
+    /// The loopback address with this port.
     pub fn address(&self) -> SocketAddr {
         loopback(self.port)
     }
 }
 
-/// A port on the loopback interface.
+/// A loopback address with this port.
 pub fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Makes sure that nobody listens on a port. Envoys of one user share a port without a word, so asking before is the only way.
-///
-/// # Errors
-/// A sentence with the port and how to choose another.
+/// Checks that no process listens on a port. Envoys of one user share a port silently, so a check in advance is the
+/// only way. The failure names the port and the variable that changes it.
 pub fn ensure_free(port: u16, what: &str, variable: &str) -> Result<()> {
     match TcpListener::bind(loopback(port)) {
         Ok(_) => Ok(()),
@@ -65,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_reserved_port_refuses_connections_and_can_be_listened_on() {
+    async fn reserved_port_refuses_connections_until_listening() {
         let reserved = ReservedPort::new().unwrap();
         assert!(std::net::TcpStream::connect(reserved.address()).is_err());
         for _ in 0..2 {
@@ -76,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reserved_port_is_given_to_nobody_else() {
+    async fn reserved_port_is_not_assigned_again() {
         let reserved = ReservedPort::new().unwrap();
         for _ in 0..1000 {
             assert_ne!(TcpListener::bind(loopback(0)).unwrap().local_addr().unwrap().port(), reserved.port());
@@ -84,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_told_with_the_variable_that_changes_it() {
+    fn port_in_use_is_reported_with_its_variable() {
         let taken = TcpListener::bind(loopback(0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let told = ensure_free(port, "the gateway", "KEYWARD_GATEWAY_PORT").unwrap_err().to_string();
-        assert!(told.contains(&format!("port {port} for the gateway")), "{told}");
-        assert!(told.contains("KEYWARD_GATEWAY_PORT"), "{told}");
+        let error = ensure_free(port, "the gateway", "KEYWARD_GATEWAY_PORT").unwrap_err().to_string();
+        assert!(error.contains(&format!("port {port} for the gateway")), "{error}");
+        assert!(error.contains("KEYWARD_GATEWAY_PORT"), "{error}");
         drop(taken);
         ensure_free(port, "the gateway", "KEYWARD_GATEWAY_PORT").unwrap();
     }

@@ -1,4 +1,4 @@
-//! A PostgreSQL for one test, by `tools/postgres`.
+//! A PostgreSQL server for one test, run by `tools/postgres`.
 
 use crate::{Failure, Result, artifacts};
 use rustix::process::{Pid, Signal};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A PostgreSQL that can be killed.
+/// A PostgreSQL server that can be killed.
 #[derive(Debug)]
 pub struct Postgres {
     url: String,
     dir: PathBuf,
-    /// Ends when its standard input does.
+    /// Stops when its standard input is closed.
     keeper: Child,
 }
 
 impl Postgres {
-    /// Whether there is one on this machine.
+    /// Whether PostgreSQL is installed.
     pub fn is_there() -> bool {
         let found = Command::new(artifacts::root().join("tools/postgres"))
             .arg("bin")
@@ -29,10 +29,7 @@ impl Postgres {
         found.is_ok_and(|status| status.success())
     }
 
-    /// Starts one that has its data in `dir`.
-    ///
-    /// # Errors
-    /// When it does not start.
+    /// Starts a server with its data in `dir`.
     pub fn start(dir: &Path) -> Result<Self> {
         let mut keeper = Command::new(artifacts::root().join("tools/postgres"))
             .arg("serve")
@@ -46,41 +43,35 @@ impl Postgres {
             let _ = BufReader::new(output).read_line(&mut url);
         }
         if url.trim().is_empty() {
-            return Err(Failure::new("PostgreSQL does not start"));
+            return Err(Failure::new("PostgreSQL failed to start"));
         }
         Ok(Self { url: url.trim().to_owned(), dir: dir.to_owned(), keeper })
     }
 
-    /// How a control plane reaches it.
+    /// The database URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Ends it as a crash would.
-    ///
-    /// # Errors
-    /// When it does not run or does not end.
+    /// Kills the server, as in a crash.
     pub fn kill(&mut self) -> Result<()> {
         let file = self.dir.join("data/postmaster.pid");
         let text = fs::read_to_string(&file).map_err(|error| failure("postmaster.pid", &error))?;
         let id = text.lines().next().and_then(|id| Pid::from_raw(id.trim().parse().ok()?));
-        let id = id.ok_or_else(|| Failure::new("postmaster.pid has no process id"))?;
-        // SIGQUIT: none of its processes does anything more, as after a crash, and none is left that another start would trip over.
+        let id = id.ok_or_else(|| Failure::new("expected a process id in postmaster.pid"))?;
+        // SIGQUIT: all processes stop without cleanup, as after a crash, and none remains to block the next start.
         rustix::process::kill_process(id, Signal::QUIT).map_err(|error| Failure::new(error.to_string()))?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.keeper.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > deadline {
-                return Err(Failure::new("PostgreSQL does not end"));
+                return Err(Failure::new("PostgreSQL failed to exit"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Starts it again, at the same address.
-    ///
-    /// # Errors
-    /// When it does not start.
+    /// Starts the server again at the same address.
     pub fn restart(&mut self) -> Result<()> {
         let _ = fs::remove_file(self.dir.join("data/postmaster.pid"));
         *self = Self::start(&self.dir)?;

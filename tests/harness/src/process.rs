@@ -1,4 +1,4 @@
-//! A process that was started here: it is watched, its logs are in files, and it ends with its owner.
+//! A child process: monitored, with its logs in files, and stopped when its owner is dropped.
 
 use crate::failure::Context as _;
 use crate::until::PAUSE;
@@ -11,13 +11,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How many lines of a log are shown.
+/// The number of log lines in a failure.
 const TAIL_LINES: usize = 40;
 
-/// How many characters of a line are shown: Envoy repeats whole configurations on one.
+/// The number of characters of a line in a failure: Envoy logs whole configurations on one line.
 const TAIL_WIDTH: usize = 400;
 
-/// A running process, or one that has ended.
+/// A running process, or one that has exited.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -26,10 +26,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it. Its standard error is appended to `log`, and its standard output to `output`, which may be the same.
-    ///
-    /// # Errors
-    /// When it cannot be started.
+    /// Starts a process. Standard error is appended to `log`, and standard output to `output`, which may be the same
+    /// file.
     pub fn spawn(name: &str, command: &mut Command, output: &Path, log: &Path) -> Result<Self> {
         let append = |path: &Path| {
             File::options().create(true).append(true).open(path).context(|| format!("the log {}", path.display()))
@@ -43,21 +41,15 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
-    /// Makes sure that it has not ended.
-    ///
-    /// # Errors
-    /// How it ended, with the end of its log.
+    /// Checks that the process is running; otherwise the failure has the exit status and the end of the log.
     pub fn ensure_running(&mut self) -> Result<()> {
         match self.exit_status()? {
             None => Ok(()),
-            Some(status) => Err(Failure::new(format!("{} ended: {status}\n{}", self.name, self.log_tail()))),
+            Some(status) => Err(Failure::new(format!("{} exited: {status}\n{}", self.name, self.log_tail()))),
         }
     }
 
-    /// Asks until the answer is `Ok`, as long as it runs.
-    ///
-    /// # Errors
-    /// When it ended or time is up, with the end of its log.
+    /// Polls until the result is `Ok`; fails with the end of the log if the process exits or the limit is reached.
     pub async fn until<T>(
         &mut self,
         what: &str,
@@ -78,10 +70,8 @@ impl Process {
         }
     }
 
-    /// Waits until it ends by itself, and tells how.
-    ///
-    /// # Errors
-    /// When it has not within `limit`, with the end of its log; it runs on.
+    /// Waits until the process exits by itself; fails after `limit` with the end of the log, and leaves the process
+    /// running.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
@@ -89,20 +79,17 @@ impl Process {
                 Some(status) => return Ok(status),
                 None if Instant::now() >= deadline => {
                     let tail = self.log_tail();
-                    return Err(Failure::new(format!("{}: has not ended within {limit:?}\n{tail}", self.name)));
+                    return Err(Failure::new(format!("{}: still running after {limit:?}\n{tail}", self.name)));
                 }
                 None => sleep(PAUSE).await,
             }
         }
     }
 
-    /// Ends it with SIGTERM, and after `grace` with SIGKILL. Whether SIGTERM was enough.
-    ///
-    /// # Errors
-    /// When it cannot be waited for.
+    /// Stops the process with SIGTERM, and after `grace` with SIGKILL; returns whether SIGTERM was enough.
     pub async fn terminate(&mut self, grace: Duration) -> Result<bool> {
         if self.exit_status()?.is_none() {
-            // It is this process's child and has not been waited for, so the id is still its own.
+            // The process is a child that has not been waited for, so its id cannot have been reused.
             let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         }
         let deadline = Instant::now() + grace;
@@ -116,35 +103,29 @@ impl Process {
         Ok(true)
     }
 
-    /// Sends it a signal.
-    ///
-    /// # Errors
-    /// When it has ended.
+    /// Sends a signal to the process.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.ensure_running()?;
         kill_process(Pid::from_child(&self.child), signal).context(|| self.name.clone())
     }
 
-    /// Ends it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Its name.
+    /// The process's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it wrote to its log.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
+    /// The content of the log.
     pub fn log(&self) -> Result<String> {
         let bytes = fs::read(&self.log).context(|| self.log.display().to_string())?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -173,10 +154,7 @@ impl Drop for Process {
     }
 }
 
-/// Empties a log of an earlier run.
-///
-/// # Errors
-/// When it is there and cannot be removed.
+/// Removes a log of an earlier run.
 pub fn forget_log(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -197,17 +175,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_early_exit_shows_how_and_the_log() {
+    async fn early_exit_reports_the_status_and_the_log() {
         let dir = TestDir::new().unwrap();
         let mut process = shell(&dir, "echo the cause >&2; exit 7");
         let never = async || Err::<(), _>(Failure::new("not yet"));
-        let told = process.until("ready", Duration::from_secs(30), never).await.unwrap_err().to_string();
-        assert!(told.contains("the shell ended: exit status: 7"), "{told}");
-        assert!(told.contains("the cause"), "{told}");
+        let error = process.until("ready", Duration::from_secs(30), never).await.unwrap_err().to_string();
+        assert!(error.contains("the shell exited: exit status: 7"), "{error}");
+        assert!(error.contains("the cause"), "{error}");
     }
 
     #[tokio::test]
-    async fn a_deadline_shows_the_last_answer_and_the_log() {
+    async fn deadline_reports_the_last_result_and_the_log() {
         let dir = TestDir::new().unwrap();
         let mut process = shell(&dir, "echo busy >&2; exec sleep 60");
         process
@@ -218,22 +196,22 @@ mod tests {
             .await
             .unwrap();
         let never = async || Err::<(), _>(Failure::new("still closed"));
-        let told = process.until("ready", Duration::ZERO, never).await.unwrap_err().to_string();
-        assert!(told.contains("still closed"), "{told}");
-        assert!(told.contains("busy"), "{told}");
+        let error = process.until("ready", Duration::ZERO, never).await.unwrap_err().to_string();
+        assert!(error.contains("still closed"), "{error}");
+        assert!(error.contains("busy"), "{error}");
     }
 
     #[tokio::test]
-    async fn waiting_tells_how_it_ended_or_that_it_has_not() {
+    async fn wait_returns_the_status_or_fails_at_the_limit() {
         let dir = TestDir::new().unwrap();
         let status = shell(&dir, "exit 7").wait(Duration::from_secs(30)).await.unwrap();
         assert_eq!(status.code(), Some(7));
-        let told = shell(&dir, "exec sleep 60").wait(Duration::ZERO).await.unwrap_err().to_string();
-        assert!(told.contains("the shell: has not ended within 0ns"), "{told}");
+        let error = shell(&dir, "exec sleep 60").wait(Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.contains("the shell: still running after 0ns"), "{error}");
     }
 
     #[tokio::test]
-    async fn dropping_a_process_ends_it() {
+    async fn dropped_process_is_stopped() {
         let dir = TestDir::new().unwrap();
         let process = shell(&dir, "exec sleep 60");
         let id = Pid::from_child(&process.child);
@@ -243,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_ignores_sigterm_is_killed_after_its_grace() {
+    async fn process_ignoring_sigterm_is_killed_after_its_grace() {
         let dir = TestDir::new().unwrap();
         let mut process = shell(&dir, "trap '' TERM; echo set >&2; while :; do sleep 1; done");
         until_log(&mut process, "set").await;

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long it may take to answer.
+/// The deadline for the start.
 const START: Duration = Duration::from_secs(30);
 
-/// A relay on one port with one data directory, running or not. Its edges show the token that they would show the
-/// control plane.
+/// A relay with one port and one data directory, running or not. Its edges use the control plane's edge token.
 #[derive(Debug)]
 pub struct Relay {
     process: Option<Process>,
@@ -22,23 +21,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// One on a free port, with its data and its log in `dir`; it does not run yet.
-    ///
-    /// # Errors
-    /// When there is no free port.
+    /// A relay on a free port, with its data and log in `dir`; not started yet.
     pub fn new(dir: &Path) -> Result<Self> {
         Ok(Self { process: None, port: ReservedPort::new()?, dir: dir.to_owned() })
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// Starts it behind a control plane that has run once, and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it ends at once or is not ready in time, with its log.
+    /// Starts the relay of a control plane that has run before, and waits until it is ready.
     pub async fn start(&mut self, upstream: &ControlPlane) -> Result<()> {
         let token = upstream.data_dir().join("edge-token");
         let log = self.dir.join("relay.log");
@@ -64,27 +57,21 @@ impl Relay {
         Ok(())
     }
 
-    /// Lets it hang: its connections stay, and nothing is answered.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Suspends the relay: connections stay open without responses.
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
-    ///
-    /// # Errors
-    /// When it does not run.
+    /// Resumes the relay.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::CONT)
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.process.as_mut().ok_or_else(|| Failure::new("the relay does not run"))?.signal(signal)
+        self.process.as_mut().ok_or_else(|| Failure::new("the relay is not running"))?.signal(signal)
     }
 
-    /// Ends it as a crash would.
+    /// Kills the relay, as in a crash.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();

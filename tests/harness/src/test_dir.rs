@@ -5,15 +5,12 @@ use crate::failure::Context as _;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Removed with all in it, except when the test fails: then it stays, and its path is printed.
+/// Removed with its contents, unless the test fails: then it is kept, and its path is printed.
 #[derive(Debug)]
 pub struct TestDir(TempDir);
 
 impl TestDir {
-    /// Makes one.
-    ///
-    /// # Errors
-    /// When the file system refuses.
+    /// Creates a directory.
     pub fn new() -> Result<Self> {
         tempfile::Builder::new()
             .prefix("keyward-test-")
@@ -22,7 +19,7 @@ impl TestDir {
             .context(|| "a directory for the test".into())
     }
 
-    /// Where it is.
+    /// The path.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

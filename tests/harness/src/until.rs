@@ -1,16 +1,13 @@
-//! Waiting for something to become true: by asking again, with a deadline, never by sleeping and hoping.
+//! Waits for a condition by polling with a deadline, never by a fixed sleep.
 
 use crate::{Failure, Result};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long to wait between two questions.
+/// The pause between two polls.
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks until the answer is `Ok`.
-///
-/// # Errors
-/// The last answer, when it is not `Ok` within `limit`.
+/// Polls until the result is `Ok`; fails with the last result after `limit`.
 pub async fn until<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {

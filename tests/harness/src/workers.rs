@@ -1,7 +1,7 @@
-//! Reaching every worker of an Envoy: each has a VM of its own, and what holds on one need not hold on another.
+//! Connections to every worker of an Envoy: each worker has its own VM, and its state can differ from the others'.
 //!
-//! The kernel gives a new connection to any of them, and a connection stays with its worker. So connections are opened
-//! one at a time, and Envoy's count of the connections that each worker accepted tells whose each is.
+//! The kernel assigns a new connection to any worker, where it stays. So connections are opened one at a time, and
+//! Envoy's count of accepted connections per worker shows which worker has each.
 
 use crate::http::{Connection, Request};
 use crate::{Envoy, Failure, Response, Result, until};
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// More than enough: with four workers, 200 connections miss one with a chance of 10⁻²⁴.
+/// More than enough: with four workers, 200 connections miss one with a probability of 10⁻²⁴.
 const ATTEMPTS: usize = 200;
 
 /// One kept-alive connection to each worker, in the workers' order.
@@ -17,10 +17,7 @@ const ATTEMPTS: usize = 200;
 pub struct WorkerConnections(Vec<Connection>);
 
 impl WorkerConnections {
-    /// Opens them. Nobody else may open connections to the gateway meanwhile.
-    ///
-    /// # Errors
-    /// When no connection reaches one of the workers.
+    /// Opens the connections. No other connections may be opened to the gateway meanwhile.
     pub async fn open(envoy: &Envoy) -> Result<Self> {
         let mut found = BTreeMap::new();
         let mut accepted = accepted_by_worker(envoy).await?;
@@ -29,17 +26,17 @@ impl WorkerConnections {
                 return Ok(Self(found.into_values().collect()));
             }
             let mut connection = Connection::open(envoy.gateway()).await?;
-            // A worker takes it once something was sent on it.
+            // A worker accepts the connection once a request was sent on it.
             connection.send(&Request::get(envoy.readiness_path().unwrap_or("/"))).await?;
             let now = until("a worker accepts a connection", Duration::from_secs(10), async || {
                 let now = accepted_by_worker(envoy).await?;
-                if now == accepted { Err(Failure::new("none did")) } else { Ok(now) }
+                if now == accepted { Err(Failure::new("none yet")) } else { Ok(now) }
             })
             .await?;
             let more: Vec<u32> =
                 now.iter().filter(|(id, count)| accepted.get(id) != Some(count)).map(|(id, _)| *id).collect();
             let total = |counts: &BTreeMap<u32, u64>| counts.values().sum::<u64>();
-            // Somebody else's connection in between leaves open which worker has ours.
+            // If another connection was accepted in between, the worker of this one is unknown.
             if let ([worker], 1) = (more.as_slice(), total(&now) - total(&accepted)) {
                 found.entry(*worker).or_insert(connection);
             }
@@ -48,10 +45,7 @@ impl WorkerConnections {
         Err(Failure::new(format!("{ATTEMPTS} connections reached only the workers {:?}", found.keys())))
     }
 
-    /// Sends the same request on every worker; the answers are in the workers' order.
-    ///
-    /// # Errors
-    /// When one does not answer.
+    /// Sends the same request to every worker; returns the responses in the workers' order.
     pub async fn send(&mut self, request: &Request) -> Result<Vec<Response>> {
         let mut answers = Vec::new();
         for connection in &mut self.0 {
@@ -61,17 +55,11 @@ impl WorkerConnections {
     }
 
     /// The status of the same request on every worker.
-    ///
-    /// # Errors
-    /// When one does not answer.
     pub async fn statuses(&mut self, request: &Request) -> Result<Vec<u16>> {
         Ok(self.send(request).await?.iter().map(|answer| answer.status).collect())
     }
 
     /// Waits until every worker answers a request with this status.
-    ///
-    /// # Errors
-    /// When one does not in time.
     pub async fn until_status(&mut self, request: &Request, status: u16, limit: Duration) -> Result<()> {
         until(&format!("every worker answers {status}"), limit, async || {
             let statuses = self.statuses(request).await?;

@@ -1,10 +1,10 @@
-//! The harness itself, against a real Envoy: what it promises the other tests.
+//! Tests of the harness itself with a real Envoy.
 
 use keyward_harness::envoy::Options;
 use keyward_harness::ports::{ReservedPort, loopback};
 use keyward_harness::{Echo, Envoy, EnvoyConfig, Request, TestDir};
 
-/// The shipped configuration without the filter and its guard, so that these tests do not depend on them.
+/// The shipped configuration without the filter and its guard, on which these tests do not depend.
 struct Plain {
     envoy: Envoy,
     _upstream: Echo,
@@ -25,7 +25,7 @@ async fn plain(workers: u32) -> Plain {
 }
 
 #[tokio::test]
-async fn there_is_a_connection_to_every_worker_and_each_stays_with_its_own() {
+async fn each_worker_has_its_own_connection() {
     let plain = plain(3).await;
     let mut workers = plain.envoy.every_worker().await.unwrap();
     for worker in 0..3 {
@@ -42,7 +42,7 @@ async fn there_is_a_connection_to_every_worker_and_each_stays_with_its_own() {
 }
 
 #[tokio::test]
-async fn what_the_admin_interface_and_the_access_log_tell_can_be_read() {
+async fn admin_interface_and_access_log_are_readable() {
     let plain = plain(1).await;
     let answer = plain.envoy.send(&Request::get("/a/../b?secret=1")).await.unwrap();
     assert_eq!(answer.json()["path"], "/b?secret=1");
@@ -57,11 +57,11 @@ async fn what_the_admin_interface_and_the_access_log_tell_can_be_read() {
 }
 
 #[tokio::test]
-async fn an_envoy_that_ends_at_once_shows_its_log() {
+async fn envoy_that_exits_at_once_reports_its_log() {
     let dir = TestDir::new().unwrap();
     let mut config = EnvoyConfig::shipped().unwrap();
     config.tree_mut()["no_such_field"] = 1.into();
-    let told = Envoy::start(&config, dir.path(), &Options::default()).await.unwrap_err().to_string();
-    assert!(told.contains("Envoy ended: exit status: 1"), "{told}");
-    assert!(told.contains("no_such_field"), "{told}");
+    let error = Envoy::start(&config, dir.path(), &Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("Envoy exited: exit status: 1"), "{error}");
+    assert!(error.contains("no_such_field"), "{error}");
 }

@@ -1,37 +1,31 @@
-//! Counts in Redis: a log of admissions for each, so that in any span as long as the window no more than the limit is
-//! admitted, whoever asks.
+//! Counters in Redis: a log of admissions for each, so that any span as long as the window has at most the limit,
+//! across all gateways.
 //!
-//! Exact and simple rather than small: a count takes as much memory as its limit. One clock, that of Redis, is everybody's.
+//! Exact and simple rather than compact: a counter takes as much memory as its limit. Redis's clock is the only one.
 
 use keyward_core::key::limit::Limit;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{RedisError, Script};
 use std::time::Duration;
 
-/// How long an answer of Redis may take.
+/// The timeout of a Redis command.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The counts.
+/// The counters in Redis.
 pub(crate) struct Counts {
     redis: ConnectionManager,
     admit: Script,
 }
 
 impl Counts {
-    /// Those in a Redis, `redis://host:port`.
-    ///
-    /// # Errors
-    /// When the URL is none, or nobody answers there.
+    /// Connects to Redis at `redis://host:port`.
     pub(crate) async fn open(url: &str) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new().set_response_timeout(Some(ANSWER)).set_number_of_retries(3);
         let redis = ConnectionManager::new_with_config(redis::Client::open(url)?, config).await?;
         Ok(Self { redis, admit: Script::new(include_str!("admit.lua")) })
     }
 
-    /// Counts a request under all of these names, or under none and tells after how long there may be room.
-    ///
-    /// # Errors
-    /// When Redis does not answer.
+    /// Counts a request under all of these names, or under none and returns the time until there may be room.
     pub(crate) async fn admit(&self, hits: u32, counts: &[(String, Limit)]) -> Result<Option<Duration>, RedisError> {
         if counts.is_empty() {
             return Ok(None);

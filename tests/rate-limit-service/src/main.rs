@@ -1,10 +1,10 @@
-//! A rate-limit service (protocol v3) on Redis, for the tests of `envoy/fleet.yaml`: what a fleet runs one of in production, such as
-//! envoyproxy/ratelimit or limitador.
+//! A rate-limit service (protocol v3) on Redis, for the tests of `envoy/fleet.yaml`. In production, a fleet runs a
+//! service such as envoyproxy/ratelimit or limitador.
 //!
-//! Not limitador itself, whose storage in Redis admits more than the limit while requests come at the same time, and which needs
-//! OpenSSL's headers to be built: these tests hold the fleet to exact numbers, on machines with Rust and little else.
+//! The tests do not use limitador, since its Redis storage admits more than the limit under concurrent requests, and
+//! its build needs OpenSSL's headers: these tests expect exact numbers, on machines with little more than Rust.
 //!
-//! Each request's descriptors are a line of JSON on standard output; there is nothing secret in them.
+//! Each request's descriptors are printed as a line of JSON; they contain no secrets.
 
 mod counts;
 mod protocol;
@@ -27,10 +27,10 @@ use tonic::transport::Server;
 /// A rate-limit service on Redis, for tests.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Where to listen.
+    /// The listening address.
     #[arg(long)]
     listen: SocketAddr,
-    /// The Redis, redis://host:port.
+    /// The Redis server, redis://host:port.
     #[arg(long)]
     redis: String,
     /// A limit, such as key_id:50/min or plan=free,key_id:10/s.
@@ -52,8 +52,8 @@ impl ShouldRateLimit for Limits {
         let wait = self.counts.admit(request.hits_addend.max(1), &counts.collect::<Vec<_>>()).await;
         let wait = wait.map_err(|error| Status::unavailable(error.to_string()))?;
         let code = if wait.is_some() { Code::OverLimit } else { Code::Ok };
-        let told: Vec<Value> = request.descriptors.iter().map(|of| json!(of.by_name())).collect();
-        println!("{}", json!({"domain": request.domain, "descriptors": told, "admitted": wait.is_none()}));
+        let descriptors: Vec<Value> = request.descriptors.iter().map(|of| json!(of.by_name())).collect();
+        println!("{}", json!({"domain": request.domain, "descriptors": descriptors, "admitted": wait.is_none()}));
         let retry_after = wait.map(|wait| HeaderValue {
             key: "retry-after".to_owned(),
             value: wait.as_micros().div_ceil(1_000_000).to_string(),

@@ -1,8 +1,9 @@
-//! The part of the rate-limit service protocol v3 that Envoy's filter speaks, kept by hand so that no `protoc` is needed.
+//! The part of the rate-limit service protocol v3 that Envoy's filter uses, written by hand so that no `protoc` is
+//! needed.
 //!
-//! Field numbers and names are those of `envoy/service/ratelimit/v3/rls.proto`, `envoy/extensions/common/ratelimit/v3/ratelimit.proto`
-//! and `envoy/config/core/v3/base.proto` of envoyproxy/data-plane-api (Apache License 2.0). Fields that nobody here reads are left
-//! out, which protobuf passes over.
+//! Field numbers and names are those of `envoy/service/ratelimit/v3/rls.proto`,
+//! `envoy/extensions/common/ratelimit/v3/ratelimit.proto` and `envoy/config/core/v3/base.proto` of
+//! envoyproxy/data-plane-api (Apache License 2.0). Unused fields are omitted; protobuf skips them.
 
 use prost::Message;
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ pub(crate) struct RateLimitRequest {
     pub(crate) domain: String,
     #[prost(message, repeated, tag = "2")]
     pub(crate) descriptors: Vec<Descriptor>,
-    /// 0 for one.
+    /// 0 means 1.
     #[prost(uint32, tag = "3")]
     pub(crate) hits_addend: u32,
 }
@@ -50,7 +51,7 @@ pub(crate) struct Entry {
 pub(crate) struct RateLimitResponse {
     #[prost(enumeration = "Code", tag = "1")]
     pub(crate) overall_code: i32,
-    /// One for each descriptor.
+    /// One status per descriptor.
     #[prost(message, repeated, tag = "2")]
     pub(crate) statuses: Vec<DescriptorStatus>,
     #[prost(message, repeated, tag = "3")]
@@ -89,16 +90,16 @@ impl Descriptor {
     }
 }
 
-/// What answers.
+/// A handler of rate-limit requests.
 pub(crate) trait ShouldRateLimit: Send + Sync + 'static {
-    /// Counts a request, unless it is over a limit.
+    /// Counts a request, unless it exceeds a limit.
     fn answer(
         self: Arc<Self>,
         request: RateLimitRequest,
     ) -> impl Future<Output = Result<RateLimitResponse, Status>> + Send;
 }
 
-/// The gRPC service in front of what answers.
+/// The gRPC service of a handler.
 #[derive(Debug)]
 pub(crate) struct RateLimitService<T>(Arc<T>);
 
@@ -109,7 +110,7 @@ impl<T> RateLimitService<T> {
     }
 }
 
-// Not derived, which would ask the same of T.
+// Not derived, since a derive would require `T: Clone`.
 impl<T> Clone for RateLimitService<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))

@@ -1,20 +1,20 @@
-//! Which descriptors are limited, and how: `key_id:50/min`, `plan=free,key_id:10/s`.
+//! The limited descriptors and their limits: `key_id:50/min`, `plan=free,key_id:10/s`.
 
 use crate::protocol::Descriptor;
 use keyward_core::key::limit::{Limit, ParseLimitError};
 use std::str::FromStr;
 
-/// A limit for every descriptor that has these entries and no others.
+/// A limit for every descriptor with exactly these entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     entries: Vec<(String, Option<String>)>,
     limit: Limit,
 }
 
-/// Why a text is not a rule.
+/// The reason why a text is not a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RuleError {
-    #[error("a rule is written as entry,entry=value:limit, such as plan=free,key_id:10/s")]
+    #[error("expected entry,entry=value:limit, such as plan=free,key_id:10/s")]
     Form,
     #[error(transparent)]
     Limit(#[from] ParseLimitError),
@@ -43,7 +43,7 @@ impl Rule {
         self.limit
     }
 
-    /// Whether it limits this descriptor.
+    /// Whether the rule limits this descriptor.
     pub(crate) fn limits(&self, descriptor: &Descriptor) -> bool {
         let sent = descriptor.by_name();
         sent.len() == self.entries.len()
@@ -52,7 +52,7 @@ impl Rule {
             })
     }
 
-    /// The name of the descriptor's count in Redis. Lengths keep values apart, whatever they have in them.
+    /// The name of the descriptor's counter in Redis. Lengths keep values apart, whatever they contain.
     pub(crate) fn count_name(&self, domain: &str, descriptor: &Descriptor) -> String {
         let mut name = format!("{}:{domain}", domain.len());
         for entry in &descriptor.entries {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_limits_what_has_its_entries_and_no_others() {
+    fn rule_limits_descriptors_with_exactly_its_entries() {
         let rule: Rule = "plan=free,key_id:10/s".parse().unwrap();
         assert!(rule.limits(&descriptor(&[("plan", "free"), ("key_id", "key_1")])));
         for other in [
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_makes_two_descriptors_share_a_count() {
+    fn no_value_makes_two_descriptors_share_a_counter() {
         let rule: Rule = "a,b:1/s".parse().unwrap();
         let one = rule.count_name("x", &descriptor(&[("a", "1|b=1:2"), ("b", "3")]));
         let other = rule.count_name("x", &descriptor(&[("a", "1"), ("b", "2|b=1:3")]));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_rule_is_refused_with_its_reason() {
+    fn invalid_rule_is_rejected_with_its_reason() {
         for text in ["", "10/s", ":10/s", "a,,b:10/s", "=x:10/s"] {
             assert_eq!(text.parse::<Rule>(), Err(RuleError::Form), "{text}");
         }

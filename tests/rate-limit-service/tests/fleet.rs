@@ -1,4 +1,4 @@
-//! Limits over a fleet: two real gateways with the shipped `envoy/fleet.yaml`, one rate-limit service, one Redis.
+//! Limits across a fleet: two real gateways with the shipped `envoy/fleet.yaml`, one rate-limit service, one Redis.
 
 #![allow(missing_docs, reason = "this is a test")]
 
@@ -13,15 +13,15 @@ use tokio::task::JoinSet;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_keyward-rate-limit-service");
 
-/// Until a change must hold on both gateways.
+/// The deadline for a change to reach both gateways.
 const SOON: Duration = Duration::from_secs(10);
 
-/// How many clients each gateway has at once.
+/// The number of concurrent clients of each gateway.
 const CLIENTS: usize = 4;
 
 async fn fleet(limits: &[&str], change: impl FnOnce(&mut EnvoyConfig)) -> Fleet {
     Fleet::start(Path::new(SERVICE), limits, |config| {
-        // On a busy machine an answer may take longer than the one that is shipped.
+        // On a busy machine a response may take longer than the shipped timeout.
         config.rate_limit_filter()["timeout"] = "10s".into();
         change(config);
     })
@@ -42,8 +42,8 @@ fn gateways(fleet: &Fleet) -> [SocketAddr; 2] {
     [fleet.gateway.envoy.gateway(), fleet.second.gateway()]
 }
 
-/// Sends this many requests with each of the keys to both gateways, from several clients at once; returns how many were
-/// let through. All others must be refusals of the fleet's limits.
+/// Sends this many requests with each of the keys to both gateways, from several concurrent clients; returns how many
+/// were allowed. All others must be refusals of the fleet's limits.
 async fn admitted(fleet: &Fleet, keys: &[&str], each: usize) -> usize {
     let mut clients = JoinSet::new();
     let count = 2 * CLIENTS;
@@ -67,7 +67,7 @@ async fn admitted(fleet: &Fleet, keys: &[&str], each: usize) -> usize {
     clients.join_all().await.into_iter().sum()
 }
 
-/// The answer once the key has come to the gateway: before, it is refused, and nobody is asked about it.
+/// The response once the gateway has the key: before, the key is refused without a call to the service.
 async fn known(connection: &mut Connection, request: &Request) -> Response {
     let deadline = Instant::now() + SOON;
     loop {
@@ -86,7 +86,7 @@ fn assert_over_the_fleets_limit(answer: &Response) {
 }
 
 #[tokio::test]
-async fn two_gateways_hold_one_limit_and_each_key_has_its_own() {
+async fn two_gateways_share_one_limit_per_key() {
     let fleet = fleet(&["key_id:50/h"], |_| ()).await;
     let one = key(&fleet, json!({"name": "one"})).await;
     let two = key(&fleet, json!({"name": "two"})).await;
@@ -96,12 +96,13 @@ async fn two_gateways_hold_one_limit_and_each_key_has_its_own() {
     assert!(stats.values().sum::<u64>() >= 100, "{stats:?}");
     for gateway in gateways(&fleet) {
         let answer = send(gateway, &Request::get("/health")).await.unwrap();
-        assert_eq!(answer.status, 200, "what is public is not counted");
+        assert_eq!(answer.status, 200, "public requests are not counted");
     }
 }
 
+/// No span as long as the window has more than the limit, and there is room again afterwards.
 #[tokio::test]
-async fn no_span_as_long_as_the_window_has_more_than_the_limit_and_there_is_room_again_afterwards() {
+async fn no_window_exceeds_the_limit_and_room_returns() {
     const LIMIT: usize = 5;
     let fleet = fleet(&["key_id:5/s"], |_| ()).await;
     let request = Request::get("/").bearer(&key(&fleet, json!({"name": "one"})).await);
@@ -126,8 +127,9 @@ async fn no_span_as_long_as_the_window_has_more_than_the_limit_and_there_is_room
     }
 }
 
+/// The keys of an owner and of a plan share a limit, and a plan also gives each of its keys one.
 #[tokio::test]
-async fn the_keys_of_an_owner_and_of_a_plan_share_a_limit_and_a_plan_gives_each_of_its_keys_one() {
+async fn owner_and_plan_keys_share_limits() {
     let limits = ["owner:30/h", "plan=free:20/h", "plan=pro,key_id:10/h", "key_id:100/h"];
     let fleet = fleet(&limits, |_| ()).await;
     plan(&fleet, "free").await;
@@ -148,7 +150,7 @@ async fn the_keys_of_an_owner_and_of_a_plan_share_a_limit_and_a_plan_gives_each_
 }
 
 #[tokio::test]
-async fn a_client_cannot_choose_what_it_is_counted_as() {
+async fn client_cannot_choose_its_descriptors() {
     let fleet = fleet(&["key_id:1000/h"], |_| ()).await;
     let created = fleet.gateway.control_plane.create(&json!({"name": "one", "owner": "acme"})).await.unwrap();
     let forged = |request: Request| {
@@ -165,11 +167,11 @@ async fn a_client_cannot_choose_what_it_is_counted_as() {
     }
     let descriptors = json!([{"key_id": created.id}, {"owner": "acme"}]);
     let asked = json!({"domain": "keyward", "descriptors": descriptors, "admitted": true});
-    assert_eq!(fleet.service.asked().unwrap(), [asked.clone(), asked], "once for each request that was let through");
+    assert_eq!(fleet.service.asked().unwrap(), [asked.clone(), asked], "once for each allowed request");
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_fleet_looks_like_one_of_the_filter() {
+async fn fleet_refusal_looks_like_a_filter_refusal() {
     let fleet = fleet(&["owner:0/h"], |_| ()).await;
     let by_fleet = key(&fleet, json!({"name": "fleet", "owner": "acme"})).await;
     let by_filter = key(&fleet, json!({"name": "filter", "limits": ["0/h"]})).await;
@@ -200,12 +202,13 @@ async fn a_refusal_of_the_fleet_looks_like_one_of_the_filter() {
     }
 }
 
+/// Without the service, each gateway applies the key's own limit; with it, the fleet's again.
 #[tokio::test]
-async fn without_the_service_each_gateway_holds_the_keys_own_limit_and_with_it_again_the_fleets() {
+async fn without_service_key_limits_apply_per_gateway() {
     let mut fleet = fleet(&["key_id:5/h"], |config| config.rate_limit_filter()["timeout"] = "1s".into()).await;
     let limited = key(&fleet, json!({"name": "limited", "limits": ["40/h"]})).await;
     let other = key(&fleet, json!({"name": "other"})).await;
-    // Of the first key, which is counted on the gateway before anybody is asked.
+    // Limits of the first key, which its gateway counts before calling the service.
     assert_eq!(admitted(&fleet, &[&limited], 20).await, 5);
     assert_eq!(admitted(&fleet, &[&other], 20).await, 5);
 
@@ -227,7 +230,7 @@ async fn without_the_service_each_gateway_holds_the_keys_own_limit_and_with_it_a
 
     fleet.service.start_again().await.unwrap();
     both_answer(&fleet, &other, 429).await;
-    // One that hangs is as good as none, once the timeout is over.
+    // A hanging service is treated as unavailable after the timeout.
     fleet.service.pause().unwrap();
     both_answer(&fleet, &other, 200).await;
     fleet.service.resume().unwrap();
@@ -235,7 +238,7 @@ async fn without_the_service_each_gateway_holds_the_keys_own_limit_and_with_it_a
 }
 
 #[tokio::test]
-async fn without_the_service_nothing_passes_where_that_is_wanted() {
+async fn without_service_nothing_passes_if_configured() {
     let mut fleet =
         fleet(&["key_id:1000/h"], |config| config.rate_limit_filter()["failure_mode_deny"] = true.into()).await;
     let key = key(&fleet, json!({"name": "one"})).await;
@@ -248,11 +251,15 @@ async fn without_the_service_nothing_passes_where_that_is_wanted() {
         assert_eq!(answer.header("content-type").as_deref(), Some("application/problem+json"));
         assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
         assert_eq!(answer.json()["code"], "unavailable");
-        assert_eq!(send(gateway, &Request::get("/health")).await.unwrap().status, 200, "nobody is asked about it");
+        assert_eq!(
+            send(gateway, &Request::get("/health")).await.unwrap().status,
+            200,
+            "the service is not called for it"
+        );
     }
     fleet.service.start_again().await.unwrap();
     both_answer(&fleet, &request, 200).await;
-    // One that cannot count says so.
+    // A service that cannot count reports an error.
     fleet.service.kill_redis();
     both_answer(&fleet, &request, 503).await;
 }

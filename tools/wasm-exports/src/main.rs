@@ -1,14 +1,15 @@
-//! Takes exports out of the linked filter. The SDK exports every callback of proxy-wasm, and Envoy calls, for every stream,
-//! each one that it finds, whether it does anything or not; so those that do nothing cost a request as much as those
-//! that do (docs/reference/hot-path.md). What only they reached goes with them.
+//! Removes exports from the linked filter. The SDK exports every proxy-wasm callback, and Envoy calls each exported one
+//! for every stream, whether it does anything or not; so empty callbacks cost a request as much as others
+//! (docs/reference/hot-path.md). Code that only they reach is removed too.
 //!
-//! `keyward-wasm-exports FILE.wasm [EXPORT…]` rewrites the file; the exports named are kept beside those of every filter.
+//! `keyward-wasm-exports FILE.wasm [EXPORT…]` rewrites the file; the named exports are kept in addition to those of
+//! every filter.
 
 use anyhow::{Context as _, Result, bail};
 use std::path::PathBuf;
 use walrus::Module;
 
-/// What every filter needs (proxy-wasm ABI 0.2.1).
+/// The exports that every filter needs (proxy-wasm ABI 0.2.1).
 const KEPT: [&str; 12] = [
     "memory",
     "_initialize",
@@ -21,7 +22,7 @@ const KEPT: [&str; 12] = [
     "proxy_on_context_create",
     "proxy_on_delete",
     "proxy_on_request_headers",
-    // Not called for requests without them.
+    // Not called for requests without trailers.
     "proxy_on_request_trailers",
 ];
 
@@ -31,9 +32,9 @@ fn main() -> Result<()> {
         bail!("usage: keyward-wasm-exports FILE.wasm [EXPORT…]")
     };
     let kept: Vec<String> = KEPT.into_iter().map(str::to_owned).chain(arguments).collect();
-    let mut module = Module::from_file(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let mut module = Module::from_file(&path).with_context(|| format!("failed to read {}", path.display()))?;
     if let Some(missing) = kept.iter().find(|name| !module.exports.iter().any(|export| export.name == **name)) {
-        bail!("{} has no export {missing}", path.display());
+        bail!("expected an export {missing} in {}", path.display());
     }
     let others: Vec<_> =
         module.exports.iter().filter(|export| !kept.contains(&export.name)).map(|export| export.id()).collect();
@@ -41,8 +42,8 @@ fn main() -> Result<()> {
         module.exports.delete(export);
     }
     walrus::passes::gc::run(&mut module);
-    // Cargo's file may be a link to the one that it links anew from, so the file is replaced and not written into.
+    // Cargo's file may be a hard link to its own copy, so the file is replaced rather than overwritten.
     let rewritten = path.with_extension("wasm.new");
-    module.emit_wasm_file(&rewritten).with_context(|| format!("{} cannot be written", rewritten.display()))?;
-    std::fs::rename(&rewritten, &path).with_context(|| format!("{} cannot be replaced", path.display()))
+    module.emit_wasm_file(&rewritten).with_context(|| format!("failed to write {}", rewritten.display()))?;
+    std::fs::rename(&rewritten, &path).with_context(|| format!("failed to replace {}", path.display()))
 }

@@ -1,11 +1,11 @@
-//! What was found, as it is written and as it is printed.
+//! The results, with their JSON and text formats.
 
 use keyward_bench::stats::quantile;
 use serde::Serialize;
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// The whole of it.
+/// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Found {
     pub(crate) edges: usize,
@@ -20,39 +20,39 @@ pub(crate) struct Found {
     pub(crate) restart: Restart,
 }
 
-/// All edges connect, so many in a second, and take their snapshot.
+/// The start: all edges connect, at a fixed rate, and receive their snapshot.
 #[derive(Debug, Serialize)]
 pub(crate) struct Arriving {
     pub(crate) took_s: f64,
     pub(crate) page_bytes: u64,
     pub(crate) server_cpu_s: f64,
-    /// Connections beyond one for each edge: those that broke or timed out.
+    /// Connections in addition to one per edge: reconnections after errors or timeouts.
     pub(crate) further_connections: u64,
     pub(crate) refused_polls: u64,
 }
 
-/// All edges wait.
+/// All edges wait for changes.
 #[derive(Debug, Serialize)]
 pub(crate) struct Idle {
     pub(crate) memory_before: u64,
     pub(crate) memory: u64,
     pub(crate) memory_per_edge: u64,
     pub(crate) polls_per_s: f64,
-    /// Of one processor.
+    /// As a share of one processor.
     pub(crate) server_cpu_share: f64,
 }
 
-/// Changes, and when they were at the edges.
+/// Changes, and their delays until the edges.
 #[derive(Debug, Serialize)]
 pub(crate) struct Changes {
     pub(crate) changes: usize,
     pub(crate) took_s: f64,
     pub(crate) server_cpu_ms_per_change: f64,
-    /// From the answer to whoever made the change, over all edges and changes.
+    /// From the response to the change's request, over all edges and changes.
     pub(crate) from_answer_ms: Delays,
     /// From the sending of the request.
     pub(crate) from_sending_ms: Delays,
-    /// Pages of changes for each edge and change: below 1 where several changes came on one page.
+    /// Pages of changes per edge and change: below 1 if pages contain several changes.
     pub(crate) pages_per_edge_and_change: f64,
 }
 
@@ -64,12 +64,12 @@ pub(crate) struct Delays {
     pub(crate) max: f64,
 }
 
-/// The control plane is killed and started again.
+/// The control plane is killed and restarted.
 #[derive(Debug, Serialize)]
 pub(crate) struct Restart {
-    /// From the kill until it was ready.
+    /// From the kill until the control plane was ready.
     pub(crate) ready_s: f64,
-    /// From the kill until every edge had a change that was made as soon as it was ready.
+    /// From the kill until every edge had a change made as soon as the control plane was ready.
     pub(crate) all_follow_s: f64,
     pub(crate) server_cpu_s: f64,
     pub(crate) connections: u64,

@@ -1,8 +1,9 @@
-//! How many edges one control plane can have: what ten thousand long polls cost it, and how soon each has a change.
+//! How many edges one control plane supports: the cost of ten thousand long polls, and the delay of a change until each
+//! edge.
 //!
-//! `keyward serve` runs as it is, on SQLite; the edges are simulated in this process on a few threads, each on a connection
-//! of its own. Both share the machine's processors, so delays and start-up include the simulator's work; the processor time
-//! told is the server's alone. Writes `.keyward/bench/edges.json`.
+//! `keyward serve` runs unchanged, on SQLite; the edges are simulated in this process on a few threads, each on its own
+//! connection. Both share the machine's processors, so delays and start-up include the simulator's work; the reported
+//! processor time is the server's only. Writes `.keyward/bench/edges.json`.
 
 mod found;
 mod measure;
@@ -15,45 +16,45 @@ use keyward_harness::{Failure, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::num::NonZeroU32;
 
-/// Measures one control plane under thousands of edges.
+/// Measure one control plane with thousands of edges
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many edges.
+    /// The number of edges
     #[arg(long, default_value_t = 10_000)]
     edges: usize,
-    /// How many keys the database has; each edge is sent a snapshot of all, which is not what this measures.
+    /// The number of keys in the database; each edge receives a snapshot of all, which is not measured here
     #[arg(long, default_value_t = 1_000)]
     keys: usize,
-    /// What the edges speak.
+    /// The protocol of the edges
     #[arg(long, default_value = "http2")]
     protocol: Spoken,
-    /// On how many threads the edges are simulated.
+    /// The number of threads that simulate the edges
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// How many edges connect in a second; the edges of a fleet do not all start in one instant. After the restart they
-    /// come back as the filter does.
+    /// How many edges connect per second, since a fleet does not start at once; after the restart, edges reconnect as
+    /// the filter does
     #[arg(long, default_value = "500")]
     openings: NonZeroU32,
-    /// How many keys are revoked one after the other.
+    /// The number of keys to revoke one after the other
     #[arg(long, default_value_t = 30)]
     revocations: usize,
-    /// How many changes a second the burst has; it lasts ten seconds.
+    /// The number of changes per second in the burst, which lasts ten seconds
     #[arg(long, default_value_t = 20)]
     burst: usize,
-    /// Where the results are written: `.keyward/bench/NAME.json`.
+    /// The name of the results file, `.keyward/bench/NAME.json`
     #[arg(long, default_value = "edges")]
     name: String,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Spoken {
-    /// HTTP/1.1.
+    /// HTTP/1.1
     Http1,
-    /// HTTP/2 with prior knowledge and keepalives, as Envoy speaks it.
+    /// HTTP/2 with prior knowledge and keepalives, as Envoy uses it
     Http2,
 }
 
-/// File descriptors that are needed beside one for each edge.
+/// File descriptors needed in addition to one per edge.
 const SPARE_FILES: u64 = 200;
 
 #[tokio::main(flavor = "current_thread")]
@@ -78,7 +79,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Lets this process have so many files open, and tells what to do where it may not.
+/// Raises this process's limit of open files; the failure says what to do if the hard limit is too low.
 fn raise_open_files(needed: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.maximum.is_some_and(|hard| hard < needed) {

@@ -1,4 +1,4 @@
-//! The measurement, phase by phase.
+//! The phases of the measurement.
 
 use crate::found::{Arriving, Changes, Delays, Found, Idle, Restart};
 use crate::operator::{Change, Operator};
@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 use tokio::time::{interval, sleep};
 
-/// What is measured.
+/// The parameters of the measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) edges: usize,
@@ -22,10 +22,10 @@ pub(crate) struct Plan {
     pub(crate) burst_per_s: usize,
 }
 
-/// The filter's `poll_wait_s` unless its configuration says otherwise.
+/// The default of the filter's `poll_wait_s`.
 const WAIT_S: u32 = 2;
 
-/// How long all edges together may take for anything.
+/// The deadline of each phase for all edges together.
 const LIMIT: Duration = Duration::from_secs(300);
 
 const BURST: Duration = Duration::from_secs(10);
@@ -34,14 +34,14 @@ pub(crate) async fn run(plan: &Plan) -> Result<Found> {
     let burst = plan.burst_per_s * BURST.as_secs() as usize;
     // Two more for the restart.
     if plan.keys < plan.revocations + burst + 2 {
-        return Err(Failure::new("there have to be more keys than are revoked: see --keys"));
+        return Err(Failure::new("expected more keys than are revoked: see --keys"));
     }
     let dir = TestDir::new()?;
     let mut plane = ControlPlane::new(dir.path(), "keyward")?;
     plane.start().await?;
     let operator = Operator::of(&plane)?;
     operator.import(plan.keys).await?;
-    // So that the memory is not that of the import.
+    // So that the memory of the import is not measured.
     plane.restart().await?;
     let before = observed(&mut plane)?.anonymous_memory()?;
 
@@ -103,7 +103,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Found> {
     Ok(Found { edges, keys, protocol, simulator_threads, openings_per_s, arrival, idle, revocations, burst, restart })
 }
 
-/// The whole of a wait, so that each edge has come and gone once.
+/// For a complete wait, so that each edge has polled once.
 async fn idle(edges: &Edges, server: Observed, memory_before: u64, plan: &Plan) -> Result<Idle> {
     let (counts, cpu, began) = (edges.counts(), server.cpu_time()?, Instant::now());
     sleep(Duration::from_secs(WAIT_S.into())).await;
@@ -118,7 +118,7 @@ async fn idle(edges: &Edges, server: Observed, memory_before: u64, plan: &Plan) 
     })
 }
 
-/// Each is at all edges before the next is made.
+/// Each change reaches all edges before the next is made.
 async fn one_after_the_other(
     edges: &Edges,
     operator: &Operator,
@@ -135,7 +135,7 @@ async fn one_after_the_other(
     changing.end(&changes)
 }
 
-/// At that rate, whatever becomes of those before.
+/// At a fixed rate, independent of earlier changes.
 async fn at_once(
     edges: &Edges,
     operator: &Operator,
@@ -159,13 +159,13 @@ async fn at_once(
     changing.end(&changes)
 }
 
-/// Waits until all edges have all of these, which are all that there are.
+/// Waits until all edges have all of these changes, the only ones.
 async fn until_all_have(edges: &Edges, operator: &Operator, changes: &[Change]) -> Result<()> {
-    let known = keyward_harness::until("the edges are told of a change", LIMIT, async || {
+    let known = keyward_harness::until("the edges have the changes", LIMIT, async || {
         let sequences = changes.iter().map(|change| edges.sequence_of(&change.subject));
-        sequences.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::new("not of all"))
+        sequences.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::new("some are missing"))
     });
-    // An edge that was away for long has a snapshot instead of changes.
+    // An edge that was disconnected for long receives a snapshot instead of changes.
     let last = match known.await {
         Ok(sequences) => sequences.into_iter().max().unwrap_or_default(),
         Err(_) => operator.head().await?.sequence,
@@ -173,7 +173,7 @@ async fn until_all_have(edges: &Edges, operator: &Operator, changes: &[Change]) 
     edges.until_all_have(last, LIMIT).await
 }
 
-/// A phase in which changes are made.
+/// A phase with changes.
 struct Changing<'a> {
     edges: &'a Edges,
     server: Observed,
@@ -195,14 +195,14 @@ impl<'a> Changing<'a> {
         let (mut from_answer, mut from_sending, mut everyone) = (Vec::new(), Vec::new(), 0);
         for change in changes {
             let Some(sequence) = edges.sequence_of(&change.subject) else {
-                return Err(Failure::new("a change was told in no page of changes"));
+                return Err(Failure::new("expected every change in a page of changes"));
             };
             let arrivals = edges.arrivals_of(sequence);
             everyone = arrivals.len();
             from_answer.extend(arrivals.iter().map(|at| signed_ms(*at, change.answered)));
             from_sending.extend(arrivals.iter().map(|at| signed_ms(*at, change.sent)));
         }
-        let none = || Failure::new("nothing was changed");
+        let none = || Failure::new("expected at least one change");
         Ok(Changes {
             changes: changes.len(),
             took_s: took.as_secs_f64(),
@@ -214,7 +214,7 @@ impl<'a> Changing<'a> {
     }
 }
 
-/// Negative where an edge had the change before whoever made it had the answer.
+/// Negative if an edge had the change before its requester had the response.
 fn signed_ms(at: Instant, since: Instant) -> f64 {
     let after = at.saturating_duration_since(since).as_secs_f64();
     let before = since.saturating_duration_since(at).as_secs_f64();
@@ -222,6 +222,6 @@ fn signed_ms(at: Instant, since: Instant) -> f64 {
 }
 
 fn observed(plane: &mut ControlPlane) -> Result<Observed> {
-    let process = plane.process().ok_or_else(|| Failure::new("the control plane does not run"))?;
+    let process = plane.process().ok_or_else(|| Failure::new("the control plane is not running"))?;
     Ok(Observed::new(process.id()))
 }

@@ -1,4 +1,4 @@
-//! Whoever makes keys and revokes them.
+//! The operator, who creates and revokes keys.
 
 use keyward_core::FEED_PATH;
 use keyward_core::key::digest::Digest;
@@ -25,7 +25,7 @@ pub(crate) struct Change {
     pub(crate) answered: Instant,
 }
 
-/// How many rows go in one request.
+/// Rows per request.
 const BATCH: usize = 10_000;
 
 impl Operator {
@@ -33,7 +33,7 @@ impl Operator {
         Ok(Self { address: plane.address(), admin: plane.admin_token()?, edge: plane.edge_token()? })
     }
 
-    /// Imports so many keys, numbered from 0.
+    /// Imports this many keys, numbered from 0.
     pub(crate) async fn import(&self, keys: usize) -> Result<()> {
         for first in (0..keys).step_by(BATCH) {
             let mut rows = String::new();
@@ -56,7 +56,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Revokes the key of that number.
+    /// Revokes the key with that number.
     pub(crate) async fn revoke(&self, key: usize) -> Result<Change> {
         let request = Request::new("DELETE", &format!("/v1/keys/{}", id(key))).bearer(&self.admin);
         let sent = Instant::now();
@@ -68,7 +68,7 @@ impl Operator {
         Ok(Change { subject: subject(key), sent, answered })
     }
 
-    /// Where the history stands.
+    /// The head of the history.
     pub(crate) async fn head(&self) -> Result<Cursor> {
         let answer = http::send(self.address, &Request::get(FEED_PATH).bearer(&self.edge)).await?;
         let page = Page::decode(&answer.body).map_err(|error| Failure::new(format!("{FEED_PATH}: {error}")))?;

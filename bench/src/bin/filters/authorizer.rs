@@ -1,5 +1,5 @@
-//! What `ext_authz` asks: a service that looks the key up in a map and answers with its client, in a process of its own. It
-//! speaks both of the filter's protocols, plain HTTP and gRPC.
+//! The authorization service for `ext_authz`: looks the key up in a map and answers with its client, in a separate
+//! process. Supports both of the filter's protocols, plain HTTP and gRPC.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::combinators::WithTrailers;
@@ -21,7 +21,7 @@ use std::rc::Rc;
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 
-/// The header field with the client's name.
+/// The header field for the client's name.
 const CLIENT: HeaderName = HeaderName::from_static("x-client");
 
 /// `google.rpc.Code.UNAUTHENTICATED`.
@@ -33,10 +33,7 @@ type Trailers = Ready<Option<std::result::Result<HeaderMap, Infallible>>>;
 
 type Answer = Response<Either<Empty<Bytes>, WithTrailers<Full<Bytes>, Trailers>>>;
 
-/// Serves until the process ends. `keys` has a line with a client and a key for each.
-///
-/// # Errors
-/// If the file cannot be read, or it cannot listen.
+/// Serves until the process exits. Each line of `keys` has a client and its key.
 pub(crate) async fn serve(address: SocketAddr, keys: &Path) -> Result<()> {
     let failed = |error: std::io::Error| Failure::new(format!("the authorizer on {address}: {error}"));
     let text = std::fs::read_to_string(keys).map_err(failed)?;
@@ -56,7 +53,7 @@ pub(crate) async fn serve(address: SocketAddr, keys: &Path) -> Result<()> {
                 let service = service_fn(move |request| answer(Rc::clone(&clients), request));
                 spawn_local(async move {
                     let builder = auto::Builder::new(OnThisThread);
-                    // A connection that ends in an error is Envoy's to open again.
+                    // Envoy reconnects after a connection error.
                     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -82,13 +79,13 @@ fn client<'a>(clients: &'a Clients, authorization: Option<&str>) -> Option<&'a H
     clients.get(authorization?.strip_prefix("Bearer ")?)
 }
 
-/// `envoy.service.auth.v3.Authorization/Check`. What is no such request is answered as one without a key.
+/// `envoy.service.auth.v3.Authorization/Check`. A malformed request is answered like one without a key.
 fn grpc(clients: &Clients, body: &[u8]) -> Answer {
-    // Behind a byte for compression and four for the length.
+    // After a compression byte and four bytes of length.
     let asked = body.get(5..).and_then(|message| CheckRequest::decode(message).ok()).unwrap_or_default();
     let headers = asked.attributes.and_then(|of| of.request).and_then(|of| of.http).unwrap_or_default().headers;
     let authorization = headers.iter().find(|field| field.key == AUTHORIZATION.as_str());
-    let told = match client(clients, authorization.map(|field| field.value.as_str())) {
+    let response = match client(clients, authorization.map(|field| field.value.as_str())) {
         Some(client) => {
             let value = client.to_str().unwrap_or_default().to_owned();
             let header = HeaderValueOption { header: Some(Field { key: CLIENT.as_str().to_owned(), value }) };
@@ -98,8 +95,8 @@ fn grpc(clients: &Clients, body: &[u8]) -> Answer {
     };
     let mut message = BytesMut::with_capacity(128);
     message.put_u8(0);
-    message.put_u32(u32::try_from(told.encoded_len()).expect("a small message"));
-    told.encode(&mut message).expect("a buffer that grows");
+    message.put_u32(u32::try_from(response.encoded_len()).expect("a small message"));
+    response.encode(&mut message).expect("a buffer that grows");
     let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
     let body = Full::new(message.freeze()).with_trailers(ready(Some(Ok(trailers))));
     let mut response = Response::new(Either::Right(body));
@@ -107,7 +104,7 @@ fn grpc(clients: &Clients, body: &[u8]) -> Answer {
     response
 }
 
-/// Runs the streams of a connection where the connection is.
+/// Runs the streams of a connection on its thread.
 #[derive(Clone, Copy)]
 struct OnThisThread;
 
@@ -117,7 +114,7 @@ impl<F: Future + 'static> Executor<F> for OnThisThread {
     }
 }
 
-// As much of the protocol as is used here. Names and numbers are those of `envoy/service/auth/v3/external_auth.proto` and
+// The used part of the protocol. Names and numbers are those of `envoy/service/auth/v3/external_auth.proto` and
 // `attribute_context.proto`, `envoy/config/core/v3/base.proto` and `google/rpc/status.proto`.
 
 #[derive(Clone, PartialEq, Message)]
@@ -140,7 +137,7 @@ struct AttributeRequest {
 
 #[derive(Clone, PartialEq, Message)]
 struct HttpRequest {
-    /// A map there, of which the entries are this on the wire.
+    /// A map in the protocol, whose entries have this encoding.
     #[prost(message, repeated, tag = "3")]
     headers: Vec<Field>,
 }

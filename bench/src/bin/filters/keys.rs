@@ -1,17 +1,14 @@
-//! The keys of the runs, and control planes that have them.
+//! The benchmark keys, and their import into control planes.
 
 use crate::scenarios::{HotKey, LIMITS, SCOPE};
 use keyward_core::dialect::Dialect;
 use keyward_harness::{ControlPlane, Failure, Request, Result, http};
 use serde_json::json;
 
-/// The dialect of the runs.
+/// The dialect of the benchmark.
 pub(crate) const DIALECT: &str = "keyward";
 
-/// Makes keys of the default dialect.
-///
-/// # Errors
-/// If the system has no randomness.
+/// Generates keys of the default dialect.
 pub(crate) fn make(count: usize) -> Result<Vec<String>> {
     let Some(Ok(dialect)) = Dialect::built_in(DIALECT) else { return Err(Failure::new("no dialect keyward")) };
     let format = dialect.formats.first().ok_or_else(|| Failure::new("the dialect has no keys"))?;
@@ -22,19 +19,16 @@ pub(crate) fn make(count: usize) -> Result<Vec<String>> {
     (0..count).map(key).collect()
 }
 
-/// The name of a key's client in Envoy's own filter and in the authorizer: as long as an id of Keyward.
+/// The clients of the keys in Envoy's own filter and in the authorizer, with names as long as Keyward's ids.
 pub(crate) fn hot(keys: &[String]) -> Vec<HotKey> {
     keys.iter().enumerate().map(|(at, key)| HotKey { client: format!("key_{at:022}"), key: key.clone() }).collect()
 }
 
-/// Imports keys, each with the scope and the limits of the runs.
-///
-/// # Errors
-/// If the control plane does not take all.
+/// Imports keys, each with the scope and the limits of the benchmark.
 pub(crate) async fn import(control_plane: &ControlPlane, keys: &[String]) -> Result<()> {
     let row = |key| json!({ "name": "bench", "key": key, "scopes": [SCOPE], "limits": LIMITS }).to_string() + "\n";
     let token = control_plane.admin_token()?;
-    // As much as a request may take.
+    // The maximum of a request.
     for keys in keys.chunks(10_000) {
         let rows: String = keys.iter().map(row).collect();
         let request = Request::new("POST", "/v1/keys/import")

@@ -1,7 +1,7 @@
-//! What Keyward costs beside what people would use instead, on real Envoys with one worker each.
+//! The cost of Keyward compared with common alternatives, on real Envoys with one worker each.
 //!
-//! All Envoys run at once on one processor, the load and whatever Envoy asks on another. Scenarios take turns in short rounds,
-//! so that what disturbs the machine disturbs all of them alike. Writes `.keyward/bench/filters.json`.
+//! All Envoys run at once on one processor, the load generator and the services that Envoy calls on another. Scenarios
+//! alternate in short rounds, so that disturbances affect all of them alike. Writes `.keyward/bench/filters.json`.
 
 mod authorizer;
 mod keys;
@@ -20,54 +20,53 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measures Keyward beside Envoy's own filters and an authorization service.
+/// Compare Keyward with Envoy's own filters and an authorization service
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Only these scenarios: a (no filter), b (Envoy's own), c (Keyward), d (with many keys), d2 (the same, with caches that
-    /// hold all), e (ext_authz), e2 (by gRPC), f (Keyward refusing unknown keys).
+    /// Only these scenarios: a (no filter), b (Envoy's own), c (Keyward), d (with many keys), d2 (the same, with caches
+    /// for all of them), e (ext_authz), e2 (over gRPC), f (Keyward with unknown keys)
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Only this protocol.
+    /// Only this protocol
     #[arg(long)]
     protocol: Option<Protocol>,
-    /// Only this upstream.
+    /// Only this upstream
     #[arg(long)]
     upstream: Option<Upstream>,
-    /// How many rounds each scenario has with each protocol and upstream; otherwise 20.
+    /// The number of rounds of each scenario with each protocol and upstream [default: 20]
     #[arg(long)]
     rounds: Option<usize>,
-    /// How long a round is measured, in milliseconds; otherwise 500, and a fifth of it goes before to warm up.
+    /// The duration of a round in milliseconds, after a warm-up of a fifth of it [default: 500]
     #[arg(long)]
     round_ms: Option<u64>,
-    /// A quick look: three rounds.
+    /// Run only three rounds
     #[arg(long)]
     quick: bool,
-    /// How many keys `d` and `d2` have.
+    /// The number of keys in `d` and `d2`
     #[arg(long, default_value_t = 100_000)]
     many: usize,
-    /// The filter; otherwise KEYWARD_WASM, or the one built.
+    /// The filter [default: KEYWARD_WASM, or the one built]
     #[arg(long)]
     wasm: Option<PathBuf>,
-    /// The results are written to `.keyward/bench/NAME.json`; otherwise to `filters.json`, or to `filters-part.json` if
-    /// something was left out or the rounds are others.
+    /// The name of the results file, `.keyward/bench/NAME.json` [default: filters, or filters-part for a partial run]
     #[arg(long)]
     name: Option<String>,
 }
 
-/// What this binary starts beside itself.
+/// The processes that this binary starts.
 #[derive(Clone, Debug, Subcommand)]
 enum Part {
-    /// The upstream.
+    /// Run the upstream
     #[command(hide = true)]
     Upstream { listen: SocketAddr },
-    /// The service that `ext_authz` asks.
+    /// Run the authorization service
     #[command(hide = true)]
     Authorizer { listen: SocketAddr, keys: PathBuf },
 }
 
-// One thread: who starts a process hands it its own processor (`testbed`).
+// One thread: child processes inherit its processor (`testbed`).
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -88,7 +87,7 @@ async fn main() -> Result<()> {
     };
     let found = measure::run(&plan, arguments.wasm).await?;
     println!("{found}");
-    // What was measured in part, or briefly, does not replace what was measured whole.
+    // Partial or short runs do not replace complete results.
     let name =
         arguments.name.unwrap_or_else(|| if chosen_all && as_usual { "filters" } else { "filters-part" }.to_owned());
     println!("written to {}", results::write(&name, &found)?.display());

@@ -1,4 +1,4 @@
-//! The rounds, and what they say.
+//! The rounds, and their results.
 
 use crate::keys;
 use crate::scenarios::{Filters, Scenario};
@@ -13,23 +13,23 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How many keys are hot, and how many unknown ones are sent.
+/// The number of keys in constant use, and of unknown keys.
 const FEW: usize = 16;
 
-/// How long Envoy has to put away what an answer leaves behind, before its account is read.
+/// How long Envoy gets to complete the work of a response before its processor time is read.
 const SETTLE: Duration = Duration::from_millis(4);
 
-/// What answers.
+/// The upstream that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Upstream {
     /// Envoy itself, by `direct_response`.
     Direct,
-    /// A process beside it.
+    /// A separate process.
     Real,
 }
 
-/// What is to be measured.
+/// The parameters of the measurement.
 pub(crate) struct Plan {
     pub(crate) scenarios: Vec<Scenario>,
     pub(crate) protocols: Vec<Protocol>,
@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     pub(crate) many: usize,
 }
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Found {
     round_ms: u128,
@@ -50,14 +50,14 @@ pub(crate) struct Found {
     ratios: Vec<Ratio>,
 }
 
-/// Keyward beside Envoy's own filters, with one protocol and one upstream.
+/// Keyward compared with Envoy's own filters, with one protocol and one upstream.
 #[derive(Serialize)]
 struct Ratio {
     protocol: Protocol,
     upstream: Upstream,
-    /// The processor time that Keyward adds, by that which Envoy's own filters add.
+    /// The processor time added by Keyward, divided by that added by Envoy's own filters.
     added: Option<Statistics>,
-    /// Requests in a second.
+    /// Requests per second.
     per_second: Statistics,
 }
 
@@ -67,19 +67,20 @@ struct Cell {
     scenario: Scenario,
     protocol: Protocol,
     upstream: Upstream,
-    /// Envoy's processor time for a request, in microseconds.
+    /// Envoy's processor time per request, in microseconds.
     cpu_us: Summary,
-    /// Requests in a second.
+    /// Requests per second.
     per_second: Rates,
-    /// The share of its processor that Envoy had at its median: where it is far below one, something else was the limit.
+    /// The share of its processor that Envoy used in the median round: far below one means that something else was the
+    /// bottleneck.
     busy: f64,
-    /// The load's own processor time for a request, in microseconds.
+    /// The load generator's processor time per request, in microseconds.
     load_us: Summary,
-    /// The upstream's.
+    /// The upstream's processor time per request, in microseconds.
     upstream_us: Summary,
-    /// The authorizer's.
+    /// The authorizer's processor time per request, in microseconds.
     authorizer_us: Summary,
-    /// What this costs more than no filter, in microseconds, each statistic less its own; absent without that scenario.
+    /// The difference from no filter for each statistic, in microseconds; absent without that scenario.
     added_us: Option<Statistics>,
 }
 
@@ -91,7 +92,7 @@ struct Statistics {
     median: f64,
 }
 
-/// One cell while it is measured.
+/// One cell during the measurement.
 struct Bench {
     scenario: Scenario,
     protocol: Protocol,
@@ -102,7 +103,7 @@ struct Bench {
     rounds: Vec<Round>,
 }
 
-/// Processor times are for a request, in microseconds.
+/// Processor times are per request, in microseconds.
 struct Round {
     envoy: f64,
     load: f64,
@@ -113,9 +114,6 @@ struct Round {
 }
 
 /// Runs the plan.
-///
-/// # Errors
-/// If a part cannot be started, or an answer is not the expected one.
 pub(crate) async fn run(plan: &Plan, wasm: Option<PathBuf>) -> Result<Found> {
     let known = Known { hot: keys::make(FEW)?, many: keys::make(plan.many)? };
     let unknown = keys::make(FEW)?;
@@ -146,7 +144,7 @@ pub(crate) async fn run(plan: &Plan, wasm: Option<PathBuf>) -> Result<Found> {
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         for group in &mut groups {
-            // Nobody is always the first, nor always behind the same one's cold caches.
+            // Alternates, so that no scenario is always first, or always after the same one's cold caches.
             let first = round % group.len();
             for at in (first..group.len()).chain(0..first) {
                 group[at].round(plan.round, &testbed)?;
@@ -188,15 +186,15 @@ impl Bench {
         Ok(Self { scenario, protocol, upstream, load, order, envoy, rounds: Vec::new() })
     }
 
-    /// Opens what is opened at first use; with each request once, where the scenario has not had them yet, so that caches and
-    /// buckets are as they stay.
+    /// Warms up: sends each request once where the scenario has not had them yet, so that caches and buckets reach
+    /// their steady state.
     fn first(&mut self, each: bool) -> Result<()> {
         let wanted = if each { self.load.variety() } else { 1 };
-        self.told(|bench| bench.load.run(Order::InTurn, |answers| answers < wanted).map(drop))
+        self.with_context(|bench| bench.load.run(Order::InTurn, |answers| answers < wanted).map(drop))
     }
 
     fn round(&mut self, length: Duration, testbed: &Testbed) -> Result<()> {
-        self.told(|bench| bench.measure(length, testbed))
+        self.with_context(|bench| bench.measure(length, testbed))
     }
 
     fn measure(&mut self, length: Duration, testbed: &Testbed) -> Result<()> {
@@ -221,7 +219,7 @@ impl Bench {
         Ok(())
     }
 
-    fn told<T>(&mut self, doing: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    fn with_context<T>(&mut self, doing: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let (scenario, protocol, upstream) = (self.scenario, self.protocol, self.upstream);
         doing(self).map_err(|error| Failure::new(format!("{scenario:?}, {protocol:?}, {upstream:?}: {error}")))
     }
@@ -233,7 +231,7 @@ fn lasting(length: Duration) -> impl FnMut(u64) -> bool {
 }
 
 fn cells(group: &[Bench]) -> Result<Vec<Cell>> {
-    let unmeasured = || Failure::new("no rounds");
+    let unmeasured = || Failure::new("expected at least one round");
     let of = |bench: &Bench, value: fn(&Round) -> f64| {
         Summary::of(bench.rounds.iter().map(value).collect()).ok_or_else(unmeasured)
     };

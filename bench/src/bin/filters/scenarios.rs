@@ -1,4 +1,4 @@
-//! What is compared: Envoys that differ in their HTTP filters and in nothing else.
+//! The compared Envoys, which differ only in their HTTP filters.
 
 use keyward_harness::config::CONTROL_PLANE;
 use keyward_harness::{EnvoyConfig, Result};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// One thing that is measured.
+/// A measured scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Scenario {
@@ -16,22 +16,22 @@ pub(crate) enum Scenario {
     /// Envoy's own filters for API keys and local rate limits.
     #[value(name = "b")]
     Native,
-    /// Keyward, with a few keys that are used all the time.
+    /// Keyward, with a few keys in constant use.
     #[value(name = "c")]
     Keyward,
-    /// Keyward with many keys, all used alike, and the shipped size of the workers' caches.
+    /// Keyward with many keys, uniformly used, and the shipped size of the workers' caches.
     #[value(name = "d")]
     KeywardMany,
-    /// The same, with caches that hold all keys.
+    /// The same, with caches for all keys.
     #[value(name = "d2")]
     KeywardManyCached,
-    /// A service beside Envoy that is asked about each request over HTTP/1.1.
+    /// A separate service that is called for each request over HTTP/1.1.
     #[value(name = "e")]
     ExtAuthz,
-    /// The same service, asked by gRPC.
+    /// The same service, called over gRPC.
     #[value(name = "e2")]
     ExtAuthzGrpc,
-    /// Keyward refusing keys that it does not know.
+    /// Keyward with unknown keys.
     #[value(name = "f")]
     KeywardUnknown,
 }
@@ -48,13 +48,13 @@ pub(crate) enum Filters {
     ExtAuthzGrpc,
 }
 
-/// What the configurations of all Envoys have in them.
+/// The addresses that all configurations contain.
 pub(crate) struct Places {
     pub(crate) upstream: SocketAddr,
     pub(crate) authorizer: SocketAddr,
 }
 
-/// A key and its owner's name for Envoy's own filter.
+/// A key and its client's name for Envoy's own filter.
 pub(crate) struct HotKey {
     pub(crate) client: String,
     pub(crate) key: String,
@@ -63,20 +63,20 @@ pub(crate) struct HotKey {
 /// The cluster of the authorization service.
 const AUTHORIZER: &str = "authorizer";
 
-/// The same with HTTP/2.
+/// The same cluster with HTTP/2.
 const AUTHORIZER_GRPC: &str = "authorizer_grpc";
 
-/// What a rule of Keyward wants, and each key has.
+/// The scope that Keyward's rule requires and each key has.
 pub(crate) const SCOPE: &str = "read";
 
-/// Two windows, so high that nothing is refused.
+/// Two windows whose limits are never reached.
 pub(crate) const LIMITS: [&str; 2] = ["1000000000/s", "4000000000/min"];
 
-/// How many keys a cache holds that holds all.
+/// The size of a cache for all keys.
 pub(crate) const LARGE_CACHE: u64 = 131_072;
 
 impl Scenario {
-    /// All of them.
+    /// All scenarios.
     pub(crate) const ALL: [Self; 8] = [
         Self::None,
         Self::Native,
@@ -88,7 +88,7 @@ impl Scenario {
         Self::KeywardUnknown,
     ];
 
-    /// Whose filters it runs on.
+    /// The filters of the scenario.
     pub(crate) fn filters(self) -> Filters {
         match self {
             Self::None => Filters::None,
@@ -101,14 +101,14 @@ impl Scenario {
         }
     }
 
-    /// What answers say.
+    /// The expected status.
     pub(crate) fn status(self) -> u16 {
         if self == Self::KeywardUnknown { 401 } else { 200 }
     }
 }
 
 impl Filters {
-    /// Whether these ask a control plane, and whether it is the one with many keys.
+    /// The control plane that the filter follows, if any.
     pub(crate) fn control_plane(self) -> Option<Keys> {
         match self {
             Self::None | Self::Native | Self::ExtAuthz | Self::ExtAuthzGrpc => None,
@@ -117,15 +117,12 @@ impl Filters {
         }
     }
 
-    /// The shipped configuration with these filters, all but the ports of the gateway and its admin interface.
-    ///
-    /// # Errors
-    /// If the shipped file cannot be read.
+    /// The shipped configuration with these filters, except for the ports of the gateway and its admin interface.
     pub(crate) fn config(self, places: &Places, hot: &[HotKey], wasm: &Path, feed: SocketAddr) -> Result<EnvoyConfig> {
         let mut config = common(places, feed)?;
         config.set_wasm(wasm);
         let snapshot = match self {
-            // About one bucket for 16 keys, as docs/reference/rate-limits.md has it.
+            // About one bucket per 16 keys, as in docs/reference/rate-limits.md.
             Self::KeywardMany => json!({ "limit_buckets": 8192 }),
             Self::KeywardManyCached => json!({ "limit_buckets": 8192, "cache_records": LARGE_CACHE }),
             _ => json!({}),
@@ -158,14 +155,14 @@ impl Filters {
     }
 }
 
-/// Which keys a control plane has.
+/// The keys of a control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Keys {
     Hot,
     Many,
 }
 
-/// What all have: the shipped hardening, two routes, the same clusters, no access log.
+/// The common part: the shipped hardening, two routes, the same clusters, no access log.
 fn common(places: &Places, feed: SocketAddr) -> Result<EnvoyConfig> {
     let mut config = EnvoyConfig::shipped()?;
     config.set_cluster("upstream", places.upstream).set_cluster(CONTROL_PLANE, feed);
@@ -180,11 +177,11 @@ fn common(places: &Places, feed: SocketAddr) -> Result<EnvoyConfig> {
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
     let manager = tree.pointer_mut(manager).and_then(Value::as_object_mut).expect("an HTTP connection manager");
     manager.remove("access_log").expect("an access log");
-    // Connections wait for their turn longer than clients' may.
+    // Connections idle between their rounds longer than clients' may.
     manager["common_http_protocol_options"]["idle_timeout"] = "3600s".into();
     let listener = tree["static_resources"]["listeners"][0].as_object_mut().expect("a listener");
     listener.remove("listener_filters").expect("listener filters");
-    // HTTP/2, as the feed has it.
+    // HTTP/2, like the feed.
     let options = "typed_extension_protocol_options";
     let clusters = tree["static_resources"]["clusters"].as_array().expect("clusters");
     let control_plane = clusters.iter().find(|cluster| cluster["name"] == CONTROL_PLANE).expect("a shipped cluster");
@@ -194,11 +191,11 @@ fn common(places: &Places, feed: SocketAddr) -> Result<EnvoyConfig> {
     Ok(config)
 }
 
-/// Envoy's own: keys as plaintext in the configuration, and two token buckets for each client.
+/// Envoy's own filters: plaintext keys in the configuration, and two token buckets per client.
 fn native(hot: &[HotKey]) -> Vec<Value> {
     let credentials: Vec<Value> =
         hot.iter().map(|HotKey { client, key }| json!({ "client": client, "key": key })).collect();
-    // A descriptor without a value stands for each value there is, with a bucket of its own.
+    // A descriptor without a value matches every value, with a separate bucket for each.
     let windows = [("client_second", "1s"), ("client_minute", "60s")];
     let always = json!({ "default_value": { "numerator": 100, "denominator": "HUNDRED" } });
     vec![
@@ -219,7 +216,7 @@ fn native(hot: &[HotKey]) -> Vec<Value> {
                 "filter_enabled": always,
                 "filter_enforced": always,
                 "always_consume_default_token_bucket": false,
-                // How many clients have buckets at a time; 20 otherwise.
+                // The maximum number of clients with buckets; the default is 20.
                 "max_dynamic_descriptors": 1024,
                 "token_bucket": bucket("1s"),
                 "rate_limits": windows.map(|(descriptor, _)| json!({
@@ -240,7 +237,7 @@ fn bucket(window: &str) -> Value {
     json!({ "max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": window })
 }
 
-/// Another service decides; it is told the key and no other header field.
+/// Calls an authorization service, which receives the key and no other header field.
 fn ext_authz(service: &Value) -> Value {
     let mut config = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",

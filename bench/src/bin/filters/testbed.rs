@@ -1,7 +1,7 @@
-//! All that runs at once: an Envoy for each list of filters, the control planes, the upstream, the authorizer.
+//! All processes that run at once: an Envoy per list of filters, the control planes, the upstream, the authorizer.
 //!
-//! The Envoys have one processor for themselves; this process and all others share another. A machine with one processor
-//! only shows whether the measurement runs.
+//! The Envoys have a processor to themselves; this process and all others share another. On a machine with one
+//! processor, results are not meaningful.
 
 use crate::keys::{self, DIALECT};
 use crate::scenarios::{Filters, HotKey, Keys, Places};
@@ -17,24 +17,24 @@ use std::process::Command;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long a small process may take to listen.
+/// The deadline for a small process to listen.
 const START: Duration = Duration::from_secs(20);
 
-/// How long a snapshot of many keys may take.
+/// The deadline for a snapshot of many keys.
 const SNAPSHOT: Duration = Duration::from_secs(120);
 
-/// Everything that runs. Dropping it ends all.
+/// All processes. Dropping it stops them.
 pub(crate) struct Testbed {
     envoys: BTreeMap<Filters, Envoy>,
     upstream: Process,
     authorizer: Process,
     _control_planes: BTreeMap<Keys, (ControlPlane, TestDir)>,
     _ports: Vec<ReservedPort>,
-    // Last, so that they outlive those whose logs are in them.
+    // Last, so that the logs outlive the processes.
     _dirs: Vec<TestDir>,
 }
 
-/// The keys that are known.
+/// The known keys.
 pub(crate) struct Known {
     pub(crate) hot: Vec<String>,
     pub(crate) many: Vec<String>,
@@ -50,10 +50,7 @@ impl Known {
 }
 
 impl Testbed {
-    /// Starts what these need and waits until each gateway can decide.
-    ///
-    /// # Errors
-    /// If a part ends or is not ready in time, with its log.
+    /// Starts what these filters need and waits until each gateway is ready.
     pub(crate) async fn start(filters: &[Filters], known: &Known, wasm: Option<PathBuf>) -> Result<Self> {
         let wasm = wasm.map_or_else(artifacts::filter, Ok)?;
         let wasm = wasm.canonicalize().map_err(|error| Failure::new(format!("{}: {error}", wasm.display())))?;
@@ -78,7 +75,7 @@ impl Testbed {
         let mut dirs = vec![dir];
         for &of in filters {
             let mut options = Options { workers: 1, log_levels: "main:warning".to_owned(), ..Options::default() };
-            // Where there is no filter, the cluster of the control plane is there and nobody asks it.
+            // Without the filter, the control plane's cluster exists but is unused.
             let (mut feed, mut records) = (loopback(9), 0);
             if let Some(kind) = of.control_plane() {
                 let control_plane = &control_planes[&kind].0;
@@ -106,28 +103,28 @@ impl Testbed {
         self.envoys.get_mut(&filters).ok_or_else(|| Failure::new(format!("no Envoy with {filters:?} was started")))
     }
 
-    /// The process of the upstream.
+    /// The upstream's process.
     pub(crate) fn upstream(&self) -> Observed {
         Observed::new(self.upstream.id())
     }
 
-    /// The process that `ext_authz` asks.
+    /// The authorizer's process.
     pub(crate) fn authorizer(&self) -> Observed {
         Observed::new(self.authorizer.id())
     }
 }
 
-/// Makes sure that a gateway has so many records.
+/// Waits until a gateway has this many records.
 async fn whole(envoy: &Envoy, records: u64) -> Result<()> {
     let has = async || {
         let stats = envoy.stats("keyward_snapshot_records$").await?;
         let found = stats.values().copied().max().unwrap_or_default();
         if found >= records { Ok(()) } else { Err(Failure::new(format!("{found} records of {records}"))) }
     };
-    keyward_harness::until("the snapshot is whole", SNAPSHOT, has).await
+    keyward_harness::until("the snapshot is complete", SNAPSHOT, has).await
 }
 
-/// The clients and keys, for the authorizer.
+/// The clients and keys for the authorizer.
 fn key_file(dir: &TestDir, hot: &[HotKey]) -> Result<PathBuf> {
     let path = dir.path().join("keys");
     let lines: String = hot.iter().map(|HotKey { client, key }| format!("{client} {key}\n")).collect();
@@ -135,7 +132,7 @@ fn key_file(dir: &TestDir, hot: &[HotKey]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Starts another process of this binary.
+/// Starts this binary as another process.
 async fn part(dir: &TestDir, name: &str, port: &ReservedPort, arguments: &[&Path]) -> Result<Process> {
     let binary = std::env::current_exe().map_err(|error| Failure::new(format!("this binary: {error}")))?;
     let mut command = Command::new(binary);
@@ -151,14 +148,15 @@ async fn part(dir: &TestDir, name: &str, port: &ReservedPort, arguments: &[&Path
     Ok(process)
 }
 
-/// Which processors whoever is started is given.
+/// The assignment of processors.
 struct Processors {
     envoys: CpuSet,
     others: CpuSet,
 }
 
 impl Processors {
-    /// The first that this process may use for the Envoys, the last for everything else, this process from now on included.
+    /// The first processor available to this process for the Envoys, the last for everything else, including this
+    /// process from now on.
     fn share() -> Result<Self> {
         let failed = |error: rustix::io::Errno| Failure::new(format!("sched_getaffinity: {error}"));
         let allowed = sched_getaffinity(None).map_err(failed)?;
@@ -175,7 +173,8 @@ impl Processors {
         Ok(shared)
     }
 
-    /// Has a process inherit the Envoys' processor. This thread is on it meanwhile, which is why the runtime has one.
+    /// Makes a child process inherit the Envoys' processor. This thread runs there meanwhile, which is why the runtime
+    /// has only one.
     async fn on_envoys<T>(&self, start: impl Future<Output = Result<T>>) -> Result<T> {
         pin(&self.envoys)?;
         let started = start.await;

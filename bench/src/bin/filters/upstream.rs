@@ -1,4 +1,4 @@
-//! The real upstream: answers every request of HTTP/1.1 alike, in a process of its own and with as little work as there can be.
+//! The real upstream: answers every HTTP/1.1 request alike, in a separate process with as little work as possible.
 
 use keyward_harness::{Failure, Result};
 use mio::net::{TcpListener, TcpStream};
@@ -11,10 +11,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-l
 
 const LISTENER: Token = Token(0);
 
-/// Serves until the process ends.
-///
-/// # Errors
-/// If it cannot listen.
+/// Serves until the process exits.
 pub(crate) fn serve(address: SocketAddr) -> Result<()> {
     run(address).map_err(|error| Failure::new(format!("the upstream on {address}: {error}")))
 }
@@ -51,12 +48,12 @@ fn run(address: SocketAddr) -> io::Result<()> {
 
 struct Connection {
     stream: TcpStream,
-    /// The beginning of a request of which the rest has not come.
+    /// The beginning of an incomplete request.
     rest: Vec<u8>,
 }
 
 impl Connection {
-    /// Answers what is there; an error ends the connection.
+    /// Answers the available requests; an error closes the connection.
     fn serve(&mut self) -> io::Result<()> {
         let mut buffer = [0; 8192];
         loop {
@@ -67,7 +64,7 @@ impl Connection {
                 Err(error) => return Err(error),
             };
             self.rest.extend_from_slice(&buffer[..length]);
-            // Envoy sends a request only after the answer to the last one, and those of the load have no body.
+            // Envoy sends a request only after the response to the previous one, and requests of the load have no body.
             if self.rest.ends_with(b"\r\n\r\n") {
                 self.rest.clear();
                 self.stream.write_all(ANSWER)?;

@@ -1,4 +1,4 @@
-//! Keys are made, revoked and forgotten, a tenth of all at a time: Envoy's memory must not go on rising.
+//! Keys are created, revoked and purged, a tenth of all at a time: Envoy's memory must not keep rising.
 
 use crate::database::{self, FIRST};
 use crate::load::Load;
@@ -7,10 +7,10 @@ use keyward_harness::Result;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// In how many batches.
+/// The number of batches.
 const ROUNDS: usize = 10;
 
-/// How many keys an owner has, all of which are revoked with one request.
+/// The number of keys per owner, all revoked with one request.
 const OF_AN_OWNER: usize = 5_000;
 
 pub(crate) async fn measure(keys: usize, workers: u32) -> Result<Value> {
@@ -32,7 +32,7 @@ pub(crate) async fn measure(keys: usize, workers: u32) -> Result<Value> {
             database::import(&rig.plane, batch, Some(&format!("churn-{owners}"))).await?;
             owners += 1;
         }
-        // The owners stay.
+        // The records of owners remain.
         let most = rig.until_records(|records| records >= few + (owners + keys / ROUNDS) as u64).await?;
         let with_all = rig.memory().await?;
         for owner in first_owner..owners {

@@ -1,4 +1,4 @@
-//! The databases: imported once, and kept in `.keyward/bench` for the next run.
+//! The databases: imported once, and kept in `.keyward/bench` for later runs.
 
 use keyward_core::dialect::Dialect;
 use keyward_core::key::digest::Digest;
@@ -12,22 +12,22 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// How many keys the small database has, which are those that requests are made with.
+/// The number of keys in the small database, with which requests are made.
 pub(crate) const FIRST: usize = 1000;
 
-/// Of those, the ones from here on are revoked.
+/// Keys from this number on are revoked.
 const REVOKED_FROM: usize = 900;
 
-/// The owner of those.
+/// The owner of the revoked keys.
 const FORMER_OWNER: &str = "former";
 
-/// Rises with every change of what is in the databases.
+/// Incremented with every change of the databases' content.
 const LAYOUT: u32 = 1;
 
 static DIALECT: LazyLock<Dialect> =
     LazyLock::new(|| Dialect::built_in("keyward").and_then(std::result::Result::ok).expect("a dialect of that name"));
 
-/// The nth key: its plaintext can be told without being stored.
+/// The nth key, derived from its number.
 pub(crate) fn key(n: usize) -> String {
     let mut drawn = 0;
     let random = |bytes: &mut [u8]| {
@@ -40,17 +40,17 @@ pub(crate) fn key(n: usize) -> String {
     DIALECT.formats[0].issue(random).expect("no failure").expose().to_owned()
 }
 
-/// What a gateway must answer to the nth key, whichever of the databases it follows: 200 or 401.
+/// The expected status for the nth key, with either database: 200 or 401.
 pub(crate) fn expected_status(n: usize) -> u16 {
     if n < REVOKED_FROM { 200 } else { 401 }
 }
 
-/// A key that no database has.
+/// A key in no database.
 pub(crate) fn unknown_key(n: usize) -> String {
     key(usize::MAX - n)
 }
 
-/// A row of an import; owners, plans and limits as a service of some size has them.
+/// A row of an import; owners, plans and limits are distributed as in a service of some size.
 pub(crate) fn row(n: usize, owner: Option<&str>) -> String {
     let of_many = format!("owner-{}", n % 1000);
     let owner = match owner {
@@ -73,7 +73,7 @@ pub(crate) fn row(n: usize, owner: Option<&str>) -> String {
     format!("{row}\n")
 }
 
-/// The directory of a database with the first so many keys, made if it is not there.
+/// The directory of a database with the first `keys` keys, created if missing.
 pub(crate) async fn with_keys(keys: usize) -> Result<PathBuf> {
     let dir = bench_dir().join(format!("keys-{keys}"));
     let made = dir.join(format!("made-{LAYOUT}"));
@@ -99,7 +99,7 @@ pub(crate) async fn with_keys(keys: usize) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A copy of the database with the first keys, to be changed.
+/// A copy of the small database, to be changed.
 pub(crate) async fn small_copy(name: &str) -> Result<PathBuf> {
     let from = with_keys(FIRST).await?;
     let to = bench_dir().join(name);
@@ -115,14 +115,18 @@ pub(crate) async fn small_copy(name: &str) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Takes rows in through the command line, as an operator does.
+/// Imports rows with the command-line client, as an operator does.
 pub(crate) async fn import(plane: &ControlPlane, rows: Range<usize>, owner: Option<&str>) -> Result<()> {
     let (url, data_dir) = (format!("http://{}", plane.address()), plane.data_dir().to_owned());
     let (count, owner) = (rows.len(), owner.map(str::to_owned));
     let importing = tokio::task::spawn_blocking(move || import_now(&url, &data_dir, rows, owner.as_deref()));
-    let told = importing.await.map_err(|error| Failure::new(error.to_string()))??;
+    let printed = importing.await.map_err(|error| Failure::new(error.to_string()))??;
     let expected = format!("imported {count}, skipped 0, failed 0");
-    if told.trim() == expected { Ok(()) } else { Err(Failure::new(format!("{told}, and not {expected}"))) }
+    if printed.trim() == expected {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("expected {expected:?}, got {printed:?}")))
+    }
 }
 
 fn import_now(url: &str, data_dir: &Path, rows: Range<usize>, owner: Option<&str>) -> Result<String> {
@@ -141,7 +145,7 @@ fn import_now(url: &str, data_dir: &Path, rows: Range<usize>, owner: Option<&str
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Makes what the rows name.
+/// Creates the plan that the rows name.
 async fn begin(plane: &ControlPlane) -> Result<()> {
     let plan = json!({"limits": ["1000/s", "50000/min"]});
     expect_success("PUT /v1/plans/pro", &plane.api("PUT", "/v1/plans/pro", Some(&plan)).await?)
@@ -162,10 +166,10 @@ fn hex(digest: &Digest) -> String {
     digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where databases, logs and results are.
+/// The directory of databases, logs and results.
 pub(crate) fn bench_dir() -> PathBuf {
     artifacts::root().join(".keyward/bench")
 }
 
-/// The patience for what takes long on a busy machine.
+/// The deadline for slow steps on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! From a thousand keys to all of them, change by change, while requests are made.
+//! Growth from a thousand keys to all of them, change by change, during requests.
 
 use crate::database::{self, FIRST, key};
 use crate::load::{Load, RATE};
@@ -7,7 +7,7 @@ use keyward_harness::Result;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// How long requests are made before, to compare with.
+/// How long requests are made beforehand, for comparison.
 const BEFORE: Duration = Duration::from_secs(15);
 
 pub(crate) async fn measure(keys: usize, workers: u32) -> Result<Value> {

@@ -1,7 +1,7 @@
-//! Requests at a steady rate, whose right answers are known: how long they took, and which were wrong.
+//! Requests at a steady rate with known responses: their durations, and wrong responses.
 //!
-//! The times at which they are due are settled in advance, and an answer's time counts from there: a gateway that stops for
-//! a while cannot hide it by being asked less.
+//! The due times are fixed in advance, and durations count from there: a gateway that stalls cannot hide it by
+//! receiving fewer requests.
 
 use crate::database::{FIRST, expected_status, key, unknown_key};
 use keyward_bench::stats::quantile;
@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How many requests there are in a second.
+/// Requests per second.
 pub(crate) const RATE: usize = 500;
 
 const CONNECTIONS: usize = 20;
 
-/// Requests that are under way until they are told to end.
+/// Requests in flight until stopped.
 pub(crate) struct Load {
     end: watch::Sender<bool>,
     clients: JoinSet<Result<Vec<Answered>>>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Copy)]
 pub(crate) struct Answered {
     due: Instant,
@@ -33,14 +33,14 @@ pub(crate) struct Answered {
     status: u16,
 }
 
-/// All answers.
+/// All responses.
 pub(crate) struct Answers(Vec<Answered>);
 
-/// A request, and the status that is right for it.
+/// A request, and its expected status.
 type Asked = (Request, u16);
 
 impl Load {
-    /// Starts to send: mostly keys that are good, some that are revoked and some that nobody knows.
+    /// Starts to send requests: mostly with valid keys, some with revoked and unknown ones.
     pub(crate) async fn start(gateway: SocketAddr) -> Result<Self> {
         let asked: Vec<Asked> = (0..FIRST).map(asked).collect();
         let (end, ending) = watch::channel(false);
@@ -53,7 +53,7 @@ impl Load {
         Ok(Self { end, clients })
     }
 
-    /// Ends it; all answers, in no order.
+    /// Stops the load; returns all responses, unordered.
     pub(crate) async fn stop(mut self) -> Result<Answers> {
         self.end.send_replace(true);
         let mut answers = Vec::new();
@@ -85,9 +85,9 @@ async fn send(
             () = tokio::time::sleep_until(due.into()) => {}
             _ = ending.wait_for(|ending| *ending) => break,
         }
-        // A timer that rang late is no fault of the gateway; an answer to the last request that came late is.
+        // The gateway is not charged for a late timer, but is charged for a late response to the previous request.
         let from = if is_late { due } else { Instant::now() };
-        // A step that meets all of them.
+        // A step size that visits all of them.
         let (request, expected) = &asked[n * 7 % asked.len()];
         let status = connection.send(request).await?.status;
         answers.push(Answered { due, took: from.elapsed(), right: status == *expected, status });
@@ -96,7 +96,7 @@ async fn send(
 }
 
 impl Answers {
-    /// What came of the requests that were due in a span.
+    /// Statistics of the requests that were due in a span.
     pub(crate) fn between(&self, from: Instant, to: Instant) -> Value {
         let due: Vec<_> = self.0.iter().filter(|answer| from <= answer.due && answer.due < to).collect();
         let mut took: Vec<f64> = due.iter().map(|answer| answer.took.as_secs_f64() * 1e3).collect();

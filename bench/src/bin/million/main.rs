@@ -1,7 +1,7 @@
-//! A million keys on a real Envoy: how long they take to come, what they cost in memory, and what requests notice of it.
+//! A million keys on a real Envoy: the time and memory that they take, and the effect on requests.
 //!
-//! Each part writes its results by its own name. The databases stay in `.keyward/bench`, so a second run need not import
-//! them.
+//! Each part writes its results under its own name. The databases stay in `.keyward/bench`, so that a second run need
+//! not import them.
 
 mod churn;
 mod database;
@@ -19,27 +19,27 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "bench-million")]
 struct Options {
-    /// What to measure [default: everything]
+    /// The parts to measure [default: all]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// How many keys there are in the end
+    /// The final number of keys
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(2 * database::FIRST as i64..))]
     keys: u32,
-    /// With how many workers; `growth` and `churn` take the first
+    /// The numbers of workers; `growth` and `churn` use the first
     #[arg(long, default_values_t = [2, 8], value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     workers: Vec<u32>,
-    /// How often `million` replaces the few keys by all: the machine is never quite the same
+    /// How often `million` replaces the few keys by all: repeated, since the machine's state varies
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Part {
-    /// A snapshot of all keys comes to an Envoy that serves requests, and then changes among them
+    /// Load a snapshot of all keys into an Envoy that serves requests, and then make changes
     Million,
-    /// All keys come to an Envoy that serves requests, change by change
+    /// Add all keys to an Envoy that serves requests, change by change
     Growth,
-    /// As many keys are made, revoked and forgotten
+    /// Create, revoke and purge as many keys
     Churn,
 }
 

@@ -1,4 +1,4 @@
-//! A snapshot of all keys comes to an Envoy that serves requests on a thousand of them; then changes among them.
+//! A snapshot of all keys is loaded by an Envoy that serves requests with a thousand of them; then changes are made.
 
 use crate::database::{self, FIRST, PATIENCE, key};
 use crate::load::{Load, RATE};
@@ -9,18 +9,18 @@ use keyward_harness::{Failure, Request, Result, WorkerConnections};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// How long requests are made before, to compare with.
+/// How long requests are made beforehand, for comparison.
 const BEFORE: Duration = Duration::from_secs(10);
 
-/// How long they are made before that.
+/// How long requests are made before that, to warm up.
 const WARM: Duration = Duration::from_secs(2);
 
-/// How many keys are made and revoked among all.
+/// The number of keys to create and revoke among all.
 const CHANGES: usize = 20;
 
 pub(crate) async fn measure(keys: usize, workers: &[u32], rounds: u32) -> Result<Value> {
     let (small, big) = (database::with_keys(FIRST).await?, database::with_keys(keys).await?);
-    // Where the snapshot, which is sorted by digest, ends.
+    // The last key of the snapshot, which is sorted by digest.
     let last = (0..keys).map(key).max_by_key(|key| Digest::of_key(key.as_bytes()).0).unwrap_or_default();
     let mut runs = Vec::new();
     for &workers in workers {
@@ -31,7 +31,7 @@ pub(crate) async fn measure(keys: usize, workers: &[u32], rounds: u32) -> Result
         let mut memory = Vec::new();
         for round in 1..=rounds {
             let load = Load::start(rig.envoy.gateway()).await?;
-            // What requests leave behind in the workers is there before memory is measured.
+            // Requests allocate memory in the workers before it is measured.
             let warm = Instant::now() + WARM;
             tokio::time::sleep_until((warm + BEFORE).into()).await;
             memory.push(rig.memory().await?);
@@ -80,18 +80,18 @@ pub(crate) async fn measure(keys: usize, workers: &[u32], rounds: u32) -> Result
     Ok(json!({"keys": keys, "first": FIRST, "runs": runs}))
 }
 
-/// Makes and revokes keys, and measures until every worker knows.
+/// Creates and revokes keys, and measures the time until every worker has the change.
 async fn changes(rig: &Rig) -> Result<Value> {
     let mut workers = rig.envoy.every_worker().await?;
-    let (mut opening, mut closing) = (Vec::new(), Vec::new());
+    let (mut acceptance, mut revocation) = (Vec::new(), Vec::new());
     for n in 0..CHANGES {
         let created = rig.plane.create_named(&format!("change {n}")).await?;
         let request = Request::get("/").bearer(&created.key);
-        opening.push(time_until(&mut workers, &request, 200).await?);
+        acceptance.push(time_until(&mut workers, &request, 200).await?);
         rig.plane.revoke(&created.id).await?;
-        closing.push(time_until(&mut workers, &request, 401).await?);
+        revocation.push(time_until(&mut workers, &request, 401).await?);
     }
-    Ok(json!({"rounds": CHANGES, "created": told(opening), "revoked": told(closing)}))
+    Ok(json!({"rounds": CHANGES, "created": summary(acceptance), "revoked": summary(revocation)}))
 }
 
 async fn time_until(workers: &mut WorkerConnections, request: &Request, status: u16) -> Result<f64> {
@@ -104,7 +104,7 @@ async fn time_until(workers: &mut WorkerConnections, request: &Request, status: 
     Ok(started.elapsed().as_secs_f64() * 1e3)
 }
 
-fn told(mut times: Vec<f64>) -> Value {
+fn summary(mut times: Vec<f64>) -> Value {
     times.sort_by(f64::total_cmp);
     json!({"p50_ms": quantile(&times, 0.5), "p99_ms": quantile(&times, 0.99)})
 }

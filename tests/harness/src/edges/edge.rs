@@ -1,4 +1,4 @@
-//! One edge: asks, applies, and asks again.
+//! One simulated edge: polls, applies, and polls again.
 
 use super::transport::Connection;
 use super::{Arrival, Entries, Memory, Shared};
@@ -14,21 +14,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
-/// How long an answer may take beyond what it was asked to wait, as in the filter.
+/// How long a response may take beyond the requested wait, as in the filter.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
-/// No snapshot is complete yet.
+/// The sequence before the first complete snapshot.
 const NOTHING: u64 = u64::MAX;
 
-/// What is known of an edge.
+/// The state of an edge.
 #[derive(Debug)]
 pub(super) struct Edge {
-    /// Beside its place, so that ten thousand can be looked at without a lock.
+    /// Duplicated from `place`, so that ten thousand edges can be checked without a lock.
     applied: AtomicU64,
     place: Mutex<Place>,
 }
 
-/// Where it stands, and how it came there.
+/// The position of an edge, and its history.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) position: Position,
@@ -44,7 +44,7 @@ impl Default for Edge {
 }
 
 impl Edge {
-    /// The sequence up to which it has applied all; `None` before its first snapshot is complete.
+    /// The sequence up to which everything is applied; `None` before the first complete snapshot.
     pub(super) fn applied(&self) -> Option<u64> {
         Some(self.applied.load(Ordering::Acquire)).filter(|applied| *applied != NOTHING)
     }
@@ -53,8 +53,8 @@ impl Edge {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies a page to the position that was asked for; false if it does not follow on that.
-    fn apply(&self, asked: Position, page: &[u8], shared: &Shared, tells: bool) -> bool {
+    /// Applies a page to the requested position; returns false if it does not follow on that.
+    fn apply(&self, asked: Position, page: &[u8], shared: &Shared, records: bool) -> bool {
         let at = Instant::now();
         let Ok(page) = Page::decode(page) else { return false };
         if page.answers != asked && page.answers != Position::Nothing {
@@ -65,12 +65,12 @@ impl Edge {
         if shared.options.memory != Memory::Position {
             place.keep(&page, shared.options.memory);
         }
-        if tells && matches!(page.extent, Extent::Changes { .. }) {
+        if records && matches!(page.extent, Extent::Changes { .. }) {
             let mut versions = shared.versions.lock().unwrap_or_else(PoisonError::into_inner);
             versions.extend(Frames::new(page.entries).flatten().map(|frame| (frame.subject, frame.version)));
         }
         if let Position::Changes { applied, .. } = place.position {
-            // A history that was begun anew may stand before what was had of the other.
+            // A restarted history may be at a lower sequence than the previous one.
             if place.arrivals.last().is_none_or(|last| last.applied < applied) {
                 place.arrivals.push(Arrival { at, applied });
             }
@@ -87,7 +87,7 @@ impl Place {
             self.entries.retain(|subject, _| *subject < start || end.is_some_and(|end| *subject >= end));
         }
         for frame in Frames::new(page.entries).flatten() {
-            // What it cannot read an edge refuses, and keeps as that.
+            // As in the filter, an unreadable entry is stored as one that refuses.
             let body = match frame.decode() {
                 Ok(Body::Removed) => {
                     self.entries.remove(&frame.subject);
@@ -100,12 +100,12 @@ impl Place {
     }
 }
 
-/// Follows for as long as the runtime lives. The first edge tells of the versions that it sees.
+/// Follows the feed until the runtime shuts down. The first edge records the versions that it sees.
 pub(super) async fn follow(edge: Arc<Edge>, shared: Arc<Shared>, number: u32) {
     if let Some(rate) = shared.options.openings_per_s {
         sleep(Duration::from_secs(number.into()) / rate.get()).await;
     }
-    // Any seeds that differ will do; neighbouring ones draw alike, so they are spread (Fibonacci hashing).
+    // Any distinct seeds suffice; adjacent ones produce similar jitter, so they are spread (Fibonacci hashing).
     let seed = (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut backoff = Backoff::new(BACKOFF_MS.0, BACKOFF_MS.1, seed);
     let mut connection = None;
@@ -140,7 +140,7 @@ pub(super) async fn follow(edge: Arc<Edge>, shared: Arc<Shared>, number: u32) {
     }
 }
 
-/// One poll, on a new connection if there is none; `None` where it has no answer in time.
+/// One poll, on a new connection if there is none; `None` on a timeout.
 async fn poll(connection: &mut Option<Connection>, shared: &Shared, asked: Position) -> Option<(u16, Bytes)> {
     let connection = match connection {
         Some(connection) => connection,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_moves_the_position_only_if_it_follows_on_it() {
+    fn page_moves_the_position_only_if_it_follows() {
         let (edge, shared) = (Edge::default(), shared());
         let head = Cursor { epoch: 1, sequence: 4, chain: [0; 16] };
         let snapshot = |answers| {

@@ -1,4 +1,4 @@
-//! A connection of one edge, as Envoy's cluster in `envoy/envoy.yaml` would have it.
+//! A connection of one edge, configured like Envoy's cluster in `envoy/envoy.yaml`.
 
 use crate::failure::Context as _;
 use crate::{Failure, Result};
@@ -14,19 +14,19 @@ use tokio::time::timeout;
 /// The cluster's `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The `interval` of the cluster's `connection_keepalive`: how long until the other side is asked whether it lives.
+/// The `interval` of the cluster's `connection_keepalive`.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// How long until it has to answer that: longer than the cluster's two seconds, since thousands of edges share a few threads
-/// here, and a thread that comes late to an answer that is there would hold it against the control plane.
+/// The keepalive timeout: longer than the cluster's two seconds, since thousands of edges share a few threads here, and
+/// a thread that reads a timely response late would blame the control plane.
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
-/// What an edge speaks.
+/// The protocol of an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1, kept alive. Less memory for each edge, here and at the control plane, and no keepalives.
+    /// HTTP/1.1 with keep-alive. Uses less memory per edge on both sides, and has no keepalive pings.
     Http1,
-    /// HTTP/2 in clear text with prior knowledge, as in `envoy/envoy.yaml`.
+    /// Cleartext HTTP/2 with prior knowledge, as in `envoy/envoy.yaml`.
     Http2,
 }
 
@@ -44,8 +44,9 @@ enum Sender {
 impl Connection {
     pub(super) async fn open(to: SocketAddr, protocol: Protocol) -> Result<Self> {
         let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await;
-        let stream =
-            connecting.map_err(|_| Failure::new(format!("{to} does not accept")))?.context(|| to.to_string())?;
+        let stream = connecting
+            .map_err(|_| Failure::new(format!("timed out connecting to {to}")))?
+            .context(|| to.to_string())?;
         stream.set_nodelay(true).context(|| to.to_string())?;
         let io = TokioIo::new(stream);
         let sender = match protocol {
@@ -69,7 +70,7 @@ impl Connection {
         Ok(Self { authority: to, sender })
     }
 
-    /// Asks, and waits for the whole answer: its status and its body.
+    /// Sends a GET, and waits for the complete response; returns its status and body.
     pub(super) async fn get(&mut self, path: &str, authorization: &str) -> Result<(u16, Bytes)> {
         let request = hyper::Request::get(match self.sender {
             Sender::Http1(_) => path.to_owned(),
@@ -90,8 +91,8 @@ impl Connection {
                 sender.send_request(request).await
             }
         };
-        let (head, body) = answer.context(|| "no answer".into())?.into_parts();
-        let body = body.collect().await.context(|| "half an answer".into())?;
+        let (head, body) = answer.context(|| "no response".into())?.into_parts();
+        let body = body.collect().await.context(|| "incomplete response".into())?;
         Ok((head.status.as_u16(), body.to_bytes()))
     }
 }

@@ -1,21 +1,21 @@
-//! Being told to end.
+//! Termination signals.
 
 use keyward_harness::{Failure, Result};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
-/// Ctrl-C, SIGTERM, or the terminal's end.
+/// SIGINT, SIGTERM, or SIGHUP.
 pub(crate) struct Interrupt([Signal; 3]);
 
 impl Interrupt {
-    /// Listens from now on, so that none is missed between two waits.
+    /// Listens from now on, so that no signal is missed between two waits.
     pub(crate) fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
         Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
     }
 
-    /// Waits for one.
+    /// Waits for a signal.
     pub(crate) async fn wait(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
@@ -25,7 +25,8 @@ impl Interrupt {
         }
     }
 
-    /// Whether one comes within a moment. Ctrl-C reaches the children, too, and a child's end may be seen first.
+    /// Whether a signal arrives within a moment. Ctrl-C reaches child processes too, and the exit of one may be noticed
+    /// first.
     pub(crate) async fn came(&mut self) -> bool {
         timeout(Duration::from_millis(300), self.wait()).await.is_ok()
     }

@@ -1,8 +1,8 @@
-//! Loads against a limit on real gateways: what was let through and what was refused, in spans of 50 ms, as JSON on
-//! standard output for `tools/plot-limits`.
+//! Loads against a limit on real gateways: prints the allowed and refused requests in spans of 50 ms as JSON, for
+//! `tools/plot-limits`.
 //!
-//! Times are those at which the client had its answers, so they are later than the gateway's by some milliseconds, and not
-//! all by the same. What a limit promises is held by tests, not by this.
+//! Times are those at which the client received its responses, some varying milliseconds later than the gateway's. The
+//! guarantees of limits are verified by tests, not here.
 
 use keyward_harness::http::Connection;
 use keyward_harness::{ControlPlane, Envoy, Failure, Fleet, Gateway, Request, Result, artifacts, until};
@@ -12,45 +12,45 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// The loads there are.
+/// The available loads.
 pub(crate) const SCENARIOS: [&str; 3] = ["burst", "overload", "fleet"];
 
-/// The limit of the key: so many requests in any second.
+/// The key's limit: requests in any second.
 const LIMIT: usize = 40;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What is counted together.
+/// The span over which requests are counted.
 const SPAN: Duration = Duration::from_millis(50);
 
-/// How long a load is, and then everything has been answered.
+/// The duration of a load; by its end all requests are answered.
 const LENGTH: Duration = Duration::from_secs(6);
 
-/// Connections to each gateway: enough that no request waits for another's answer for long.
+/// Connections to each gateway: enough that no request waits long for another's response.
 const CONNECTIONS: usize = 16;
 
-/// How long a key may take to come to a gateway.
+/// The deadline for a key to reach a gateway.
 const SOON: Duration = Duration::from_secs(10);
 
-/// An answer: when, and whether the request was let through.
+/// A response: its time, and whether the request was allowed.
 type Answered = (Duration, bool);
 
-/// Runs a load and prints what came of it.
+/// Runs a load and prints its results.
 pub(crate) async fn load(scenario: &str) -> Result<()> {
     let answered = match scenario {
         "burst" => {
-            // Two of them around a full second, which a limit that counts from second to second would let through both.
+            // Two bursts around a full second, both of which a fixed-window limit would allow.
             let bursts = [500, 900, 1100, 1600, 2800, 3900, 4100];
             let times = bursts.into_iter().flat_map(|ms| [Duration::from_millis(ms); 3 * LIMIT / 4]).collect();
             one_gateway(times).await?
         }
         "overload" => one_gateway(evenly(3 * LIMIT)).await?,
         "fleet" => two_gateways(evenly(3 * LIMIT / 2)).await?,
-        _ => return Err(Failure::new(format!("no load {scenario:?}; there are {}", SCENARIOS.join(", ")))),
+        _ => return Err(Failure::new(format!("unknown load {scenario:?}; expected one of {}", SCENARIOS.join(", ")))),
     };
     let (version, answered) = answered;
     let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let told = json!({
+    let results = json!({
         "command": format!("keyward-dev load {scenario}"),
         "at": at,
         "envoy": version,
@@ -60,11 +60,11 @@ pub(crate) async fn load(scenario: &str) -> Result<()> {
         "gateways": answered.iter().map(|answered| spans(answered)).collect::<Vec<_>>(),
         "in_window": in_window(&answered.concat()),
     });
-    println!("{told}");
+    println!("{results}");
     Ok(())
 }
 
-/// One gateway, whose filter has the limit.
+/// One gateway, whose filter applies the limit.
 async fn one_gateway(times: Vec<Duration>) -> Result<(String, Vec<Vec<Answered>>)> {
     let gateway = Gateway::start().await?;
     let key = make_key(&gateway.control_plane).await?;
@@ -72,7 +72,7 @@ async fn one_gateway(times: Vec<Duration>) -> Result<(String, Vec<Vec<Answered>>
     Ok((version(&gateway.envoy).await?, answered))
 }
 
-/// Two gateways that share the limit; each has it, too, for itself.
+/// Two gateways that share the limit; each also applies it locally.
 async fn two_gateways(times: Vec<Duration>) -> Result<(String, Vec<Vec<Answered>>)> {
     let limit = format!("key_id:{LIMIT}/s");
     let fleet = Fleet::start(&artifacts::rate_limit_service()?, &[&limit], |_| ()).await?;
@@ -85,18 +85,18 @@ async fn make_key(control_plane: &ControlPlane) -> Result<String> {
     Ok(control_plane.create(&json!({"name": "load", "limits": [format!("{LIMIT}/s")]})).await?.key)
 }
 
-/// So many requests a second, all at the same distance.
+/// This many requests per second, evenly spaced.
 fn evenly(per_second: usize) -> Vec<Duration> {
     let length = usize::try_from(LENGTH.as_secs()).unwrap_or(0);
     (0..per_second * length).map(|request| WINDOW.mul_f64(request as f64 / per_second as f64)).collect()
 }
 
-/// Sends a request to each gateway at each of the times; the answers of each gateway.
+/// Sends a request to each gateway at each of the times; returns the responses of each gateway.
 async fn run(gateways: &[SocketAddr], key: &str, times: Vec<Duration>) -> Result<Vec<Vec<Answered>>> {
     let request = Request::get("/").bearer(key);
     let mut connections = Vec::new();
     for &gateway in gateways {
-        until("the key opens", SOON, async || {
+        until("the key is accepted", SOON, async || {
             let answer = keyward_harness::http::send(gateway, &request).await?;
             if answer.status == 200 { Ok(()) } else { Err(Failure::new(answer.text())) }
         })
@@ -107,7 +107,7 @@ async fn run(gateways: &[SocketAddr], key: &str, times: Vec<Duration>) -> Result
         }
         connections.push(of_gateway);
     }
-    // What that has used is over.
+    // Wait until the requests of the probe have left the window.
     sleep(2 * WINDOW).await;
     let start = Instant::now();
     let mut clients = JoinSet::new();
@@ -137,13 +137,13 @@ async fn run(gateways: &[SocketAddr], key: &str, times: Vec<Duration>) -> Result
     Ok(by_gateway)
 }
 
-/// How many were let through, and how many refused, in each span.
+/// The number of allowed and refused requests in each span.
 fn spans(answered: &[Answered]) -> Value {
     let count = |admitted: bool| {
         let mut spans = vec![0; usize::try_from(LENGTH.as_millis() / SPAN.as_millis()).unwrap_or(0)];
         for (time, _) in answered.iter().filter(|(_, was)| *was == admitted) {
             let span = usize::try_from(time.as_millis() / SPAN.as_millis()).unwrap_or(usize::MAX);
-            // What was answered late is counted in the last one, so that nothing is missing.
+            // Late responses are counted in the last span, so that none is missing.
             let last = spans.len() - 1;
             spans[span.min(last)] += 1;
         }
@@ -152,7 +152,7 @@ fn spans(answered: &[Answered]) -> Value {
     json!({"admitted": count(true), "refused": count(false)})
 }
 
-/// At each answer that let a request through, in milliseconds: how many there were in the window that ends with it.
+/// For each allowed request, the time in milliseconds and the number allowed in the window that ends then.
 fn in_window(answered: &[Answered]) -> Vec<(u64, usize)> {
     let mut admitted: Vec<_> = answered.iter().filter(|(_, admitted)| *admitted).map(|(time, _)| *time).collect();
     admitted.sort();
@@ -160,10 +160,10 @@ fn in_window(answered: &[Answered]) -> Vec<(u64, usize)> {
     admitted.iter().map(|end| (millis(*end), within(end))).collect()
 }
 
-/// Such as 1.40.0.
+/// Envoy's version, such as 1.40.0.
 async fn version(envoy: &Envoy) -> Result<String> {
-    let told = envoy.server_info().await?;
-    Ok(told["version"].as_str().and_then(|version| version.split('/').nth(1)).unwrap_or("?").to_owned())
+    let info = envoy.server_info().await?;
+    Ok(info["version"].as_str().and_then(|version| version.split('/').nth(1)).unwrap_or("?").to_owned())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,5 +1,5 @@
-//! What `make run` runs: control plane, upstreams and Envoy in the foreground, with the shipped configuration. And what
-//! `make plot-limits` runs: loads against limits.
+//! Runs the product for `make run`: control plane, upstreams and Envoy in the foreground, with the shipped
+//! configuration; and loads against limits for `make plot-limits`.
 
 mod interrupt;
 mod load;
@@ -16,7 +16,9 @@ async fn main() -> ExitCode {
         ["run"] => run::run().await,
         ["load", scenario] => load::load(scenario).await,
         _ => {
-            eprintln!("usage: keyward-dev run              (or: make run; `make help` tells the environment it reads)");
+            eprintln!(
+                "usage: keyward-dev run              (or: make run; `make help` lists the environment variables)"
+            );
             eprintln!("       keyward-dev load {}    (or: make plot-limits)", load::SCENARIOS.join("|"));
             return ExitCode::from(2);
         }

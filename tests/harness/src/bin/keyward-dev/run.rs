@@ -1,4 +1,4 @@
-//! Starts the parts, says when they serve, watches them, and ends them together.
+//! Starts the parts, reports when they are ready, monitors them, and stops them together.
 
 use crate::interrupt::Interrupt;
 use crate::settings::{CONTROL_PORT, Settings};
@@ -12,10 +12,10 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How long the first snapshot may take.
+/// The deadline for the first snapshot.
 const SNAPSHOT: Duration = Duration::from_secs(30);
 
-/// How often the parts are looked at.
+/// The interval at which the parts are checked.
 const WATCH: Duration = Duration::from_millis(200);
 
 struct Parts {
@@ -25,7 +25,7 @@ struct Parts {
     example: Example,
 }
 
-/// Runs until it is told to end, or until a part ends.
+/// Runs until interrupted, or until a part exits.
 pub(crate) async fn run() -> Result<()> {
     let mut interrupt = Interrupt::listen()?;
     let settings = Settings::read()?;
@@ -49,7 +49,7 @@ pub(crate) async fn run() -> Result<()> {
     };
     tokio::select! {
         () = parts.stop() => {}
-        // Asked twice: dropping the parts kills them.
+        // A second interrupt: dropping the parts kills them.
         () = interrupt.wait() => {}
     }
     ended
@@ -74,7 +74,7 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
     for (name, default) in config.upstreams() {
         let upstream = match Echo::start(&name, default).await {
             Ok(upstream) => upstream,
-            // Nobody but Envoy needs to know where it is.
+            // Only Envoy needs the address.
             Err(_) => Echo::start(&name, loopback(0)).await?,
         };
         config.set_cluster(&name, upstream.address());
@@ -104,16 +104,16 @@ fn announce(settings: &Settings, parts: &Parts) {
          Envoy admin http://127.0.0.1:{admin}"
     );
     let upstreams: Vec<_> = parts.upstreams.iter().map(|up| format!("{} http://{}", up.name(), up.address())).collect();
-    println!("  dialect {dialect}; echo {}; logs in .keyward/run; Ctrl-C ends all", upstreams.join(", "));
+    println!("  dialect {dialect}; echo {}; logs in .keyward/run; Ctrl-C stops everything", upstreams.join(", "));
     let url = if *control == CONTROL_PORT { String::new() } else { format!("KEYWARD_URL=http://127.0.0.1:{control} ") };
-    println!("Make a key, and use it:");
+    println!("Create a key, and use it:");
     let Example { create, path } = &parts.example;
     println!("  {url}target/release/keyward keys create {create}");
     println!("  curl -i -H 'Authorization: Bearer <the key>' http://127.0.0.1:{gateway}{path}");
 }
 
 impl Parts {
-    /// Waits until a part ends; what it said.
+    /// Waits until a part exits; returns its failure.
     async fn watch(&mut self) -> Failure {
         loop {
             let control_plane = self.control_plane.process().map_or(Ok(()), |process| process.ensure_running());
@@ -124,7 +124,7 @@ impl Parts {
         }
     }
 
-    /// Envoy first, so that no request comes to a gateway whose parts are gone.
+    /// Stops Envoy first, so that no request reaches a gateway without its other parts.
     async fn stop(&mut self) {
         let _ = self.envoy.stop().await;
         let _ = self.control_plane.stop().await;

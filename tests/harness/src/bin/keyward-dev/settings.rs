@@ -1,12 +1,12 @@
-//! What the environment says.
+//! Settings from the environment.
 
 use keyward_harness::{Failure, Result, ports};
 use std::env;
 
-/// The environment, read and checked.
+/// The validated settings.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// The dialect of both sides.
+    /// The dialect of the server and the edge.
     pub(crate) dialect: String,
     /// The gateway's port.
     pub(crate) gateway: u16,
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) admin: u16,
 }
 
-/// The control plane's port if nothing else is said.
+/// The control plane's default port.
 pub(crate) const CONTROL_PORT: u16 = 8081;
 
 const GATEWAY_VARIABLE: &str = "KEYWARD_GATEWAY_PORT";
@@ -24,7 +24,7 @@ const CONTROL_VARIABLE: &str = "KEYWARD_CONTROL_PORT";
 const ADMIN_VARIABLE: &str = "KEYWARD_ENVOY_ADMIN_PORT";
 
 impl Settings {
-    /// Reads them.
+    /// Reads and validates the environment.
     pub(crate) fn read() -> Result<Self> {
         let settings = Self {
             dialect: variable("DIALECT").unwrap_or_else(|| "keyward".to_owned()),
@@ -36,13 +36,13 @@ impl Settings {
             let ports = settings.ports();
             let ((port, _, a), (same, _, b)) = (ports[one], ports[other]);
             if port == same {
-                return Err(Failure::new(format!("{a} and {b} are both {port}")));
+                return Err(Failure::new(format!("{a} and {b} must differ, got {port} for both")));
             }
         }
         Ok(settings)
     }
 
-    /// Makes sure that all ports are free before anything is started; tells every one that is not.
+    /// Checks that all ports are free before anything is started, and reports every one that is not.
     pub(crate) fn ensure_ports_free(&self) -> Result<()> {
         let taken: Vec<_> = self
             .ports()
@@ -67,12 +67,12 @@ fn port(name: &str, default: u16) -> Result<u16> {
         None => Ok(default),
         Some(text) => match text.parse() {
             Ok(port) if port > 0 => Ok(port),
-            _ => Err(Failure::new(format!("{name} is {text:?}, not a port from 1 to 65535"))),
+            _ => Err(Failure::new(format!("{name}: expected a port from 1 to 65535, got {text:?}"))),
         },
     }
 }
 
-/// Make exports what it does not know as empty.
+/// The variable's value; Make exports unset variables as empty ones.
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }

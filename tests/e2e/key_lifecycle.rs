@@ -1,4 +1,4 @@
-//! The life of a key on real workers: rotation, plans, credits, hashes from elsewhere.
+//! Rotation, plans, credits and imported hashes on real workers.
 
 use crate::common::{SOON, hmac_sha256};
 use base64::Engine as _;
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use std::time::{Duration, Instant};
 
-/// Until an edge has told of a use.
-const TOLD: Duration = Duration::from_secs(10);
+/// The deadline for an edge to report usage.
+const REPORTED: Duration = Duration::from_secs(10);
 
 async fn ask(gateway: &Gateway, method: &str, path: &str, body: Value) -> Value {
     let body = (!body.is_null()).then_some(body);
@@ -22,7 +22,7 @@ async fn key(gateway: &Gateway, id: &str) -> Value {
     ask(gateway, "GET", &format!("/v1/keys/{id}"), Value::Null).await
 }
 
-/// Gives the key a further secret; returns what was answered.
+/// Adds a secret to the key; returns the secret and the response.
 async fn rotate(gateway: &Gateway, created: &CreatedKey, grace_s: u64) -> (String, Value) {
     let rotated = ask(gateway, "POST", &format!("/v1/keys/{}/rotate", created.id), json!({"grace_s": grace_s})).await;
     (rotated["key"].as_str().unwrap().to_owned(), rotated)
@@ -33,7 +33,7 @@ fn with(key: &str) -> Request {
 }
 
 #[tokio::test]
-async fn both_secrets_open_for_the_grace_and_only_the_new_one_afterwards() {
+async fn both_secrets_are_valid_during_the_grace_period() {
     const GRACE: Duration = Duration::from_secs(3);
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
@@ -46,10 +46,10 @@ async fn both_secrets_open_for_the_grace_and_only_the_new_one_afterwards() {
         let statuses = workers.statuses(&with(&created.key)).await.unwrap();
         let elapsed = asked.elapsed();
         if statuses == [401, 401] {
-            assert!(elapsed >= GRACE, "the grace was cut to {elapsed:?}");
+            assert!(elapsed >= GRACE, "the grace period ended after {elapsed:?}");
             break;
         }
-        assert!(elapsed < GRACE + SOON, "the old secret opens after {elapsed:?}");
+        assert!(elapsed < GRACE + SOON, "the old secret is still accepted after {elapsed:?}");
         assert_eq!(workers.statuses(&with(&new)).await.unwrap(), [200, 200]);
     }
     assert_eq!(workers.statuses(&with(&new)).await.unwrap(), [200, 200]);
@@ -57,7 +57,7 @@ async fn both_secrets_open_for_the_grace_and_only_the_new_one_afterwards() {
 }
 
 #[tokio::test]
-async fn a_grace_ends_early_on_request_and_one_of_nothing_is_none() {
+async fn grace_period_ends_early_on_request_or_is_skipped() {
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let created = gateway.control_plane.create_named("rotated").await.unwrap();
@@ -72,12 +72,12 @@ async fn a_grace_ends_early_on_request_and_one_of_nothing_is_none() {
     let (third, _) = rotate(&gateway, &created, 0).await;
     workers.until_status(&with(&second), 401, SOON).await.unwrap();
     workers.until_status(&with(&third), 200, SOON).await.unwrap();
-    // Revoking the key ends them all.
+    // Revoking the key invalidates all secrets.
     gateway.control_plane.revoke(&created.id).await.unwrap();
     workers.until_status(&with(&third), 401, SOON).await.unwrap();
 }
 
-/// Sends on one worker after another until a request is refused; returns how many were let through and the refusal.
+/// Sends on each worker in turn until a request is refused; returns how many passed, and the refusal.
 async fn exhaust(workers: &mut WorkerConnections, secrets: &[&str]) -> (usize, Response) {
     let mut through = 0;
     loop {
@@ -89,19 +89,19 @@ async fn exhaust(workers: &mut WorkerConnections, secrets: &[&str]) -> (usize, R
                 }
             }
         }
-        assert!(through < 1000, "nothing limits");
+        assert!(through < 1000, "expected a limit");
     }
 }
 
 #[tokio::test]
-async fn a_rotation_does_not_double_the_limit() {
+async fn rotation_does_not_double_the_limit() {
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let created = gateway.control_plane.create(&json!({"name": "limited", "limits": ["20/h"]})).await.unwrap();
     let (new, _) = rotate(&gateway, &created, 3600).await;
-    // What is refused for want of news is not counted; what gets through is.
+    // Requests refused for lack of a snapshot are not counted; those that pass are.
     let mut through = 0;
-    until("both secrets have come to the workers", SOON, async || {
+    until("both secrets have reached the workers", SOON, async || {
         let mut statuses = Vec::new();
         for secret in [&created.key, &new] {
             statuses.extend(workers.statuses(&with(secret)).await?);
@@ -119,7 +119,7 @@ async fn a_rotation_does_not_double_the_limit() {
 }
 
 #[tokio::test]
-async fn a_plan_limits_its_keys_and_a_change_of_it_reaches_them_all() {
+async fn plan_limits_its_keys_and_changes_reach_them_all() {
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     ask(&gateway, "PUT", "/v1/plans/free", json!({"limits": ["5/h"]})).await;
@@ -136,30 +136,30 @@ async fn a_plan_limits_its_keys_and_a_change_of_it_reaches_them_all() {
     for key in &keys {
         workers.until_status(&with(key), 200, SOON).await.unwrap();
     }
-    let told = &workers.send(&with(&keys[0])).await.unwrap()[0].json()["headers"]["x-keyward-plan"];
-    assert_eq!(*told, json!(["free"]), "the upstream is told the plan");
+    let plan = &workers.send(&with(&keys[0])).await.unwrap()[0].json()["headers"]["x-keyward-plan"];
+    assert_eq!(*plan, json!(["free"]), "the upstream receives the plan");
 }
 
 #[tokio::test]
-async fn a_use_is_told_of_within_ten_seconds_and_says_which_secret_it_was() {
+async fn use_is_reported_with_its_secret_within_10_s() {
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let created = gateway.control_plane.create_named("used").await.unwrap();
     let (new, rotated) = rotate(&gateway, &created, 3600).await;
     assert_eq!(rotated["last_used_at"], Value::Null);
     workers.until_status(&with(&new), 200, SOON).await.unwrap();
-    let used = until("the use is told of", TOLD, async || {
+    let used = until("the use is reported", REPORTED, async || {
         let key = key(&gateway, &created.id).await;
         if key["last_used_at"].is_null() { Err(Failure::new("not yet")) } else { Ok(key) }
     })
     .await
     .unwrap();
-    assert_eq!(used["secrets"][0]["last_used_at"], Value::Null, "nobody used the old one: {used}");
+    assert_eq!(used["secrets"][0]["last_used_at"], Value::Null, "the old secret was not used: {used}");
     assert!(used["secrets"][1]["last_used_at"].is_string(), "{used}");
 }
 
 #[tokio::test]
-async fn credits_that_run_out_refuse_at_every_worker_until_there_are_more() {
+async fn exhausted_credits_refuse_until_there_are_more() {
     let gateway = Gateway::builder().dialect("exona").start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let make = async |environment: &str| {
@@ -170,24 +170,24 @@ async fn credits_that_run_out_refuse_at_every_worker_until_there_are_more() {
     for key in [&live, &test] {
         workers.until_status(&with(&key.key), 200, SOON).await.unwrap();
     }
-    // Credits are counted where the batches come together, so they run out a little later than they are used up.
-    workers.until_status(&with(&live.key), 402, TOLD).await.unwrap();
-    let told = key(&gateway, &live.id).await;
-    assert!(told["spent"].as_u64().unwrap() >= 6, "{told}");
+    // Credits are counted at the control plane, so they run out slightly after they are used up.
+    workers.until_status(&with(&live.key), 402, REPORTED).await.unwrap();
+    let reported = key(&gateway, &live.id).await;
+    assert!(reported["spent"].as_u64().unwrap() >= 6, "{reported}");
     assert_eq!(workers.statuses(&with(&test.key)).await.unwrap(), [200, 200], "test keys spend none");
     ask(&gateway, "PATCH", &format!("/v1/keys/{}", live.id), json!({"credits": 1_000_000})).await;
     workers.until_status(&with(&live.key), 200, SOON).await.unwrap();
-    until("the uses of the test key are told of", TOLD, async || {
-        let told = key(&gateway, &test.id).await;
-        assert_eq!(told["spent"], 0);
-        if told["last_used_at"].is_null() { Err(Failure::new("not yet")) } else { Ok(()) }
+    until("the uses of the test key are reported", REPORTED, async || {
+        let reported = key(&gateway, &test.id).await;
+        assert_eq!(reported["spent"], 0);
+        if reported["last_used_at"].is_null() { Err(Failure::new("not yet")) } else { Ok(()) }
     })
     .await
     .unwrap();
 }
 
 #[tokio::test]
-async fn keys_that_were_hashed_elsewhere_open_as_their_own() {
+async fn keys_hashed_elsewhere_are_accepted() {
     const PEPPER: &str = "the pepper of another system";
     let gateway = Gateway::builder()
         .dialect("ai-api")

@@ -1,10 +1,10 @@
-//! While the control plane is away, what was known holds; when it comes back, what changed arrives.
+//! While the control plane is unavailable, the snapshot stays in effect; after its return, changes arrive.
 
 use crate::common::{SOON, assert_refused};
 use keyward_harness::{Gateway, Request};
 
 #[tokio::test]
-async fn a_killed_control_plane_changes_nothing_until_it_is_back() {
+async fn killed_control_plane_changes_nothing_until_restart() {
     let mut gateway = Gateway::start().await.unwrap();
     let kept = gateway.control_plane.create_named("kept").await.unwrap();
     let revoked = gateway.control_plane.create_named("revoked").await.unwrap();
@@ -32,8 +32,8 @@ async fn a_killed_control_plane_changes_nothing_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn an_envoy_that_starts_first_refuses_until_the_control_plane_comes_and_then_serves() {
-    let mut gateway = Gateway::builder().control_plane_away().start().await.unwrap();
+async fn envoy_started_first_refuses_until_a_snapshot_comes() {
+    let mut gateway = Gateway::builder().control_plane_unavailable().start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     for request in [Request::get("/"), Request::get("/").bearer("kw_live_nonsense")] {
         for answer in workers.send(&request).await.unwrap() {

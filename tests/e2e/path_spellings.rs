@@ -1,4 +1,4 @@
-//! A key without a permission does not reach what asks for it, however the path or the method is written.
+//! A key without a permission cannot reach a protected route, however path or method are spelled.
 
 use crate::common::SOON;
 use keyward_harness::http::Connection;
@@ -6,7 +6,7 @@ use keyward_harness::{Gateway, Request};
 use serde_json::json;
 
 #[tokio::test]
-async fn no_spelling_of_a_path_or_a_method_gets_around_a_rule() {
+async fn no_spelling_of_path_or_method_evades_a_rule() {
     let gateway = Gateway::builder().dialect("ai-api").start().await.unwrap();
     let reader = gateway.control_plane.create(&json!({"name": "reader", "scopes": ["read"]})).await.unwrap().key;
     let with = |method: &str, path: &str| Request::new(method, path).bearer(&reader);
@@ -42,7 +42,7 @@ async fn no_spelling_of_a_path_or_a_method_gets_around_a_rule() {
     }
     assert_eq!(gateway.upstream().take_seen(), []);
 
-    // What an upstream might take for the method or the path instead, in the spellings that CGI, WSGI and Rack read alike.
+    // Fields that an upstream might read as method or path, in the spellings that CGI, WSGI and Rack treat alike.
     let instead = [
         "x-http-method-override",
         "X.HTTP.Method.Override",

@@ -1,11 +1,11 @@
-//! A key opens from when it is made until it is revoked, on every worker.
+//! A key is accepted on every worker from its creation until its revocation.
 
 use crate::common::{SOON, assert_refused};
 use keyward_harness::{Failure, Gateway, Request, until};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_key_opens_every_worker_until_it_is_revoked() {
+async fn key_is_accepted_on_every_worker_until_revoked() {
     let gateway = Gateway::start().await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     let without_key = Request::get("/hello?a=b");
@@ -32,7 +32,7 @@ async fn a_key_opens_every_worker_until_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_key_opens_over_http_2_and_in_either_header() {
+async fn key_is_accepted_over_http_2_and_in_either_header() {
     let gateway = Gateway::start().await.unwrap();
     let created = gateway.control_plane.create_named("demo").await.unwrap();
     let request = Request::get("/").header("x-api-key", &created.key);
@@ -46,8 +46,9 @@ async fn a_key_opens_over_http_2_and_in_either_header() {
     }
 }
 
+/// A public route needs no key, and a refused request does not reach the upstream.
 #[tokio::test]
-async fn a_public_route_needs_no_key_and_a_refused_request_reaches_no_upstream() {
+async fn public_route_needs_no_key() {
     let gateway = Gateway::start().await.unwrap();
     assert_eq!(gateway.envoy.send(&Request::get("/health")).await.unwrap().json()["path"], "/health");
     gateway.upstream().take_seen();
@@ -58,7 +59,7 @@ async fn a_public_route_needs_no_key_and_a_refused_request_reaches_no_upstream()
 }
 
 #[tokio::test]
-async fn verdicts_are_in_the_access_log_and_secrets_are_nowhere() {
+async fn access_log_has_verdicts_and_no_secrets() {
     let gateway = Gateway::start().await.unwrap();
     let created = gateway.control_plane.create_named("demo").await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
