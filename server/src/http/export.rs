@@ -110,8 +110,11 @@ async fn send(mut export: Export, format: Format, pieces: mpsc::Sender<Piece>) -
     }
 }
 
+/// The name of a column, and its value.
+type Column = (&'static str, fn(&Key) -> Value);
+
 /// What a row says beside the id and the settable fields of a key.
-const OTHERS: [(&str, fn(&Key) -> Value); 5] = [
+const OTHERS: [Column; 5] = [
     ("spent", |key| json!(key.spent)),
     ("created_at", |key| json!(key.created_at)),
     ("revoked_at", |key| json!(key.revoked_at)),

@@ -319,7 +319,8 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, AuthRejection> {
         let refused = refused(Refusal::InsufficientScope, verified.key);
         return Err(AuthRejection::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
-    let asking = Asking::new(&verified, &app.dialect).ok_or(AuthRejection::Other(ApiError::NoOwner))?;
+    let asking = Asking::new(&verified.key, &verified.secret, verified.owner.as_ref(), &app.dialect);
+    let asking = asking.ok_or(AuthRejection::Other(ApiError::NoOwner))?;
     Ok(Caller { verified, asking })
 }
 

@@ -6,9 +6,8 @@
 use super::keys;
 use super::mutation::Mutation;
 use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Store, owners, within};
-use crate::auth::key_auth::Verified;
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Key, Secret, State};
+use crate::model::{Actor, Key, Owner, Secret, State};
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::entry::Environment;
 use sqlx::AnyConnection;
@@ -43,17 +42,17 @@ const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
 
 impl Asking {
     /// The key that was shown; `None` if it belongs to nobody.
-    pub fn new(verified: &Verified, dialect: &Dialect) -> Option<Self> {
-        let owner = verified.owner.as_ref()?;
+    pub fn new(key: &Key, secret: &Secret, owner: Option<&Owner>, dialect: &Dialect) -> Option<Self> {
+        let owner = owner?;
         Some(Self {
-            key: verified.key.id.clone(),
-            key_version: verified.key.version,
-            environment: verified.key.environment,
-            kinds: dialect.managed_by(&verified.key.kind).map(str::to_owned).collect(),
+            key: key.id.clone(),
+            key_version: key.version,
+            environment: key.environment,
+            kinds: dialect.managed_by(&key.kind).map(str::to_owned).collect(),
             owner: owner.id.clone(),
             owner_version: owner.version,
-            secret: verified.secret.id.clone(),
-            expires_at: [verified.key.expires_at, verified.secret.not_after].into_iter().flatten().min(),
+            secret: secret.id.clone(),
+            expires_at: [key.expires_at, secret.not_after].into_iter().flatten().min(),
         })
     }
 
@@ -289,7 +288,7 @@ mod tests {
         let turn = store.lookup_permit(&[n]).await.unwrap();
         let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
         let dialect = Dialect::built_in("keyward").unwrap().unwrap();
-        Asking::new(&Verified { key, secret, owner }, &dialect).unwrap()
+        Asking::new(&key, &secret, owner.as_ref(), &dialect).unwrap()
     }
 
     #[tokio::test]
@@ -333,7 +332,7 @@ mod tests {
             let late = store.create_key_by(asking.clone(), key(made), &at(end)).await;
             assert!(matches!(late, Err(KeyError::Store(Error::NotAuthorized))), "{late:?}");
             let in_time = end.minus(Duration::from_millis(1));
-            assert!(matches!(store.create_key_by(asking, key(made), &at(in_time)).await, Ok(_)));
+            assert!(store.create_key_by(asking, key(made), &at(in_time)).await.is_ok());
         }
     }
 
@@ -368,11 +367,11 @@ mod tests {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
         for n in 3..=100 {
-            assert!(matches!(store.create_key_by(asking.clone(), key(n), &at(NOW)).await, Ok(_)), "{n}");
+            assert!(store.create_key_by(asking.clone(), key(n), &at(NOW)).await.is_ok(), "{n}");
         }
         assert!(matches!(store.create_key_by(asking.clone(), key(101), &at(NOW)).await, Err(KeyError::TooManyKeys)));
         store.revoke_key_by(asking.clone(), "key_50".into(), &at(NOW)).await.unwrap().unwrap();
-        assert!(matches!(store.create_key_by(asking, key(101), &at(NOW)).await, Ok(_)));
+        assert!(store.create_key_by(asking, key(101), &at(NOW)).await.is_ok());
     }
 
     /// What the owner's share is said to be.
@@ -389,7 +388,7 @@ mod tests {
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
         set_share(&store, NOW.plus(SHARE_STEP * (SHARE - 2))).await;
         // Whatever is ended has been made all the same.
-        assert!(matches!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await, Ok(_)));
+        assert!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await.is_ok());
         store.revoke_key_by(asking.clone(), "key_3".into(), &at(NOW)).await.unwrap().unwrap();
         let other = store.key("key_2").await.unwrap().unwrap();
         let rotate = async |key: Key, n, now| {
@@ -408,7 +407,7 @@ mod tests {
             assert!(matches!(rotated, Err(KeyError::TooSoon { retry_after }) if retry_after == left), "{rotated:?}");
         }
         let later = NOW.plus(SHARE_STEP);
-        assert!(matches!(store.create_key_by(asking.clone(), made(5, later), &at(later)).await, Ok(_)));
+        assert!(store.create_key_by(asking.clone(), made(5, later), &at(later)).await.is_ok());
         assert!(matches!(store.create_key_by(asking, made(6, later), &at(later)).await, Err(KeyError::TooSoon { .. })));
         store.create_key(Actor::server(), key(7)).await.unwrap();
     }
@@ -436,7 +435,7 @@ mod tests {
         let made = store.create_key_by(asking.clone(), key(3), &at(NOW)).await;
         assert!(matches!(made, Err(KeyError::TooSoon { retry_after }) if retry_after == SHARE_STEP), "{made:?}");
         let key = Key { created_at: NOW.plus(SHARE_STEP), ..key(3) };
-        assert!(matches!(store.create_key_by(asking, key, &at(NOW.plus(SHARE_STEP))).await, Ok(_)));
+        assert!(store.create_key_by(asking, key, &at(NOW.plus(SHARE_STEP))).await.is_ok());
     }
 
     #[tokio::test]
