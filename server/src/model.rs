@@ -15,15 +15,15 @@ pub use audit::{Actor, AuditEntry};
 pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
 pub use key::delegate::Delegator;
 pub use key::{
-    FieldChanges, FieldSpec, Key, KeyFields, MAX_KEY_ID_LENGTH, MAX_METADATA, MetadataChange, PasswordHash, Secret,
-    SelfService, Shape, State, Stored, write_cell,
+    FieldChanges, FieldSpec, Key, KeyFields, MetadataChange, PasswordHash, Secret, SelfService, Shape, State, Stored,
+    write_cell,
 };
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use precondition::{Expected, Target};
 pub use request::{
-    KeyChange, KeysToRevoke, MAX_CREDITS, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo,
-    document, is_id, schema,
+    KeyChange, KeysToRevoke, MAX_CREDITS, MAX_KEY_ID_LENGTH, MAX_METADATA, NewKey, OwnerChange, OwnerSettings,
+    PlanSettings, Rotation, UsageToUndo, document, documents, is_id, schema,
 };
 pub use token::{NewToken, Token, TokenScope};

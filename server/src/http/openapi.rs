@@ -1,8 +1,8 @@
 //! The API described by itself: an OpenAPI document made of what stands beside the handlers (`#[utoipa::path]`), the
-//! resources (`ToSchema`) and the readers of requests ([`schema`]). What many operations have in common is added
+//! resources (`ToSchema`) and the readers of requests ([`documents`]). What many operations have in common is added
 //! here, from what they are: who asks shows a token, who sends a document may send a bad one.
 //!
-//! [`schema`]: crate::model::schema
+//! [`documents`]: crate::model::documents
 
 use super::extract::MERGE_PATCH;
 use super::idempotency::IdempotencyKey;
@@ -118,7 +118,7 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut api = OpenApiBuilder::new().info(info()).servers(Some([Server::new("/")])).tags(Some(tags())).build();
     api.components = Some(components(dialect));
     api.merge(described);
-    let requests = crate::model::schema::all(dialect);
+    let requests = crate::model::documents::all(dialect);
     add_merge_patches(&mut api);
     for (is_safe, operation) in operations(&mut api) {
         let is_document = |body: &RequestBody| requests.iter().any(|(name, _)| carries(body, name));
@@ -136,7 +136,7 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut document = serde_json::to_value(&api).unwrap_or_default();
     if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
         schemas.extend(requests.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
-        for (name, fields) in crate::model::schema::shown_fields() {
+        for (name, fields) in crate::model::documents::shown_fields() {
             let Some(Value::Object(schema)) = schemas.get_mut(name) else { continue };
             if let Some(Value::Array(required)) = schema.get_mut("required") {
                 required.extend(fields.keys().map(|name| name.as_str().into()));

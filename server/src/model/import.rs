@@ -3,8 +3,8 @@
 //! Read by the readers of creation requests, so that the same things can be said and all mistakes are told at once. No
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
-use super::key::{Context, Key, KeyFields, MAX_KEY_ID_LENGTH, PasswordHash, Secret, Shape, kinds, read_environment};
-use super::request::{optional, time};
+use super::key::{Context, Key, KeyFields, PasswordHash, Secret, Shape, kinds, read_environment};
+use super::request::{MAX_KEY_ID_LENGTH, optional, time};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, RngError};
 use base64::Engine;

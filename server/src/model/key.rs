@@ -1,6 +1,7 @@
 //! A key and its secrets. The plaintext is not among what is known of them.
 
 use crate::clock::Timestamp;
+use crate::model::request::MAX_KEY_ID_LENGTH;
 use crate::random::ID_LENGTH;
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::entry::{Body, Entry, EntryTooLarge, KeyRecord};
@@ -81,12 +82,6 @@ pub struct Secret {
 /// A password hash: a PHC string (Argon2id) or one of bcrypt. `Debug` redacts it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
-
-/// The most entries of a key's metadata.
-pub const MAX_METADATA: usize = 20;
-
-/// The length of the longest id of a key, in bytes.
-pub const MAX_KEY_ID_LENGTH: usize = 64;
 
 /// Whether a key can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]

@@ -1,5 +1,6 @@
 //! What callers may ask for, read so that all mistakes are told at once and what was read cannot be wrong.
 
+pub mod documents;
 mod expiry;
 mod fields;
 mod key_change;
@@ -10,7 +11,7 @@ mod rotation;
 pub mod schema;
 mod usage;
 
-pub use fields::{MAX_CREDITS, is_id};
+pub use fields::{MAX_CREDITS, MAX_KEY_ID_LENGTH, MAX_METADATA, is_id};
 pub use key_change::KeyChange;
 pub use new_key::NewKey;
 pub use owner::{KeysToRevoke, OwnerChange, OwnerSettings};

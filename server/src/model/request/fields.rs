@@ -1,6 +1,5 @@
 //! What several requests have in common: how one field of them is read.
 
-use crate::model::key::MAX_METADATA;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use keyward_core::document::{Fields, Node, Problems, read_value};
 use keyward_core::key::digest::Digest;
@@ -12,6 +11,10 @@ use std::net::IpAddr;
 pub(super) const MAX_NAME_LENGTH: usize = 200;
 pub(super) const MAX_SCOPE_LENGTH: usize = 64;
 pub(super) const MAX_ID_LENGTH: usize = 128;
+/// The length of the longest id of a key, in bytes.
+pub const MAX_KEY_ID_LENGTH: usize = 64;
+/// The most entries of a key's metadata.
+pub const MAX_METADATA: usize = 20;
 pub(super) const MAX_METADATA_NAME_LENGTH: usize = 64;
 pub(super) const MAX_METADATA_VALUE_LENGTH: usize = 500;
 /// The most credits that a key can have or can have spent: what every reader of JSON tells from its neighbours (RFC 8259,
