@@ -1,41 +1,33 @@
 //! `keyward audit`.
 
-use super::arguments::ControlPlane;
-use super::client::Client;
-use super::{CliError, escaped, output, print};
+use super::CliError;
+use super::control_plane::ControlPlane;
+use super::output::{self, OutputFormat};
 use clap::Args;
+use keyward_client::with_query;
+use serde_json::Value;
 
-/// Which entries of the audit log are shown, the newest first.
+/// Which entries of the audit log to show.
 #[derive(Debug, Args)]
-pub struct AuditArguments {
-    /// Only those about the key, owner or plan of this id
+pub(super) struct AuditArguments {
+    /// Only entries about the key, owner or plan with this id
     #[arg(long, value_name = "ID")]
     subject: Option<String>,
-    /// At most so many
+    /// Maximum number of entries
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Only those before the one of this number
+    /// Only entries before the one with this sequence number
     #[arg(long, value_name = "SEQUENCE")]
     before: Option<u64>,
-    /// Print what the server says
-    #[arg(long)]
-    json: bool,
 }
 
-/// Shows the audit log.
-///
-/// # Errors
-/// If the server refuses or cannot be reached.
-pub fn run(server: &ControlPlane, arguments: AuditArguments) -> Result<(), CliError> {
-    let AuditArguments { subject, limit, before, json } = arguments;
-    let mut path = format!("/v1/audit?limit={limit}");
-    for (name, value) in [("subject", subject), ("before", before.map(|before| before.to_string()))] {
-        if let Some(value) = value {
-            path += &format!("&{name}={}", escaped(&value));
-        }
-    }
-    let page = Client::new(server)?.get(&path)?;
-    let entries = page.get("entries").and_then(|entries| entries.as_array()).map_or(&[][..], Vec::as_slice);
-    let table = || output::table(&["sequence", "at", "actor", "action", "subject", "details"], entries);
-    print(&if json { output::line(&page) } else { table() })
+pub(super) fn run(server: &ControlPlane, arguments: AuditArguments, format: OutputFormat) -> Result<(), CliError> {
+    let AuditArguments { subject, limit, before } = arguments;
+    let parameters =
+        [("limit", Some(limit.to_string())), ("subject", subject), ("before", before.map(|before| before.to_string()))];
+    let page = server.client()?.get(&with_query("/v1/audit".to_owned(), &parameters))?;
+    format.print(&page, |page| {
+        let entries = page.get("entries").and_then(Value::as_array).into_iter().flatten();
+        output::table(&["sequence", "at", "actor", "action", "subject", "details"], entries)
+    })
 }

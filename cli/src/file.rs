@@ -1,5 +1,4 @@
-//! Files of the command line: opened before the server is asked, so that what is wrong with them is not taken for an answer
-//! of its.
+//! Input files. They are opened before any request, so that an error of a file is not mistaken for one of the server.
 
 use super::CliError;
 use std::fs::File;
@@ -7,26 +6,23 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A file that can be read, or the standard input.
+/// A readable file, or standard input.
 pub(super) struct Input {
-    /// How many bytes it has, where that is known.
+    /// The length in bytes, if known.
     length: Option<u64>,
     beginning: Vec<u8>,
     rest: Box<dyn Read + Send>,
 }
 
-/// Why a file could not be read to its end, for when something else has reported it in other words.
+/// The error with which reading a file failed, where something else reports it in other words.
 #[derive(Clone, Default)]
-pub(super) struct Failure(Arc<Mutex<Option<io::Error>>>);
+pub(super) struct ReadError(Arc<Mutex<Option<io::Error>>>);
 
-/// How much is read in advance to recognise the format.
+/// How many bytes are read in advance, to recognize the format.
 const BEGINNING: usize = 4096;
 
 impl Input {
-    /// Opens the file, or the standard input for `-`.
-    ///
-    /// # Errors
-    /// If it cannot be read, or there is nothing in it.
+    /// Opens the file, or standard input for `-`.
     pub(super) fn open(path: &Path) -> Result<Self, CliError> {
         let unreadable = |source| CliError::File { path: path.to_owned(), source };
         let (rest, length): (Box<dyn Read + Send>, _) = if path.as_os_str() == "-" {
@@ -48,25 +44,25 @@ impl Input {
         Ok(input)
     }
 
-    /// How many bytes it has, where that is known.
+    /// The length in bytes, if known.
     pub(super) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// What it begins with.
+    /// The first bytes.
     pub(super) fn beginning(&self) -> &[u8] {
         &self.beginning
     }
 
     /// A reader of all of it.
-    pub(super) fn into_reader(self) -> (impl Read, Failure) {
-        let failure = Failure::default();
+    pub(super) fn into_reader(self) -> (impl Read, ReadError) {
+        let failure = ReadError::default();
         (Watched { reader: io::Cursor::new(self.beginning).chain(self.rest), failure: failure.clone() }, failure)
     }
 }
 
-impl Failure {
-    /// The error of the file of that path, if it has failed.
+impl ReadError {
+    /// The error, if reading the file of that path failed.
     pub(super) fn error(&self, path: &Path) -> Option<CliError> {
         let failure = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map(|source| CliError::File { path: path.to_owned(), source })
@@ -75,7 +71,7 @@ impl Failure {
 
 struct Watched<R> {
     reader: R,
-    failure: Failure,
+    failure: ReadError,
 }
 
 impl<R: Read> Read for Watched<R> {
@@ -102,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_cannot_be_read_is_an_error_of_the_file() {
+    fn unreadable_file_is_an_error_of_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");
         std::fs::write(&empty, "").unwrap();
@@ -117,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_middle_is_kept() {
+    fn error_in_the_middle_is_kept() {
         let input = Input { length: None, beginning: b"begun".to_vec(), rest: Box::new(Broken) };
         let (mut reader, failure) = input.into_reader();
         assert!(failure.error(Path::new("f")).is_none());

@@ -1,274 +1,245 @@
 //! `keyward keys`.
 
-use super::arguments::{ControlPlane, whole_seconds};
-use super::client::Client;
-use super::leaks::{self, ReportLeakArguments};
+use super::CliError;
+use super::arguments::whole_seconds;
+use super::control_plane::ControlPlane;
+use super::output::{self, Issued, OutputFormat};
+use super::report_leak::{self, ReportLeakArguments};
+use super::request::{check_key_id, document};
 use super::transfer::{self, ExportArguments, ImportArguments};
-use super::{CliError, all, check_key_id, document, escaped, output, print, write};
 use clap::{Args, Subcommand};
+use keyward_client::escape;
 use serde_json::{Map, Value, json};
-use std::io::{self, Write};
 use std::time::Duration;
 
-/// What there is to do with keys.
+/// The commands on keys.
 #[derive(Debug, Subcommand)]
-pub enum KeysCommand {
-    /// Make a key; it is shown once
+pub(super) enum KeysCommand {
+    /// Create a key and print it, once
     Create(CreateArguments),
-    /// List keys, the newest first
+    /// List keys, newest first
     List(ListArguments),
-    /// Show one key
+    /// Show a key, without its secrets
     Show {
-        /// Its id
+        /// Key's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Change a key; what is not named stays
+    /// Change a key; fields that are not named stay
     Change(ChangeArguments),
-    /// End a key at once and for good
+    /// Revoke a key immediately and permanently
     Revoke {
-        /// Its id
+        /// Key's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Give a key a new secret, shown once, and end those it has
+    /// Create a new secret for a key and print it, once; the previous secrets stay valid for a grace period
     Rotate {
-        /// Its id
+        /// Key's id
         id: String,
-        /// How long the secrets so far stay valid, such as 24h or 0s [default: a day]
+        /// How long the previous secrets stay valid, such as 24h or 0s [default: 24h]
         #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
         grace: Option<Duration>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// End one secret of a key at once
+    /// End one secret of a key immediately and permanently
     EndSecret {
-        /// The key's id
+        /// Key's id
         id: String,
-        /// The secret's id
+        /// Secret's id
         secret: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Take in keys of another system, as plaintext or as hashes
+    /// Import keys of another system, as plaintext or as hashes
     Import(ImportArguments),
-    /// Print every key, without secrets, digests and hashes
+    /// Export all keys, without secrets, digests and hashes
     Export(ExportArguments),
     /// Report keys that were found in public
     ReportLeak(ReportLeakArguments),
 }
 
-/// The key that is to be made.
+/// The key to create.
 #[derive(Debug, Args)]
-pub struct CreateArguments {
-    /// What its users call it
+pub(super) struct CreateArguments {
+    /// Name of the key
     #[arg(long)]
     name: String,
-    /// Whose it is
+    /// Owner's id
     #[arg(long)]
     owner: Option<String>,
-    /// Who it is for, among those who belong to the owner
+    /// Member of the owner that the key is for
     #[arg(long)]
     member: Option<String>,
-    /// What sort of key, in the dialect's words
+    /// Kind of key, one of the dialect
     #[arg(long)]
     kind: Option<String>,
-    /// Whether its requests are real
+    /// Environment (live or test)
     #[arg(long, value_name = "live|test")]
     env: Option<String>,
-    /// What it may do; can be repeated
+    /// Permission; repeatable
     #[arg(long)]
     scope: Vec<String>,
-    /// Where it may be used from; can be repeated
+    /// Allowed client networks (CIDR); repeatable [default: all networks]
     #[arg(long, value_name = "CIDR")]
     allow_ip: Vec<String>,
-    /// How much it may be used, such as 10/s or 200/min; can be repeated
+    /// Rate limit, such as 10/s or 200/min; repeatable [default: the limits of the plan, else of the dialect]
     #[arg(long, value_name = "LIMIT")]
     limit: Vec<String>,
-    /// The plan that says how much it may be used
+    /// Plan with the limits of the key
     #[arg(long)]
     plan: Option<String>,
-    /// How much it may spend altogether [default: what its plan says]
+    /// Total credits [default: those of the plan]
     #[arg(long)]
     credits: Option<u64>,
-    /// A note about it; can be repeated
+    /// Metadata; repeatable
     #[arg(long, value_parser = named_value, value_name = "NAME=VALUE")]
     meta: Vec<(String, String)>,
-    /// After how long it ends by itself, such as 30d
+    /// Lifetime, such as 30d
     #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
     expires_in: Option<Duration>,
-    /// Print what the server says
-    #[arg(long)]
-    json: bool,
 }
 
-/// Which keys are listed.
+/// Which keys to list.
 #[derive(Debug, Args)]
-pub struct ListArguments {
-    /// Only those of this owner
+pub(super) struct ListArguments {
+    /// Only keys of this owner
     #[arg(long)]
     owner: Option<String>,
-    /// Only those for this member
+    /// Only keys of this member
     #[arg(long)]
     member: Option<String>,
-    /// Only those on this plan
+    /// Only keys on this plan
     #[arg(long)]
     plan: Option<String>,
-    /// Only those of this kind
+    /// Only keys of this kind
     #[arg(long)]
     kind: Option<String>,
-    /// Only those of this environment
+    /// Only keys of this environment (live or test)
     #[arg(long, value_name = "live|test")]
     env: Option<String>,
-    /// Only those in this state
+    /// Only keys in this state
     #[arg(long, value_name = "active|revoked|expired")]
     state: Option<String>,
-    /// Only those with this in their name
+    /// Only keys whose name contains this text, in any case
     #[arg(long, value_name = "PART")]
     name: Option<String>,
-    /// Only those made at this time or later
+    /// Only keys created at this time or later
     #[arg(long, value_name = "TIME")]
     created_after: Option<String>,
-    /// Only those made before this time, such as 2030-01-31T00:00:00Z
+    /// Only keys created before this time, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME")]
     created_before: Option<String>,
-    /// Only those that end by themselves before this time
+    /// Only keys that expire before this time
     #[arg(long, value_name = "TIME")]
     expires_before: Option<String>,
-    /// Print what the server says
-    #[arg(long)]
-    json: bool,
 }
 
-/// What is to become of a key.
+/// What to change.
 #[derive(Debug, Args)]
-pub struct ChangeArguments {
-    /// Its id
+pub(super) struct ChangeArguments {
+    /// Key's id
     id: String,
-    /// What its users call it
+    /// Name of the key
     #[arg(long)]
     name: Option<String>,
-    /// Who it is for
+    /// Member of the owner that the key is for
     #[arg(long)]
     member: Option<String>,
-    /// Let it be for nobody in particular
+    /// Remove the member
     #[arg(long, conflicts_with = "member")]
     no_member: bool,
-    /// What it may do, instead of what it could; can be repeated
+    /// Permission; repeatable, and replaces all permissions of the key
     #[arg(long)]
     scope: Vec<String>,
-    /// Let it do nothing in particular
+    /// Remove all permissions
     #[arg(long, conflicts_with = "scope")]
     no_scope: bool,
-    /// Where it may be used from, instead of where it could; can be repeated
+    /// Allowed client networks (CIDR); repeatable, and replaces those of the key
     #[arg(long, value_name = "CIDR")]
     allow_ip: Vec<String>,
-    /// Let it be used from anywhere
+    /// Allow all client networks
     #[arg(long, conflicts_with = "allow_ip")]
     any_ip: bool,
-    /// How much it may be used, instead of how much it could; can be repeated
+    /// Rate limit; repeatable, and replaces the limits of the key
     #[arg(long, value_name = "LIMIT")]
     limit: Vec<String>,
-    /// Let its plan say how much it may be used, or else the dialect
+    /// Use the limits of the plan, else of the dialect
     #[arg(long, conflicts_with = "limit")]
     default_limits: bool,
-    /// The plan that says how much it may be used
+    /// Plan with the limits of the key
     #[arg(long)]
     plan: Option<String>,
-    /// Take it off its plan
+    /// Remove the plan
     #[arg(long, conflicts_with = "plan")]
     no_plan: bool,
-    /// How much it may spend altogether
+    /// Total credits
     #[arg(long)]
     credits: Option<u64>,
-    /// How much it has spent so far, to put right what edges reported
+    /// Credits spent so far, to correct what edges reported
     #[arg(long, value_name = "CREDITS")]
     spent: Option<u64>,
-    /// Let it spend without bound
+    /// Remove the limit on credits
     #[arg(long, conflicts_with = "credits")]
     unbounded: bool,
-    /// A note about it; can be repeated
+    /// Metadata; repeatable
     #[arg(long, value_parser = named_value, value_name = "NAME=VALUE")]
     meta: Vec<(String, String)>,
-    /// A note that is to go; can be repeated
+    /// Metadata to remove; repeatable
     #[arg(long, value_name = "NAME")]
     no_meta: Vec<String>,
-    /// After how long from now it ends by itself, such as 30d
+    /// Lifetime from now, such as 30d
     #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
     expires_in: Option<Duration>,
-    /// Let it not end by itself
+    /// Never expire
     #[arg(long, conflicts_with = "expires_in")]
     never_expires: bool,
-    /// Print what the server says
-    #[arg(long)]
-    json: bool,
 }
 
-/// Works on keys.
-///
-/// # Errors
-/// If the server refuses or cannot be reached.
-pub fn run(server: &ControlPlane, command: KeysCommand) -> Result<(), CliError> {
-    if let Some(id) = command.id() {
-        check_key_id(id)?;
-    }
-    let client = Client::new(server)?;
-    match command {
+pub(super) fn run(server: &ControlPlane, command: KeysCommand, format: OutputFormat) -> Result<(), CliError> {
+    command.id().map_or(Ok(()), check_key_id)?;
+    let client = server.client()?;
+    let key = match command {
         KeysCommand::Create(arguments) => {
-            let (json, key) = (arguments.json, arguments.document());
-            shown_once(&client.post_once("/v1/keys", &key, UNSEEN_KEY.to_owned())?, json, &CREATED)
+            let key = client.post_with_retry("/v1/keys", &arguments.document());
+            let key = key.map_err(|error| CliError::of_retry(error, FIND_KEY.to_owned()))?;
+            return format.print_issued(&key, &CREATED);
+        }
+        KeysCommand::Rotate { id, grace } => {
+            let request = document([("grace_s", grace.map(|grace| json!(grace.as_secs())))]);
+            let key = client.post_with_retry(&format!("{}/rotate", path(&id)), &request);
+            let key = key.map_err(|error| CliError::of_retry(error, find_secret(&id)))?;
+            return format.print_issued(&key, &ROTATED);
         }
         KeysCommand::List(arguments) => {
-            let json = arguments.json;
-            let keys = all(&client, "/v1/keys", "keys", &arguments.filters())?;
-            print(&if json { output::line(&json!({"keys": keys, "next": null})) } else { output::keys(&keys) })
+            let keys = client.list("/v1/keys", "keys", &arguments.filters())?;
+            return format.print_list("keys", keys, output::keys);
         }
-        KeysCommand::Show { id, json } => {
-            let key = client.get(&path(&id))?;
-            print(&if json { output::line(&key) } else { output::key(&key) })
-        }
+        KeysCommand::Import(arguments) => return transfer::import(&client, &arguments, format),
+        KeysCommand::Export(arguments) => return transfer::export(&client, &arguments),
+        KeysCommand::ReportLeak(arguments) => return report_leak::run(&client, &arguments, format),
+        KeysCommand::Show { id } => client.get(&path(&id))?,
         KeysCommand::Change(arguments) => {
-            let (json, path) = (arguments.json, path(&arguments.id));
-            let key = client.patch(&path, &arguments.document())?;
-            print(&if json { output::line(&key) } else { output::key(&key) })
+            let path = path(&arguments.id);
+            client.patch(&path, &arguments.document())?
         }
-        KeysCommand::Revoke { id, json } => {
-            let key = client.delete(&path(&id))?;
-            print(&if json { output::line(&key) } else { output::key(&key) })
-        }
-        KeysCommand::Rotate { id, grace, json } => {
-            let request = document([("grace_s", grace.map(|grace| json!(grace.as_secs())))]);
-            let key = client.post_once(&format!("{}/rotate", path(&id)), &request, unseen_secret(&id))?;
-            shown_once(&key, json, &ROTATED)
-        }
-        KeysCommand::EndSecret { id, secret, json } => {
-            // A key that was pasted for the id of its secret goes nowhere either.
+        KeysCommand::Revoke { id } => client.delete(&path(&id))?,
+        KeysCommand::EndSecret { id, secret } => {
+            // A key pasted instead of the id must reach neither a URL nor a message.
             if !secret.starts_with("sec_") {
-                return Err(CliError::Usage("the id of a secret begins with sec_"));
+                return Err(CliError::Usage(
+                    "expected the id of a secret, which begins with sec_: `keyward keys show ID` shows it",
+                ));
             }
-            let key = client.delete(&format!("{}/secrets/{}", path(&id), escaped(&secret)))?;
-            print(&if json { output::line(&key) } else { output::key(&key) })
+            client.delete(&format!("{}/secrets/{}", path(&id), escape(&secret)))?
         }
-        KeysCommand::Import(arguments) => transfer::import(&client, server, &arguments),
-        KeysCommand::Export(arguments) => transfer::export(server, &arguments),
-        KeysCommand::ReportLeak(arguments) => leaks::report(&client, &arguments),
-    }
+    };
+    format.print(&key, output::key)
 }
 
 impl KeysCommand {
-    /// The id of the one key that it is about.
+    /// The id of the key that the command is about.
     fn id(&self) -> Option<&str> {
         match self {
             Self::Create(_) | Self::List(_) | Self::Import(_) | Self::Export(_) | Self::ReportLeak(_) => None,
             Self::Change(ChangeArguments { id, .. })
-            | Self::Show { id, .. }
-            | Self::Revoke { id, .. }
+            | Self::Show { id }
+            | Self::Revoke { id }
             | Self::Rotate { id, .. }
             | Self::EndSecret { id, .. } => Some(id),
         }
@@ -316,7 +287,7 @@ impl ChangeArguments {
     fn document(self) -> Value {
         let or_null = |value: Option<Value>, null: bool| value.or(null.then_some(Value::Null));
         let list = |elements: Vec<String>| (!elements.is_empty()).then(|| Value::from(elements));
-        let noted = !(self.meta.is_empty() && self.no_meta.is_empty());
+        let has_metadata = !(self.meta.is_empty() && self.no_meta.is_empty());
         let lifetime = self.expires_in.map(|lifetime| lifetime.as_secs().into());
         document([
             ("name", self.name.map(Value::from)),
@@ -327,7 +298,7 @@ impl ChangeArguments {
             ("plan", or_null(self.plan.map(Value::from), self.no_plan)),
             ("credits", or_null(self.credits.map(Value::from), self.unbounded)),
             ("spent", self.spent.map(Value::from)),
-            ("metadata", noted.then(|| metadata(self.meta, self.no_meta))),
+            ("metadata", has_metadata.then(|| metadata(self.meta, self.no_meta))),
             ("expires_in_s", or_null(lifetime, self.never_expires)),
         ])
     }
@@ -345,43 +316,22 @@ fn named_value(text: &str) -> Result<(String, String), &'static str> {
 }
 
 fn path(id: &str) -> String {
-    format!("/v1/keys/{}", escaped(id))
+    format!("/v1/keys/{}", escape(id))
 }
 
-/// What has become of a key that is shown once.
-struct Made {
-    what_happened: &'static str,
-    what: &'static str,
-    remedy: &'static str,
-}
+const CREATED: Issued = Issued { field: "key", what: "", action: "created", remedy: "revoke it" };
+const ROTATED: Issued =
+    Issued { field: "key", what: "a new secret of ", action: "rotated", remedy: "rotate it again, or revoke it" };
 
-const CREATED: Made = Made { what_happened: "created", what: "", remedy: "revoke it" };
-const ROTATED: Made =
-    Made { what_happened: "rotated", what: "a new secret of ", remedy: "rotate it again, or revoke it" };
+/// What to do if a key may have been created whose secret nobody has seen.
+const FIND_KEY: &str = "Check with `keyward keys list` whether there is a new key: its secret was not shown, and \
+                        `keyward keys rotate ID --grace 0s` gives the key another one";
 
-/// How to go on where a key may have been made that nobody will see.
-const UNSEEN_KEY: &str = "Look with `keyward keys list` whether there is a new key: nobody has seen its secret, and \
-                          `keyward keys rotate ID --grace 0s` gives it another one";
-
-/// The same for a secret of that key.
-fn unseen_secret(id: &str) -> String {
+/// What to do if that key may have a new secret that nobody has seen.
+fn find_secret(id: &str) -> String {
     let id = output::printable(id);
     format!(
-        "Look with `keyward keys show {id}` whether there is a new secret: if so, those before it will end and nobody has seen \
-         it, and `keyward keys rotate {id}` gives the key another one"
+        "Check with `keyward keys show {id}` whether there is a new secret: if so, the previous secrets expire after the grace \
+         period and the new one was not shown, and `keyward keys rotate {id}` gives the key another one"
     )
-}
-
-/// The key goes to the standard output alone, so that it can be taken from there; words about it to the other one.
-fn shown_once(key: &Value, json: bool, made: &Made) -> Result<(), CliError> {
-    let id = output::text(key, "id");
-    let text = if json { output::line(key) } else { format!("{}\n", output::text(key, "key")) };
-    if let Err(source) = write(&text) {
-        return Err(CliError::NotShown { what: made.what, id, source, remedy: made.remedy });
-    }
-    if !json {
-        // The key was shown, so all is well, whoever reads this or not.
-        let _ = writeln!(io::stderr(), "{id} {}. Keep the key: it is shown only this once.", made.what_happened);
-    }
-    Ok(())
 }

@@ -1,131 +1,105 @@
 //! `keyward owners`.
 
-use super::arguments::ControlPlane;
-use super::client::Client;
-use super::{CliError, all, document, escaped, output, print};
+use super::CliError;
+use super::control_plane::ControlPlane;
+use super::output::{self, OutputFormat};
+use super::request::document;
 use clap::Subcommand;
+use keyward_client::escape;
 use serde_json::json;
 
-/// What there is to do with owners.
+/// The commands on owners.
 #[derive(Debug, Subcommand)]
-pub enum OwnersCommand {
+pub(super) enum OwnersCommand {
     /// List owners
     List {
-        /// Only those of this kind
+        /// Only owners of this kind
         #[arg(long, value_name = "user|team|organization")]
         kind: Option<String>,
-        /// Only those that are disabled, or that are not
+        /// Only disabled owners, or only enabled ones
         #[arg(long, value_name = "true|false")]
         disabled: Option<bool>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Show one owner
+    /// Show an owner
     Show {
-        /// The owner's id
+        /// Owner's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Make an owner, or say anew all that it is
+    /// Create or replace an owner
     Set {
-        /// The owner's id
+        /// Owner's id
         id: String,
-        /// What it is
+        /// Kind of the owner
         #[arg(long, value_name = "user|team|organization")]
         kind: Option<String>,
-        /// What its keys may do at most; can be repeated
+        /// Maximum permission of the owner's keys; repeatable [default: no maximum]
         #[arg(long)]
         scope: Vec<String>,
-        /// Refuse all its keys
+        /// Refuse all keys of the owner
         #[arg(long)]
         disabled: bool,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
     /// Refuse all keys of an owner
     Disable {
-        /// The owner's id
+        /// Owner's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Say what an owner's keys may do at most, instead of what was said before
+    /// Replace the maximum permissions of an owner's keys
     Permit {
-        /// The owner's id
+        /// Owner's id
         id: String,
-        /// What they may do; can be repeated, and without any they may do nothing
+        /// Maximum permission; repeatable, and without any the keys have none
         #[arg(long)]
         scope: Vec<String>,
-        /// Let the keys do whatever their own scopes say
+        /// Remove the maximum: keys have the permissions of their own scopes
         #[arg(long, conflicts_with = "scope")]
         any: bool,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
     /// Accept the keys of an owner again
     Enable {
-        /// The owner's id
+        /// Owner's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Revoke every active key of an owner at once and for good
+    /// Revoke all active keys of an owner immediately and permanently
     RevokeKeys {
-        /// The owner's id
+        /// Owner's id
         id: String,
-        /// Only those for this member
+        /// Only keys of this member
         #[arg(long)]
         member: Option<String>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
 }
 
-/// Works on owners.
-///
-/// # Errors
-/// If the server refuses or cannot be reached.
-pub fn run(server: &ControlPlane, command: OwnersCommand) -> Result<(), CliError> {
-    let client = Client::new(server)?;
-    let path = |id: &str| format!("/v1/owners/{}", escaped(id));
-    let (owner, json) = match command {
-        OwnersCommand::List { kind, disabled, json } => {
+const FIELDS: [&str; 5] = ["id", "kind", "disabled", "permissions", "created_at"];
+
+pub(super) fn run(server: &ControlPlane, command: OwnersCommand, format: OutputFormat) -> Result<(), CliError> {
+    let client = server.client()?;
+    let path = |id: &str| format!("/v1/owners/{}", escape(id));
+    let owner = match command {
+        OwnersCommand::List { kind, disabled } => {
             let filters = [("kind", kind), ("disabled", disabled.map(|disabled| disabled.to_string()))];
-            let owners = all(&client, "/v1/owners", "owners", &filters)?;
-            let list = || output::table(&["id", "kind", "disabled", "permissions", "created_at"], &owners);
-            return print(&if json { output::line(&json!({"owners": owners, "next": null})) } else { list() });
+            let owners = client.list("/v1/owners", "owners", &filters)?;
+            return format.print_list("owners", owners, |owners| output::table(&FIELDS, owners));
         }
-        OwnersCommand::RevokeKeys { id, member, json } => {
+        OwnersCommand::RevokeKeys { id, member } => {
             let request = document([("member", member.map(Into::into))]);
             let revoked = client.post(&format!("{}/revoke-keys", path(&id)), &request)?;
-            return print(&if json { output::line(&revoked) } else { output::fields(&revoked, &["revoked"]) });
+            return format.print(&revoked, |revoked| output::fields(revoked, &["revoked"]));
         }
-        OwnersCommand::Set { id, kind, scope, disabled, json } => {
+        OwnersCommand::Set { id, kind, scope, disabled } => {
             let permissions = (!scope.is_empty()).then(|| scope.into());
             let settings = document([
                 ("kind", kind.map(Into::into)),
                 ("disabled", Some(disabled.into())),
                 ("permissions", permissions),
             ]);
-            (client.put(&path(&id), &settings)?, json)
+            client.put(&path(&id), &settings)?
         }
-        OwnersCommand::Show { id, json } => (client.get(&path(&id))?, json),
-        OwnersCommand::Disable { id, json } => (client.patch(&path(&id), &json!({"disabled": true}))?, json),
-        OwnersCommand::Enable { id, json } => (client.patch(&path(&id), &json!({"disabled": false}))?, json),
-        OwnersCommand::Permit { id, any: true, json, .. } => {
-            (client.patch(&path(&id), &json!({"permissions": null}))?, json)
-        }
-        OwnersCommand::Permit { id, scope, json, .. } => {
-            (client.patch(&path(&id), &json!({"permissions": scope}))?, json)
-        }
+        OwnersCommand::Show { id } => client.get(&path(&id))?,
+        OwnersCommand::Disable { id } => client.patch(&path(&id), &json!({"disabled": true}))?,
+        OwnersCommand::Enable { id } => client.patch(&path(&id), &json!({"disabled": false}))?,
+        OwnersCommand::Permit { id, any: true, .. } => client.patch(&path(&id), &json!({"permissions": null}))?,
+        OwnersCommand::Permit { id, scope, .. } => client.patch(&path(&id), &json!({"permissions": scope}))?,
     };
-    print(&if json { output::line(&owner) } else { output::owner(&owner) })
+    format.print(&owner, |owner| output::fields(owner, &FIELDS))
 }

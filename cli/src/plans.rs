@@ -1,74 +1,60 @@
 //! `keyward plans`.
 
-use super::arguments::ControlPlane;
-use super::client::Client;
-use super::{CliError, all, document, escaped, output, print};
+use super::CliError;
+use super::control_plane::ControlPlane;
+use super::output::{self, OutputFormat};
+use super::request::document;
 use clap::Subcommand;
-use serde_json::json;
-use std::io::{self, Write};
+use keyward_client::escape;
 
-/// What there is to do with plans.
+/// The commands on plans.
 #[derive(Debug, Subcommand)]
-pub enum PlansCommand {
+pub(super) enum PlansCommand {
     /// List plans
-    List {
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one plan
+    List,
+    /// Show a plan
     Show {
-        /// The plan's id
+        /// Plan's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Make a plan, or say anew all that it is
+    /// Create or replace a plan
     Set {
-        /// The plan's id
+        /// Plan's id
         id: String,
-        /// How much each of its keys may be used, such as 10/s; can be repeated [default: what the dialect says]
+        /// Rate limit of each key on the plan, such as 10/s; repeatable [default: the limits of the dialect]
         #[arg(long, value_name = "LIMIT")]
         limit: Vec<String>,
-        /// How much a key made later may spend altogether [default: unbounded]
+        /// Total credits of each key created on the plan from now on [default: unlimited]
         #[arg(long)]
         credits: Option<u64>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// Remove a plan that no key is on
+    /// Delete a plan that no key is on
     Delete {
-        /// The plan's id
+        /// Plan's id
         id: String,
     },
 }
 
-/// Works on plans.
-///
-/// # Errors
-/// If the server refuses or cannot be reached.
-pub fn run(server: &ControlPlane, command: PlansCommand) -> Result<(), CliError> {
-    let client = Client::new(server)?;
-    let path = |id: &str| format!("/v1/plans/{}", escaped(id));
-    let (plan, json) = match command {
-        PlansCommand::List { json } => {
-            let plans = all(&client, "/v1/plans", "plans", &[])?;
-            let list = || output::table(&["id", "limits", "credits", "created_at"], &plans);
-            return print(&if json { output::line(&json!({"plans": plans, "next": null})) } else { list() });
+const FIELDS: [&str; 4] = ["id", "limits", "credits", "created_at"];
+
+pub(super) fn run(server: &ControlPlane, command: PlansCommand, format: OutputFormat) -> Result<(), CliError> {
+    let client = server.client()?;
+    let path = |id: &str| format!("/v1/plans/{}", escape(id));
+    let plan = match command {
+        PlansCommand::List => {
+            let plans = client.list("/v1/plans", "plans", &[])?;
+            return format.print_list("plans", plans, |plans| output::table(&FIELDS, plans));
         }
         PlansCommand::Delete { id } => {
             client.delete(&path(&id))?;
-            // It is gone, whoever reads this or not.
-            let _ = writeln!(io::stderr(), "{} deleted.", output::printable(&id));
+            output::remark(&format!("{} deleted.\n", output::printable(&id)));
             return Ok(());
         }
-        PlansCommand::Show { id, json } => (client.get(&path(&id))?, json),
-        PlansCommand::Set { id, limit, credits, json } => {
+        PlansCommand::Show { id } => client.get(&path(&id))?,
+        PlansCommand::Set { id, limit, credits } => {
             let limits = (!limit.is_empty()).then(|| limit.into());
-            (client.put(&path(&id), &document([("limits", limits), ("credits", credits.map(Into::into))]))?, json)
+            client.put(&path(&id), &document([("limits", limits), ("credits", credits.map(Into::into))]))?
         }
     };
-    print(&if json { output::line(&plan) } else { output::fields(&plan, &["id", "limits", "credits", "created_at"]) })
+    format.print(&plan, |plan| output::fields(plan, &FIELDS))
 }

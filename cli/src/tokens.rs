@@ -1,102 +1,76 @@
-//! The tokens of operators and edges, on the command line.
+//! `keyward tokens`: the tokens of operators and edges.
 
-use super::arguments::{ControlPlane, whole_seconds};
-use super::client::Client;
-use super::{CliError, all, escaped, output, print, write};
+use super::CliError;
+use super::arguments::whole_seconds;
+use super::control_plane::ControlPlane;
+use super::output::{self, Issued, OutputFormat};
+use super::request::document;
 use clap::Subcommand;
-use serde_json::{Map, Value, json};
-use std::io::{self, Write};
+use keyward_client::escape;
 use std::time::Duration;
 
-/// What there is to do with tokens.
+/// The commands on tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokensCommand {
-    /// Make a token; it is shown once
+pub(super) enum TokensCommand {
+    /// Create a token and print it, once
     Create {
-        /// What its users call it
+        /// Name of the token
         #[arg(long)]
         name: String,
-        /// What it opens: looking at everything, doing everything, or what edges ask for
+        /// Access: read everything, change everything, or what edges need
         #[arg(long, value_name = "read|write|edge")]
         scope: String,
-        /// After how long it ends by itself, such as 30d
+        /// Lifetime, such as 30d [default: no expiry]
         #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
         expires_in: Option<Duration>,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// List tokens, the newest first
-    List {
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one token
+    /// List tokens, newest first
+    List,
+    /// Show a token, without the secret
     Show {
-        /// Its id
+        /// Token's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
-    /// End a token at once and for good
+    /// Revoke a token immediately and permanently
     Revoke {
-        /// Its id
+        /// Token's id
         id: String,
-        /// Print what the server says
-        #[arg(long)]
-        json: bool,
     },
 }
 
-/// Works on tokens.
-///
-/// # Errors
-/// If the server refuses or cannot be reached.
-pub fn run(server: &ControlPlane, command: TokensCommand) -> Result<(), CliError> {
+const ISSUED: Issued = Issued { field: "token", what: "", action: "created", remedy: "revoke it" };
+
+pub(super) fn run(server: &ControlPlane, command: TokensCommand, format: OutputFormat) -> Result<(), CliError> {
     if let TokensCommand::Show { id, .. } | TokensCommand::Revoke { id, .. } = &command {
         check_token_id(id)?;
     }
-    let client = Client::new(server)?;
-    match command {
-        TokensCommand::Create { name, scope, expires_in, json } => {
-            let mut request = Map::from_iter([("name".to_owned(), json!(name)), ("scope".to_owned(), json!(scope))]);
-            if let Some(lifetime) = expires_in {
-                request.insert("expires_in_s".to_owned(), json!(lifetime.as_secs()));
-            }
-            shown_once(&client.post("/v1/tokens", &Value::Object(request))?, json)
+    let client = server.client()?;
+    let path = |id: &str| format!("/v1/tokens/{}", escape(id));
+    let token = match command {
+        TokensCommand::Create { name, scope, expires_in } => {
+            let request = document([
+                ("name", Some(name.into())),
+                ("scope", Some(scope.into())),
+                ("expires_in_s", expires_in.map(|lifetime| lifetime.as_secs().into())),
+            ]);
+            return format.print_issued(&client.post("/v1/tokens", &request)?, &ISSUED);
         }
-        TokensCommand::List { json } => {
-            let tokens = all(&client, "/v1/tokens", "tokens", &[])?;
-            print(&if json { output::line(&json!({"tokens": tokens, "next": null})) } else { output::tokens(&tokens) })
+        TokensCommand::List => {
+            let tokens = client.list("/v1/tokens", "tokens", &[])?;
+            let columns = ["id", "name", "scope", "state", "created_at", "expires_at", "last_used_at"];
+            return format.print_list("tokens", tokens, |tokens| output::table(&columns, tokens));
         }
-        TokensCommand::Show { id, json } => {
-            let token = client.get(&format!("/v1/tokens/{}", escaped(&id)))?;
-            print(&if json { output::line(&token) } else { output::token(&token) })
-        }
-        TokensCommand::Revoke { id, json } => {
-            let token = client.delete(&format!("/v1/tokens/{}", escaped(&id)))?;
-            print(&if json { output::line(&token) } else { output::token(&token) })
-        }
-    }
+        TokensCommand::Show { id } => client.get(&path(&id))?,
+        TokensCommand::Revoke { id } => client.delete(&path(&id))?,
+    };
+    let fields = ["id", "name", "scope", "state", "created_at", "expires_at", "revoked_at", "last_used_at"];
+    format.print(&token, |token| output::fields(token, &fields))
 }
 
-/// A token that was pasted for its id must go nowhere: not into a URL, and not into a message.
+/// Refuses what is not the id of a token: a token pasted by mistake must reach neither a URL nor a message.
 fn check_token_id(id: &str) -> Result<(), CliError> {
-    if id.starts_with("tok_") { Ok(()) } else { Err(CliError::Usage("the id of a token begins with tok_")) }
-}
-
-/// The token goes to the standard output alone, so that it can be taken from there; words about it to the other one.
-fn shown_once(token: &Value, json: bool) -> Result<(), CliError> {
-    let id = output::text(token, "id");
-    let text = if json { output::line(token) } else { format!("{}\n", output::text(token, "token")) };
-    if let Err(source) = write(&text) {
-        return Err(CliError::NotShown { what: "", id, source, remedy: "revoke it" });
+    if id.starts_with("tok_") {
+        return Ok(());
     }
-    if !json {
-        // The token was shown, so all is well, whoever reads this or not.
-        let _ = writeln!(io::stderr(), "{id} created. Keep the token: it is shown only this once.");
-    }
-    Ok(())
+    Err(CliError::Usage("expected the id of a token, which begins with tok_: `keyward tokens list` shows it"))
 }

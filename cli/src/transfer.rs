@@ -1,50 +1,45 @@
-//! Many keys at once: `keys import` and `keys export`. Both stream, so neither minds how many there are.
+//! `keyward keys import` and `keyward keys export`. Both stream, so that memory does not grow with the number of keys.
 
-use super::arguments::ControlPlane;
-use super::client::{Client, DownloadError};
+use super::CliError;
 use super::file::Input;
-use super::output::{self, printable};
-use super::{CliError, print};
+use super::output::{self, OutputFormat, printable};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use keyward_client::{Client, DownloadError};
 use keyward_server::keys::csv::Separator;
 use keyward_server::keys::import::Format;
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-/// What to take in, and how.
+/// What to import, and how.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What a row may say is in docs/guides/migrating-existing-keys.md. Rows with mistakes are told of and left out; the others \
-                        are taken in. The whole file can be sent again with --on-conflict skip."
+    after_help = "The fields of a row are in docs/guides/migrating-existing-keys.md. Rows with mistakes are reported and skipped; \
+                  the others are imported. The whole file can be imported again with --on-conflict skip."
 )]
-pub struct ImportArguments {
-    /// The file, or - for the standard input
+pub(super) struct ImportArguments {
+    /// File, or - for standard input
     file: PathBuf,
-    /// How it is written [default: by the end of the file's name, such as .csv, .tsv, .jsonl or .json, else by its first
-    /// character]
+    /// Format of the file [default: by its extension, such as .csv, .tsv, .jsonl or .json, else by its first character]
     #[arg(long, value_name = "jsonl|csv", value_parser = format)]
     format: Option<Format>,
-    /// What stands between the cells of CSV [default: what the header has]
+    /// Separator of CSV cells [default: that of the header]
     #[arg(long, value_name = "comma|semicolon|tab", value_parser = separator)]
     separator: Option<Separator>,
-    /// Only tell what would become of it
+    /// Check the file and import nothing
     #[arg(long)]
     dry_run: bool,
-    /// What becomes of keys that are there already
+    /// What happens to keys that exist already
     #[arg(long, value_name = "fail|skip", value_parser = ["fail", "skip"], default_value = "fail")]
     on_conflict: String,
-    /// Print what the server says
-    #[arg(long)]
-    json: bool,
 }
 
-/// How to print the keys.
+/// How to export keys.
 #[derive(Debug, Args)]
-pub struct ExportArguments {
-    /// How to write them
+pub(super) struct ExportArguments {
+    /// Format of the output
     #[arg(long, value_name = "jsonl|csv", value_parser = format, default_value = "jsonl")]
     format: Format,
 }
@@ -57,12 +52,12 @@ fn separator(name: &str) -> Result<Separator, &'static str> {
     Separator::from_name(name).ok_or("expected comma, semicolon or tab")
 }
 
-pub(super) fn import(client: &Client, server: &ControlPlane, arguments: &ImportArguments) -> Result<(), CliError> {
+pub(super) fn import(client: &Client, arguments: &ImportArguments, output: OutputFormat) -> Result<(), CliError> {
     let path = &arguments.file;
     let input = Input::open(path)?;
     let by_name = || path.extension().and_then(OsStr::to_str).and_then(Format::from_extension);
     let format = arguments.format.or_else(by_name).unwrap_or_else(|| Format::of_beginning(input.beginning()));
-    // A server that refuses the token answers before it reads, and that answer is lost to one who is still sending.
+    // A server that refuses the token responds before it reads, and a client that is still sending loses that response.
     client.get("/v1/keys?limit=1")?;
     let mut address = format!("/v1/keys/import?dry_run={}&on_conflict={}", arguments.dry_run, arguments.on_conflict);
     if let Some(separator) = arguments.separator {
@@ -70,26 +65,27 @@ pub(super) fn import(client: &Client, server: &ControlPlane, arguments: &ImportA
     }
     let progress = progress(input.length());
     let (reader, failure) = input.into_reader();
-    let report = Client::patient(server)?.upload(&address, format.media_type(), progress.wrap_read(reader));
+    let report = client.upload(&address, format.media_type(), progress.wrap_read(reader));
     progress.finish_and_clear();
-    // What has gone wrong here is not told as if the server had not answered.
+    // An error of the file would look like one of the connection.
     if let Some(error) = failure.error(path) {
         return Err(error);
     }
     let report = report?;
     let name = if path.as_os_str() == "-" { "-".into() } else { path.to_string_lossy() };
-    // Who does not read the standard error can still see from the exit code and the counts that there was something.
-    let _ = io::stderr().write_all((read_as(&name, &report) + &mistakes(&name, &report)).as_bytes());
-    print(&if arguments.json { output::line(&report) } else { summary(&report) })?;
+    output::remark(&(read_as(&name, &report) + &mistakes(&name, &report)));
+    output.print(&report, summary)?;
     match report.get("failed").and_then(Value::as_u64) {
         Some(0) => Ok(()),
-        _ => Err(CliError::Partial("not every row was taken in".to_owned())),
+        _ => Err(CliError::Partial(
+            "some rows were not imported: correct them, and import the file again with --on-conflict skip".to_owned(),
+        )),
     }
 }
 
-pub(super) fn export(server: &ControlPlane, arguments: &ExportArguments) -> Result<(), CliError> {
+pub(super) fn export(client: &Client, arguments: &ExportArguments) -> Result<(), CliError> {
     let address = format!("/v1/keys/export?format={}", arguments.format.name());
-    match Client::patient(server)?.download(&address, &mut io::stdout().lock()) {
+    match client.download(&address, &mut io::stdout().lock()) {
         Ok(_) => Ok(()),
         Err(DownloadError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(DownloadError::Write(error)) => Err(CliError::Print(error)),
@@ -109,7 +105,7 @@ fn progress(length: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// How the file was read, where that was not said and could be otherwise.
+/// The encoding and separator that were found in the file, unless they are the usual ones.
 fn read_as(file: &str, report: &Value) -> String {
     let (encoding, separator) = (output::text(report, "encoding"), output::text(report, "separator"));
     let encoding = if encoding.is_empty() { None } else { Some(format!("decoded from {encoding}")) };
@@ -119,7 +115,7 @@ fn read_as(file: &str, report: &Value) -> String {
     if read.is_empty() { String::new() } else { format!("{}: {}\n", printable(file), read.join(", ")) }
 }
 
-/// A line for each mistake, as compilers tell of theirs.
+/// A line for each mistake, in the format of compilers.
 fn mistakes(file: &str, report: &Value) -> String {
     let mut out = String::new();
     for error in report.get("errors").and_then(Value::as_array).into_iter().flatten() {
@@ -147,7 +143,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_mistake_is_a_line_with_its_place_and_no_control_character() {
+    fn each_mistake_is_a_line_with_its_place() {
         let report = json!({"errors": [
             {"line": 3, "field": "sha256", "message": "expected\u{1b}[2J"}, {"line": 4, "field": "", "message": "m"},
         ], "more_errors": 7});
@@ -158,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn how_a_file_was_read_is_told_where_it_could_be_otherwise() {
+    fn unusual_encoding_and_separator_are_reported() {
         assert_eq!(read_as("a", &json!({"separator": "comma"})), "");
         let both = json!({"separator": "semicolon", "encoding": "UTF-16LE"});
         assert_eq!(read_as("a", &both), "a: decoded from UTF-16LE, separator: semicolon\n");
     }
 
     #[test]
-    fn a_summary_says_whether_it_happened() {
+    fn summary_of_a_dry_run_says_so() {
         let report = json!({"imported": 2, "skipped": 1, "failed": 0, "dry_run": true});
         assert_eq!(summary(&report), "would be imported 2, skipped 1, failed 0\n");
     }

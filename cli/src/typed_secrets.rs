@@ -1,49 +1,44 @@
-//! Keys and tokens that were typed where none belongs: as an argument, or as the value of a variable that stands for one.
+//! Refuses keys and tokens in arguments, and in variables that stand for arguments.
 //!
-//! Looked for before anything is read, as whatever reads an argument may print it, log it or send it. What is found goes
-//! nowhere and is not repeated. Keys of a dialect in a file are known where the command line or KEYWARD_DIALECT names the file;
-//! those without a prefix or a checksum to tell them by are not.
+//! The search comes before parsing, as whatever reads an argument may print, log or send it. A secret that is found is neither
+//! used nor repeated. Keys of a dialect in a file are recognized if the command line or KEYWARD_DIALECT names the file; keys
+//! without a prefix or a checksum are not recognized.
 
-use super::Arguments;
-use clap::CommandFactory;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::secret_recognizer::SecretRecognizer;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
-/// A key or a token stands where none belongs.
+/// A key or a token is in an argument or a variable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypedSecret {
-    /// It is a part of the argument of that number, from 1.
+    /// In the argument of that number, from 1.
     #[error(
-        "argument {0} holds a key or a token. It went nowhere from here, but it stands in the shell's history, and whoever \
-         lists processes could see it: end it. {WHERE_FROM}"
+        "argument {0} holds a key or a token. Keyward did not use it, but it is in the history of the shell, and other users \
+         of this machine could see it: revoke it. {SOURCES}"
     )]
     Argument(usize),
-    /// It is a part of the value of that variable.
+    /// In the value of that variable.
     #[error(
-        "the variable {} holds a key or a token, for which it is not meant. It went nowhere from here; if it was typed, it \
-         stands in the shell's history: end it. {WHERE_FROM}",
+        "the variable {} holds a key or a token, which it is not for. Keyward did not use it; if it was typed, it is in the \
+         history of the shell: revoke it. {SOURCES}",
         .0.display()
     )]
     Variable(OsString),
 }
 
-const WHERE_FROM: &str =
-    "Keys are read from files and from the standard input, tokens from files and from KEYWARD_ADMIN_TOKEN";
+const SOURCES: &str = "Keys are read from files and standard input, tokens from files and KEYWARD_ADMIN_TOKEN";
 
-/// The variables that are read elsewhere and may be shown.
+/// Variables that stand for no argument, and may be printed.
 const OTHER_VARIABLES: [&str; 2] = ["KEYWARD_CONTROL_PORT", "RUST_LOG"];
 
-/// The variable, and the argument, that name the dialect.
+/// The variable and the argument that name the dialect.
 const DIALECT_VARIABLE: &str = "KEYWARD_DIALECT";
 const DIALECT_ARGUMENT: &str = "--dialect";
 
-/// Looks at the arguments behind the program's name, and at the variables that stand for one.
-///
-/// # Errors
-/// If there is a key or a token among them.
+/// Refuses a key or a token in the arguments after the program's name, or in the variables that stand for one.
 pub fn refuse(
+    command: &clap::Command,
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<(), TypedSecret> {
@@ -53,12 +48,12 @@ pub fn refuse(
     if let Some(at) = arguments.iter().position(|argument| holds(argument)) {
         return Err(TypedSecret::Argument(at + 1));
     }
-    let found = variables().into_iter().find(|name| variable(name).is_some_and(|value| holds(&value)));
+    let found = variables(command).into_iter().find(|name| variable(name).is_some_and(|value| holds(&value)));
     found.map_or(Ok(()), |name| Err(TypedSecret::Variable(name)))
 }
 
-/// What knows the keys that come with Keyward, and those of the dialects that are named. A file that cannot be used is for
-/// whoever needs it to tell of.
+/// Recognizes the keys of built-in dialects, and of the dialect files that are named. A file that cannot be used is reported
+/// later, by the command that needs it.
 fn recognizer(arguments: &[OsString], variable: Option<OsString>) -> SecretRecognizer {
     let behind = arguments.windows(2).filter_map(|pair| match pair {
         [name, file] if name == DIALECT_ARGUMENT => Some(file.clone()),
@@ -72,20 +67,22 @@ fn recognizer(arguments: &[OsString], variable: Option<OsString>) -> SecretRecog
     dialects.fold(SecretRecognizer::built_in(), |recognizer, dialect| recognizer.with(&dialect))
 }
 
-/// The variables that stand for an argument of any command, and those that may be shown as if they did.
-fn variables() -> BTreeSet<OsString> {
+/// The variables that stand for an argument of any command, and the others that may be printed.
+fn variables(command: &clap::Command) -> BTreeSet<OsString> {
     fn of(command: &clap::Command, found: &mut BTreeSet<OsString>) {
         found.extend(command.get_arguments().filter_map(|argument| argument.get_env()).map(OsStr::to_owned));
         command.get_subcommands().for_each(|command| of(command, found));
     }
     let mut found = OTHER_VARIABLES.into_iter().map(OsString::from).collect();
-    of(&Arguments::command(), &mut found);
+    of(command, &mut found);
     found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arguments;
+    use clap::CommandFactory;
 
     fn key(dialect: &str) -> String {
         let dialect = Dialect::built_in(dialect).unwrap().unwrap();
@@ -99,11 +96,11 @@ mod tests {
 
     fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> Option<TypedSecret> {
         let value = |name: &OsStr| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-        refuse(arguments.iter().map(OsString::from), value).err()
+        refuse(&Arguments::command(), arguments.iter().map(OsString::from), value).err()
     }
 
     #[test]
-    fn a_key_of_every_dialect_and_a_token_are_found_wherever_they_stand_in_an_argument() {
+    fn key_or_token_is_found_anywhere_in_an_argument() {
         let keys = Dialect::built_in_names().map(key).chain([token()]);
         for secret in keys {
             for argument in [
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_an_own_dialect_is_found_where_its_file_is_named() {
+    fn key_of_a_dialect_file_is_found_if_the_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("acme.json");
         let text = include_str!("../../core/dialects/keyward.json").replace("kw_live_", "acme_");
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_files_and_other_words_are_none() {
+    fn ids_files_and_other_words_are_accepted() {
         let id = keyward_server::random::id("key_").unwrap();
         let hint = &key("keyward")[..12];
         let words = ["keys", "show", &id, "sec_1", hint, "./kw_live_keys.txt", "--limit=10/s", "", "=", "user.name"];
@@ -151,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_that_stand_for_arguments_are_looked_at_and_those_that_hold_secrets_are_not() {
+    fn variables_for_arguments_are_searched() {
         let (key, token) = (key("keyward"), token());
         for (name, value) in [
             ("KEYWARD_LISTEN", &key),

@@ -1,13 +1,16 @@
-//! What the filter and the control plane must agree on, written once: how a key is digested, what an entry of the
-//! feed looks like, how pages of it are framed, and what the dialects say.
+//! What the filter and the control plane must agree on, written once: how a key is digested, whether it may do what it is
+//! used for, what an entry of the feed looks like, how pages of it are framed, and what the dialects say.
 //!
 //! Nothing here does I/O, reads a clock or makes randomness: bytes and numbers come in, bytes and verdicts go out, so
 //! the same code runs inside Envoy and in the control plane. The encoding is pinned by the golden files in
 //! `core/tests/golden`.
 
+pub mod authorize;
+pub mod client_net;
 pub mod dialect;
 pub mod document;
 pub mod key;
+pub mod password_hash;
 pub mod refusal;
 pub mod wire;
 

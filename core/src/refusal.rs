@@ -1,9 +1,10 @@
-//! The ways a request can end.
+//! The reasons for which requests are refused. A new reason gets a [stage](Refusal::stage), at which it is decided, and a
+//! [class](Refusal::class), by which dialects answer it unless they name the reason.
 
 pub mod malformation;
 
-/// Why a request does not go on. The order is the order in which they are decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Why a request does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// There is nothing to decide with: no snapshot yet, or one staler than configured.
     Unavailable,
@@ -33,6 +34,40 @@ pub enum Refusal {
     QuotaExhausted,
 }
 
+/// The stage at which a refusal is decided, in order of decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Is there a usable snapshot?
+    Snapshot,
+    /// Is there a credential that could be a key?
+    Credential,
+    /// Is there such a key?
+    Record,
+    /// May the key be used at all: state and owner ([`authorize`](crate::authorize)).
+    Key,
+    /// May it be used for this request: kind, client address, scopes ([`authorize`](crate::authorize)).
+    Request,
+    /// Are its rate limits exhausted?
+    Limits,
+    /// Are its credits used up?
+    Credits,
+}
+
+/// A group of refusals that clients treat alike. A dialect answers the class unless it names the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// No usable key was sent (401; RFC 9110, section 15.5.2).
+    Unauthenticated,
+    /// The key may not be used for this request (403; RFC 9110, section 15.5.4).
+    Forbidden,
+    /// Too many requests (429; RFC 6585, section 4).
+    Limited,
+    /// A total allowance of the key is used up.
+    Quota,
+    /// Keys cannot be checked at the moment (503; RFC 9110, section 15.6.4).
+    Unavailable,
+}
+
 impl Refusal {
     /// Every refusal, in order of decision.
     pub const ALL: [Self; 13] = [
@@ -50,6 +85,36 @@ impl Refusal {
         Self::RateLimited,
         Self::QuotaExhausted,
     ];
+
+    /// The stage at which it is decided.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::Unavailable => Stage::Snapshot,
+            Self::Missing | Self::Jwt | Self::Malformed => Stage::Credential,
+            Self::Unknown => Stage::Record,
+            Self::Revoked | Self::Expired | Self::Unassociated => Stage::Key,
+            Self::WrongKind | Self::ForbiddenIp | Self::InsufficientScope => Stage::Request,
+            Self::RateLimited => Stage::Limits,
+            Self::QuotaExhausted => Stage::Credits,
+        }
+    }
+
+    /// Its class.
+    pub fn class(self) -> Class {
+        match self {
+            Self::Missing
+            | Self::Jwt
+            | Self::Malformed
+            | Self::Unknown
+            | Self::Revoked
+            | Self::Expired
+            | Self::Unassociated => Class::Unauthenticated,
+            Self::WrongKind | Self::ForbiddenIp | Self::InsufficientScope => Class::Forbidden,
+            Self::RateLimited => Class::Limited,
+            Self::QuotaExhausted => Class::Quota,
+            Self::Unavailable => Class::Unavailable,
+        }
+    }
 
     /// The name in dialects, metrics, filter state and logs.
     pub fn name(self) -> &'static str {
@@ -77,18 +142,47 @@ impl Refusal {
 
     /// Whether it is decided after a key's record was found, so that the key's id is known.
     pub fn knows_key(self) -> bool {
-        self >= Self::Revoked
+        match self.stage() {
+            Stage::Snapshot | Stage::Credential | Stage::Record => false,
+            Stage::Key | Stage::Request | Stage::Limits | Stage::Credits => true,
+        }
     }
 
     /// The error code of its challenge (RFC 6750, section 3.1); none where no credential was sent or none applies.
     pub fn challenge_error(self) -> Option<&'static str> {
-        match self {
-            Self::Jwt | Self::Malformed | Self::Unknown | Self::Revoked | Self::Expired | Self::Unassociated => {
-                Some("invalid_token")
-            }
-            Self::InsufficientScope => Some("insufficient_scope"),
-            _ => None,
+        match (self, self.class()) {
+            (Self::Missing, _) => None,
+            (Self::InsufficientScope, _) => Some("insufficient_scope"),
+            (_, Class::Unauthenticated) => Some("invalid_token"),
+            (_, Class::Forbidden | Class::Limited | Class::Quota | Class::Unavailable) => None,
         }
+    }
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 7] =
+        [Self::Snapshot, Self::Credential, Self::Record, Self::Key, Self::Request, Self::Limits, Self::Credits];
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 5] = [Self::Unauthenticated, Self::Forbidden, Self::Limited, Self::Quota, Self::Unavailable];
+
+    /// The name in dialects.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::Limited => "limited",
+            Self::Quota => "quota",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// The class of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.name() == name)
     }
 }
 
@@ -97,11 +191,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back_to_their_refusal_and_the_list_is_in_order() {
+    fn names_are_parsed_back() {
         for refusal in Refusal::ALL {
             assert_eq!(Refusal::from_name(refusal.name()), Some(refusal));
         }
-        assert!(Refusal::ALL.is_sorted());
-        assert_eq!(Refusal::from_name("allow"), None);
+        for class in Class::ALL {
+            assert_eq!(Class::from_name(class.name()), Some(class));
+        }
+        assert_eq!((Refusal::from_name("allow"), Class::from_name("allow")), (None, None));
+    }
+
+    #[test]
+    fn refusals_are_listed_in_order_of_stage() {
+        let mut stages = Refusal::ALL.map(Refusal::stage).to_vec();
+        stages.dedup();
+        assert_eq!(stages, Stage::ALL);
+    }
+
+    #[test]
+    fn the_key_is_known_in_three_classes() {
+        for refusal in Refusal::ALL {
+            let is_known = matches!(refusal.class(), Class::Forbidden | Class::Limited | Class::Quota);
+            assert!(refusal.knows_key() || !is_known, "{}", refusal.name());
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod age;
 pub(crate) mod codec;
 pub mod cursor;
 pub mod entry;
+mod limits;
 pub mod page;
 pub mod summary;
 pub mod usage;

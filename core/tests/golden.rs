@@ -1,14 +1,18 @@
 //! Pins the encoding: an edge and a control plane of different releases must read each other.
 //!
 //! A difference here is a change of the wire. If it is meant, the version of the framing rises or the new field is
-//! ignorable, and `KEYWARD_GOLDEN=write cargo test -p keyward-contract --test golden` writes the files anew.
+//! ignorable, and `KEYWARD_GOLDEN=write cargo test -p keyward-core --test golden` writes the files anew.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use keyward_core::dialect::Dialect;
+use keyward_core::dialect::error_shape::{ErrorShape, Facts};
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
+use keyward_core::refusal::Refusal;
 use keyward_core::wire::cursor::{Cursor, Position, chain};
-use keyward_core::wire::entry::{Body, Entry, Environment, Frames, KeyRecord, OwnerRecord, PlanRecord};
+use keyward_core::wire::entry::{Body, Entry, Frames, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_core::wire::page::{Extent, Page};
 use keyward_core::wire::summary::Summary;
 use std::path::Path;
@@ -111,4 +115,38 @@ fn pages_are_encoded_and_read_as_they_always_were() {
         let golden = check(name, &page.encode());
         assert_eq!(Page::decode(&golden), Ok(page), "{name}");
     }
+}
+
+/// The replies of all built-in dialects and shapes: rewriting a file must not change them.
+#[test]
+fn answers_to_refusals_are_pinned() {
+    let facts = Facts {
+        header: "X-Header",
+        request_id: "req-1",
+        key_id: "key_1",
+        expired_at_ms: 1_704_067_200_000,
+        scope: "read",
+        retry_after_s: 7,
+        limit: 10,
+        window_s: 60,
+        ..Facts::default()
+    };
+    let dialects = Dialect::built_in_names().map(|name| (name, Dialect::built_in(name).unwrap().unwrap().errors));
+    let shapes = ErrorShape::built_in_names().map(|name| (name, ErrorShape::built_in(name).unwrap().unwrap()));
+    let mut out = String::new();
+    for (name, shape) in dialects.chain(shapes) {
+        for refusal in Refusal::ALL {
+            let rendered = shape.render(refusal, &facts);
+            out += &format!("{name} {} {}\n", refusal.name(), rendered.status);
+            for (field, value) in &rendered.headers {
+                out += &format!("  {field}: {value}\n");
+            }
+            out += &format!("  {}\n", rendered.body);
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/refusals.txt");
+    if std::env::var("KEYWARD_GOLDEN").is_ok_and(|value| value == "write") {
+        std::fs::write(&path, &out).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), out);
 }

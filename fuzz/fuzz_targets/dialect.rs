@@ -3,7 +3,8 @@
 #![no_main]
 
 use keyward_core::dialect::Dialect;
-use keyward_core::dialect::error_shape::{ErrorShape, Facts, Window};
+use keyward_core::dialect::error_shape::{ErrorShape, Facts};
+use keyward_core::dialect::rate_limit_fields::Window;
 use keyward_core::document;
 use keyward_core::refusal::Refusal;
 use keyward_filter::policy::Config;

@@ -1,4 +1,4 @@
-//! Who asks: tokens and keys, clients behind proxies, and what slows down those who guess.
+//! Authentication: tokens and keys, client addresses behind proxies, and the throttle on failures.
 
 pub mod auth_throttle;
 pub mod client_ip;
@@ -6,4 +6,5 @@ pub mod hash_pool;
 pub mod key_auth;
 pub mod password;
 mod recent_credentials;
+pub mod self_service;
 pub mod tokens;

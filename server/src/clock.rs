@@ -1,6 +1,6 @@
-//! Times as they are stored and told, and where the current one comes from.
+//! Timestamps, and the clock that returns the current one.
 //!
-//! Only [`system`] reads a clock; everything else is handed the time, so that tests choose it.
+//! Only [`system`] reads a clock; everything else takes the time as a parameter, so that tests choose it.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -14,7 +14,7 @@ use utoipa::{PartialSchema, ToSchema};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
-/// Tells the current time.
+/// Returns the current time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The operating system's clock.
@@ -43,13 +43,13 @@ impl Timestamp {
         self.0
     }
 
-    /// As it is stored.
+    /// The value for the database.
     pub fn as_stored(self) -> i64 {
         // LATEST is far below the bound.
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// As it was stored; what lies before the epoch counts as the epoch.
+    /// From the value of the database; times before the epoch count as the epoch.
     pub fn from_stored(ms: i64) -> Self {
         Self::from_ms(u64::try_from(ms).unwrap_or(0))
     }
@@ -66,8 +66,8 @@ impl Timestamp {
         Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// Reads a date-time (RFC 3339, section 5.6) in any offset; `None` if it is none. What lies before the epoch counts as
-    /// the epoch, and what lies after the year 9999 as its end.
+    /// Parses a date-time (RFC 3339, section 5.6) with any offset. Times before the epoch count as the epoch, and those after
+    /// the year 9999 as its end.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let text = text.to_ascii_uppercase();
         let (local, offset_ms) = match text.strip_suffix('Z') {

@@ -1,8 +1,9 @@
-//! The HTTP API: for operators, for edges, for users of keys if they are let, and for whoever asks whether the process lives.
+//! The HTTP API: for operators, edges, users of keys (self-service), GitHub's alerts, and health checks.
 //!
-//! Every error is a problem document, and [`problem`] is the only room that writes one.
+//! Every error is a problem document (RFC 9457), written by [`problem`] alone.
 
 mod answer;
+mod app;
 mod audit;
 mod auth;
 mod body_budget;
@@ -16,6 +17,7 @@ mod keys;
 mod leaks;
 mod openapi;
 mod owners;
+mod parameters;
 mod plans;
 mod problem;
 mod relay;
@@ -26,157 +28,40 @@ mod tokens;
 mod usage;
 mod verify;
 
+pub use app::{App, Services};
 pub use relay::{RelayApp, relay_router};
 
-use crate::auth::auth_throttle::Failures;
-use crate::auth::client_ip::TrustedProxies;
-use crate::auth::hash_pool::Verifier;
-use crate::auth::tokens::db::IssuedTokens;
-use crate::auth::tokens::file::Tokens;
-use crate::clock::Clock;
-use crate::feed::Feed;
-use crate::keys::leaks::Leaks;
-use crate::keys::replay_seed::ReplaySeed;
 use crate::model::precondition;
-use crate::serve::SelfService;
-use crate::store::Store;
-use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::{Extension, Router};
 use body_budget::BodyBudget;
+use extract::MAX_BODY_BYTES;
 use keyward_core::dialect::Dialect;
-use keyward_core::dialect::secret_recognizer::SecretRecognizer;
 use openapi::{Caller, Description, called_by};
 use problem::ApiError;
 use serde_json::Value;
-use std::ops::Deref;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// What the handlers work with, in one piece: on its way through the layers a request takes several copies, and thousands of
-/// polls come at once.
-#[derive(Clone)]
-pub struct App(Arc<Services>);
-
-impl From<Services> for App {
-    fn from(services: Services) -> Self {
-        Self(Arc::new(services))
-    }
-}
-
-impl Deref for App {
-    type Target = Services;
-
-    fn deref(&self) -> &Services {
-        &self.0
-    }
-}
-
-/// What the handlers work with.
-pub struct Services {
-    /// The state.
-    pub store: Store,
-    /// The feed of changes to it.
-    pub feed: Feed,
-    /// What keys look like.
-    pub dialect: Arc<Dialect>,
-    /// What keys and tokens look like, in text that is not meant to hold any.
-    pub secrets: Arc<SecretRecognizer>,
-    /// Who may call, by the files of the data directory.
-    pub tokens: Arc<Tokens>,
-    /// Who may call, by the database.
-    pub issued_tokens: Arc<IssuedTokens>,
-    /// Who has called in vain.
-    pub failures: Arc<Failures>,
-    /// Who may say from where a request comes.
-    pub proxies: Arc<TrustedProxies>,
-    /// What users of keys may do with them; `None` if nothing.
-    pub self_service: Option<Arc<SelfService>>,
-    /// From what plaintexts can be drawn again.
-    pub pepper: Arc<ReplaySeed>,
-    /// What is done about keys that are found in public.
-    pub leaks: Arc<Leaks>,
-    /// The time.
-    pub clock: Clock,
-    /// Checks what only a password hash is kept of.
-    pub verifier: Verifier,
-    /// How often the edges are to tell of the use of keys.
-    pub usage_interval: Duration,
-    /// Whether the server ends, so that nothing long is gone on with.
-    pub ending: watch::Receiver<bool>,
-}
-
-impl FromRef<App> for Feed {
-    fn from_ref(app: &App) -> Self {
-        app.feed.clone()
-    }
-}
-
-impl FromRef<App> for Clock {
-    fn from_ref(app: &App) -> Self {
-        Arc::clone(&app.clock)
-    }
-}
-
-#[cfg(test)]
-impl App {
-    /// An example of what handlers work with.
-    async fn example(dir: &std::path::Path, dialect: &str) -> Self {
-        Services::example(dir, dialect).await.into()
-    }
-}
-
-#[cfg(test)]
-impl Services {
-    /// What handlers work with that keep their state in that directory, at an example's time.
-    async fn example(dir: &std::path::Path, dialect: &str) -> Self {
-        let location = crate::store::Location::Directory(dir.to_owned());
-        let store = Store::open(&location).await.unwrap();
-        let clock: Clock = Arc::new(|| crate::clock::Timestamp::EXAMPLE);
-        Self {
-            feed: Feed::new(store.clone(), tokio::sync::watch::channel(false).1),
-            dialect: Arc::new(Dialect::built_in(dialect).unwrap().unwrap()),
-            secrets: Arc::new(SecretRecognizer::built_in()),
-            tokens: Arc::new(Tokens::open(dir).unwrap()),
-            pepper: Arc::new(ReplaySeed::open(dir).unwrap()),
-            leaks: Arc::new(Leaks::default()),
-            issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&clock))),
-            failures: Arc::new(Failures::default()),
-            proxies: Arc::new(TrustedProxies::default()),
-            self_service: Some(Arc::new(SelfService { scope: None })),
-            clock,
-            verifier: Verifier::new(std::num::NonZeroUsize::MIN),
-            usage_interval: Duration::from_secs(5),
-            ending: watch::channel(false).1,
-            store,
-        }
-    }
-}
-
-/// The longest body of a request, in bytes.
-const MAX_BODY_BYTES: usize = 64 << 10;
-
-/// What users may hold of bodies altogether, and alerts of GitHub: nobody who sends them has shown a token.
+/// The body budgets of self-service and of GitHub's alerts, whose senders have shown no token yet.
 const USERS_BODY_BYTES: usize = 16 << 20;
 const ALERTS_BYTES: usize = 32 << 20;
 
-/// Every route there is.
+/// The router of a control plane.
 pub fn router(app: App) -> Router {
     let Routes { for_all, for_operators, for_edges, for_users, for_webhooks } = Routes::new();
     let for_operators = for_operators.route_layer(from_fn_with_state(app.clone(), auth::require_admin));
     let for_edges = for_edges.route_layer(from_fn_with_state(app.clone(), auth::require_edge));
     let mut routes = for_all.merge(for_operators).merge(for_edges);
     if app.self_service.is_some() {
-        let share = from_fn_with_state(BodyBudget::new(USERS_BODY_BYTES), body_budget::share);
-        routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)).route_layer(share));
+        let budget = from_fn_with_state(BodyBudget::new(USERS_BODY_BYTES), body_budget::account);
+        routes = routes.merge(for_users.route_layer(map_response(self_service::uncached)).route_layer(budget));
     }
     if app.leaks.github_keys.is_some() {
-        let share = from_fn_with_state(BodyBudget::new(ALERTS_BYTES), body_budget::share);
-        routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(share));
+        let budget = from_fn_with_state(BodyBudget::new(ALERTS_BYTES), body_budget::account);
+        routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(budget));
     }
     let described = Description(description(&app.dialect).to_string().into());
     Router::from(routes)
@@ -189,13 +74,13 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// The OpenAPI document about the API of a server of that dialect, with what is there only where it is configured.
+/// The OpenAPI document of a server with that dialect, optional routes included.
 pub fn description(dialect: &Dialect) -> Value {
     openapi::document(Routes::new().all().into_openapi(), dialect)
 }
 
-/// The routes by who may call them. `routes!` takes what stands on a handler, so that none can be had without its
-/// description; `clippy.toml` forbids the other ways to make one.
+/// The routes by caller. `routes!` reads the `#[utoipa::path]` of a handler, so that every route is described; `clippy.toml`
+/// forbids the other ways to add one.
 struct Routes {
     for_all: OpenApiRouter<App>,
     for_operators: OpenApiRouter<App>,
@@ -248,7 +133,7 @@ impl Routes {
         }
     }
 
-    /// All of them, whatever is configured.
+    /// All routes, whatever is configured.
     fn all(self) -> OpenApiRouter<App> {
         let Self { for_all, for_operators, for_edges, for_users, for_webhooks } = self;
         for_all.merge(for_operators).merge(for_edges).merge(for_users).merge(for_webhooks)

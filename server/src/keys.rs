@@ -1,4 +1,4 @@
-//! The life of keys outside the database: issuing, importing, leaks.
+//! Keys outside the database: issuing secrets, reading imports, identifying leaks.
 
 pub mod csv;
 pub mod github;

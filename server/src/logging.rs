@@ -1,8 +1,7 @@
-//! Logs to standard error, at the level of `RUST_LOG` (info unless it says otherwise).
+//! Logs to standard error, at the level of `RUST_LOG` (info by default).
 //!
-//! Whatever `RUST_LOG` asks for, the HTTP and database libraries stay at info: below it they may show headers and
-//! bodies, and those hold tokens and new keys. Of PostgreSQL's notices only warnings are shown: that what a start would make
-//! is there already is no news.
+//! Whatever `RUST_LOG` says, the HTTP and database libraries stay at info: below it they may log headers and bodies, which
+//! contain tokens and new keys. Of PostgreSQL's notices only warnings are logged, as starting on an existing schema causes many.
 
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
@@ -10,10 +9,7 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-/// Begins to log.
-///
-/// # Errors
-/// If the process logs already.
+/// Installs the logger; fails if the process has one.
 pub fn start() -> Result<(), TryInitError> {
     let chosen = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);

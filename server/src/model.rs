@@ -4,6 +4,7 @@
 mod audit;
 mod import;
 mod key;
+mod key_view;
 mod leak;
 mod owner;
 mod plan;
@@ -18,12 +19,13 @@ pub use key::{
     FieldChanges, FieldSpec, Key, KeyFields, MetadataChange, PasswordHash, Secret, SelfService, Shape, State, Stored,
     write_cell,
 };
+pub use key_view::{is_active, key_view};
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use precondition::{Expected, Target};
 pub use request::{
-    KeyChange, KeysToRevoke, MAX_CREDITS, MAX_KEY_ID_LENGTH, MAX_METADATA, NewKey, OwnerChange, OwnerSettings,
-    PlanSettings, Rotation, UsageToUndo, document, documents, is_id, schema,
+    KeyChange, KeysToRevoke, MAX_CREDITS, MAX_METADATA, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation,
+    UsageToUndo, document, documents, is_id, schema,
 };
 pub use token::{NewToken, Token, TokenScope};

@@ -1,4 +1,4 @@
-//! Files that nobody but their owner may read: made whole or not at all, and refused once others can read them.
+//! Files that only their owner may read: created atomically, and refused if others can read them.
 
 use crate::random::{self, RngError};
 use std::fs::{self, OpenOptions};
@@ -6,11 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes the file with these contents unless there is one, so that no reader ever finds half of it and nothing that is
-/// there is lost.
-///
-/// # Errors
-/// If it cannot be made.
+/// Creates the file with these contents unless it exists, so that no reader sees a part of it and nothing is overwritten.
 pub(crate) fn create(path: &Path, contents: &str) -> Result<(), CreateError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = path.with_file_name(format!(".{name}.{}", random::base62(8)?));
@@ -23,7 +19,7 @@ pub(crate) fn create(path: &Path, contents: &str) -> Result<(), CreateError> {
             file.write_all(contents.as_bytes())?;
             file.sync_all()
         })
-        // Unlike a rename, a link does not replace what somebody else has made meanwhile.
+        // Unlike a rename, a link does not replace a file that another process has created meanwhile.
         .and_then(|()| match fs::hard_link(&unfinished, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             linked => linked,
@@ -32,21 +28,18 @@ pub(crate) fn create(path: &Path, contents: &str) -> Result<(), CreateError> {
     Ok(written.and(removed)?)
 }
 
-/// The file cannot be made.
+/// The file cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CreateError {
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// There is no randomness for the name under which it is written.
+    /// No name for the temporary file can be drawn.
     #[error(transparent)]
     Random(#[from] RngError),
 }
 
 /// The permission bits of the file, if they let others read or write it.
-///
-/// # Errors
-/// If the file cannot be looked at.
 pub(crate) fn open_to_others(path: &Path) -> io::Result<Option<u32>> {
     let mode = fs::metadata(path)?.permissions().mode() & 0o777;
     Ok(Some(mode).filter(|mode| mode & 0o077 != 0))

@@ -1,8 +1,8 @@
-//! Randomness for keys, tokens, ids and epochs: the operating system's, never a generator of our own.
+//! Randomness for keys, tokens, ids and epochs, from the operating system.
 
-/// The operating system gave no randomness.
+/// The operating system returned no randomness.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gave no randomness")]
+#[error("no randomness from the operating system")]
 pub struct RngError(#[source] getrandom::Error);
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -10,18 +10,12 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// The number of random characters in an id: 119 bits.
 pub const ID_LENGTH: usize = 20;
 
-/// Fills the bytes.
-///
-/// # Errors
-/// If there is no randomness.
+/// Fills the buffer with random bytes.
 pub fn fill(bytes: &mut [u8]) -> Result<(), RngError> {
     getrandom::fill(bytes).map_err(RngError)
 }
 
-/// That many characters of `0-9A-Za-z`, each as likely as the others.
-///
-/// # Errors
-/// If there is no randomness.
+/// That many random characters of `0-9A-Za-z`, uniformly distributed.
 pub fn base62(length: usize) -> Result<String, RngError> {
     let mut text = String::with_capacity(length);
     let mut pool = [0; 64];
@@ -35,17 +29,11 @@ pub fn base62(length: usize) -> Result<String, RngError> {
 }
 
 /// A new id with that prefix.
-///
-/// # Errors
-/// If there is no randomness.
 pub fn id(prefix: &str) -> Result<String, RngError> {
     Ok(format!("{prefix}{}", base62(ID_LENGTH)?))
 }
 
-/// Any number.
-///
-/// # Errors
-/// If there is no randomness.
+/// A random number.
 pub fn number() -> Result<u64, RngError> {
     getrandom::u64().map_err(RngError)
 }

@@ -1,6 +1,10 @@
-//! Puts the server together, runs it, and ends it so that nobody is left waiting.
+//! Starts, runs and stops a control plane.
 
-use crate::auth::auth_throttle::Failures;
+pub mod relay;
+
+pub use crate::auth::self_service::SelfService;
+
+use crate::auth::auth_throttle::AuthThrottle;
 use crate::auth::client_ip::TrustedProxies;
 use crate::auth::hash_pool::Verifier;
 use crate::auth::tokens::db::IssuedTokens;
@@ -8,12 +12,12 @@ use crate::auth::tokens::file::{TokenError, Tokens};
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::http::{Services, router};
+use crate::jobs::{retention, revocations};
 use crate::keys::leaks::Leaks;
-use crate::keys::replay_seed::{PepperError, ReplaySeed};
-use crate::net::connections::{self, Timeouts};
-use crate::relay::UpstreamError;
-use crate::store::{self, DATABASE_FILE, Location, Store, Swept};
-use axum::Router;
+use crate::keys::replay_seed::{ReplaySeed, ReplaySeedError};
+use crate::net::listener::{self, serve_until};
+use crate::relay::upstream::UpstreamError;
+use crate::store::{self, DATABASE_FILE, Location, Store};
 use ipnet::IpNet;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::secret_recognizer::SecretRecognizer;
@@ -28,44 +32,37 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
-/// How a server is to run.
+/// The configuration of a control plane.
 pub struct Config {
-    /// Where it listens, `host:port`; port 0 is any that is free.
+    /// The address to listen on, `host:port`; port 0 selects a free one.
     pub listen: String,
-    /// Where its tokens and its pepper are, and its state unless that is in another database.
+    /// The directory of the token files, the pepper, and the SQLite database.
     pub data_dir: PathBuf,
-    /// The URL of the PostgreSQL database with its state; `None` for SQLite in the data directory.
+    /// The URL of a PostgreSQL database; `None` for SQLite in the data directory.
     pub database_url: Option<Secret>,
-    /// What keys look like.
+    /// The dialect.
     pub dialect: Dialect,
-    /// What is done about keys that are found in public.
+    /// The handling of leaked keys.
     pub leaks: Leaks,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// How long edges know a key that has ended.
+    /// After this time revoked and expired keys are purged from the edges.
     pub retention: Duration,
-    /// How often the edges are told to forget what ended long ago.
+    /// How often they are purged.
     pub retention_interval: Duration,
-    /// How often the edges are to tell of the use of keys.
+    /// How often edges report usage.
     pub usage_interval: Duration,
-    /// How many password hashes are checked at once.
+    /// The maximum of simultaneous password verifications.
     pub max_verifications: NonZeroUsize,
-    /// The proxies that are believed when they say from where a request comes.
+    /// The proxies whose client addresses are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// What users of keys may do with them; `None` if nothing.
+    /// Self-service; `None` turns it off.
     pub self_service: Option<SelfService>,
 }
 
-/// What users of keys may do with them by showing one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelfService {
-    /// The permission that a key needs for it; `None` if it needs none.
-    pub scope: Option<String>,
-}
-
-/// A server that has its port, state and tokens.
+/// A started server, with its listener, database and tokens.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -79,32 +76,32 @@ pub struct Server {
 /// The server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The tokens cannot be used.
+    /// The token files cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
-    /// The pepper cannot be used.
+    /// The pepper file cannot be used.
     #[error(transparent)]
-    ReplaySeed(#[from] PepperError),
-    /// The upstream of a relay cannot be asked.
+    ReplaySeed(#[from] ReplaySeedError),
+    /// The upstream of a relay is misconfigured.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The state cannot be used.
+    /// The database cannot be used.
     #[error("{place}: {source}")]
     Store {
-        /// The data directory, or what the database is.
+        /// The data directory, or the kind of database.
         place: String,
         /// Why.
         source: store::Error,
     },
-    /// The directory for a relay is that of a control plane, whose edge tokens are not for the relay's edges.
+    /// The data directory of a relay is that of a control plane, whose edge tokens are not for the relay's edges.
     #[error(
-        "{data_dir} is the data directory of a control plane ({DATABASE_FILE} is there); a relay needs one of its own"
+        "expected a data directory of the relay's own, got that of a control plane: {data_dir} contains {DATABASE_FILE}"
     )]
-    NotARelays {
+    DataDirInUse {
         /// The directory.
         data_dir: String,
     },
-    /// The address cannot be had.
+    /// The address is not available.
     #[error("cannot listen on {listen}: {source}")]
     Listen {
         /// The address.
@@ -114,48 +111,40 @@ pub enum StartError {
     },
 }
 
-/// The dialect cannot be had.
+/// The dialect cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DialectError {
-    /// It is neither a name nor a file.
-    #[error("{name} is no dialect that comes with Keyward ({known}) and no file that can be read: {source}")]
+    /// Neither a built-in dialect nor a readable file.
+    #[error("unknown dialect {name:?}: not built in ({known}) and not a readable file ({source})")]
     Unknown {
-        /// What was asked for.
+        /// The name or file.
         name: String,
-        /// The names that would do.
+        /// The built-in dialects.
         known: String,
-        /// Why the file cannot be read.
+        /// The error of reading the file.
         source: io::Error,
     },
-    /// The file has mistakes.
-    #[error("dialect {name}: {problems}")]
+    /// The file is invalid.
+    #[error("invalid dialect {name}: {problems}")]
     Invalid {
-        /// What was asked for.
+        /// The name or file.
         name: String,
-        /// All of them.
+        /// All problems.
         problems: Problems,
     },
 }
 
-/// How long an ending server waits for answers that are under way.
-const GRACE: Duration = Duration::from_secs(5);
-/// How long the database may take to close; one that is cut off recovers at the next start.
-const CLOSING: Duration = Duration::from_millis(500);
-/// By how much the clock may be put right in an interval and still be believed.
-const BELIEVABLE_DRIFT: Duration = Duration::from_secs(60);
-
-/// How often the retention is kept, unless a test has less time.
+/// How long the database may take to close; one that is interrupted recovers at the next start.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often expired keys are purged by default.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// As many verifications at once as there are processors.
+/// One verification for each processor.
 pub fn default_max_verifications() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// The dialect of that name, or in that file.
-///
-/// # Errors
-/// If there is none, or if it has mistakes.
+/// Loads the built-in dialect of that name, or a file.
 pub fn dialect(name_or_file: &str) -> Result<Dialect, DialectError> {
     let read = match Dialect::built_in(name_or_file) {
         Some(dialect) => dialect,
@@ -172,10 +161,7 @@ pub fn dialect(name_or_file: &str) -> Result<Dialect, DialectError> {
 }
 
 impl Server {
-    /// Makes everything ready, and takes the port last, so that whoever can connect is served.
-    ///
-    /// # Errors
-    /// If anything is missing.
+    /// Opens tokens, pepper and database, and listens last, so that every connection is served.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         let tokens = Arc::new(Tokens::open(&config.data_dir)?);
         let pepper = Arc::new(ReplaySeed::open(&config.data_dir)?);
@@ -185,48 +171,49 @@ impl Server {
         };
         let store =
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
-        tracing::info!("the state is in {}", location.described());
+        tracing::info!(location = location.described(), "database opened");
         let (listener, address) = listen(&config.listen).await?;
         let leaks = Arc::new(std::mem::take(&mut config.leaks));
         Ok(Self { listener, address, tokens, pepper, store, leaks, config })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The tokens, to read their files again.
+    /// The tokens, to reload their files.
     pub fn tokens(&self) -> Arc<Tokens> {
         Arc::clone(&self.tokens)
     }
 
-    /// What is done about leaks, to read GitHub's keys again.
+    /// The handling of leaks, to reload GitHub's keys.
     pub fn leaks(&self) -> Arc<Leaks> {
         Arc::clone(&self.leaks)
     }
 
-    /// Serves until `end` is done, then answers who waits and closes the state.
+    /// Serves until `end` resolves, then answers open requests and closes the database.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
         let Self { listener, address, tokens, pepper, store, leaks, config } = self;
-        let (shutdown, ending) = watch::channel(false);
-        let feed = Feed::new(store.clone(), ending.clone());
+        let (shutdown, stopping) = watch::channel(false);
+        let feed = Feed::new(store.clone(), stopping.clone());
         let following = store.clone();
         let following = tokio::spawn({
-            let ending = ending.clone();
-            async move { following.follow(ending).await }
+            let stopping = stopping.clone();
+            async move { following.follow(stopping).await }
         });
         tokio::spawn({
-            let (store, ending) = (store.clone(), ending.clone());
-            async move { store.maintain(ending).await }
+            let (store, stopping) = (store.clone(), stopping.clone());
+            async move { store.maintain(stopping).await }
         });
-        let retention = tokio::spawn(keep_retention(
+        let retention = tokio::spawn(retention::run(
             store.clone(),
             Arc::clone(&config.clock),
             config.retention,
             config.retention_interval,
         ));
-        let ringing = store.token_revocations().map(|revocations| tokio::spawn(ring(revocations, Arc::clone(&tokens))));
+        let notifying =
+            store.token_revocations().map(|changes| tokio::spawn(revocations::forward(changes, Arc::clone(&tokens))));
         let services = Services {
             store: store.clone(),
             feed,
@@ -236,33 +223,26 @@ impl Server {
             pepper,
             leaks,
             issued_tokens: Arc::new(IssuedTokens::new(store.clone(), Arc::clone(&config.clock))),
-            failures: Arc::new(Failures::default()),
+            auth_throttle: Arc::new(AuthThrottle::default()),
             proxies: Arc::new(TrustedProxies::new(config.trusted_proxies)),
             self_service: config.self_service.map(Arc::new),
             clock: config.clock,
             verifier: Verifier::new(config.max_verifications),
             usage_interval: config.usage_interval,
-            ending: shutdown.subscribe(),
+            stopping: shutdown.subscribe(),
         };
         let app = router(services.into());
         tracing::info!(%address, "listening");
         serve_until(end, shutdown, listener, app).await;
         retention.abort();
-        if let Some(ringing) = ringing {
-            ringing.abort();
+        if let Some(notifying) = notifying {
+            notifying.abort();
         }
         close(following, &store).await;
     }
 }
 
-/// Rings for those who wait with a token, whenever one was revoked.
-async fn ring(mut revocations: watch::Receiver<i64>, tokens: Arc<Tokens>) {
-    while revocations.changed().await.is_ok() {
-        tokens.ring();
-    }
-}
-
-/// Where the state is, without what could be secret in a URL.
+/// The database without its URL, which can contain a password.
 fn place(location: &Location) -> String {
     match location {
         Location::Directory(directory) | Location::Relay(directory) => directory.display().to_string(),
@@ -270,65 +250,16 @@ fn place(location: &Location) -> String {
     }
 }
 
-/// Listens, and tells where.
-pub(crate) async fn listen(on: &str) -> Result<(TcpListener, SocketAddr), StartError> {
-    connections::listen(on).await.map_err(|source| StartError::Listen { listen: on.to_owned(), source })
-}
-
-/// Serves until `end` is done, which it tells by `shutdown`; then lets those that are being answered have their answer.
-pub(crate) async fn serve_until(
-    end: impl Future<Output = ()> + Send + 'static,
-    shutdown: watch::Sender<bool>,
-    listener: TcpListener,
-    app: Router,
-) {
-    let ending = shutdown.subscribe();
-    tokio::spawn(async move {
-        end.await;
-        shutdown.send_replace(true);
-    });
-    tokio::select! {
-        () = connections::serve(listener, app, ending.clone(), Timeouts::default()) => {}
-        () = overdue(ending) => tracing::warn!("ending with connections that did not finish"),
+/// Closes the database, after the follower, which stops by itself on shutdown.
+async fn close(following: JoinHandle<()>, store: &Store) {
+    let _ = timeout(CLOSE_TIMEOUT, following).await;
+    if timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
+        tracing::warn!("database did not close in time");
     }
+    tracing::info!("stopped");
 }
 
-/// Closes the state, once what follows others has ended, as it does by itself when the shutdown has begun.
-pub(crate) async fn close(following: JoinHandle<()>, store: &Store) {
-    let _ = timeout(CLOSING, following).await;
-    if timeout(CLOSING, store.close()).await.is_err() {
-        tracing::warn!("ending with the database still open");
-    }
-    tracing::info!("ended");
-}
-
-/// Done once the server is told to end and the grace for it has passed.
-async fn overdue(mut ending: watch::Receiver<bool>) {
-    let _ = ending.wait_for(|ending| *ending).await;
-    sleep(GRACE).await;
-}
-
-/// Lets the edges forget what ended long ago, after each interval in which the clock has run like one. A clock that has just
-/// been set, as those of some machines are after their start, could make all keys look as if they had ended long ago.
-async fn keep_retention(store: Store, clock: Clock, retention: Duration, interval: Duration) {
-    loop {
-        let (started, expected) = (Instant::now(), clock());
-        sleep(interval).await;
-        let (expected, now) = (expected.plus(started.elapsed()), clock());
-        if now.minus(BELIEVABLE_DRIFT) > expected || now.plus(BELIEVABLE_DRIFT) < expected {
-            tracing::warn!(%now, %expected, "the clock was set; the edges are told to forget nothing for now");
-            continue;
-        }
-        match store.keep_retention(now, retention).await {
-            Ok(Swept { forgotten: 0, told_again: 0 }) => {}
-            Ok(Swept { forgotten, told_again }) => {
-                tracing::info!(forgotten, told_again, "the edges forget what ended long ago");
-            }
-            Err(error) => tracing::warn!(%error, ?interval, "the retention could not be kept; it is tried again"),
-        }
-        match store.sweep_usage(now).await {
-            Ok(swept) => tracing::debug!(swept, "what is old of the usage is gone"),
-            Err(error) => tracing::warn!(%error, ?interval, "the old usage could not be swept; it is tried again"),
-        }
-    }
+/// Listens on the address.
+async fn listen(on: &str) -> Result<(TcpListener, SocketAddr), StartError> {
+    listener::listen(on).await.map_err(|source| StartError::Listen { listen: on.to_owned(), source })
 }

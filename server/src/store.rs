@@ -1,8 +1,8 @@
-//! The state, in SQLite or PostgreSQL: keys, owners, plans, and the feed of changes to them.
+//! The database, SQLite or PostgreSQL: keys, owners, plans, tokens, and the feed of changes.
 //!
-//! One transaction writes at a time, over all servers of a database. A change, its entry of the audit log and its entries
-//! of the feed are one transaction, and the hub hears of it in commit order (`store/tail.rs`). A request that goes away before its turn writes nothing; one that goes away
-//! after that does not stop its write: a commit that nobody publishes would be seen by no edge.
+//! One transaction writes at a time, across all servers of a database. A change, its audit entry and its feed entries are one
+//! transaction, and the hub receives them in commit order (`store/tail.rs`). A request that is cancelled before its transaction
+//! starts writes nothing; afterwards the transaction completes, as a commit that is not published would reach no edge.
 
 mod audit;
 mod authorization;
@@ -10,7 +10,9 @@ mod backup;
 mod database;
 mod export;
 mod feed;
+mod folding;
 mod freshness;
+pub mod hub;
 mod idempotency;
 mod import;
 mod key_changes;
@@ -21,6 +23,7 @@ mod maintenance;
 mod migrations;
 mod mutation;
 mod owners;
+mod page;
 mod page_cache;
 mod plans;
 mod query_builder;
@@ -40,32 +43,32 @@ mod writer_thread;
 pub use audit::AuditQuery;
 pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
-pub use database::{DATABASE_FILE, Location, RELAY_DATABASE_FILE};
+pub use database::{Location, RELAY_DATABASE_FILE};
 pub use export::Export;
-pub use feed::Found;
+pub use feed::FeedRead;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
 pub use import::{Batch, Conflict, Imported};
 pub use key_changes::REVOKED_AT_ONCE;
 pub use key_error::KeyError;
 pub use keys::{KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS};
-pub use leaks::{Found as FoundSecret, Leak, LeakOutcome};
+pub use leaks::{FoundSecret, Leak, LeakOutcome};
 pub use owners::OwnerQuery;
 pub use plans::PlanDeleted;
 pub use query_builder::Page;
 pub use queues::QueuePermit;
 pub use relay::{ApplyError, Standing, WrongPage};
-pub use retention::{RETENTION, Swept};
-pub use self_service::{Asking, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, SHARE};
-pub use sqlite_files::STATE_FILE;
+pub use retention::{Purged, RETENTION};
+pub use self_service::{Asking, ISSUANCE_QUOTA, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE};
+pub use sqlite_files::{DATABASE_FILE, STATE_FILE};
 pub use tokens::TokenQuery;
 pub(crate) use usage::HOUR_MS;
 pub use usage::{Hourly, IngestOutcome, REPORTS_KEPT, Reported, Undone, UsageFilter};
 
 use crate::clock::Timestamp;
-use crate::feed::hub::{Bounds, Hub};
 use crate::random::{self, RngError};
 use database::Database;
 use freshness::Freshness;
+use hub::{Bounds, Hub};
 use keyward_core::wire::cursor::Cursor;
 use keyward_core::wire::entry::EntryTooLarge;
 use maintenance::Health;
@@ -82,34 +85,34 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use writer_thread::Writing;
 
-/// The state and its history.
+/// The database with the history of its changes.
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
     pages: Arc<Pages>,
-    /// Held from before a transaction of this process begins until the hub knows of it.
+    /// Held from the start of a transaction of this process until the hub has its changes.
     commit_order: Arc<Mutex<()>>,
     queues: Queues,
-    /// When the database was last found to answer; held while it is asked, so that all who want to know share one look.
+    /// When the database last answered a health check; locked during a check, so that simultaneous ones share it.
     answered_at: Arc<Mutex<Option<Instant>>>,
     hub: Arc<Hub>,
-    /// How many revocations of tokens are known of; `None` at a relay, which has none.
+    /// The number of token revocations; `None` at a relay, which has none.
     token_revocations: Option<Arc<watch::Sender<i64>>>,
     freshness: Freshness,
     writing: Writing,
     health: Health,
-    /// Whether the directory has a state file, which a relay's has not: it can be filled again.
+    /// Whether the directory has a state file. A relay needs none, as its data can be fetched again.
     has_state_file: bool,
-    /// What the state file says.
+    /// The head in the state file.
     recorded: Arc<std::sync::Mutex<Option<Cursor>>>,
-    /// One for each export that may be under way.
+    /// Bounds the exports in progress.
     exports: Arc<Semaphore>,
 }
 
-/// The state cannot be read or changed.
+/// An error of the database, or of a request to it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error("{}: {source}", path.display())]
     File {
         /// The database file.
@@ -117,29 +120,29 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// There is no thread to be had.
-    #[error("no thread for changes: {0}")]
+    /// The thread cannot be started.
+    #[error("cannot start the writer thread: {0}")]
     Thread(#[source] io::Error),
-    /// There was a database here.
+    /// The database file was lost.
     #[error(
-        "{} is missing or empty, though {} shows that there was a database: restore a backup \
-         (docs/guides/backup-and-restore.md); or, to begin with an empty database, without any key, token or revocation of before, remove {}",
+        "{} is missing or empty, but {} shows that there was a database: restore a backup \
+         (docs/guides/backup-and-restore.md); or, to start with an empty database and lose all keys, tokens and revocations, remove {}",
         database.display(), evidence.display(), evidence.display()
     )]
     Lost {
         /// The database file.
         database: PathBuf,
-        /// What shows it.
+        /// The file that shows that there was a database.
         evidence: PathBuf,
     },
-    /// The database file is another kind of file.
+    /// The file is not an SQLite database.
     #[error("{} is not an SQLite database: {}", path.display(), way_out(path))]
     NotADatabase {
         /// The file.
         path: PathBuf,
     },
-    /// The database is that of another program.
-    #[error("{} is an SQLite database of another application; Keyward needs one of its own", path.display())]
+    /// The database is of another application.
+    #[error("expected a database of Keyward, got an SQLite database of another application: {}", path.display())]
     OtherApplication {
         /// The file.
         path: PathBuf,
@@ -153,7 +156,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Others can read or write the file, and that cannot be changed.
-    #[error("others can read or write {} (mode {mode:o}), and it cannot be made mode 600: {source}", path.display())]
+    #[error("{} can be read or written by others (mode {mode:o}), and cannot be changed to mode 600: {source}", path.display())]
     OpenToOthers {
         /// The file.
         path: PathBuf,
@@ -162,92 +165,92 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A file of the database is not where it was.
-    #[error("{} was {how} while the server used it: put the file back, or start the server anew", path.display())]
+    /// A file of the database was deleted or replaced.
+    #[error("{} was {how} while the server used it: restore the file, or restart the server", path.display())]
     Replaced {
         /// The file.
         path: PathBuf,
-        /// What became of it.
+        /// What happened to it.
         how: &'static str,
     },
-    /// There is no room on the disk.
-    #[error("the disk of the data directory is full: {free_bytes} bytes are free")]
+    /// The disk is full.
+    #[error("the disk of the data directory is full: {free_bytes} bytes left")]
     DiskFull {
         /// How many bytes are left.
         free_bytes: u64,
     },
     /// The last change could not be stored.
-    #[error("the last change could not be stored: {0}")]
+    #[error("cannot store changes: {0}")]
     Storage(String),
-    /// Another server has the directory.
+    /// Another server uses the directory.
     #[error("another server uses this data directory")]
     InUse,
-    /// The database refused.
-    #[error("{}", told(.0))]
+    /// The database returned an error.
+    #[error("{}", describe_error(.0))]
     Database(#[from] sqlx::Error),
-    /// The URL cannot be used. Nothing of it is told, since it can hold a password.
+    /// The URL is invalid. The message repeats nothing of it, as it can contain a password.
     #[error("KEYWARD_DATABASE_URL {0}")]
     Url(&'static str),
-    /// The database was brought to a schema that this program does not know.
-    #[error("its schema was made by a newer Keyward ({found}; this one knows up to {known}): update this program")]
+    /// The schema is of a newer version.
+    #[error("the database schema {found} is of a newer Keyward; this version supports up to {known}: update Keyward")]
     NewerSchema {
         /// The number of the unknown migration.
         found: i64,
         /// The number of the last known one.
         known: i64,
     },
-    /// The schema cannot be brought up to date.
+    /// The schema cannot be migrated.
     #[error("database schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
-    /// What is stored cannot have been written by this program.
-    #[error("the database holds a {0} that cannot be read")]
+    /// The stored data is invalid.
+    #[error("corrupt database: cannot read a {0}")]
     Corrupt(&'static str),
-    /// What an edge is to be told does not fit an entry.
+    /// The feed entry is too large.
     #[error(transparent)]
     EntryTooLarge(#[from] EntryTooLarge),
-    /// What was to be changed is there in another version than was expected.
-    #[error("it has another version than was expected")]
+    /// The resource has another version than expected.
+    #[error("version mismatch")]
     OtherVersion,
-    /// The plan that a key is to have is not there.
-    #[error("there is no plan of that id")]
+    /// The plan of a key does not exist.
+    #[error("plan not found")]
     NoSuchPlan,
-    /// The Idempotency-Key came with another request before.
+    /// The Idempotency-Key was used for another request.
     #[error("the Idempotency-Key was used for another request")]
     OtherRequest,
     /// No epoch can be drawn.
     #[error(transparent)]
     Random(#[from] RngError),
-    /// More requests wait than can be served in time.
+    /// Too many requests wait.
     #[error("too many requests are waiting")]
     Crowded,
-    /// The credential that was shown has ended: it was revoked or removed, or has expired.
-    #[error("the credential that was shown is not valid any more")]
+    /// The credential was revoked, removed or expired.
+    #[error("the credential is no longer valid")]
     NotAuthorized,
-    /// More requests of this caller wait than may.
+    /// Too many requests of this caller wait.
     #[error("too many requests of this caller are waiting")]
     TooManyOfCaller,
-    /// What the write rests on was changed before its turn came.
-    #[error("what this rests on was changed meanwhile")]
+    /// The calling key or its owner was changed before the transaction.
+    #[error("the calling key or its owner was changed concurrently")]
     Changed,
     /// A relay has no complete snapshot yet.
-    #[error("there is no complete snapshot here yet")]
+    #[error("no complete snapshot yet")]
     NoSnapshot,
-    /// A reader knows more than a relay, and the relay's upstream cannot be asked.
-    #[error("the reader knows more than this relay, which waits for its upstream")]
+    /// A reader has more than the relay, whose upstream does not answer.
+    #[error("the relay is behind the reader, and waits for its upstream")]
     Behind,
-    /// Other servers may have committed what is not known here, as the database could not be looked at for too long.
-    #[error("the database was out of freshness for too long to tell what is new in it")]
+    /// The database was not read for too long, and other servers may have committed changes.
+    #[error("the database was not read for too long to know whether there are changes")]
     Stale,
-    /// As many exports are under way as there may be.
-    #[error("{} exports are under way already", export::AT_ONCE)]
+    /// Too many exports are in progress.
+    #[error("{} exports are in progress, the maximum", export::AT_ONCE)]
     Exporting,
-    /// The database has not answered in time, or a write has waited for others for too long.
-    #[error("the database does not answer in time")]
+    /// The database did not answer in time, or a write waited too long.
+    #[error("the database did not answer in time")]
     Slow,
-    /// The answer to a commit was lost, so the change may have been made or not.
-    #[error("whether the change was made is not known: {0}")]
+    /// The result of a commit was lost: the change may have been made.
+    #[error("outcome of the commit unknown: {0}")]
     OutcomeUnknown(#[source] sqlx::Error),
-    /// The process ends, or the write has failed in a way that should be impossible.
+    /// The process is shutting down, or the writer thread panicked.
     #[error("the write was interrupted")]
     Interrupted,
 }
@@ -255,14 +258,14 @@ pub enum Error {
 /// What to do about a database file that cannot be used.
 fn way_out(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == RELAY_DATABASE_FILE) {
-        "remove the file, and the relay fetches everything from its upstream anew"
+        "remove the file, and the relay fetches a new snapshot from its upstream"
     } else {
         "restore a backup (docs/guides/backup-and-restore.md)"
     }
 }
 
-/// What a database says that refuses, in its own words and without the line of its source; of other errors, what sqlx says.
-fn told(error: &sqlx::Error) -> String {
+/// The message of the database, without the position in its source; for other errors, the message of sqlx.
+fn describe_error(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(refusal) => refusal.message().to_owned(),
         other => other.to_string(),
@@ -270,7 +273,7 @@ fn told(error: &sqlx::Error) -> String {
 }
 
 impl Error {
-    /// Whether it may well go if it is tried again: the database is busy, full, or about to be closed.
+    /// Whether a retry can succeed: the database is busy, full, or shutting down.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Crowded
@@ -294,7 +297,7 @@ impl Error {
 }
 
 impl Error {
-    /// Whether there was no room on the disk.
+    /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::DiskFull { .. } => true,
@@ -332,20 +335,17 @@ const SQLITE_TEMPORARY: [i32; 9] = [3, 5, 6, 7, 8, 10, 13, 14, 15];
 /// took too long, an operator intervenes, the disk fails, or a standby has not yet taken over (25006).
 const POSTGRES_TEMPORARY: [&str; 9] = ["08", "53", "40", "57P", "57014", "55P03", "25P03", "25006", "58"];
 
-/// How long a question to the database may take altogether. A connection that broke without a word answers never.
+/// The timeout of a query. A connection that broke silently never answers.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same of what an operator asks, which can be many questions, or one about a million keys.
+/// The timeout of reads for operators, which can be several queries, or one over a million keys.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a write may wait for the turn of this process.
+/// How long a write may wait for the others of this process.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a transaction that writes may take altogether.
+/// The timeout of a transaction that writes.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Store {
-    /// Opens the database, and makes it where there is none.
-    ///
-    /// # Errors
-    /// If it cannot be used.
+    /// Opens the database; creates it if there is none.
     pub async fn open(location: &Location) -> Result<Self, Error> {
         let database = Database::open(location).await?;
         begin_history(&database.writer).await?;
@@ -385,32 +385,29 @@ impl Store {
             has_state_file,
             recorded: Arc::default(),
         };
-        // The state file may speak of a database only once that is in its own file.
+        // The state file may name a head only once it is in the database file.
         store.database.checkpoint().await?;
         store.record_head();
         Ok(store)
     }
 
-    /// Where each commit is published.
+    /// The hub, to which commits are published.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 
-    /// As of when the hub has all that was committed; `None` where nobody else can commit anything.
+    /// When the hub last had everything that was committed; `None` if no other server can commit.
     pub fn seen_at(&self) -> Option<Instant> {
         self.freshness.seen_at()
     }
 
     /// Whether the database answers, and changes can be stored in it.
-    ///
-    /// # Errors
-    /// If it does not, or they cannot.
     pub async fn check(&self) -> Result<(), Error> {
         self.check_storage()?;
         let came = Instant::now();
         within(PATIENCE, async {
             let mut answered_at = self.answered_at.lock().await;
-            // Somebody else has asked since.
+            // Another check has completed since.
             if answered_at.is_some_and(|asked| asked > came) {
                 return Ok(());
             }
@@ -422,15 +419,15 @@ impl Store {
         .await
     }
 
-    /// Waits for the writes that were begun, and closes the database.
+    /// Waits for the running write, and closes the database.
     pub async fn close(&self) {
         let _last_write = self.commit_order.lock().await;
         self.record_head();
         self.database.close().await;
     }
 
-    /// What became of a commit, after a look at the files of an SQLite database. What was committed counts only if they are
-    /// still there; what failed while it was committed is kept from being made by the next start, if that can be done.
+    /// The result of a commit, after a check of the files of an SQLite database. A commit counts only if they are still in place; a failed
+    /// one is prevented from being recovered by the next start, if possible.
     async fn settled<T>(&self, committed: Result<T, Error>) -> Result<T, Error> {
         match committed {
             Ok(committed) => match self.database.verify_files() {
@@ -449,35 +446,34 @@ impl Store {
         }
     }
 
-    /// Runs the steps in one transaction if the authorization holds in it, commits if it holds still, and publishes what the
-    /// steps appended to the feed. For who has shown a credential it happens at the time of the transaction, and for the server
-    /// itself at the time for which it was begun.
-    async fn mutate<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
+    /// Runs the steps in a transaction, and publishes the entries that they appended to the feed. The authorization is checked at the start
+    /// and before the commit. The change has the time of the transaction, or `started_at` for the server itself.
+    async fn mutate<T, F>(&self, by: impl Into<Authorization>, started_at: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let by = by.into();
-        let turn = self.queues.write(&by, false).await?;
-        self.mutate_in(turn, by, begun, steps).await
+        let permit = self.queues.write(&by, false).await?;
+        self.mutate_in(permit, by, started_at, steps).await
     }
 
-    /// The same for one of many changes that follow each other and are not to be in the way of others.
-    async fn mutate_bulk<T, F>(&self, by: impl Into<Authorization>, begun: Timestamp, steps: F) -> Result<T, Error>
+    /// The same for one of many bulk changes, which must not delay others.
+    async fn mutate_bulk<T, F>(&self, by: impl Into<Authorization>, started_at: Timestamp, steps: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Mutation) -> Step<'a, T> + Send + 'static,
     {
         let by = by.into();
-        let turn = self.queues.write(&by, true).await?;
-        self.mutate_in(turn, by, begun, steps).await
+        let permit = self.queues.write(&by, true).await?;
+        self.mutate_in(permit, by, started_at, steps).await
     }
 
     async fn mutate_in<T, F>(
         &self,
         held: Option<QueuePermit>,
         by: Authorization,
-        begun: Timestamp,
+        started_at: Timestamp,
         steps: F,
     ) -> Result<T, Error>
     where
@@ -489,13 +485,13 @@ impl Store {
         let waits = Arc::downgrade(&requester);
         let write = async move {
             let _held = held;
-            let _turn = turn(&store.commit_order).await?;
+            let _lock = lock(&store.commit_order).await?;
             if waits.strong_count() == 0 {
                 return Err(Error::Interrupted);
             }
             store.database.verify_files()?;
             let (mutation, outcome) = within(WRITE_PATIENCE, async {
-                let mut mutation = Mutation::begin(&store.database, by, begun).await?;
+                let mut mutation = Mutation::begin(&store.database, by, started_at).await?;
                 let outcome = steps(&mut mutation).await?;
                 Ok((mutation, outcome))
             })
@@ -516,15 +512,15 @@ impl Store {
     }
 }
 
-/// Waits for the turn, but not for ever.
-async fn turn(turn: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
-    timeout(TURN_PATIENCE, Arc::clone(turn).lock_owned()).await.map_err(|_| Error::Slow)
+/// Waits for the lock, with a timeout.
+async fn lock(lock: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
+    timeout(TURN_PATIENCE, Arc::clone(lock).lock_owned()).await.map_err(|_| Error::Slow)
 }
 
-/// What is told of a commit that was not answered in time.
+/// The error of a commit that timed out.
 const LATE: sqlx::Error = sqlx::Error::PoolTimedOut;
 
-/// Gives up after that long.
+/// Runs a query with a timeout.
 async fn within<T>(patience: Duration, question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     timeout(patience, question).await.unwrap_or(Err(Error::Slow))
 }

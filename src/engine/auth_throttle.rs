@@ -1,15 +1,16 @@
 //! Who sends bad keys, and whether it has been too many: failures by client address, in a table of fixed size that all
 //! workers of one process share.
 //!
-//! A client is an IPv4 address or an IPv6 network of 64 bits, since whoever has one address of those has all. Its failures
-//! are counted for a minute from the first on; past the threshold, bad keys from there are told to come back when that
-//! minute is over, and not counted. A good key is found before anybody asks here, so it is never held back.
+//! A client is a [`ClientNet`]. Its failures are counted for a minute from the first on; past the threshold, bad keys from
+//! there are told to come back when that minute is over, and not counted. A good key is found before anybody asks here, so it
+//! is never held back.
 //!
 //! A failure reads one bucket, and is added to it on tick: until then it counts in its own worker only. The table holds at
 //! most [`BUCKETS`] times [`SLOTS`] clients; where a bucket is full, the one with the fewest failures makes room. So this
 //! takes 328 KiB at most, and whoever has many addresses is not stopped by it: 128 random bits do that.
 
 use crate::engine::store::{self, SharedStore};
+use keyward_core::client_net::ClientNet;
 use keyward_core::key::limit::Limit;
 use sha2::{Digest as _, Sha256};
 use std::cell::RefCell;
@@ -35,7 +36,7 @@ pub struct AuthThrottle {
     pending: RefCell<BTreeMap<Client, Failures>>,
 }
 
-/// The first half of a hash of a client's address: it finds the client's bucket and tells it from others there.
+/// The first quarter of a hash of a client's network: it finds the client's bucket and tells it from others there.
 type Client = [u8; 8];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +114,7 @@ impl AuthThrottle {
 }
 
 fn client(address: IpAddr) -> Client {
-    let mut hasher = Sha256::new();
-    match address.to_canonical() {
-        IpAddr::V4(address) => hasher.update(address.octets()),
-        // The network is all that counts: eight octets, where an IPv4 address has four.
-        IpAddr::V6(address) => hasher.update(((address.to_bits() >> 64) as u64).to_be_bytes()),
-    }
-    let hash: [u8; 32] = hasher.finalize().into();
+    let hash: [u8; 32] = Sha256::digest(ClientNet::of(address).octets()).into();
     hash.first_chunk().copied().unwrap_or_default()
 }
 

@@ -1,4 +1,5 @@
-//! One request, one verdict. The order of the checks is that of [`Refusal`].
+//! One request, one verdict. The checks run in the order of [`Stage`](keyward_core::refusal::Stage); [`authorize`] decides
+//! whether the key may be used.
 
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::credential::{self, Credential, Header};
@@ -13,9 +14,11 @@ use crate::engine::store::SharedStore;
 use crate::engine::upstream_headers::Strip;
 use crate::engine::verification::cache::{self, Memory, Verified};
 use crate::engine::verification::queue::{Ended, Outcome, Unverified};
+use keyward_core::authorize::{self, authorize};
 use keyward_core::dialect::Dialect;
-use keyward_core::dialect::error_shape::{ErrorShape, Facts, Rendered, Window};
+use keyward_core::dialect::error_shape::{ErrorShape, Facts, Rendered};
 use keyward_core::dialect::key_format::KeyFormat;
+use keyward_core::dialect::rate_limit_fields::Window;
 use keyward_core::key::digest::Digest;
 use keyward_core::key::limit::Limit;
 use keyward_core::key::secret::Secret;
@@ -24,7 +27,6 @@ use keyward_core::refusal::malformation::Malformation;
 use keyward_core::wire::entry::KeyRecord;
 use keyward_core::wire::verify::Answer;
 use std::borrow::Cow;
-use std::iter;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -290,8 +292,9 @@ impl<S: SharedStore> Authorizer<'_, S> {
         if holder.plan == PlanState::Unknown {
             return Err(Refusal::Unavailable.into());
         }
-        if let Some((refusal, scope)) = refusal_of(self.policy, &holder, now.wall_ms, asked, client) {
-            return Err(Refused { holder: Some(holder), scope: scope.to_owned(), ..refusal.into() }.into());
+        if let Err(denial) = authorize(&holder.view(), &self.policy.dialect, now.wall_ms, &asked.both(), client) {
+            let (refusal, scope) = (denial.refusal(), denial.scope().to_owned());
+            return Err(Refused { holder: Some(holder), scope, ..refusal.into() }.into());
         }
         let windows = match self.admit(&holder, asked.cost, now.monotonic_ms) {
             Ok(windows) => windows,
@@ -357,7 +360,7 @@ impl<S: SharedStore> Authorizer<'_, S> {
         match self.verified.recall(self.store, credential, secret_id, now.monotonic_ms) {
             Some(Memory::Right { .. }) => return Ok(holder),
             Some(Memory::Wrong) => return Err(Refusal::Unknown.into()),
-            None if state_refusal(&holder.key, now.wall_ms).is_some() => return Err(Refusal::Unknown.into()),
+            None if holder.view().state(now.wall_ms).is_err() => return Err(Refusal::Unknown.into()),
             None => {}
         }
         match ended.filter(|ended| ended.digest == digest).map(|ended| &ended.outcome) {
@@ -438,81 +441,33 @@ fn possible_key<'a>(policy: &'a Policy, credential: Credential<'a>) -> Result<Po
     }
 }
 
-/// What the record of a key says against it by itself, whoever asks for what.
-fn state_refusal(key: &KeyRecord, wall_ms: u64) -> Option<Refusal> {
-    let is_past = |time: Option<u64>| time.is_some_and(|time| time <= wall_ms);
-    if key.revoked_at_ms.is_some() || is_past(key.secret_not_after_ms) {
-        return Some(Refusal::Revoked);
-    }
-    is_past(key.expires_at_ms).then_some(Refusal::Expired)
-}
-
 /// Whether a credential has the beginning of a key of the dialect: what has not is a mistake and no guess.
 fn looks_like_a_key(policy: &Policy, credential: &Credential<'_>) -> bool {
     let Credential::One(credential) = credential else { return false };
     policy.dialect.formats.iter().any(|format| credential.starts_with(format.prefix.as_bytes()))
 }
 
-/// What speaks against a key that exists, and the scope that it lacks if it is that.
-fn refusal_of<'a>(
-    policy: &Policy,
-    holder: &ResolvedKey,
-    wall_ms: u64,
-    asked: &RouteRequirements<'a>,
-    client: impl FnOnce() -> Option<IpAddr>,
-) -> Option<(Refusal, &'a str)> {
-    let key = &holder.key;
-    if let Some(refusal) = state_refusal(key, wall_ms) {
-        return Some((refusal, ""));
+impl<'a> RouteRequirements<'a> {
+    /// The requirements of the matching rule, and of the rule for the path as sent.
+    fn both(&self) -> [authorize::Requirement<'a>; 2] {
+        let of = |asked: &'a Requirement| authorize::Requirement {
+            kinds: asked.kinds.as_deref(),
+            scopes: asked.scopes.of(self.method),
+        };
+        [of(self.requirement), self.also.map(of).unwrap_or_default()]
     }
-    let associated = match &holder.owner {
-        OwnerState::Unowned => !policy.dialect.owner_required,
-        OwnerState::Known(owner) => !owner.disabled,
-        OwnerState::Unknown => false,
-    };
-    if !associated {
-        return Some((Refusal::Unassociated, ""));
-    }
-    let requirements = || iter::once(asked.requirement).chain(asked.also);
-    if requirements().filter_map(|asked| asked.kinds.as_ref()).any(|kinds| !kinds.contains(&key.kind)) {
-        return Some((Refusal::WrongKind, ""));
-    }
-    if !key.allowlist.is_empty() {
-        let address = client().map(|address| address.to_canonical());
-        if !address.is_some_and(|address| key.allowlist.iter().any(|net| net.contains(&address))) {
-            return Some((Refusal::ForbiddenIp, ""));
-        }
-    }
-    let mut scopes = requirements().flat_map(|requirement| requirement.scopes.of(asked.method));
-    let lacking = scopes.find(|scope| !holder.may(scope, &policy.dialect))?;
-    Some((Refusal::InsufficientScope, lacking))
 }
 
 impl ResolvedKey {
-    /// Whether the key has a permission, and its owner at this moment too.
-    fn may(&self, scope: &str, dialect: &Dialect) -> bool {
-        let holds =
-            |scopes: &[String]| scopes.iter().any(|held| held == scope || Some(held) == dialect.superscope.as_ref());
-        let owners = self.owners_permissions();
-        if dialect.has_owners_scopes(&self.key.kind) {
-            // An owner that was given no permissions has none to lend.
-            return owners.is_some_and(holds);
-        }
-        owners.is_none_or(holds) && holds(&self.key.scopes)
-    }
-
-    /// What the owner may do at most; `None` if nothing is said of that.
-    fn owners_permissions(&self) -> Option<&[String]> {
-        match &self.owner {
-            OwnerState::Known(owner) => owner.permissions.as_deref(),
-            OwnerState::Unowned | OwnerState::Unknown => None,
-        }
-    }
-
     /// The permissions that the upstream is told: those that the key may use at this moment.
     pub fn scopes(&self, dialect: &Dialect) -> Vec<&str> {
-        let named = self.key.scopes.iter().chain(self.owners_permissions().unwrap_or_default());
-        let mut scopes: Vec<&str> = named.map(String::as_str).filter(|scope| self.may(scope, dialect)).collect();
+        let owners = match &self.owner {
+            OwnerState::Known(owner) => owner.permissions.as_deref(),
+            OwnerState::Unowned | OwnerState::Unknown => None,
+        };
+        let named = self.key.scopes.iter().chain(owners.unwrap_or_default());
+        let view = self.view();
+        let mut scopes: Vec<&str> = named.map(String::as_str).filter(|scope| view.has_scope(scope, dialect)).collect();
         scopes.sort_unstable();
         scopes.dedup();
         scopes

@@ -67,7 +67,7 @@ impl HmacKey {
 
 impl fmt::Debug for HmacKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pepper(redacted)")
+        f.write_str("HmacKey(redacted)")
     }
 }
 

@@ -1,7 +1,6 @@
 //! Header fields that report the use of a key's windows to clients.
 
-use keyward_core::dialect::error_shape::Window;
-use keyward_core::dialect::rate_limit_fields::{self, Field};
+use keyward_core::dialect::rate_limit_fields::{self, Field, Window};
 
 /// Which responses carry which header fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use crate::engine::limiter::KeyHash;
 use crate::engine::shared_state::Status;
 use crate::engine::store::{Names, SharedStore};
 use crate::engine::upstream_headers::{self, IdentityField};
+use keyward_core::authorize::{KeyView, OwnerView};
 use keyward_core::key::digest::Digest;
 use keyward_core::key::limit::Limits;
 use keyward_core::wire::entry::{Body, KeyRecord, OwnerRecord, PlanRecord};
@@ -247,6 +248,38 @@ impl ResolvedKey {
         Self { key, owner, plan, identity: OnceCell::new(), limit_hash: OnceCell::new() }
     }
 
+    /// The key as `authorize` sees it. The pattern names all fields, so that a new one does not compile until it is decided
+    /// whether it matters here.
+    pub fn view(&self) -> KeyView<'_> {
+        let KeyRecord {
+            revoked_at_ms,
+            secret_not_after_ms,
+            expires_at_ms,
+            kind,
+            allowlist,
+            scopes,
+            // Resolved in `self.owner`.
+            owner: _,
+            // Counted, used for look-ups, or passed to the upstream.
+            limits: _,
+            plan: _,
+            credits_exhausted: _,
+            key_id: _,
+            secret_id: _,
+            environment: _,
+            needs_verification: _,
+        } = &self.key;
+        KeyView {
+            is_revoked: revoked_at_ms.is_some(),
+            secret_not_after_ms: *secret_not_after_ms,
+            expires_at_ms: *expires_at_ms,
+            owner: self.owner.view(),
+            kind,
+            allowlist,
+            scopes,
+        }
+    }
+
     /// The header fields that tell the upstream who is calling. A worker has one policy.
     pub fn identity(&self, policy: &Policy) -> &[IdentityField] {
         self.identity.get_or_init(|| upstream_headers::headers_of(self, policy))
@@ -264,6 +297,18 @@ impl ResolvedKey {
             PlanState::NoPlan | PlanState::Unknown => None,
         };
         self.key.limits.as_ref().or(of_plan)
+    }
+}
+
+impl OwnerState {
+    fn view(&self) -> OwnerView<'_> {
+        match self {
+            Self::Unowned => OwnerView::None,
+            Self::Known(OwnerRecord { disabled, permissions }) => {
+                OwnerView::Known { disabled: *disabled, permissions: permissions.as_deref() }
+            }
+            Self::Unknown => OwnerView::Unknown,
+        }
     }
 }
 

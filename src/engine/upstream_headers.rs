@@ -196,7 +196,8 @@ mod tests {
     use crate::engine::snapshot::{OwnerState, PlanState};
     use crate::policy::Config;
     use keyward_core::dialect::Dialect;
-    use keyward_core::wire::entry::{Environment, KeyRecord};
+    use keyward_core::key::environment::Environment;
+    use keyward_core::wire::entry::KeyRecord;
 
     fn changed_by(strip: Strip, sources: &[Source], sent: &[(&str, &str)], identity: &[IdentityField]) -> Vec<String> {
         let headers: Vec<Header<'_>> = sent.iter().map(|(name, value)| (*name, value.as_bytes())).collect();

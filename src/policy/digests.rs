@@ -23,12 +23,12 @@ pub(super) fn read(node: &Node<'_>) -> Option<Vec<DigestSetting>> {
     for (n, element) in node.list()?.iter().enumerate() {
         let (before, rest) = digests.split_at_checked(n)?;
         if rest.first().is_some_and(|digest| before.contains(digest)) {
-            element.problem("this digest is named twice");
+            element.problem("duplicate digest: remove it");
             is_sound = false;
         }
     }
     if !digests.contains(&DigestSetting::Sha256) {
-        node.problem("\"sha256\" is missing: the digest of every key that Keyward itself makes");
+        node.problem("\"sha256\" is missing: the digest of every key that Keyward creates");
         is_sound = false;
     }
     is_sound.then_some(digests)
@@ -77,10 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_with_their_paths() {
+    fn all_mistakes_are_reported_with_their_paths() {
         for (text, expected) in [
-            ("[]", "(document): \"sha256\" is missing: the digest of every key that Keyward itself makes"),
-            (r#"["sha512", "sha256", "sha512"]"#, "[2]: this digest is named twice"),
+            ("[]", "(document): \"sha256\" is missing: the digest of every key that Keyward creates"),
+            (r#"["sha512", "sha256", "sha512"]"#, "[2]: duplicate digest: remove it"),
             (
                 r#"["sha256", "md5", 5]"#,
                 "[1]: expected \"sha256\", \"sha512\" or {\"hmac_sha256\": {\"pepper_env\": …}}; \
@@ -95,8 +95,8 @@ mod tests {
             ),
             (
                 r#"[{"hmac_sha256": {"pepper_env": "A"}}, {"hmac_sha256": {"pepper_env": "A"}}]"#,
-                "[1]: this digest is named twice; (document): \"sha256\" is missing: the digest of every key that Keyward \
-                 itself makes",
+                "[1]: duplicate digest: remove it; (document): \"sha256\" is missing: the digest of every key that Keyward \
+                 creates",
             ),
         ] {
             assert_eq!(read_text(text).unwrap_err(), expected, "{text}");

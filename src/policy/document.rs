@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 /// The configuration as JSON.
 ///
 /// # Errors
-/// If it is neither JSON nor a `Struct`; what is said then is why it is not JSON.
+/// If it is neither JSON nor a `Struct`; the message says why it is not JSON.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, Problems> {
     from_json(bytes).or_else(|not_json| match Struct::decode(bytes) {
         Ok(fields) if !fields.fields.is_empty() => Ok(object(fields)),
@@ -59,14 +59,14 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_says_the_same_as_its_json() {
+    fn struct_equals_its_json() {
         let document = json!({"a": {"b": [1.0, "x", true, null, {"c": []}]}, "d": 2.5});
         assert_eq!(read(&as_struct(&document).encode_to_vec()), Ok(document.clone()));
         assert_eq!(read(document.to_string().as_bytes()), Ok(document));
     }
 
     #[test]
-    fn what_is_neither_is_told_as_bad_json() {
+    fn neither_json_nor_struct_is_reported_as_bad_json() {
         for bytes in [&b""[..], b"{\"a\": }", b"\n\n{", b"dialect: keyward"] {
             assert!(read(bytes).unwrap_err().to_string().contains("not JSON"), "{bytes:?}");
         }

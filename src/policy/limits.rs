@@ -1,4 +1,4 @@
-//! Reading what is told of limits, and how many bad keys are too many.
+//! Reads which responses carry rate-limit headers, and how many bad keys a client may send.
 
 use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
 use keyward_core::document::Node;
@@ -8,7 +8,7 @@ const WHEN: [(&str, When); 3] = [("never", When::Never), ("refused", When::Refus
 
 const MINUTE_MS: u64 = 60_000;
 
-/// On which answers the header fields of limits stand; what is not said is as it is without any of this.
+/// The responses that carry rate-limit headers; absent fields keep their defaults.
 pub(super) fn read_headers(node: &Node<'_>) -> Option<RateLimitHeaders> {
     let usual = RateLimitHeaders::default();
     let mut fields = node.fields()?;

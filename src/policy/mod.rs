@@ -1,4 +1,4 @@
-//! The filter's configuration, read so that every mistake is told at once.
+//! The filter's configuration, read so that every mistake is reported at once.
 
 mod digests;
 mod document;
@@ -21,7 +21,7 @@ use rules::Surroundings;
 /// A configuration that can be used as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What is asked of requests, and how they are answered.
+    /// What requests need, and how they are answered.
     pub policy: Policy,
     /// Where the snapshot comes from.
     pub control_plane: ControlPlane,
@@ -46,7 +46,7 @@ pub struct ControlPlane {
     pub token_env: Option<String>,
     /// How long the feed may wait for a change, in seconds.
     pub poll_wait_s: u32,
-    /// Whether it is told how keys are used.
+    /// Whether usage is reported to it.
     pub usage: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct SnapshotSettings {
     pub limit_bucket_bits: u32,
 }
 
-/// What the upstream can be told of a key, by the header field that tells it.
+/// What the upstream can receive about a key, and in which header field.
 const IDENTITY: [(&str, &str); 6] = [
     ("key_id", upstream_headers::KEY_ID),
     ("kind", upstream_headers::KIND),
@@ -75,7 +75,7 @@ const DEFAULT_BUCKETS: u64 = 65_536;
 const DEFAULT_LIMIT_BUCKETS: u64 = 4096;
 const DEFAULT_CACHE_RECORDS: u64 = 16_384;
 const DEFAULT_POLL_WAIT_S: u64 = 2;
-/// How much later than asked an answer of the feed may be without anything being wrong, in seconds.
+/// How much later than requested a healthy feed may respond, in seconds.
 const MIN_STALENESS_BEYOND_WAIT_S: u64 = 6;
 const DEFAULT_TOKEN_ENV: &str = "KEYWARD_EDGE_TOKEN";
 
@@ -162,8 +162,8 @@ impl ControlPlane {
             && staleness < wait + MIN_STALENESS_BEYOND_WAIT_S
         {
             node.problem(format!(
-                "max_staleness_s is {staleness}; while nothing changes the feed answers every {wait} s (poll_wait_s), so it must \
-                 be at least {}",
+                "expected max_staleness_s of at least {}, got {staleness}: without changes the feed answers only every {wait} s \
+                 (poll_wait_s)",
                 wait + MIN_STALENESS_BEYOND_WAIT_S
             ));
             return None;
@@ -226,7 +226,10 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
         }
         None => {
             let known: Vec<_> = Dialect::built_in_names().collect();
-            node.problem(format!("no such dialect; known: {}; or write one in place", known.join(", ")));
+            node.problem(format!(
+                "unknown dialect {name:?}: expected one of {}, or a dialect as an object",
+                known.join(", ")
+            ));
             None
         }
     }
@@ -240,7 +243,7 @@ mod tests {
     use crate::engine::upstream_headers::Strip;
 
     #[test]
-    fn the_smallest_configuration_asks_for_a_key_everywhere() {
+    fn smallest_configuration_requires_a_key_everywhere() {
         let config = Config::parse(br#"{"dialect": "keyward", "control_plane": {"cluster": "cp"}}"#).unwrap();
         assert_eq!(config.policy.rules, Rules::everything_needs_a_key());
         assert_eq!(config.control_plane.token_env.as_deref(), Some("KEYWARD_EDGE_TOKEN"));
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_limits_and_how_many_may_guess_can_be_said() {
+    fn rate_limit_headers_and_guessing_are_read() {
         let config = Config::parse(
             br#"{"dialect": "exona", "control_plane": {"cluster": "cp"},
                  "rate_limit_headers": {"standard": "never", "x": "always"}, "guessing": {"failures_per_minute": 60}}"#,
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_come_as_floating_point_as_a_struct_has_them() {
+    fn whole_numbers_may_be_floating_point() {
         let config = Config::parse(
             br#"{"dialect": "exona", "control_plane": {"cluster": "cp", "poll_wait_s": 5.0, "max_staleness_s": 60.0,
                  "token_env": null, "usage": false}, "snapshot": {"buckets": 256.0}}"#,
@@ -278,19 +281,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_on_staleness_that_a_quiet_feed_would_break_is_refused() {
+    fn staleness_below_the_poll_interval_is_rejected() {
         let parse = |staleness: u32| {
             let text = format!(
                 r#"{{"dialect": "exona", "control_plane": {{"cluster": "c", "poll_wait_s": 5, "max_staleness_s": {staleness}}}}}"#
             );
             Config::parse(text.as_bytes())
         };
-        assert!(parse(10).unwrap_err().to_string().contains("must be at least 11"));
+        assert!(parse(10).unwrap_err().to_string().contains("of at least 11"));
         assert_eq!(parse(11).unwrap().policy.max_staleness_ms, Some(11_000));
     }
 
     #[test]
-    fn a_route_for_keys_can_keep_the_credential() {
+    fn route_for_keys_can_keep_the_credential() {
         let strip = |access: &str, credential: &str| {
             let text = format!(
                 r#"{{"dialect": "exona", "control_plane": {{"cluster": "c"}},
@@ -298,7 +301,7 @@ mod tests {
             );
             let config = Config::parse(text.as_bytes()).unwrap();
             match &config.policy.rules.rules[0].route.access {
-                Access::Key(asked) | Access::Optional(asked) => asked.strip,
+                Access::Key(requirement) | Access::Optional(requirement) => requirement.strip,
                 access => panic!("{access:?}"),
             }
         };
@@ -310,14 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dialect_can_stand_in_place() {
+    fn dialect_can_be_an_object() {
         let text = include_str!("../../core/dialects/exograph.json");
         let config = format!(r#"{{"dialect": {text}, "control_plane": {{"cluster": "cp"}}}}"#);
         assert_eq!(Config::parse(config.as_bytes()).unwrap().policy.dialect.name, "exograph");
     }
 
     #[test]
-    fn all_mistakes_are_told_with_their_paths() {
+    fn all_mistakes_are_reported_with_their_paths() {
         let problems = Config::parse(
             br#"{"dialect": "nope", "control_plane": {"authority": "", "poll_wait_s": 61, "usage": 1}, "snapshot": {"buckets": 1000},
                  "readiness_path": "ready", "digests": ["sha512"], "rules": [{"path": {"exact": "/a", "prefix": "/"}, "access": "key"},
@@ -331,7 +334,7 @@ mod tests {
         .unwrap_err()
         .to_string();
         for expected in [
-            "dialect: no such dialect; known: keyward, exograph, ",
+            "dialect: unknown dialect \"nope\": expected one of keyward, exograph, ",
             "control_plane: \"cluster\" is missing",
             "control_plane.authority: expected a string that is not empty",
             "control_plane.poll_wait_s: expected a whole number from 1 to 60",
@@ -345,9 +348,9 @@ mod tests {
             "rules[1].scopes[0]: expected a scope",
             "rules[2].path.template: \"{a}:b\" is a pattern of another notation",
             "rules[2].scopes.post: expected a method in capital letters: write \"POST\" (or \"*\"",
-            "rules[3]: \"kinds\" and \"scopes\" are asked of keys only",
+            "rules[3]: expected \"kinds\" and \"scopes\" only with the access \"key\" or \"optional\"",
             "rules[4].credential: expected one of \"strip\", \"keep\"",
-            "rules[5].credential: it is removed on a public route and stays on a delegated one",
+            "rules[5].credential: expected only with the access \"key\" or \"optional\"",
             "rules[5].hosts[1]: expected a host without its port",
             "rate_limit_headers.standard: expected one of \"never\", \"refused\", \"always\"",
             "rate_limit_headers.x: expected one of \"never\", \"refused\", \"always\"",

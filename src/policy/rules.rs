@@ -1,4 +1,4 @@
-//! Reading the rules: which requests they are for, and what they ask. A rule that cannot do what it says is a mistake.
+//! Reads the rules: which requests they match, and what they require. A rule without effect is a mistake.
 
 mod notation;
 
@@ -13,7 +13,7 @@ use notation::{PathKind, host_mistake, method_mistake, path_mistake};
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-/// What rules can be wrong about beside themselves.
+/// The parts of the configuration that rules have to agree with.
 pub(super) struct Surroundings<'a> {
     /// The dialect, if it can be read.
     pub(super) dialect: Option<&'a Dialect>,
@@ -35,14 +35,14 @@ pub(super) fn read(node: &Node<'_>, surroundings: &Surroundings<'_>) -> Option<R
     for (number, rule) in nodes.iter().enumerate() {
         let Some(hiding) = rules.hidden_by(generated + number) else { continue };
         let named: Vec<_> = hiding.iter().map(|number| name_of(*number, generated, &rules)).collect();
-        let (match_, before) = if named.len() == 1 { ("matches", "") } else { ("match", " together") };
+        let match_ = if named.len() == 1 { "matches" } else { "together match" };
         let first = hiding.first().and_then(|first| first.checked_sub(generated));
         let remedy = first.map_or_else(
-            || "remove it, as the filter answers these requests itself".to_owned(),
-            |first| format!("put it before rules[{first}], or remove it"),
+            || "remove this rule, as the filter answers these requests itself".to_owned(),
+            |first| format!("move this rule before rules[{first}], or remove it"),
         );
         rule.problem(format!(
-            "unreachable: {} before it {match_}{before} every request that it matches; {remedy}",
+            "unreachable: {} {match_} every request that this rule matches; {remedy}",
             named.join(" and ")
         ));
         can_all_decide = false;
@@ -50,7 +50,7 @@ pub(super) fn read(node: &Node<'_>, surroundings: &Surroundings<'_>) -> Option<R
     can_all_decide.then_some(rules)
 }
 
-/// A rule as it is called in messages.
+/// The name of a rule in messages.
 fn name_of(number: usize, generated: usize, rules: &Rules) -> String {
     match (number.checked_sub(generated), rules.rules.get(number)) {
         (Some(number), Some(rule)) => format!("rules[{number}] ({})", rule.path),
@@ -74,19 +74,19 @@ fn read_rule(node: &Node<'_>, surroundings: &Surroundings<'_>) -> Option<Rule> {
         .map_or(Some(NonZeroU32::MIN), |n| NonZeroU32::new(u32::try_from(n.number(1..=u64::from(u32::MAX))?).ok()?));
     fields.finish();
     if let (Some(PathMatch::Exact(_)), Some(true), Some(n)) = (&path, ambiguous_paths, &ambiguous) {
-        n.problem("an exact path can be read in one way only: remove this, or write a prefix or a template");
+        n.problem("an exact path can be read in only one way: remove this field, or use a prefix or a template");
         return None;
     }
     if let (Some(PathMatch::Exact(path)), Some(n)) = (&path, &path_node)
         && surroundings.readiness_path == Some(path)
     {
-        n.problem("the filter answers its readiness_path itself, whatever a rule says: remove this rule");
+        n.problem("the filter answers readiness_path itself, before any rule: remove this rule");
         return None;
     }
     let access = access?;
     if let (Access::Public | Access::Delegated(_), Some(n)) = (&access, &cost_node) {
         n.problem(
-            "a request without a key uses nothing of a key's limits: to be said of \"key\" and \"optional\" only",
+            "expected only with the access \"key\" or \"optional\": other requests count against no limits of a key",
         );
         return None;
     }
@@ -125,19 +125,22 @@ fn read_access(fields: &mut Fields<'_>, dialect: Option<&Dialect>, methods: Opti
     };
     let word = word?;
     if asks && !matches!(word, Word::Key | Word::Optional) {
-        fields.node().problem("\"kinds\" and \"scopes\" are asked of keys only");
+        fields.node().problem("expected \"kinds\" and \"scopes\" only with the access \"key\" or \"optional\"");
         return None;
     }
     if let Some(credential) = &credential
         && !matches!(word, Word::Key | Word::Optional)
     {
-        credential.problem("it is removed on a public route and stays on a delegated one; to be said of keys only");
+        credential.problem(
+            "expected only with the access \"key\" or \"optional\": a public route removes the credential, and a delegated one \
+             keeps it",
+        );
         return None;
     }
     if let Some(resource) = &resource
         && word != Word::Delegated
     {
-        resource.problem("only a delegated route is a protected resource");
+        resource.problem("expected only with the access \"delegated\"");
         return None;
     }
     Some(match word {
@@ -168,7 +171,7 @@ fn read_path_match(node: &Node<'_>) -> Option<PathMatch> {
     }
 }
 
-/// The path of the filter's own answer, which is compared as it stands.
+/// The path of the filter's own answer, which is compared literally.
 pub(super) fn read_path<'a>(node: &Node<'a>) -> Option<&'a str> {
     read_written(node, PathKind::Exact)
 }
@@ -219,7 +222,7 @@ fn read_kind(node: &Node<'_>, dialect: Option<&Dialect>) -> Option<String> {
         known.dedup();
         let name = &dialect.name;
         node.problem(format!(
-            "the dialect {name:?} has no kind of key {kind:?}; it has: {}; for all kinds leave \"kinds\" out, for none write []",
+            "unknown kind {kind:?}: the dialect {name:?} has {}; for all kinds leave \"kinds\" out, for none write []",
             known.join(", ")
         ));
         return None;
@@ -227,7 +230,7 @@ fn read_kind(node: &Node<'_>, dialect: Option<&Dialect>) -> Option<String> {
     Some(kind.to_owned())
 }
 
-/// A list for all methods, or an object of lists by method in which `*` stands for all others.
+/// A list for all methods, or an object of lists by method in which `*` is for all others.
 fn read_scopes(node: &Node<'_>, methods: Option<&[String]>) -> Option<ScopesByMethod> {
     if node.value().is_array() {
         return Some(ScopesByMethod { by_method: Vec::new(), otherwise: node.each(read_scope)? });
@@ -249,14 +252,14 @@ fn read_scopes(node: &Node<'_>, methods: Option<&[String]>) -> Option<ScopesByMe
         }
     }
     let Some(otherwise) = otherwise else {
-        node.problem("\"*\" is missing: the scopes that all other methods need");
+        node.problem("\"*\" is missing: the scopes for all other methods");
         return None;
     };
     scopes.otherwise = otherwise;
     complete.then_some(scopes)
 }
 
-/// What is wrong with a method that scopes are given for.
+/// The mistake in a method that has scopes.
 fn scopes_mistake(method: &str, methods: Option<&[String]>) -> Option<String> {
     if let Some(mistake) = method_mistake(method) {
         return Some(format!("{mistake} (or \"*\" for all other methods)"));
@@ -266,7 +269,7 @@ fn scopes_mistake(method: &str, methods: Option<&[String]>) -> Option<String> {
         methods.is_empty() || methods.iter().any(|matched| matched == method || (matched == "GET" && method == "HEAD"));
     (!is_matched).then(|| {
         format!(
-            "the rule is for {} only, so this is never asked: add {method:?} to \"methods\" or remove it",
+            "the rule matches only {}, so these scopes have no effect: add {method:?} to \"methods\", or remove it here",
             methods.join(", ")
         )
     })
@@ -294,7 +297,10 @@ fn read_errors(node: &Node<'_>) -> Option<Rc<ErrorShape>> {
         }
         None => {
             let known: Vec<_> = ErrorShape::built_in_names().chain(Dialect::built_in_names()).collect();
-            node.problem(format!("no such error shape; known: {}; or write one in place", known.join(", ")));
+            node.problem(format!(
+                "unknown error shape {name:?}: expected one of {}, or an error shape as an object",
+                known.join(", ")
+            ));
             None
         }
     }

@@ -17,9 +17,9 @@ BEYOND_SCHEMAS = [
     ("POST /api-keys", r"expires_at", r"expected a time in the future"),
     ("PATCH /v1/keys/{id}", r"limits", r"\S+ and \S+ limit the same window: .*"),
     ("PUT /v1/plans/{id}", r"limits", r"\S+ and \S+ limit the same window: .*"),
-    ("GET /v1/keys", r"after", r"there is no such key"),  # depends on the state
-    ("GET /api-keys", r"after", r"there is no such key"),
-    ("GET /v1/tokens", r"after", r"there is no such token"),
+    ("GET /v1/keys", r"after", r"key not found"),  # depends on the state
+    ("GET /api-keys", r"after", r"key not found"),
+    ("GET /v1/tokens", r"after", r"token not found"),
     ("PATCH /v1/keys/{id}", r"metadata", r"the key would have more than .*"),
     ("GET /v1/usage", r"from", r"expected a time .*"),  # one parameter depends on another
     ("GET /v1/keys/{id}/usage", r"from", r"expected a time .*"),
@@ -34,7 +34,7 @@ OTHER_PROBLEMS = [
     ("POST /v1/keys", "urn:keyward:problem:idempotency_key_reused", r".*"),
     ("POST /v1/keys/{id}/rotate", "urn:keyward:problem:idempotency_key_reused", r".*"),
     # One field depends on another.
-    ("POST /v1/edge/usage", "urn:keyward:problem:bad_usage", r".* has more credits than its allowed requests can cost, .*"),
+    ("POST /v1/edge/usage", "urn:keyward:problem:invalid_usage", r".* has more credits than its allowed requests can cost, .*"),
 ]
 
 

@@ -4,8 +4,9 @@
 use crate::common::{SOON, assert_refused};
 use crate::feed_double::Feed;
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
 use keyward_core::wire::cursor::{Cursor, Position};
-use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord};
+use keyward_core::wire::entry::{Body, Entry, KeyRecord};
 use keyward_core::wire::page::{Extent, Page};
 use keyward_harness::ports::loopback;
 use keyward_harness::{Echo, Failure, Gateway, Request, until};

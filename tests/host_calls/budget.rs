@@ -7,8 +7,9 @@
 use crate::vm::{Outcome, Vm, toolchain_of_filter};
 use crate::{CONFIGURATION, KEY, headers_with, ready_at, ready_with, with_limits};
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
 use keyward_core::wire::cursor::{Cursor, Position, chain};
-use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord};
+use keyward_core::wire::entry::{Body, Entry, KeyRecord};
 use keyward_core::wire::page::{Extent, Page};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,10 +17,11 @@ mod vm;
 
 use hmac::{Hmac, Mac as _};
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
 use keyward_core::wire::cursor::Cursor;
 use keyward_core::wire::cursor::Position;
-use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord, OwnerRecord, PlanRecord};
+use keyward_core::wire::entry::{Body, Entry, KeyRecord, OwnerRecord, PlanRecord};
 use keyward_core::wire::page::{Extent, Page};
 use keyward_core::wire::usage::{Batch, Receipt};
 use serde_json::{Value, json};

@@ -1,32 +1,38 @@
-//! Finding the filter's configuration in a file: bare, or in a configuration of Envoy, of which it is a small part.
+//! Finds the filter's configuration in a file: alone, or within a configuration of Envoy.
 
-use super::problem;
+use super::report::problem;
 use crate::CliError;
 use keyward_core::document::Problem;
+use keyward_filter::policy::Config;
 use serde_json::Value;
 use std::path::Path;
 
-/// One configuration of the filter, and what stands around it.
+/// One configuration of the filter, and what is around it.
 #[derive(Debug)]
 pub(super) struct FilterConfig {
-    /// Where it stands in the file; empty where it is the whole file.
+    /// Its path in the file; empty if it is the whole file.
     pub(super) at: String,
-    /// It, as JSON; or what is wrong with its text.
+    /// The configuration as JSON, or the mistake in its text.
     pub(super) configuration: Result<Value, Problem>,
-    /// Whether it came as a Struct, which does not keep the order of fields.
+    /// Whether it is a Struct, which does not keep the order of fields.
     pub(super) is_struct: bool,
-    /// The plugin's `config`, in which `vm_config` stands; absent where the configuration is bare.
+    /// The plugin's `config`, which has `vm_config`; absent if the configuration is alone.
     pub(super) plugin: Option<Value>,
-    /// The HTTP filters behind it, where it stands in a list of them.
+    /// The HTTP filters behind it, if it is in a list of them.
     pub(super) behind: Option<Vec<Value>>,
-    /// The document that it stands in.
+    /// The document around it.
     pub(super) document: Value,
 }
 
+impl FilterConfig {
+    /// The configuration as the filter reads it.
+    pub(super) fn parse(&self) -> Result<Config, Vec<Problem>> {
+        let value = self.configuration.as_ref().map_err(|problem| vec![problem.clone()])?;
+        Config::parse(value.to_string().as_bytes()).map_err(|problems| problems.0)
+    }
+}
+
 /// Every configuration of the filter in a file; at least one.
-///
-/// # Errors
-/// If the file cannot be read, is neither YAML nor JSON, or has none.
 pub(super) fn read(file: &Path) -> Result<Vec<FilterConfig>, CliError> {
     let text = std::fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     find(&text).map_err(|error| CliError::Mistakes(format!("{}: {error}", file.display())))
@@ -35,7 +41,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<FilterConfig>, CliError> {
 /// The same in the text of a file.
 pub(super) fn find(text: &str) -> Result<Vec<FilterConfig>, String> {
     let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| format!("neither YAML nor JSON: {error}"))?;
+        serde_saphyr::from_multiple(text).map_err(|error| format!("expected YAML or JSON: {error}"))?;
     let mut found = Vec::new();
     for document in &documents {
         if is_bare(document) {
@@ -53,8 +59,8 @@ pub(super) fn find(text: &str) -> Result<Vec<FilterConfig>, String> {
     }
     if found.is_empty() {
         return Err(
-            "expected a configuration of Envoy with a Wasm filter that has `dialect` and `control_plane` in its \
-                    configuration, or that configuration alone; found neither"
+            "expected a configuration of Envoy with a Wasm filter whose configuration has `dialect` and `control_plane`, or that \
+             configuration alone; found neither"
                 .to_owned(),
         );
     }
@@ -66,7 +72,7 @@ fn is_bare(document: &Value) -> bool {
     (has("dialect") || has("control_plane") || has("rules")) && !has("static_resources")
 }
 
-/// Looks for plugins of Envoy that are the filter, in the order in which they stand.
+/// Finds Envoy's plugins that are the filter, in their order.
 fn walk(value: &Value, at: &str, behind: Option<&[Value]>, document: &Value, found: &mut Vec<FilterConfig>) {
     match value {
         Value::Object(fields) => {
@@ -103,7 +109,7 @@ fn walk(value: &Value, at: &str, behind: Option<&[Value]>, document: &Value, fou
     }
 }
 
-/// The filter's configuration in a plugin's `config`, whether it is a Struct, and where it stands in it.
+/// The filter's configuration in a plugin's `config`, whether it is a Struct, and its path.
 fn configuration_of(plugin: &Value) -> Option<(Result<Value, Problem>, bool, &'static str)> {
     let configuration = plugin.get("configuration")?;
     plugin.get("vm_config").or_else(|| plugin.get("root_id"))?;
@@ -111,7 +117,7 @@ fn configuration_of(plugin: &Value) -> Option<(Result<Value, Problem>, bool, &'s
     let value = configuration.get("value")?;
     let (read, is_struct) = match value {
         Value::String(text) => {
-            let not_json = |error: serde_json::Error| problem("", format!("the StringValue is not JSON: {error}"));
+            let not_json = |error: serde_json::Error| problem("", format!("expected JSON in the StringValue: {error}"));
             (serde_json::from_str::<Value>(text).map_err(not_json), false)
         }
         value => (Ok(value.clone()), type_url.ends_with("google.protobuf.Struct")),
@@ -133,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_is_found_in_every_file_that_has_it() {
+    fn filter_is_found_in_every_file_that_has_it() {
         for (name, with_filters_behind) in [("envoy.yaml", true), ("fleet.yaml", true), ("mesh/istio.yaml", false)] {
             let found = shipped(name);
             assert_eq!(found.len(), 1, "{name}");
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_configuration_and_one_in_a_string_are_found_too() {
+    fn configuration_alone_or_in_a_string_is_found() {
         for text in [
             "dialect: keyward\ncontrol_plane: { cluster: c }",
             r#"{"dialect": "keyward", "control_plane": {"cluster": "c"}}"#,
@@ -159,11 +165,11 @@ mod tests {
         assert_eq!(found[0].at, "x[0].config.configuration.value");
         assert!(!found[0].is_struct && found[0].configuration.is_ok());
         let found = find(&string.replace("TEXT", "{").replace("\"r\"", "\"keyward\"")).unwrap();
-        assert!(found[0].configuration.as_ref().unwrap_err().message.contains("not JSON"));
+        assert!(found[0].configuration.as_ref().unwrap_err().message.contains("expected JSON"));
     }
 
     #[test]
-    fn a_file_without_it_is_reported() {
+    fn file_without_the_filter_is_an_error() {
         for text in ["", "a: 1", "[]", "a: [", "static_resources: {}"] {
             assert!(find(text).is_err(), "{text}");
         }

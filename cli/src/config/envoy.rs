@@ -1,13 +1,13 @@
-//! What has to stand beside the filter in a configuration of Envoy: the guard, the clusters, the variables of the environment.
+//! What the filter needs around it in a configuration of Envoy: the guard, the clusters, the environment variables.
 
 use super::document::FilterConfig;
 use super::guard::{Guard, Policy};
-use super::{Report, problem};
+use super::report::{Report, problem};
 use keyward_filter::engine::rules::{Access, PathMatch, Rule};
 use keyward_filter::policy::{Config, DigestSetting};
 use serde_json::Value;
 
-/// Checks what stands around a configuration that has no mistakes of its own.
+/// Checks what is around a configuration that has no mistakes itself.
 pub(super) fn check(config: &Config, filter: &FilterConfig, report: &mut Report) {
     let Some(plugin) = &filter.plugin else { return };
     check_environment(config, plugin, report);
@@ -17,21 +17,21 @@ pub(super) fn check(config: &Config, filter: &FilterConfig, report: &mut Report)
     if filter.is_struct && configured.is_some_and(|value| value.get("dialect").is_some_and(Value::is_object)) {
         report.warnings.push(problem(
             "dialect",
-            "a Struct does not keep the order of fields, which is that of error bodies: write the configuration as JSON in \
-             a google.protobuf.StringValue",
+            "expected a google.protobuf.StringValue with the configuration as JSON, got a Struct: a Struct does not keep the order \
+             of fields, which is the order in error bodies",
         ));
     }
     match guard_of(filter) {
         Some(guard) => check_guard(config, &guard, report),
         None => report.mistakes.push(problem(
             "",
-            "no guard behind the filter: where the filter cannot start, Envoy leaves it out and passes every request. Add the \
-             RBAC filter keyward_guard of envoy/envoy.yaml behind it",
+            "no guard behind the filter: if the filter cannot start, Envoy skips it and passes every request. Add the RBAC filter \
+             keyward_guard of envoy/envoy.yaml behind the filter",
         )),
     }
 }
 
-/// The guard behind the filter, or anywhere where filters do not stand in a list.
+/// The guard behind the filter, or anywhere if the filter is not in a list.
 pub(super) fn guard_of(filter: &FilterConfig) -> Option<Guard> {
     match &filter.behind {
         Some(behind) => Guard::among(behind),
@@ -47,18 +47,18 @@ fn check_environment(config: &Config, plugin: &Value, report: &mut Report) {
         is_key || environment.and_then(|given| given.get("key_values")).is_some_and(|given| given.get(name).is_some())
     };
     let peppers = config.digests.iter().filter_map(|digest| match digest {
-        DigestSetting::HmacSha256 { pepper_env } => Some((pepper_env, "the filter does not start without its pepper")),
+        DigestSetting::HmacSha256 { pepper_env } => Some((pepper_env, "without its pepper the filter does not start")),
         DigestSetting::Sha256 | DigestSetting::Sha512 => None,
     });
     let token = config
         .control_plane
         .token_env
         .iter()
-        .map(|name| (name, "the control plane answers 401 without the edge token"));
+        .map(|name| (name, "without the edge token the control plane answers 401"));
     for (name, why) in token.chain(peppers).filter(|(name, _)| !is_passed(name)) {
         report.mistakes.push(problem(
             "vm_config.environment_variables.host_env_keys",
-            format!("{name:?} is missing, so Envoy does not hand this variable to the filter: {why}"),
+            format!("add {name:?}: Envoy passes the filter only the variables named here, and {why}"),
         ));
     }
 }
@@ -69,8 +69,8 @@ fn check_module(config: &Config, plugin: &Value, report: &mut Report) {
     if is_plain && config.policy.rate_limit_headers.are_on_allowed() {
         report.mistakes.push(problem(
             "rate_limit_headers",
-            "`always` needs the module keyward_filter_response_headers.wasm in vm_config.code, which Envoy calls for responses, \
-             too",
+            "`always` needs the module keyward_filter_response_headers.wasm, which Envoy calls for responses, too; vm_config.code \
+             names keyward_filter.wasm",
         ));
     }
 }
@@ -82,7 +82,7 @@ fn check_cluster(config: &Config, document: &Value, report: &mut Report) {
         return;
     }
     let names: Vec<_> = clusters.iter().filter_map(|given| given.get("name")?.as_str()).collect();
-    let message = format!("no cluster {cluster:?} in static_resources.clusters; there are: {}", names.join(", "));
+    let message = format!("no cluster {cluster:?} in static_resources.clusters, which has: {}", names.join(", "));
     let others = document.pointer("/dynamic_resources/cds_config");
     let list = if others.is_some() { &mut report.warnings } else { &mut report.mistakes };
     list.push(problem("control_plane.cluster", message));
@@ -90,7 +90,7 @@ fn check_cluster(config: &Config, document: &Value, report: &mut Report) {
 
 fn check_guard(config: &Config, guard: &Guard, report: &mut Report) {
     let rules = &config.policy.rules;
-    // The rules for metadata, which the filter answers itself, stand before those that were written.
+    // The rules for metadata, which the filter answers itself, precede the rules of the configuration.
     let written = rules.rules.iter().filter(|rule| !matches!(rule.route.access, Access::Metadata(_)));
     for (n, rule) in written.enumerate() {
         for verdict in verdicts_of(&rule.route.access) {
@@ -135,7 +135,7 @@ fn overlaps(path: &PathMatch, prefix: &str, below: &str) -> bool {
     path.matches(below.as_bytes(), false) || samples(path).iter().any(|sample| sample.starts_with(prefix))
 }
 
-/// The verdicts that a rule can end in and that the guard has to pass.
+/// The verdicts of a rule that the guard has to pass.
 pub(super) fn verdicts_of(access: &Access) -> &'static [&'static str] {
     match access {
         Access::Key(_) => &["allow"],
@@ -146,7 +146,7 @@ pub(super) fn verdicts_of(access: &Access) -> &'static [&'static str] {
     }
 }
 
-/// Paths that stand for all that a rule matches.
+/// Examples of the paths that a rule matches.
 fn samples(path: &PathMatch) -> Vec<String> {
     match path {
         PathMatch::Exact(path) => vec![path.clone()],

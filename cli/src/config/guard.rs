@@ -1,4 +1,4 @@
-//! The RBAC filter behind the filter: which verdicts it passes at which paths.
+//! The guard, an RBAC filter behind Keyward's: which verdicts it passes at which paths.
 
 use serde_json::Value;
 
@@ -22,14 +22,14 @@ impl Guard {
         filters.iter().find_map(Self::of)
     }
 
-    /// The guard anywhere in a document, for configurations in which filters do not stand in a list.
+    /// The guard anywhere in a document, for configurations without a list of filters.
     pub(super) fn in_document(document: &Value) -> Option<Self> {
         Self::of(document).or_else(|| children(document).into_iter().find_map(Self::in_document))
     }
 
     fn of(filter: &Value) -> Option<Self> {
         let rules = filter.pointer("/typed_config/rules")?;
-        // ALLOW is what RBAC does unless told otherwise.
+        // ALLOW is the default of RBAC.
         let is_allow = rules.get("action").is_none_or(|action| action == "ALLOW");
         let policies = rules.get("policies")?.as_object()?.iter().map(|(name, policy)| Policy {
             name: name.clone(),
@@ -40,7 +40,7 @@ impl Guard {
         (is_allow && !policies.is_empty()).then_some(Self { policies })
     }
 
-    /// The policy that passes a verdict at a path. `Err(true)` if one may, by something that is not looked into here, and
+    /// The policy that passes a verdict at a path. `Err(true)` if one may, by conditions that are not evaluated here, and
     /// `Err(false)` if none does.
     pub(super) fn passes(&self, verdict: &str, path: &str) -> Result<&str, bool> {
         let mut is_open = false;
@@ -60,7 +60,7 @@ impl Guard {
 }
 
 impl Policy {
-    /// The paths that its permissions name: of each, whether all below it is meant, too.
+    /// The paths that its permissions name, each with whether it is a prefix.
     pub(super) fn paths(&self) -> Vec<(String, bool)> {
         let mut paths = Vec::new();
         self.permissions.iter().for_each(|permission| collect_paths(permission, &mut paths));
@@ -101,7 +101,7 @@ fn children(value: &Value) -> Vec<&Value> {
     }
 }
 
-/// Whether one of the permissions is given at a path; `None` where that rests on what is not looked into here.
+/// Whether one of the permissions is given at a path; `None` if that depends on conditions that are not evaluated here.
 fn any(permissions: &[Value], path: &str) -> Option<bool> {
     let given: Vec<_> = permissions.iter().map(|permission| is_given(permission, path)).collect();
     if given.contains(&Some(true)) {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_passes_a_verdict_where_one_of_its_policies_does() {
+    fn guard_passes_a_verdict_if_one_policy_does() {
         let verdict = |verdict: &str| json!({"filter_state": {"key": VERDICT, "string_match": {"exact": verdict}}});
         let at = |matcher: Value| json!({"url_path": {"path": matcher}});
         let guard = guard(json!({
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_rbac_filter_that_does_not_look_at_the_verdict_is_not_the_guard() {
+    fn rbac_filter_without_the_verdict_is_not_the_guard() {
         assert!(guard(json!({"all": {"permissions": [{"any": true}], "principals": [{"any": true}]}})).is_none());
         assert!(guard(json!({})).is_none());
     }

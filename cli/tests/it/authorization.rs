@@ -120,7 +120,7 @@ impl Fixture {
             "changeKey" => (format!("/v1/keys/{id}"), Some(json!({"name": "b"}))),
             "revokeKey" => (format!("/v1/keys/{id}"), None),
             "rotateKey" => (format!("/v1/keys/{id}/rotate"), Some(json!({"grace_s": 9}))),
-            "endSecret" => {
+            "invalidateSecret" => {
                 let rotate = json!({"grace_s": 80_000});
                 client.ask("POST", &format!("/v1/keys/{id}/rotate"), Some(rotate)).expect(201);
                 (format!("/v1/keys/{id}/secrets/{}", key["secrets"][0]["id"].as_str().unwrap()), None)
@@ -151,7 +151,7 @@ impl Fixture {
                 case.media_type = "application/x-ndjson";
                 ("/v1/keys/import".to_owned(), Some(json!({"name": "i", "sha256": sha256})))
             }
-            "tellUsage" => {
+            "reportUsage" => {
                 let mut batch_id = [0; 16];
                 batch_id.copy_from_slice(&id.as_bytes()[id.len() - 16..]);
                 let used = KeyUsage {
@@ -167,7 +167,7 @@ impl Fixture {
             }
             "undoUsage" => {
                 // Something to undo.
-                let (told, edge) = (self.case("tellUsage", "POST"), Some(client.edge.as_str()));
+                let (told, edge) = (self.case("reportUsage", "POST"), Some(client.edge.as_str()));
                 client.send("POST", USAGE_PATH, edge, told.body).expect(200);
                 ("/v1/usage/undo".to_owned(), Some(json!({"token": "token-file", "since": "2027-01-01T00:00:00Z"})))
             }
@@ -182,7 +182,7 @@ impl Fixture {
                 let own = client.create(json!({"name": "own", "owner": "acme", "expires_in_s": 50}));
                 (format!("/api-keys/{}/rotate", own["id"].as_str().unwrap()), Some(json!({"grace_s": 9})))
             }
-            "alertFromGithub" => (WEBHOOK.to_owned(), Some(json!([{"token": plaintext, "type": "t"}]))),
+            "receiveGithubAlert" => (WEBHOOK.to_owned(), Some(json!([{"token": plaintext, "type": "t"}]))),
             other => panic!(
                 "{other} is new: say here how it is called, so that its credential is tested to be checked again"
             ),
@@ -435,7 +435,7 @@ fn a_relay_hands_nothing_on_for_a_token_that_was_removed() {
     let (fixture, dir) = (Fixture::start(), tempfile::tempdir().unwrap());
     let relay = TestRelay::start(dir.path(), &fixture.client.url, &fixture.client.edge);
     let client = relay.client(&fixture.client);
-    for operation in ["tellUsage", "verifyKey"] {
+    for operation in ["reportUsage", "verifyKey"] {
         let (stays, removed) = (&client.edge, "r".repeat(43));
         relay.replace_tokens(&format!("{stays}\n{removed}\n"));
         let case = fixture.case(operation, "POST");
@@ -476,7 +476,7 @@ fn an_import_stops_with_its_token_and_says_what_is_stored() {
     assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
     let problem: Value = serde_json::from_str(body).unwrap();
     assert_eq!(problem["type"], "urn:keyward:problem:import_stopped");
-    assert!(problem["detail"].as_str().unwrap().contains("behind the 10000 keys"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("after 10000 keys were stored"), "{problem}");
     assert_eq!(imported(), 10_000);
 }
 

@@ -1,7 +1,8 @@
 //! The command line, as its users type it.
 
-use crate::harness::{Reader, TestServer, program, stderr, stdout};
+use crate::harness::{NOW_MS, Reader, TestServer, program, stderr, stdout};
 use keyward_core::wire::cursor::Position;
+use keyward_server::serve::RETENTION_INTERVAL;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -26,7 +27,7 @@ fn started() -> (tempfile::TempDir, TestServer) {
 }
 
 #[test]
-fn a_key_is_made_shown_rotated_listed_and_revoked() {
+fn key_is_created_shown_rotated_listed_and_revoked() {
     let (dir, server) = started();
     let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
     let created = document(&run(&[
@@ -73,22 +74,22 @@ fn a_key_is_made_shown_rotated_listed_and_revoked() {
     let line = stdout(&list).lines().find(|line| line.starts_with(id)).unwrap();
     assert!(stdout(&list).starts_with("ID ") && line.contains(hint), "{list:?}");
     let shown = run(&["keys", "show", id]);
-    assert!(stdout(&shown).contains("  ended since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
+    assert!(stdout(&shown).contains("  rotated out since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
     assert_eq!(document(&run(&["keys", "revoke", id, "--json"]))["state"], "revoked");
     assert_eq!(document(&run(&["keys", "list", "--state", "active", "--json"])), json!({"keys": [], "next": null}));
 }
 
 #[test]
-fn the_key_alone_is_on_the_standard_output_and_words_about_it_are_not() {
+fn only_the_key_is_on_stdout() {
     let (dir, server) = started();
     let created = run(&server, dir.path(), &["keys", "create", "--name", "a"]);
     let lines: Vec<_> = stdout(&created).lines().collect();
     assert!(matches!(lines[..], [key] if key.starts_with("kw_live_")), "{lines:?}");
-    assert!(stderr(&created).contains("only this once"));
+    assert!(stderr(&created).contains("not shown again"));
 }
 
 #[test]
-fn a_key_that_cannot_be_shown_is_told_of_by_its_id() {
+fn key_that_cannot_be_printed_is_named_by_its_id() {
     let (dir, server) = started();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let into = |arguments: &[&str], stdout: Stdio| {
@@ -106,7 +107,7 @@ fn a_key_that_cannot_be_shown_is_told_of_by_its_id() {
         let keys = server.client().get("/v1/keys").expect(200);
         assert_eq!(lost.status.code(), Some(1));
         let message = stderr(&lost);
-        assert!(message.contains("could not be shown") && message.contains("revoke it"), "{message}");
+        assert!(message.contains("cannot be printed") && message.contains("revoke it"), "{message}");
         let ids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap()).collect();
         assert!(ids.iter().any(|id| message.contains(id)), "{message}");
     }
@@ -120,7 +121,7 @@ fn a_key_that_cannot_be_shown_is_told_of_by_its_id() {
 }
 
 #[test]
-fn a_list_has_all_pages() {
+fn list_has_all_pages() {
     let (dir, server) = started();
     let client = server.client();
     for n in 0..230 {
@@ -131,7 +132,7 @@ fn a_list_has_all_pages() {
 }
 
 #[test]
-fn an_owner_is_disabled_and_enabled() {
+fn owner_is_disabled_and_enabled() {
     let (dir, server) = started();
     server.client().create(json!({"name": "a", "owner": "acme/ops?"}));
     for (command, disabled) in [("disable", true), ("enable", false)] {
@@ -143,7 +144,7 @@ fn an_owner_is_disabled_and_enabled() {
 }
 
 #[test]
-fn an_owner_is_shown_and_its_permissions_are_bounded_emptied_and_unbounded() {
+fn permissions_of_an_owner_are_set_emptied_and_removed() {
     let (dir, server) = started();
     let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
     server.client().create(json!({"name": "a", "owner": "acme"}));
@@ -158,7 +159,7 @@ fn an_owner_is_shown_and_its_permissions_are_bounded_emptied_and_unbounded() {
 }
 
 #[test]
-fn a_url_that_is_refused_is_not_repeated_and_no_help_shows_the_one_that_is_set() {
+fn url_is_neither_repeated_nor_in_help() {
     for arguments in [&["keys", "list"][..], &["keys", "list", "--help"], &["owners", "show", "acme"]] {
         let output = program().args(arguments).env("KEYWARD_URL", "http://user:passw0rd@host").output().unwrap();
         let help = arguments.contains(&"--help");
@@ -170,7 +171,7 @@ fn a_url_that_is_refused_is_not_repeated_and_no_help_shows_the_one_that_is_set()
 }
 
 #[test]
-fn a_refusal_says_where_and_which_fields_and_ends_with_one() {
+fn refusal_names_server_and_fields_and_exits_with_1() {
     let (dir, server) = started();
     let refused = run(&server, dir.path(), &["keys", "create", "--name", "", "--scope", "a b", "--allow-ip", "x"]);
     assert_eq!(refused.status.code(), Some(1));
@@ -183,7 +184,7 @@ fn a_refusal_says_where_and_which_fields_and_ends_with_one() {
 }
 
 #[test]
-fn an_unreachable_server_ends_with_one_and_wrong_usage_with_two() {
+fn unreachable_server_exits_with_1_and_wrong_usage_2() {
     let (dir, server) = started();
     let url = server.address.clone();
     server.stop();
@@ -196,7 +197,7 @@ fn an_unreachable_server_ends_with_one_and_wrong_usage_with_two() {
 }
 
 #[test]
-fn a_key_that_is_taken_for_its_id_is_not_sent_and_not_repeated() {
+fn key_instead_of_an_id_is_neither_sent_nor_repeated() {
     let (dir, server) = started();
     let created = document(&run(&server, dir.path(), &["keys", "create", "--name", "a", "--json"]));
     // One that lacks its end cannot be told from other words.
@@ -211,7 +212,7 @@ fn a_key_that_is_taken_for_its_id_is_not_sent_and_not_repeated() {
 }
 
 #[test]
-fn a_key_or_a_token_among_the_arguments_or_their_variables_goes_nowhere_and_is_not_repeated() {
+fn secret_in_an_argument_is_neither_used_nor_repeated() {
     let (dir, server) = started();
     let client = server.client();
     let key = client.create(json!({"name": "a"}))["key"].as_str().unwrap().to_owned();
@@ -252,7 +253,7 @@ fn a_key_or_a_token_among_the_arguments_or_their_variables_goes_nowhere_and_is_n
 }
 
 #[test]
-fn the_token_comes_from_the_environment_before_the_file_and_its_absence_is_told() {
+fn token_of_the_environment_precedes_the_file() {
     let (dir, server) = started();
     let list = |token: Option<&str>, directory: &Path| {
         let mut command = program();
@@ -274,7 +275,7 @@ fn the_token_comes_from_the_environment_before_the_file_and_its_absence_is_told(
 }
 
 #[test]
-fn the_control_port_and_the_data_directory_can_be_set_alone() {
+fn control_port_and_data_directory_are_used_alone() {
     let (dir, server) = started();
     let port = server.address.rsplit(':').next().unwrap();
     let output = program()
@@ -287,15 +288,15 @@ fn the_control_port_and_the_data_directory_can_be_set_alone() {
 }
 
 #[test]
-fn the_help_says_what_the_exit_codes_mean() {
+fn help_explains_exit_codes() {
     let help = program().arg("--help").output().unwrap();
-    for line in ["  0  done", "  1  refused, or failed", "  2  wrong usage"] {
+    for line in ["  0  success", "  1  refused, or failed", "  2  wrong usage"] {
         assert!(stdout(&help).contains(line), "{help:?}");
     }
 }
 
 #[test]
-fn every_shell_has_completions_of_every_command() {
+fn every_shell_has_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = program().args(["completions", shell]).output().unwrap();
         assert_eq!(script.status.code(), Some(0), "{script:?}");
@@ -314,14 +315,14 @@ fn every_shell_has_completions_of_every_command() {
 }
 
 #[test]
-fn a_description_of_a_dialect_that_is_not_there_is_refused() {
+fn openapi_of_an_unknown_dialect_is_an_error() {
     let refused = program().args(["openapi", "--dialect", "nonsense"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("nonsense"), "{refused:?}");
 }
 
 #[test]
-fn a_key_is_changed_and_one_of_its_secrets_ended() {
+fn key_is_changed_and_one_of_its_secrets_ended() {
     let (dir, server) = started();
     let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
     document(&run(&["plans", "set", "pro", "--limit", "10/s", "--credits", "9", "--json"]));
@@ -385,16 +386,16 @@ fn a_key_is_changed_and_one_of_its_secrets_ended() {
     let first = created["secrets"][0]["id"].as_str().unwrap();
     let ended = document(&run(&["keys", "end-secret", id, first, "--json"]));
     let secrets = ended["secrets"].as_array().unwrap();
-    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "ended");
+    assert_eq!(secrets.iter().find(|secret| secret["id"] == first).unwrap()["state"], "rotated_out");
     let refused = run(&["keys", "end-secret", id, &created["key"].as_str().unwrap()[..20]]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(!stderr(&refused).contains("kw_live_"));
     let text = run(&["keys", "show", id]);
-    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("ended since 2027"), "{text:?}");
+    assert!(stdout(&text).contains("metadata") && stdout(&text).contains("rotated out since 2027"), "{text:?}");
 }
 
 #[test]
-fn owners_are_set_listed_and_rid_of_their_keys() {
+fn owners_are_set_and_listed_and_their_keys_revoked() {
     let (dir, server) = started();
     let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
     let set = document(&run(&["owners", "set", "acme", "--kind", "team", "--scope", "read", "--disabled", "--json"]));
@@ -422,7 +423,7 @@ fn owners_are_set_listed_and_rid_of_their_keys() {
 }
 
 #[test]
-fn plans_are_set_listed_shown_and_deleted_and_the_log_says_so() {
+fn plans_are_set_listed_shown_deleted_and_audited() {
     let (dir, server) = started();
     let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
     document(&run(&["plans", "set", "pro", "--limit", "10/s", "--json"]));
@@ -438,6 +439,38 @@ fn plans_are_set_listed_shown_and_deleted_and_the_log_says_so() {
     let text = run(&["audit", "--limit", "1"]);
     assert!(stdout(&text).starts_with("SEQUENCE ") && stdout(&text).contains("plan.deleted"), "{text:?}");
     assert!(!stdout(&text).contains("plan.created"));
+}
+
+#[test]
+fn name_with_bidirectional_characters_is_escaped_in_text() {
+    let (dir, server) = started();
+    let run = |arguments: &[&str]| run(&server, dir.path(), arguments);
+    let created = server.client().create(json!({"name": "pay\u{202e}moc.elgoog\u{200b}"}));
+    let id = created["id"].as_str().unwrap();
+    for arguments in [&["keys", "list"][..], &["keys", "show", id]] {
+        let text = run(arguments);
+        assert!(stdout(&text).contains("pay\\u{202e}moc.elgoog\\u{200b}"), "{text:?}");
+        assert!(!stdout(&text).contains(['\u{202e}', '\u{200b}']), "{text:?}");
+    }
+    assert_eq!(document(&run(&["keys", "show", id, "--json"]))["name"], "pay\u{202e}moc.elgoog\u{200b}");
+    // A message can repeat a value, too.
+    let refused = run(&["owners", "set", "a", "--kind", "\u{202e}team"]);
+    assert!(refused.status.code() == Some(1) && !stderr(&refused).contains('\u{202e}'), "{refused:?}");
+}
+
+#[test]
+fn create_without_an_owner_that_the_dialect_requires_says_so() {
+    for dialect in ["graph8", "auxot"] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = TestServer::start_of(dialect, &dir.path().join(".keyward"), NOW_MS, RETENTION_INTERVAL);
+        let refused = run(&server, dir.path(), &["keys", "create", "--name", "x"]);
+        assert_eq!((refused.status.code(), stdout(&refused)), (Some(1), ""));
+        let message = stderr(&refused);
+        assert!(message.contains("(422)") && message.contains("\n  owner: is required"), "{message}");
+        assert!(message.contains(dialect), "{message}");
+        let kinds = run(&server, dir.path(), &["keys", "create", "--name", "x", "--owner", "o", "--kind", "nonsense"]);
+        assert!(kinds.status.code() == Some(1) && stderr(&kinds).contains("\n  kind: expected one of "), "{kinds:?}");
+    }
 }
 
 /// A stand-in for a network that loses the answers to the first `lost` requests, and then lets all pass.
@@ -463,7 +496,7 @@ fn losing(server: &TestServer, lost: usize) -> String {
 }
 
 #[test]
-fn a_key_whose_answer_was_lost_again_and_again_is_asked_for_until_it_comes_and_made_once() {
+fn create_with_lost_responses_is_retried_and_made_once() {
     let (dir, server) = started();
     let create = |address: &str| {
         let mut command = program();

@@ -131,7 +131,7 @@ fn a_request_is_explained_by_the_rule_that_decides_it() {
     let text = explain(&["--path", "/users/1?x"]);
     assert_eq!(text.status.code(), Some(0), "{text:?}");
     for expected in [
-        "  rules[0] (exact \"/health\"; public): does not match: another path\n",
+        "  rules[0] (exact \"/health\"; public): does not match: different path\n",
         "* rules[1] (prefix \"/\"; key): decides\n",
         "  read from   Authorization: Bearer, X-API-Key\n",
         "accepted_key does",
@@ -169,16 +169,20 @@ fn rules_with_hosts_methods_and_scopes_say_why_they_do_not_match_and_what_they_a
         stdout(&output).to_owned()
     };
     let get = explain(&["--path", "/a/1"]);
-    assert!(get.contains("it is for *.example.com, no --host was given") && get.contains("scopes      read"), "{get}");
+    assert!(
+        get.contains("the rule needs a host among *.example.com, and --host is absent")
+            && get.contains("scopes      read"),
+        "{get}"
+    );
     assert!(explain(&["--path", "/a/1", "--host", "x.example.com:8080"]).contains("* rules[0]"));
     let post = explain(&["--path", "/a/1", "--method", "POST", "--host", "h"]);
     assert!(
-        post.contains("it is for *.example.com, not for h") && post.contains("it is for GET, not for POST"),
+        post.contains("host h is not among *.example.com") && post.contains("method POST is not among GET"),
         "{post}"
     );
     assert!(post.contains("* rules[3]") && post.contains("cost        3"), "{post}");
     assert!(post.contains("`allow`") && post.contains("`public`"), "what the guard needs of both: {post}");
-    assert!(explain(&["--path", "/b/"]).contains("taken as it is written"));
+    assert!(explain(&["--path", "/b/"]).contains("differs by the slash at the end"));
     assert!(explain(&["--path", "/a;x"]).contains("can be read in two ways"));
 }
 

@@ -111,7 +111,7 @@ fn a_body_by_another_name_than_json_is_refused_wherever_it_is_said_to_be() {
             if let Some(media_type) = media_type.filter(|_| refused) {
                 let name = media_type.split(';').next().unwrap();
                 let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-                assert!(detail.ends_with(&format!("it says {name}")), "{detail}");
+                assert!(detail.ends_with(&format!("got {name}")), "{detail}");
             }
         }
         let says_merge_patch = !said["requestBody"]["content"]["application/merge-patch+json"].is_null();

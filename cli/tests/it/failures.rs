@@ -98,6 +98,6 @@ fn an_address_is_logged_once_a_window_and_its_tokens_never() {
     process.signal("TERM");
     process.wait();
     let log = process.log();
-    assert_eq!(log.matches("too many bad tokens").count(), 1, "{log}");
+    assert_eq!(log.matches("too many failed authentications").count(), 1, "{log}");
     assert!(log.contains("client=127.0.0.1") && !log.contains("kwa_"), "{log}");
 }

@@ -94,7 +94,7 @@ fn what_is_no_idempotency_key_is_refused() {
     let client = server.client();
     for bad in ["", "short", "\"no end of the string", "two words of enough length"] {
         let problem = create(&client, bad, json!({"name": "a"})).expect(400);
-        assert_eq!(problem["type"], "urn:keyward:problem:bad_idempotency_key", "{bad}");
+        assert_eq!(problem["type"], "urn:keyward:problem:invalid_idempotency_key", "{bad}");
     }
     let twice = [("idempotency-key", KEY), ("idempotency-key", KEY)];
     client.ask_with("POST", "/v1/keys", &twice, Some(json!({"name": "a"}))).expect(400);

@@ -7,7 +7,8 @@ use crate::harness::{
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use keyward_core::dialect::Dialect;
 use keyward_core::key::digest::Digest;
-use keyward_core::wire::entry::{Body, Environment, KeyRecord};
+use keyward_core::key::environment::Environment;
+use keyward_core::wire::entry::{Body, KeyRecord};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 use std::io::{Read, Write};
@@ -364,7 +365,7 @@ fn twenty_thousand_rows_take_a_statement_for_hundreds_of_them() {
     assert_eq!(counts(&import(&client, "", &rows)), [ROWS as u64, 0, 0]);
     process.signal("TERM");
     process.wait();
-    let statements = process.log().lines().filter(|line| line.contains("changed by one statement")).count();
+    let statements = process.log().lines().filter(|line| line.contains("statement executed")).count();
     // Of each of four tables, 500 rows at a time.
     assert!((4 * ROWS / 500..5 * ROWS / 500).contains(&statements), "{statements} statements");
 }
@@ -391,7 +392,8 @@ fn the_command_line_tells_mistakes_as_a_compiler_does_and_ends_with_three() {
     let output = run(&server, dir.path(), &["old keys.csv"], "");
     assert_eq!(
         stderr(&output),
-        "old keys.csv:3: sha256: expected 32 bytes in hexadecimal or base64\nkeyward: not every row was taken in\n"
+        "old keys.csv:3: sha256: expected 32 bytes in hexadecimal or base64\n\
+         keyward: some rows were not imported: correct them, and import the file again with --on-conflict skip\n"
     );
     let again = run(
         &server,
@@ -467,7 +469,11 @@ fn files_of_every_program_and_name_are_imported() {
     std::fs::write(dir.path().join("latin.csv"), latin).unwrap();
     let output = run(&server, dir.path(), &["latin.csv"], "");
     assert_eq!((stdout(&output), output.status.code()), ("imported 1, skipped 0, failed 1\n", Some(3)));
-    assert!(stderr(&output).contains("latin.csv:2: is not UTF-8, but perhaps Windows-1252"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("latin.csv:2: expected UTF-8, got another encoding, such as Windows-1252"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn one_secret_ends_at_once_and_the_last_valid_one_does_not() {
     let mut reader = Reader::new(client.clone());
     reader.catch_up();
     let ended = end(old).expect(200);
-    let ended_at = |time: Value| ("ended".to_owned(), time, Value::Null);
+    let ended_at = |time: Value| ("rotated_out".to_owned(), time, Value::Null);
     assert_eq!(states(&ended), [ended_at(json!("2027-01-15T08:01:00.000Z")), valid_until(Value::Null)]);
     assert_eq!(entries(&reader), 1);
     reader.catch_up();

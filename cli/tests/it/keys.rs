@@ -2,7 +2,8 @@
 
 use crate::harness::{Client, Reader, TestServer, fields, path_of, seconds};
 use keyward_core::dialect::Dialect;
-use keyward_core::wire::entry::{Environment, Frames};
+use keyward_core::key::environment::Environment;
+use keyward_core::wire::entry::Frames;
 use keyward_core::wire::page::Page;
 use serde_json::{Value, json};
 
@@ -138,7 +139,7 @@ fn a_rotation_tells_of_what_it_changes_and_at_most_five_secrets_are_valid_at_a_t
     let mut reader = Reader::new(client.clone());
     reader.catch_up();
     let problem = client.ask("POST", &rotate, None).expect(409);
-    assert!(problem["detail"].as_str().unwrap().contains("5 secrets"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("5 valid secrets"), "{problem}");
     assert!(!reader.read(0), "a refused rotation changes nothing");
     client.ask("POST", &rotate, Some(json!({"grace_s": 0}))).expect(201);
     client.ask("POST", &rotate, None).expect(201);

@@ -143,7 +143,7 @@ fn a_database_url_that_is_set_to_nothing_starts_nothing_and_a_start_says_where_t
     assert!(!dir.exists());
     let mut server = Process::start_command(serve(&mut program(), &dir));
     server.kill();
-    let expected = format!("the state is in SQLite in {}", dir.display());
+    let expected = format!("location=\"SQLite in {}", dir.display());
     assert!(server.log().contains(&expected), "{}", server.log());
 }
 
@@ -207,7 +207,7 @@ fn tokens_are_read_again_on_sighup_and_a_bad_file_changes_nothing() {
     fs::write(&path, "").unwrap();
     process.signal("HUP");
     client.admin = new;
-    until(|| process.log_so_far().contains("the tokens stay as they were"));
+    until(|| process.log_so_far().contains("reload failed; keeping the previous content"));
     assert_eq!(client.get("/v1/keys").status, 200);
     process.kill();
 }

@@ -63,13 +63,13 @@ fn whoever_shows_another_secret_than_a_token_of_that_kind_is_told_what_it_is() {
         client.ask("POST", "/v1/tokens", Some(token)).expect(201)["token"].as_str().unwrap().to_owned()
     };
     for (path, shown, what) in [
-        ("/v1/keys", client.edge.clone(), "this is an edge token"),
-        ("/v1/keys", token("edge"), "this is an edge token"),
-        ("/v1/keys", key.clone(), "this is an API key"),
-        ("/v1/keys", "something-else".to_owned(), "the token is not valid"),
-        (FEED_PATH, client.admin.clone(), "this is an operator's token"),
-        (FEED_PATH, token("read"), "this is an operator's token"),
-        (FEED_PATH, key, "this is an API key"),
+        ("/v1/keys", client.edge.clone(), "expected an operator token, got an edge token"),
+        ("/v1/keys", token("edge"), "expected an operator token, got an edge token"),
+        ("/v1/keys", key.clone(), "expected an operator token, got an API key"),
+        ("/v1/keys", "something-else".to_owned(), "invalid token"),
+        (FEED_PATH, client.admin.clone(), "expected an edge token, got an operator token"),
+        (FEED_PATH, token("read"), "expected an edge token, got an operator token"),
+        (FEED_PATH, key, "expected an edge token, got an API key"),
     ] {
         let answer = client.send("GET", path, Some(&shown), None);
         assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"keyward\", error=\"invalid_token\"");

@@ -14,8 +14,8 @@ use keyward_core::wire::verify::{Answer as Verdict, VERIFY_PATH};
 use keyward_core::{FEED_PATH, USAGE_PATH};
 use keyward_server::auth::tokens::file::{Audience, Tokens};
 use keyward_server::clock::Timestamp;
-use keyward_server::relay::{Relay, RelayConfig};
 use keyward_server::serve::RETENTION_INTERVAL;
+use keyward_server::serve::relay::{Relay, RelayConfig};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -551,14 +551,14 @@ fn a_wrong_token_for_the_upstream_is_told_and_a_new_one_is_read_on_a_signal() {
     let relay = relay_process(dirs[1].path(), &centre.url, "info");
     let edge_token = fs::read_to_string(dirs[1].path().join("edge-token")).unwrap();
     let client = centre.at(&relay.url, edge_token.trim());
-    until(|| relay.log_so_far().contains("refuses the token"));
+    until(|| relay.log_so_far().contains("token refused"));
     assert_eq!(ready(&client).status, 503);
     assert!(!relay.log_so_far().contains("accepted_here"));
     write_token(dirs[1].path(), &centre.edge);
     relay.signal("HUP");
     until_level(&client, &centre);
     assert!(all(&client).record(&key["key"]).is_some());
-    assert_eq!(ready(&client).expect(200)["upstream"], "answers");
+    assert_eq!(ready(&client).expect(200)["upstream"], "ok");
     for file in ["edge-token", "relay.db"] {
         assert_eq!(fs::metadata(dirs[1].path().join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
     }
@@ -673,9 +673,14 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
     });
     assert!(next.load(Ordering::SeqCst) > count, "all of them came");
     let log = relay.log_so_far();
-    for told in
-        ["not a feed page", "damaged on the way", "framing", "too long", "does not follow", "not those of the history"]
-    {
+    for told in [
+        "not a feed page",
+        "damaged on the way",
+        "framing",
+        "too large",
+        "does not continue",
+        "do not belong to the history",
+    ] {
         assert!(log.contains(told), "{told}: {log}");
     }
 }
@@ -733,7 +738,7 @@ fn usage_is_handed_on_and_counts_once_by_whichever_way_it_comes() {
     let path = format!("/v1/keys/{}/usage", key["id"].as_str().unwrap());
     assert_eq!(centre.get(&path).expect(200)["totals"]["allow"], 6, "each batch once");
     let bad = relay.send("POST", USAGE_PATH, Some(&relay.edge), Some(b"no batch".to_vec()));
-    assert_eq!(bad.expect(400)["type"], "urn:keyward:problem:bad_usage");
+    assert_eq!(bad.expect(400)["type"], "urn:keyward:problem:invalid_usage");
     assert_eq!(relay.send("POST", USAGE_PATH, Some(&relay.edge), Some(vec![b' '; 65 << 10])).status, 413);
     assert_eq!(relay.send("POST", USAGE_PATH, Some("nobody's"), Some(batch(3).encode())).status, 401);
 }
@@ -775,7 +780,7 @@ fn what_is_the_operators_is_not_served_by_a_relay_and_it_says_so() {
     for (method, path) in [("GET", "/v1/keys"), ("POST", "/v1/keys"), ("GET", "/v1/openapi.json"), ("GET", "/nothing")]
     {
         let problem = relay.send(method, path, Some(&centre.admin), None).expect(404);
-        assert_eq!(problem["type"], "urn:keyward:problem:not_a_relays_work", "{path}");
+        assert_eq!(problem["type"], "urn:keyward:problem:not_available_on_relay", "{path}");
     }
     for token in [None, Some(centre.edge.as_str()), Some("")] {
         assert_eq!(relay.send("GET", FEED_PATH, token, None).status, 401, "another server's token");
@@ -880,6 +885,6 @@ fn a_relay_that_cannot_start_says_why_and_shows_no_token() {
     let before = fs::read_dir(dir.path()).unwrap().count();
     let output = run("http://127.0.0.1:1", &token_file(dir.path()));
     assert!(output.status.code() == Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("is the data directory of a control plane"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("got that of a control plane"), "{}", stderr(&output));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before, "nothing is made there");
 }

@@ -248,7 +248,7 @@ fn a_key_hands_on_no_more_than_it_may_do_itself() {
     let beyond = json!({"name": "n", "scopes": ["read", "admin"], "allow_ip": ["127.0.0.1", "10.0.0.1"],
                         "environment": "live", "expires_in_s": 3601});
     let problem = post(beyond).expect(403);
-    assert_eq!(problem["type"], "urn:keyward:problem:beyond_the_key");
+    assert_eq!(problem["type"], "urn:keyward:problem:exceeds_caller_permissions");
     assert_eq!(fields(&problem), ["environment", "scopes[1]", "allow_ip[1]", "expires_at"]);
     let chosen = json!({"name": "n", "owner": "globex", "limits": ["99/s"], "credits": 5, "plan": "p", "member": "m"});
     assert_eq!(fields(&post(chosen).expect(422)), ["owner", "limits", "credits", "plan", "member"]);
@@ -305,7 +305,7 @@ fn a_key_that_stands_in_a_browser_neither_sees_nor_becomes_the_organizations() {
         ["write", "write", "api"].map(|kind| fixture.make(json!({"name": format!("{kind} key"), "kind": kind})));
     let post = |key: &Value, kind| {
         let problem = fixture.ask(key, "POST", "/api-keys", Some(json!({"name": "n", "kind": kind}))).expect(403);
-        assert_eq!(problem["type"], "urn:keyward:problem:beyond_the_key");
+        assert_eq!(problem["type"], "urn:keyward:problem:exceeds_caller_permissions");
         assert_eq!(fields(&problem), ["kind"]);
     };
     for (asks, kind, target) in [(&write, "api", &api), (&api, "write", &write)] {
@@ -356,7 +356,7 @@ fn who_makes_and_rotates_without_end_is_told_when_to_go_on() {
     fixture.server.advance(1);
     for refused in [make(&made), rotate()] {
         assert_eq!((refused.status, refused.header("retry-after")), (429, "2592"));
-        assert_eq!(refused.json()["type"], "urn:keyward:problem:too_many_made");
+        assert_eq!(refused.json()["type"], "urn:keyward:problem:issuance_limit_reached");
     }
     make(&other).expect(201);
     fixture.client.ask("POST", &format!("/v1/keys/{}/rotate", key["id"].as_str().unwrap()), None).expect(201);
@@ -393,7 +393,7 @@ fn credits_do_not_multiply() {
     let with_credits = format!("UPDATE keys SET credits = 5 WHERE id = '{}'", key["id"].as_str().unwrap());
     change_database(fixture.dir.path(), &with_credits);
     let problem = fixture.ask(&key, "POST", "/api-keys", Some(json!({"name": "n"}))).expect(403);
-    assert_eq!(problem["type"], "urn:keyward:problem:has_credits");
+    assert_eq!(problem["type"], "urn:keyward:problem:credits_not_inheritable");
     let problem = fixture.ask(&key, "POST", &(path(&other) + "/rotate"), None).expect(403);
     assert_eq!(fields(&problem), ["credits"]);
     fixture.ask(&key, "POST", &(path(&key) + "/rotate"), None).expect(201);
@@ -408,7 +408,7 @@ fn a_secret_that_was_replaced_can_list_and_revoke_until_it_ends_and_makes_no_oth
         [("POST", "/api-keys".to_owned()), ("POST", path(&key) + "/rotate"), ("POST", path(&other) + "/rotate")]
     {
         let problem = fixture.ask(&key, method, &path, (!path.ends_with("rotate")).then(|| json!({"name": "n"})));
-        assert_eq!(problem.expect(403)["type"], "urn:keyward:problem:replaced");
+        assert_eq!(problem.expect(403)["type"], "urn:keyward:problem:secret_replaced");
     }
     fixture.ask(&key, "GET", "/api-keys", None).expect(200);
     fixture.ask(&key, "DELETE", &path(&other), None).expect(200);
@@ -428,7 +428,7 @@ fn a_secret_that_was_found_in_public_makes_no_other_though_it_goes_on() {
         (path(&other) + "/rotate", None),
     ] {
         let problem = fixture.ask(&key, "POST", &path, document).expect(403);
-        assert_eq!(problem["type"], "urn:keyward:problem:leaked");
+        assert_eq!(problem["type"], "urn:keyward:problem:secret_leaked");
     }
     fixture.ask(&key, "GET", "/api-keys", None).expect(200);
     fixture.ask(&other, "POST", &(path(&key) + "/rotate"), None).expect(201);

@@ -88,7 +88,11 @@ fn a_schema_of_a_newer_program_is_a_refused_start() {
     database::run(&database::sqlite(dir.path()), &[NEWER_MIGRATION]);
     let output = serve(&mut program(), dir.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("made by a newer Keyward (9999; this one knows up to"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("the database schema 9999 is of a newer Keyward; this version supports up to"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 /// As a later version would have left it.

@@ -169,7 +169,7 @@ fn full_disk_is_not_ready_reads_go_on_and_it_passes() {
     disk.make_room();
     until(|| readiness(&client) == 200);
     client.create(json!({"name": "after"}));
-    until(|| process.log_so_far().contains("ready again"));
+    until(|| process.log_so_far().contains("storage recovered; ready"));
     assert!(end(process).contains("not ready"));
 }
 
@@ -333,12 +333,12 @@ fn copy_of_the_database_file_alone_has_what_was_acknowledged() {
         }) == 1
     });
     let of_copy = start(copy.path());
-    assert!(of_copy.log_so_far().contains("write-ahead log (-wal) is missing"), "{}", of_copy.log_so_far());
+    assert!(of_copy.log_so_far().contains("write-ahead log (-wal) missing"), "{}", of_copy.log_so_far());
     assert!(end(of_copy).contains("listening"));
     // A copy that was closed is whole.
-    assert!(!end(start(copy.path())).contains("is missing"));
+    assert!(!end(start(copy.path())).contains("(-wal) missing"));
     process.kill();
-    assert!(!end(start(dir.path())).contains("is missing"), "a log that is there was read");
+    assert!(!end(start(dir.path())).contains("(-wal) missing"), "a log that is there was read");
 }
 
 /// Changes that come without a break are copied into the database file every five seconds.
@@ -404,7 +404,7 @@ fn lost_or_damaged_log_is_told_at_start() {
     fs::remove_file(lost.path().join("keyward.db-wal")).unwrap();
     fs::write(lost.path().join("keyward.db-state"), state_at(lost.path(), 1000)).unwrap();
     let log = end(start(lost.path()));
-    assert!(log.contains("write-ahead log (-wal) is missing") && log.contains("changes that were committed"), "{log}");
+    assert!(log.contains("write-ahead log (-wal) missing") && log.contains("committed changes missing"), "{log}");
 }
 
 /// The state file as it would be at that change.
@@ -453,8 +453,8 @@ fn backup_of_a_running_server_is_complete_private_and_restorable() {
     assert!(restored.contains(&"kept".to_owned()) && restored.contains(&"also kept".to_owned()));
     assert!(!restored.contains(&"later".to_owned()));
     let log = end(process);
-    assert!(log.contains("changes that were committed are not in this database"), "{log}");
-    assert!(!log.contains("-wal) is missing"), "{log}");
+    assert!(log.contains("committed changes missing"), "{log}");
+    assert!(!log.contains("-wal) missing"), "{log}");
 }
 
 #[test]
@@ -472,8 +472,8 @@ fn files_that_others_can_use_become_private_and_it_is_told() {
         assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
     }
     let log = end(process);
-    assert_eq!(log.matches("its mode is 600 now").count(), files.len(), "{log}");
-    assert!(log.contains("others can delete and replace files in the data directory"), "{log}");
+    assert_eq!(log.matches("changed its mode to 600").count(), files.len(), "{log}");
+    assert!(log.contains("data directory is writable by others"), "{log}");
 }
 
 /// A program that can write nowhere but where it is told to. `None` where the test may not make it so.

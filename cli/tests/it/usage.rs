@@ -118,7 +118,7 @@ fn a_key_that_has_gone_is_no_mistake_and_what_is_no_batch_is() {
     let mut too_many = batch(2, vec![gone; 101]);
     for body in [b"".to_vec(), b"{}".to_vec(), too_many.encode()] {
         let problem = send(&client.edge, body).expect(400);
-        assert_eq!(problem["type"], "urn:keyward:problem:bad_usage", "{problem}");
+        assert_eq!(problem["type"], "urn:keyward:problem:invalid_usage", "{problem}");
     }
     too_many.keys.clear();
     assert_eq!(send(&client.admin, too_many.encode()).status, 401, "only edges tell of usage");
@@ -245,7 +245,7 @@ fn a_batch_beyond_what_can_be_true_is_refused() {
     for (n, allowed, credits) in [(1, 0, 1), (2, 1, 1 << 33), (3, 1, (1 << 53) - 1)] {
         let told = batch(n, vec![used(&key, Some(NOW_MS), &[("allow", allowed)], credits)]);
         let answer = client.send("POST", USAGE_PATH, Some(&client.edge), Some(told.encode()));
-        assert_eq!(answer.expect(400)["type"], "urn:keyward:problem:bad_usage", "{allowed} {credits}");
+        assert_eq!(answer.expect(400)["type"], "urn:keyward:problem:invalid_usage", "{allowed} {credits}");
     }
     assert_eq!(show(&client, &key)["spent"], 0);
 }

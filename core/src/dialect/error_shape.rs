@@ -1,17 +1,20 @@
 //! What every refusal looks like on the wire, compiled from data when the configuration is read.
 //!
+//! The reply to a refusal is that of its reason, else of its class, else a built-in problem document. So a new reason makes no
+//! existing dialect invalid.
+//!
 //! A body is a JSON template. A string that is exactly `"{name}"` becomes the value of that name; inside a longer
-//! string, `{name}` becomes its text and `{{` a brace. Names are the verdict's own fields (`code`, `message`, …) and
-//! the facts that the verdict carries ([`Fact`]). A name that a verdict cannot fill is a mistake of the dialect, told
+//! string, `{name}` becomes its text and `{{` a brace. Names are the answer's own fields (`code`, `message`, …) and
+//! the facts that the verdict carries ([`Fact`]). A name that an answer cannot fill is a mistake of the dialect, told
 //! when it is read, so rendering cannot fail.
 
-use crate::dialect::rate_limit_fields;
+use crate::dialect::rate_limit_fields::{self, Window};
 use crate::document::{self, Node, Problems};
-use crate::key::limit::Limit;
-use crate::refusal::Refusal;
 use crate::refusal::malformation::Malformation;
+use crate::refusal::{Class, Refusal};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The replies to all refusals.
@@ -20,7 +23,8 @@ pub struct ErrorShape {
     content_type: String,
     realm: String,
     request_id_header: Option<String>,
-    replies: Vec<(Refusal, Reply)>,
+    by_reason: Vec<(Refusal, Reply)>,
+    by_class: ByClass,
 }
 
 /// What a template may ask for beyond the verdict's own fields.
@@ -40,7 +44,7 @@ pub enum Fact {
     ExpiredAt,
     /// The permission that is lacking; of `insufficient_scope` only.
     Scope,
-    /// After how many seconds to try again, a number; of `rate_limited` and `unavailable` only.
+    /// After how many seconds to try again, a number; of the classes `limited` and `unavailable` only.
     RetryAfter,
     /// How many requests the exhausted window allows, a number; of `rate_limited` only.
     Limit,
@@ -79,17 +83,6 @@ pub struct Facts<'a> {
     pub malformation: Option<Malformation>,
 }
 
-/// One window of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// The limit.
-    pub limit: Limit,
-    /// How many requests it would admit now.
-    pub remaining: u32,
-    /// After how many seconds it would admit more.
-    pub reset_s: u64,
-}
-
 /// A refusal, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
@@ -117,7 +110,19 @@ impl Rendered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Reply {
     status: u16,
+    /// The content type, if it differs from that of the shape.
+    content_type: Option<&'static str>,
     body: Vec<Segment>,
+}
+
+/// The replies to reasons without a reply of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ByClass {
+    unauthenticated: Reply,
+    forbidden: Reply,
+    limited: Reply,
+    quota: Reply,
+    unavailable: Reply,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,11 +154,9 @@ impl ErrorShape {
     /// The answer to a refusal, with the fields that HTTP asks for: `www-authenticate` on every 401 (RFC 9110, section
     /// 15.5.2; its parameters are those of RFC 6750, section 3), `retry-after` on every 429 and 503.
     pub fn render(&self, refusal: Refusal, facts: &Facts<'_>) -> Rendered {
-        let Some((_, reply)) = self.replies.iter().find(|(of, _)| *of == refusal) else {
-            // `read` makes a reply for every refusal; an answer without a body is still a refusal.
-            return Rendered { status: 503, headers: Vec::new(), body: String::new() };
-        };
-        let mut headers = vec![(Cow::Borrowed("content-type"), self.content_type.clone())];
+        let reply = self.reply(refusal);
+        let content_type = reply.content_type.map_or_else(|| self.content_type.clone(), str::to_owned);
+        let mut headers = vec![(Cow::Borrowed("content-type"), content_type)];
         if let Some(name) = &self.request_id_header
             && !facts.request_id.is_empty()
             && facts.request_id.bytes().all(|c| c.is_ascii_graphic())
@@ -186,7 +189,12 @@ impl ErrorShape {
 
     /// The status of a refusal.
     pub fn status(&self, refusal: Refusal) -> u16 {
-        self.replies.iter().find(|(of, _)| *of == refusal).map_or(503, |(_, reply)| reply.status)
+        self.reply(refusal).status
+    }
+
+    fn reply(&self, refusal: Refusal) -> &Reply {
+        let own = self.by_reason.iter().find(|(of, _)| *of == refusal);
+        own.map_or_else(|| self.by_class.of(refusal.class()), |(_, reply)| reply)
     }
 
     fn challenge(&self, refusal: Refusal, facts: &Facts<'_>) -> String {
@@ -210,73 +218,154 @@ impl ErrorShape {
         let realm = fields.required("realm").and_then(|n| quotable(&n));
         let body = fields.required("body").map(|n| (n.clone(), n.value()));
         let request_id_header = fields.maybe("request_id_header", field_name);
-        let verdicts = fields.required("verdicts");
+        let classes = fields.optional("classes");
+        let verdicts = fields.optional("verdicts");
         fields.finish();
-        let (body, verdicts) = (body?, verdicts?);
-        let replies = read_replies(&verdicts, body);
+        let body = body?;
+        let by_class = ByClass::read(classes.as_ref(), &body);
+        let by_reason = verdicts.map_or(Some(Vec::new()), |verdicts| read_by_reason(&verdicts, &body));
         Some(Self {
             content_type: content_type?,
             realm: realm?,
             request_id_header: request_id_header?,
-            replies: replies?,
+            by_reason: by_reason?,
+            by_class: by_class?,
         })
     }
 }
 
-fn read_replies(verdicts: &Node<'_>, body: (Node<'_>, &Value)) -> Option<Vec<(Refusal, Reply)>> {
-    let given = verdicts.fields()?.all();
-    for (name, node) in &given {
-        if Refusal::from_name(name).is_none() {
-            let known: Vec<_> = Refusal::ALL.iter().map(|refusal| refusal.name()).collect();
-            node.problem(format!("no such verdict; known: {}", known.join(", ")));
+impl ByClass {
+    fn of(&self, class: Class) -> &Reply {
+        match class {
+            Class::Unauthenticated => &self.unauthenticated,
+            Class::Forbidden => &self.forbidden,
+            Class::Limited => &self.limited,
+            Class::Quota => &self.quota,
+            Class::Unavailable => &self.unavailable,
         }
     }
-    let find = |name: &str| given.iter().find(|(given, _)| *given == name).map(|(_, node)| node);
-    let replies = Refusal::ALL.map(|refusal| {
-        let Some(node) = find(refusal.name()) else {
-            verdicts.problem(format!("{:?} is missing", refusal.name()));
+
+    /// The given replies, and the built-in ones for all other classes.
+    fn read(classes: Option<&Node<'_>>, body: &Body<'_>) -> Option<Self> {
+        let given = classes.map_or_else(|| Some(Vec::new()), |classes| Some(classes.fields()?.all()))?;
+        for (_, node) in given.iter().filter(|(name, _)| Class::from_name(name).is_none()) {
+            let known = Class::ALL.map(Class::name).join(", ");
+            node.problem(format!("no such class; known: {known}"));
+        }
+        let read = |class: Class| match given.iter().find(|(name, _)| *name == class.name()) {
+            Some((_, node)) => Reply::read(Subject::Class(class), node, body),
+            None => Some(Reply::built_in(class)),
+        };
+        let [unauthenticated, forbidden, limited, quota, unavailable] =
+            [Class::Unauthenticated, Class::Forbidden, Class::Limited, Class::Quota, Class::Unavailable].map(read);
+        Some(Self {
+            unauthenticated: unauthenticated?,
+            forbidden: forbidden?,
+            limited: limited?,
+            quota: quota?,
+            unavailable: unavailable?,
+        })
+    }
+}
+
+/// The common body and its node.
+type Body<'a> = (Node<'a>, &'a Value);
+
+/// The replies to the named reasons.
+fn read_by_reason(verdicts: &Node<'_>, body: &Body<'_>) -> Option<Vec<(Refusal, Reply)>> {
+    let given = verdicts.fields()?.all();
+    let replies = given.iter().map(|(name, node)| {
+        let Some(refusal) = Refusal::from_name(name) else {
+            node.problem(format!("no such verdict; known: {}", Refusal::ALL.map(Refusal::name).join(", ")));
             return None;
         };
         // A string names another verdict that is answered alike.
         let node = match node.value().as_str() {
             None => node,
-            Some(other) => match find(other) {
-                Some(target) if target.value().is_object() => target,
-                _ => {
+            Some(other) => match given.iter().find(|(name, node)| *name == other && node.value().is_object()) {
+                Some((_, target)) => target,
+                None => {
                     node.problem("expected an object, or the name of another verdict whose value is an object");
                     return None;
                 }
             },
         };
-        read_reply(refusal, node, &body).map(|reply| (refusal, reply))
+        Some((refusal, Reply::read(Subject::Verdict(refusal), node, body)?))
     });
-    replies.into_iter().collect()
+    // All are read before any error is returned, so that all mistakes are reported.
+    replies.collect::<Vec<_>>().into_iter().collect()
 }
 
-fn read_reply(refusal: Refusal, node: &Node<'_>, (body_node, default_body): &(Node<'_>, &Value)) -> Option<Reply> {
-    let mut status = None;
-    let mut body = (body_node.clone(), *default_body);
-    let mut own = Map::new();
-    for (name, field) in node.fields()?.all() {
-        match name {
-            "status" => status = field.number(400..=599),
-            "body" => body = (field.clone(), field.value()),
-            _ => {
-                own.insert(name.to_owned(), field.value().clone());
+impl Reply {
+    fn read(subject: Subject, node: &Node<'_>, body: &Body<'_>) -> Option<Self> {
+        let mut status = None;
+        let mut body = body.clone();
+        let mut own = Map::new();
+        for (name, field) in node.fields()?.all() {
+            match name {
+                "status" => status = field.number(400..=599),
+                "body" => body = (field.clone(), field.value()),
+                _ => {
+                    own.insert(name.to_owned(), field.value().clone());
+                }
             }
         }
+        let Some(status) = status.and_then(|status| u16::try_from(status).ok()) else {
+            node.problem("\"status\" is missing or wrong");
+            return None;
+        };
+        let mut template = Template { subject, own: Some(&own), node: &body.0, out: Vec::new(), ok: true };
+        template.value(body.1);
+        template.ok.then_some(Self { status, content_type: None, body: template.out })
     }
-    let Some(status) = status.and_then(|status| u16::try_from(status).ok()) else {
-        node.problem("\"status\" is missing or wrong");
-        return None;
-    };
-    let mut template = Template { refusal, own: Some(&own), node: &body.0, out: Vec::new(), ok: true };
-    template.value(body.1);
-    template.ok.then_some(Reply { status, body: template.out })
+
+    /// A problem document (RFC 9457) that does not reveal the reason, as the dialect may hide it on purpose.
+    fn built_in(class: Class) -> Self {
+        let (status, title, detail) = match class {
+            Class::Unauthenticated => (401, "Unauthorized", "A valid API key is required."),
+            Class::Forbidden => (403, "Forbidden", "The API key may not be used for this request."),
+            Class::Limited => (429, "Too Many Requests", "Too many requests. Try again later."),
+            Class::Quota => (402, "Payment Required", "What the API key may use is used up."),
+            Class::Unavailable => {
+                (503, "Service Unavailable", "API keys cannot be checked at the moment. Try again later.")
+            }
+        };
+        let code = class.name();
+        let beginning = format!(
+            r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}","request_id":"#
+        );
+        let body = vec![Segment::Literal(beginning), Segment::Value(Fact::RequestId), Segment::Literal("}".to_owned())];
+        Self { status, content_type: Some("application/problem+json"), body }
+    }
+}
+
+/// What a reply is for.
+#[derive(Clone, Copy)]
+enum Subject {
+    Verdict(Refusal),
+    Class(Class),
+}
+
+impl Subject {
+    fn knows(self, fact: Fact) -> bool {
+        match self {
+            Self::Verdict(refusal) => fact.is_known_for(refusal),
+            Self::Class(class) => fact.is_known_in(class),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verdict(refusal) => write!(f, "the verdict {:?}", refusal.name()),
+            Self::Class(class) => write!(f, "the class {:?}", class.name()),
+        }
+    }
 }
 
 struct Template<'a, 'b> {
-    refusal: Refusal,
+    subject: Subject,
     own: Option<&'a Map<String, Value>>,
     node: &'a Node<'b>,
     out: Vec<Segment>,
@@ -364,16 +453,13 @@ impl<'a> Template<'a, '_> {
     fn fact(&mut self, name: &str) -> Option<Fact> {
         let fact = Fact::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, fact)| fact);
         match fact {
-            Some(fact) if fact.is_known_for(self.refusal) => Some(fact),
+            Some(fact) if self.subject.knows(fact) => Some(fact),
             Some(_) => {
-                self.problem(&format!("`{{{name}}}` is not known for the verdict {:?}", self.refusal.name()));
+                self.problem(&format!("`{{{name}}}` is not known for {}", self.subject));
                 None
             }
             None => {
-                self.problem(&format!(
-                    "`{{{name}}}` is neither a field of the verdict {:?} nor a fact",
-                    self.refusal.name()
-                ));
+                self.problem(&format!("`{{{name}}}` is neither a field of {} nor a fact", self.subject));
                 None
             }
         }
@@ -414,9 +500,19 @@ impl Fact {
             Self::KeyId => refusal.knows_key(),
             Self::ExpiredAt => refusal == Refusal::Expired,
             Self::Scope => refusal == Refusal::InsufficientScope,
-            Self::RetryAfter => matches!(refusal, Refusal::RateLimited | Refusal::Unavailable),
+            Self::RetryAfter => matches!(refusal.class(), Class::Limited | Class::Unavailable),
             Self::Limit | Self::Window => refusal == Refusal::RateLimited,
             Self::Reason | Self::Explanation => refusal == Refusal::Malformed,
+        }
+    }
+
+    /// Whether it is known for all reasons of the class, including future ones.
+    fn is_known_in(self, class: Class) -> bool {
+        match self {
+            Self::Verdict | Self::Status | Self::Header | Self::RequestId => true,
+            Self::KeyId => matches!(class, Class::Forbidden | Class::Limited | Class::Quota),
+            Self::RetryAfter => matches!(class, Class::Limited | Class::Unavailable),
+            Self::ExpiredAt | Self::Scope | Self::Limit | Self::Window | Self::Reason | Self::Explanation => false,
         }
     }
 
@@ -536,6 +632,124 @@ mod tests {
     #[test]
     fn a_verdict_can_be_answered_like_another() {
         assert_eq!(body(Refusal::Jwt, &Facts::default()), body(Refusal::Unknown, &Facts::default()));
+    }
+
+    /// The shape with required fields only.
+    fn least(change: impl FnOnce(&mut Value)) -> Result<ErrorShape, String> {
+        shape(|value| {
+            value.as_object_mut().unwrap().remove("verdicts");
+            change(value);
+        })
+    }
+
+    fn classes() -> Value {
+        serde_json::json!({
+            "unauthenticated": {"status": 401, "code": "who", "message": "Send {header}"},
+            "forbidden": {"status": 403, "code": "no", "message": "{key_id} may not"},
+            "limited": {"status": 429, "code": "slow", "message": "{key_id}: {retry_after} s"},
+            "quota": {"status": 402, "code": "spent", "message": "{key_id}"},
+            "unavailable": {"status": 503, "code": "later", "message": "{retry_after} s"},
+        })
+    }
+
+    #[test]
+    fn classes_alone_answer_every_reason() {
+        let shape = least(|value| value["classes"] = classes()).unwrap();
+        let facts = Facts { header: "X-Key", key_id: "key_1", retry_after_s: 7, ..Facts::default() };
+        for refusal in Refusal::ALL {
+            let (status, code, message) = match refusal.class() {
+                Class::Unauthenticated => (401, "who", "Send X-Key"),
+                Class::Forbidden => (403, "no", "key_1 may not"),
+                Class::Limited => (429, "slow", "key_1: 7 s"),
+                Class::Quota => (402, "spent", "key_1"),
+                Class::Unavailable => (503, "later", "7 s"),
+            };
+            let expected = format!(r#"{{"error":{{"code":"{code}","message":"{message}","n":1}}}}"#);
+            let rendered = shape.render(refusal, &facts);
+            assert_eq!((rendered.status, rendered.body), (status, expected), "{}", refusal.name());
+            assert_eq!(rendered.headers[0], ("content-type".into(), "application/json".to_owned()));
+        }
+    }
+
+    #[test]
+    fn without_replies_the_built_in_ones_are_used() {
+        let shape = least(|_| {}).unwrap();
+        for refusal in Refusal::ALL {
+            let (status, title) = match refusal.class() {
+                Class::Unauthenticated => (401, "Unauthorized"),
+                Class::Forbidden => (403, "Forbidden"),
+                Class::Limited => (429, "Too Many Requests"),
+                Class::Quota => (402, "Payment Required"),
+                Class::Unavailable => (503, "Service Unavailable"),
+            };
+            let rendered = shape.render(refusal, &Facts { request_id: "r\"1", ..Facts::default() });
+            assert_eq!((rendered.status, shape.status(refusal)), (status, status), "{}", refusal.name());
+            assert_eq!(rendered.headers[0], ("content-type".into(), "application/problem+json".to_owned()));
+            let body: Value = serde_json::from_str(&rendered.body).unwrap();
+            assert_eq!((&body["status"], &body["title"]), (&status.into(), &title.into()), "{body}");
+            assert_eq!(
+                (&body["code"], &body["request_id"]),
+                (&refusal.class().name().into(), &"r\"1".into()),
+                "{body}"
+            );
+            let says_its_reason = rendered.body.contains(&format!("{:?}", refusal.name()));
+            assert!(!says_its_reason || refusal.name() == refusal.class().name(), "{body}");
+        }
+    }
+
+    /// A file that names every reason but one stands for an older file after a reason was added.
+    #[test]
+    fn a_new_reason_keeps_existing_files_valid() {
+        for added in Refusal::ALL {
+            let all_but_it = |value: &mut Value| {
+                for refusal in Refusal::ALL {
+                    value["verdicts"][refusal.name()] =
+                        serde_json::json!({"status": 418, "code": "own", "message": ""});
+                }
+                value["verdicts"].as_object_mut().unwrap().remove(added.name());
+            };
+            let older = shape(all_but_it).unwrap();
+            for refusal in Refusal::ALL.into_iter().filter(|refusal| *refusal != added) {
+                assert_eq!(older.status(refusal), 418);
+            }
+            assert_eq!(older.reply(added), &Reply::built_in(added.class()));
+            let older = shape(|value| {
+                all_but_it(value);
+                value["classes"] = classes();
+            });
+            assert_eq!(older.unwrap().reply(added), least(|value| value["classes"] = classes()).unwrap().reply(added));
+        }
+    }
+
+    #[test]
+    fn facts_of_a_class_are_known_for_its_reasons() {
+        for (name, fact) in Fact::ALL {
+            for refusal in Refusal::ALL.into_iter().filter(|refusal| fact.is_known_in(refusal.class())) {
+                assert!(fact.is_known_for(refusal), "{name} {}", refusal.name());
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes_in_classes_are_reported_with_paths() {
+        let problems = least(|value| {
+            value["classes"] = classes();
+            value["classes"]["unauthenticated"]["message"] = "{key_id}".into();
+            value["classes"]["limited"]["message"] = "{window}".into();
+            value["classes"]["quota"] = "limited".into();
+            value["classes"]["unavailable"]["status"] = 200.into();
+            value["classes"]["nonsense"] = 1.into();
+        })
+        .unwrap_err();
+        for expected in [
+            "`{key_id}` is not known for the class \"unauthenticated\"",
+            "`{window}` is not known for the class \"limited\"",
+            "classes.quota: expected an object",
+            "classes.unavailable.status: expected a whole number from 400 to 599",
+            "classes.nonsense: no such class; known: unauthenticated, forbidden, limited, quota, unavailable",
+        ] {
+            assert!(problems.contains(expected), "{expected}\nin {problems}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What a key looks like, as data: so that garbage is refused without a look-up, and so that keys are made in it.
 
 use crate::document::Node;
+use crate::key::environment::Environment;
 use crate::key::secret::Secret;
 use crate::refusal::malformation::Malformation;
-use crate::wire::entry::Environment;
 use std::ops::{Range, RangeInclusive};
 
 /// The format of one sort of key: a prefix, a body of random characters, perhaps a checksum.
@@ -237,6 +237,11 @@ impl KeyFormat {
     /// The length of a key that is made here, in bytes. A longer one leaves no less unknown.
     pub fn issued_key_length(&self) -> usize {
         self.prefix.len() + self.issued_length + self.checksum.length()
+    }
+
+    /// The length of the shortest valid key, in bytes.
+    pub fn shortest_key_length(&self) -> usize {
+        self.prefix.len() + self.min_length + self.checksum.length()
     }
 
     /// Reads a format from a dialect.

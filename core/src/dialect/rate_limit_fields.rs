@@ -1,6 +1,17 @@
 //! How far a key's windows are used, as header fields of an answer.
 
-use crate::dialect::error_shape::Window;
+use crate::key::limit::Limit;
+
+/// One window of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The limit.
+    pub limit: Limit,
+    /// How many requests it would admit now.
+    pub remaining: u32,
+    /// After how many seconds it would admit more.
+    pub reset_s: u64,
+}
 
 /// A header field, its name in lower case.
 pub type Field = (&'static str, String);

@@ -3,7 +3,6 @@
 //! A window is a whole number of seconds, as in `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers), from one
 //! second to 31 days. Counting is the limiter's work, not done here.
 
-use crate::wire::codec::Reader;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::Deref;
@@ -60,12 +59,6 @@ pub enum LimitsError {
     /// There are more than [`Limits::MAX`].
     #[error("{0} limits are more than the {max} that a key can have", max = Limits::MAX)]
     TooMany(usize),
-    /// The bytes are not a whole number of limits.
-    #[error("the encoded limits end in the middle of one")]
-    Cut,
-    /// An encoded limit has a window that cannot be one.
-    #[error(transparent)]
-    Window(#[from] WindowError),
 }
 
 const SECOND_MS: u64 = 1000;
@@ -80,9 +73,6 @@ impl Limit {
 
     /// The longest window, in milliseconds: 31 days.
     pub const MAX_WINDOW_MS: u64 = 31 * 86_400 * SECOND_MS;
-
-    /// The length of an encoded limit, in bytes.
-    pub const ENCODED_LENGTH: usize = 4 + 8;
 
     /// At most `requests` in any span of `window_ms` milliseconds; 0 requests let none pass.
     ///
@@ -122,21 +112,6 @@ impl Limit {
     /// wait in milliseconds exceeds by one at the moment that a request is counted.
     pub fn wait_s(&self, wait_ms: u64) -> u64 {
         wait_ms.div_ceil(SECOND_MS).min(self.window_ms.get() / SECOND_MS)
-    }
-
-    /// Appends the limit as 4 bytes of requests and 8 of milliseconds, little-endian.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.requests.to_le_bytes());
-        out.extend_from_slice(&self.window_ms.get().to_le_bytes());
-    }
-
-    /// Reads what [`Limit::encode`] wrote.
-    ///
-    /// # Errors
-    /// If the window cannot be one.
-    pub fn decode(bytes: &[u8; Self::ENCODED_LENGTH]) -> Result<Self, WindowError> {
-        let [a, b, c, d, window_ms @ ..] = *bytes;
-        Self::new(u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(window_ms))
     }
 }
 
@@ -191,24 +166,6 @@ impl Limits {
             Some((one, next)) => Err(LimitsError::SameWindow(*one, *next)),
             None => Ok(Self(limits)),
         }
-    }
-
-    /// Appends the limits one after another.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        self.iter().for_each(|limit| limit.encode(out));
-    }
-
-    /// Reads what [`Limits::encode`] wrote, to the end of the bytes.
-    ///
-    /// # Errors
-    /// If the bytes are not limits, or the limits not a set.
-    pub fn decode(bytes: &[u8]) -> Result<Self, LimitsError> {
-        let mut reader = Reader::new(bytes);
-        let mut limits = Vec::with_capacity(bytes.len().min(Self::MAX * Limit::ENCODED_LENGTH) / Limit::ENCODED_LENGTH);
-        while !reader.is_empty() {
-            limits.push(Limit::decode(&reader.array().ok_or(LimitsError::Cut)?)?);
-        }
-        Self::new(limits)
     }
 }
 
@@ -309,28 +266,6 @@ mod tests {
     }
 
     #[test]
-    fn the_encoding_is_pinned() {
-        let mut out = Vec::new();
-        limit("10/s").encode(&mut out);
-        assert_eq!(out, [10, 0, 0, 0, 0xe8, 3, 0, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn a_window_that_cannot_be_one_is_not_decoded() {
-        for (window_ms, error) in [
-            (0, WindowError::TooShort),
-            (999, WindowError::TooShort),
-            (1500, WindowError::NotWholeSeconds),
-            (Limit::MAX_WINDOW_MS + 1000, WindowError::TooLong),
-        ] {
-            let mut bytes = 1u32.to_le_bytes().to_vec();
-            bytes.extend_from_slice(&u64::to_le_bytes(window_ms));
-            assert_eq!(Limits::decode(&bytes), Err(LimitsError::Window(error)));
-        }
-        assert_eq!(Limits::decode(&[0; 11]), Err(LimitsError::Cut));
-    }
-
-    #[test]
     fn two_limits_for_one_window_are_refused_by_name() {
         let error = Limits::new(vec![limit("10/60s"), limit("5/s"), limit("20/min")]).unwrap_err();
         assert_eq!(error.to_string(), "10/min and 20/min limit the same window: keep one of them");
@@ -340,23 +275,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn limits_survive_text_and_bytes(windows in prop::collection::btree_map(1u64..=2_678_400, any::<u32>(), 0..16)) {
+        fn limits_survive_text(windows in prop::collection::btree_map(1u64..=2_678_400, any::<u32>(), 0..16)) {
             let limits: Vec<Limit> =
                 windows.iter().map(|(seconds, requests)| Limit::new(*requests, seconds * 1000).unwrap()).collect();
             for limit in &limits {
                 prop_assert_eq!(limit.to_string().parse(), Ok(*limit));
             }
-            let limits = Limits::new(limits).unwrap();
-            let mut out = Vec::new();
-            limits.encode(&mut out);
-            prop_assert_eq!(out.len(), limits.len() * Limit::ENCODED_LENGTH);
-            prop_assert_eq!(Limits::decode(&out), Ok(limits));
+            prop_assert_eq!(Limits::new(limits.clone()).unwrap().to_vec(), limits);
         }
 
         #[test]
-        fn no_text_and_no_bytes_make_it_panic(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn no_text_makes_it_panic(text in ".*") {
             let _ = text.parse::<Limit>();
-            let _ = Limits::decode(&bytes);
         }
     }
 }

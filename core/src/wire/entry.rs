@@ -5,8 +5,10 @@
 //! ignore it (high bit set) or must refuse the record (high bit clear).
 
 use crate::key::digest::Digest;
+use crate::key::environment::Environment;
 use crate::key::limit::Limits;
 use crate::wire::codec::Reader;
+use crate::wire::limits;
 use crate::wire::summary::Summary;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -68,15 +70,6 @@ pub struct KeyRecord {
     /// Whether the secret is stored as a password hash: the subject is then the secret's public beginning alone, which
     /// proves nothing, and only the control plane can check the rest.
     pub needs_verification: bool,
-}
-
-/// Whether a key's requests are real.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Environment {
-    /// Real data.
-    Live,
-    /// A sandbox.
-    Test,
 }
 
 /// A user, team or organization.
@@ -225,7 +218,7 @@ impl KeyRecord {
         put(out, key_field::SECRET_ID, self.secret_id.as_bytes())?;
         put(out, key_field::KIND, self.kind.as_bytes())?;
         if let Some(environment) = self.environment {
-            put(out, key_field::ENVIRONMENT, &[environment.code()])?;
+            put(out, key_field::ENVIRONMENT, &[environment_code(environment)])?;
         }
         for (tag, time) in [
             (key_field::REVOKED_AT, self.revoked_at_ms),
@@ -275,7 +268,7 @@ impl KeyRecord {
                 key_field::OWNER => key.owner = Some(text(tag, value)?),
                 key_field::SCOPE => key.scopes.push(text(tag, value)?),
                 key_field::ALLOW => key.allowlist.push(decode_net(value).ok_or(UnreadableEntry::BadField(tag))?),
-                key_field::LIMITS => key.limits = Some(limits(tag, value)?),
+                key_field::LIMITS => key.limits = Some(read_limits(tag, value)?),
                 key_field::CREDITS_EXHAUSTED => key.credits_exhausted = true,
                 key_field::PLAN => key.plan = Some(text(tag, value)?),
                 key_field::NEEDS_VERIFICATION => key.needs_verification = true,
@@ -322,34 +315,12 @@ impl PlanRecord {
         for field in Fields(fields) {
             let (tag, value) = field?;
             match tag {
-                plan_field::LIMITS => plan.limits = Some(limits(tag, value)?),
+                plan_field::LIMITS => plan.limits = Some(read_limits(tag, value)?),
                 _ if tag & IGNORABLE != 0 => {}
                 _ => return Err(UnreadableEntry::UnknownCriticalField(tag)),
             }
         }
         Ok(plan)
-    }
-}
-
-impl Environment {
-    /// The name in key formats, headers and the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Test => "test",
-        }
-    }
-
-    /// The environment of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Live, Self::Test].into_iter().find(|environment| environment.name() == name)
-    }
-
-    fn code(self) -> u8 {
-        match self {
-            Self::Live => 0,
-            Self::Test => 1,
-        }
     }
 }
 
@@ -453,14 +424,14 @@ fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) -> Result<(), EntryTooLarge> {
     Ok(())
 }
 
-fn put_limits(out: &mut Vec<u8>, tag: u8, limits: &Limits) -> Result<(), EntryTooLarge> {
+fn put_limits(out: &mut Vec<u8>, tag: u8, value: &Limits) -> Result<(), EntryTooLarge> {
     let mut encoded = Vec::new();
-    limits.encode(&mut encoded);
+    limits::encode(value, &mut encoded);
     put(out, tag, &encoded)
 }
 
-fn limits(tag: u8, value: &[u8]) -> Result<Limits, UnreadableEntry> {
-    Limits::decode(value).map_err(|_| UnreadableEntry::BadField(tag))
+fn read_limits(tag: u8, value: &[u8]) -> Result<Limits, UnreadableEntry> {
+    limits::decode(value).map_err(|_| UnreadableEntry::BadField(tag))
 }
 
 fn text(tag: u8, value: &[u8]) -> Result<String, UnreadableEntry> {
@@ -469,6 +440,13 @@ fn text(tag: u8, value: &[u8]) -> Result<String, UnreadableEntry> {
 
 fn number(tag: u8, value: &[u8]) -> Result<u64, UnreadableEntry> {
     value.try_into().map(u64::from_le_bytes).map_err(|_| UnreadableEntry::BadField(tag))
+}
+
+fn environment_code(environment: Environment) -> u8 {
+    match environment {
+        Environment::Live => 0,
+        Environment::Test => 1,
+    }
 }
 
 fn environment(tag: u8, value: &[u8]) -> Result<Environment, UnreadableEntry> {

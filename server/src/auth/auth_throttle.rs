@@ -1,14 +1,15 @@
-//! Who has shown too many bad tokens or keys: failures by client address, in a table of a fixed size.
+//! Throttles failed authentication by client address, in a table of fixed size. A client with too many failures in a window
+//! is a *suspect*.
 //!
-//! It decides what is worth a look-up, never who is let in. A good token works from any address, as those that there are
-//! are known. A key may have to be looked up to be known as good, and its hash computed, so suspects have one look-up at a
-//! time. A key that was good when it was last shown waits for nobody, and one that was bad a moment ago is not looked up
-//! again. Any other good key of a suspect waits for its turn, and is told to come again where too many of its address, or of
-//! all, wait already: somebody there who makes up new keys all the time can keep it out for as long as that goes on.
+//! The throttle decides which credentials are looked up, never which are accepted. A valid token works from any address, as the
+//! digests of all tokens are known. A key may need a look-up and a password hash, so suspects have one look-up at a time. A key
+//! that was good at its last use does not wait, and one that was bad a moment ago is not looked up again. Other keys of a suspect
+//! wait for a permit, or are refused while too many of their address, or of all suspects, wait: an attacker who keeps making up
+//! keys at the same address can keep a good one out for as long as that goes on.
 
-use super::recent_credentials::Seen;
+use super::recent_credentials::RecentCredentials;
 use crate::clock::Timestamp;
-use ipnet::{IpNet, Ipv6Net};
+use keyward_core::client_net::ClientNet;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -18,96 +19,95 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The failures of all clients.
-pub struct Failures {
+/// Counts the failures of all clients.
+pub struct AuthThrottle {
     slots: Mutex<Vec<Option<Slot>>>,
-    /// Which slots an address may have is not for clients to choose.
+    /// Keyed, so that clients cannot choose their slots.
     hasher: RandomState,
-    turn: Semaphore,
-    places: usize,
-    /// How many wait of each suspect, where there are any.
-    waiting: Mutex<HashMap<IpNet, usize>>,
-    good: Seen,
-    bad: Seen,
+    lookup: Semaphore,
+    max_waiting: usize,
+    /// The number of waiting look-ups by suspect.
+    waiting: Mutex<HashMap<ClientNet, usize>>,
+    good: RecentCredentials,
+    bad: RecentCredentials,
 }
 
-/// The right of a suspect to one look-up.
+/// Permits a suspect one look-up.
 #[derive(Debug)]
 pub struct Permit<'a> {
-    _turn: SemaphorePermit<'a>,
-    _place: QueueSlot<'a>,
+    _lookup: SemaphorePermit<'a>,
+    _slot: QueueSlot<'a>,
 }
 
-/// Of one that has the turn or waits for it.
+/// The place in the queue of a suspect that has a permit or waits for one.
 #[derive(Debug)]
 struct QueueSlot<'a> {
-    failures: &'a Failures,
-    client: IpNet,
+    failures: &'a AuthThrottle,
+    client: ClientNet,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    client: IpNet,
+    client: ClientNet,
     since: Timestamp,
     failures: u32,
 }
 
-/// How many bad tokens or keys of an address are looked up in a window.
+/// The failures of an address in a window after which it is a suspect.
 pub const THRESHOLD: u32 = 10;
 
-/// For how long failures count, from the first of them.
+/// How long failures count, from the first of them.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
 const SLOTS: usize = 4096;
 
-/// In how many places an address may stand.
+/// The number of slots in which an address may be counted.
 const PROBES: usize = 8;
 
-/// The most that wait for the look-ups of suspects.
-const PLACES: usize = 64;
+/// The maximum of waiting look-ups of suspects.
+const MAX_WAITING: usize = 64;
 
-/// The most of them that come from one address.
-const PLACES_OF_ONE: usize = 8;
+/// The maximum of waiting look-ups of one suspect.
+const MAX_WAITING_PER_CLIENT: usize = 8;
 
-impl Default for Failures {
+impl Default for AuthThrottle {
     fn default() -> Self {
         Self {
             slots: Mutex::new(vec![None; SLOTS]),
             hasher: RandomState::new(),
-            turn: Semaphore::new(1),
-            places: PLACES,
+            lookup: Semaphore::new(1),
+            max_waiting: MAX_WAITING,
             waiting: Mutex::default(),
-            good: Seen::default(),
-            bad: Seen::default(),
+            good: RecentCredentials::default(),
+            bad: RecentCredentials::default(),
         }
     }
 }
 
-impl fmt::Debug for Failures {
+impl fmt::Debug for AuthThrottle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failures").finish_non_exhaustive()
+        f.debug_struct("AuthThrottle").finish_non_exhaustive()
     }
 }
 
-impl Failures {
-    /// Whether the next failure of that client is one too many.
+impl AuthThrottle {
+    /// Whether the next failure of that client exceeds the threshold.
     pub fn is_suspect(&self, client: IpAddr, now: Timestamp) -> bool {
-        let (client, places) = self.places_of(client);
+        let (client, places) = self.slots_of(client);
         let slots = self.slots();
         let mut found = places.filter_map(|place| slots.get(place).copied().flatten());
         found.any(|slot| slot.client == client && slot.counts(now) && slot.failures >= THRESHOLD)
     }
 
-    /// Counts a failure. If it is one too many: after how many seconds, rounded up, the next one is answered again as the
-    /// first was.
+    /// Counts a failure. Returns the seconds until the window ends, rounded up, if the failure exceeds the threshold.
     pub fn failed(&self, client: IpAddr, now: Timestamp) -> Option<u64> {
-        let (client, places) = self.places_of(client);
+        let (client, places) = self.slots_of(client);
         let mut slots = self.slots();
         let fresh = Slot { client, since: now, failures: 0 };
         let at = |place: &usize| slots.get(*place).copied().flatten().filter(|slot| slot.counts(now));
         let places: Vec<usize> = places.collect();
         let own = places.iter().copied().find(|place| at(place).is_some_and(|slot| slot.client == client));
-        // Where all are taken, whoever failed least makes room.
+        // If all slots are taken, the client with the fewest failures is replaced.
         let place =
             own.or_else(|| places.iter().copied().min_by_key(|place| at(place).map_or(0, |slot| slot.failures)));
         let mut slot = own.and_then(|place| at(&place)).unwrap_or(fresh);
@@ -117,63 +117,63 @@ impl Failures {
         }
         drop(slots);
         if slot.failures == THRESHOLD + 1 {
-            tracing::warn!(%client, failures = slot.failures, "too many bad tokens or keys; more of them are not looked up");
+            tracing::warn!(%client, failures = slot.failures, "too many failed authentications; throttling client");
         }
         let left_ms = slot.since.plus(WINDOW).as_ms().saturating_sub(now.as_ms());
         (slot.failures > THRESHOLD).then_some(left_ms.div_ceil(1000))
     }
 
-    /// Waits for the turn of a suspect: where a look-up cannot be spared, all suspects together have one at a time. `None`
-    /// if too many wait already, of that address or of all.
-    pub async fn turn(&self, client: IpAddr) -> Option<Permit<'_>> {
-        let place = self.place(counted(client))?;
-        let turn = self.turn.acquire().await.ok()?;
-        Some(Permit { _turn: turn, _place: place })
+    /// Waits for the permit to look up a credential of a suspect: all suspects together have one look-up at a time. `None` if
+    /// too many of that client, or of all, wait already.
+    pub async fn permit(&self, client: IpAddr) -> Option<Permit<'_>> {
+        let slot = self.queue(ClientNet::of(client))?;
+        let lookup = self.lookup.acquire().await.ok()?;
+        Some(Permit { _lookup: lookup, _slot: slot })
     }
 
-    fn place(&self, client: IpNet) -> Option<QueueSlot<'_>> {
+    fn queue(&self, client: ClientNet) -> Option<QueueSlot<'_>> {
         let mut waiting = self.waiting();
         let of_all: usize = waiting.values().sum();
         let of_one = waiting.get(&client).copied().unwrap_or_default();
-        if of_all >= self.places || of_one >= PLACES_OF_ONE {
+        if of_all >= self.max_waiting || of_one >= MAX_WAITING_PER_CLIENT {
             return None;
         }
         waiting.insert(client, of_one + 1);
         Some(QueueSlot { failures: self, client })
     }
 
-    /// Notes what a key was found to be.
+    /// Remembers whether a key was good.
     pub fn note(&self, key: &[u8], is_good: bool, now: Timestamp) {
         let (right, wrong) = if is_good { (&self.good, &self.bad) } else { (&self.bad, &self.good) };
         right.add(key, now);
         wrong.remove(key);
     }
 
-    /// Whether the key was good when it was last looked up, as far as that is known.
+    /// Whether the key is remembered as good.
     pub fn was_good(&self, key: &[u8]) -> bool {
         self.good.has(key)
     }
 
-    /// Whether the key was bad a moment ago, as far as that is known.
+    /// Whether the key is remembered as bad since less than a window ago.
     pub fn was_bad(&self, key: &[u8], now: Timestamp) -> bool {
-        self.bad.has_lately(key, now)
+        self.bad.has_within(key, WINDOW, now)
     }
 
-    /// Where at most so many suspects wait.
+    /// A throttle in which at most so many look-ups wait.
     #[cfg(test)]
-    pub(crate) fn with_places(places: usize) -> Self {
-        Self { places, ..Self::default() }
+    pub(crate) fn with_max_waiting(max_waiting: usize) -> Self {
+        Self { max_waiting, ..Self::default() }
     }
 
-    /// The client as it is counted, and where it may stand.
-    fn places_of(&self, client: IpAddr) -> (IpNet, impl Iterator<Item = usize>) {
-        let client = counted(client);
+    /// The client as it is counted, and the slots in which it may be.
+    fn slots_of(&self, client: IpAddr) -> (ClientNet, impl Iterator<Item = usize>) {
+        let client = ClientNet::of(client);
         let first = self.hasher.hash_one(client);
         let first = usize::try_from(first % SLOTS as u64).unwrap_or_default();
         (client, (first..first + PROBES).map(|place| place % SLOTS))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<IpNet, usize>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ClientNet, usize>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,17 +193,9 @@ impl Drop for QueueSlot<'_> {
 }
 
 impl Slot {
-    /// A clock that was set back begins a new window, so that no wait is longer than one.
+    /// A clock that was set back starts a new window, so that no client waits longer than one.
     fn counts(&self, now: Timestamp) -> bool {
         self.since <= now && now < self.since.plus(WINDOW)
-    }
-}
-
-/// One host has a /64 of IPv6 to itself (RFC 6177), and would otherwise be as many clients as it likes.
-fn counted(client: IpAddr) -> IpNet {
-    match client.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4).into(),
-        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new(v6, 64).map_or_else(|_| v6.into(), |network| network.trunc())),
     }
 }
 
@@ -219,7 +211,7 @@ mod tests {
         NOW.plus(Duration::from_millis(ms))
     }
 
-    fn exhaust(failures: &Failures, client: IpAddr, now: Timestamp) {
+    fn exhaust(failures: &AuthThrottle, client: IpAddr, now: Timestamp) {
         for _ in 0..THRESHOLD {
             assert_eq!(failures.failed(client, now), None);
         }
@@ -227,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_failure_after_the_tenth_is_told_to_wait_until_the_window_of_the_first_is_over() {
-        let (failures, client) = (Failures::default(), IpAddr::from([192, 0, 2, 1]));
+        let (failures, client) = (AuthThrottle::default(), IpAddr::from([192, 0, 2, 1]));
         exhaust(&failures, client, NOW);
         assert!(failures.is_suspect(client, ms(59_999)));
         for (at, left) in [(1, 60), (59_000, 1), (59_999, 1)] {
@@ -239,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_client_is_an_ipv4_address_or_a_64_of_ipv6() {
-        let failures = Failures::default();
+        let failures = AuthThrottle::default();
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
         exhaust(&failures, parse("2001:db8:1:2::1"), NOW);
         exhaust(&failures, parse("192.0.2.1"), NOW);
@@ -255,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_crowd_of_others_does_not_push_out_who_failed_often() {
-        let (failures, client) = (Failures::default(), IpAddr::from([192, 0, 2, 1]));
+        let (failures, client) = (AuthThrottle::default(), IpAddr::from([192, 0, 2, 1]));
         exhaust(&failures, client, NOW);
         for n in 0..50_000 {
             assert_eq!(failures.failed(IpAddr::V4(Ipv4Addr::from_bits(n)), NOW), None);
@@ -266,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_lets_nobody_wait_longer_than_a_window() {
-        let (failures, client) = (Failures::default(), IpAddr::from([192, 0, 2, 1]));
+        let (failures, client) = (AuthThrottle::default(), IpAddr::from([192, 0, 2, 1]));
         exhaust(&failures, client, ms(3_600_000));
         assert!(!failures.is_suspect(client, NOW));
         assert_eq!(failures.failed(client, NOW), None);
@@ -274,36 +266,36 @@ mod tests {
 
     #[tokio::test]
     async fn of_the_suspects_one_has_the_turn_and_few_may_wait() {
-        let failures = Failures::with_places(1);
+        let failures = AuthThrottle::with_max_waiting(1);
         let [one, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
-        let turn = failures.turn(one).await.unwrap();
-        assert!(failures.turn(other).await.is_none());
-        drop(turn);
-        assert!(failures.turn(other).await.is_some());
+        let permit = failures.permit(one).await.unwrap();
+        assert!(failures.permit(other).await.is_none());
+        drop(permit);
+        assert!(failures.permit(other).await.is_some());
     }
 
     #[tokio::test]
     async fn those_of_one_address_leave_places_to_others_and_whoever_goes_away_its_own() {
-        let failures = Failures::default();
+        let failures = AuthThrottle::default();
         let [one, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
-        let turn = failures.turn(one).await.unwrap();
-        let mut waiting: Vec<_> = (1..PLACES_OF_ONE).map(|_| Box::pin(failures.turn(one))).collect();
+        let permit = failures.permit(one).await.unwrap();
+        let mut waiting: Vec<_> = (1..MAX_WAITING_PER_CLIENT).map(|_| Box::pin(failures.permit(one))).collect();
         for waits in &mut waiting {
             assert!(waits.as_mut().now_or_never().is_none());
         }
-        assert!(failures.turn(one).now_or_never().unwrap().is_none());
-        let mut others = Box::pin(failures.turn(other));
+        assert!(failures.permit(one).now_or_never().unwrap().is_none());
+        let mut others = Box::pin(failures.permit(other));
         assert!(others.as_mut().now_or_never().is_none());
         drop(waiting);
         assert_eq!(failures.waiting().values().sum::<usize>(), 2);
-        drop(turn);
+        drop(permit);
         assert!(others.await.is_some());
         assert!(failures.waiting().is_empty());
     }
 
     #[test]
     fn what_was_good_is_so_until_it_is_not_and_what_was_bad_for_a_window() {
-        let failures = Failures::default();
+        let failures = AuthThrottle::default();
         let seen = |at| (failures.was_good(b"key"), failures.was_bad(b"key", at));
         assert_eq!(seen(NOW), (false, false));
         failures.note(b"key", true, NOW);

@@ -1,41 +1,36 @@
-//! From which address a request comes.
-//!
-//! That is the other end of the connection. Only where that one is a proxy which the server was told to trust does a
-//! header say it, and then the one entry that this proxy itself has appended.
+//! The client address of a request: the peer of the connection, or behind a trusted proxy the entry of `x-forwarded-for` that
+//! this proxy appended.
 
+use crate::net::connections::Peer;
 use axum::http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The other end of the connection on which a request came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
-
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The proxies that are believed.
+/// The proxies whose `x-forwarded-for` is trusted.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Those in these networks.
+    /// Trusts the proxies in these networks.
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }
 
-    /// The client's address; `None` if a proxy that is believed does not say it.
+    /// The client's address; `None` if a trusted proxy does not name one.
     pub fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let peer = peer(extensions)?;
         if !self.0.iter().any(|network| network.contains(&peer)) {
             return Some(peer);
         }
-        // What stands before the last entry came from the client, or from proxies that nobody vouches for.
+        // Entries before the last one come from the client or from untrusted proxies.
         let fields = headers.get_all(X_FORWARDED_FOR).iter().next_back()?;
         let last = fields.to_str().ok()?.rsplit(',').next()?;
         last.trim().parse::<IpAddr>().ok().map(|address| address.to_canonical())
     }
 
-    /// Whose failures the request's are: the client's, or its proxy's where that does not say.
+    /// The address to which failures are attributed: the client's, or that of a proxy which names none.
     pub fn counted(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         self.client(extensions, headers).or_else(|| peer(extensions))
     }

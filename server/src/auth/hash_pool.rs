@@ -1,5 +1,5 @@
-//! Checks credentials against password hashes, a bounded number at once, so that first uses of keys slow down first uses
-//! of keys and nothing else. Callers are served in turn, so that one that asks much waits for itself.
+//! A bounded pool that computes password hashes, so that first uses of keys delay nothing but other first uses. Callers are
+//! served in turn, so that a busy one delays itself.
 
 use crate::auth::password::{self, HashError, SALT_LENGTH};
 use crate::model::PasswordHash;
@@ -16,58 +16,58 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// Computes password hashes on threads of their own; clones share the bound. It has no `Debug`, which would show digests of
+/// Computes password hashes on blocking threads; clones share the bound. It has no `Debug`, which would show digests of
 /// credentials.
 #[derive(Clone)]
 pub struct Verifier(Arc<Shared>);
 
 struct Shared {
-    /// Those that are being checked and those that wait for that.
+    /// Verifications in progress and waiting.
     checks: FairQueue<String>,
-    /// One for each that is being made: operators wait for each other, and not for clients.
-    makers: Arc<Semaphore>,
-    patience: Duration,
-    running: Mutex<HashMap<HashRequest, watch::Receiver<Option<Verdict>>>>,
+    /// Bounds the hashes of new keys: operators wait for each other, and not for clients.
+    hashing: Arc<Semaphore>,
+    max_wait: Duration,
+    running: Mutex<HashMap<HashRequest, watch::Receiver<Option<CheckResult>>>>,
     computed: AtomicU64,
 }
 
-/// As many credentials are being checked as can be.
+/// Too many verifications are in progress or waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many keys are being verified")]
 pub struct Busy;
 
-/// No hash can be made of a new key.
+/// The hash of a new key cannot be computed.
 #[derive(Debug, thiserror::Error)]
-pub enum Unhashed {
-    /// There is no salt.
+pub enum HashingError {
+    /// No salt can be drawn.
     #[error(transparent)]
     Random(#[from] RngError),
-    /// There is no memory.
+    /// The computation failed, such as for lack of memory.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// The process ends.
-    #[error("the hashing was interrupted")]
+    /// The process is shutting down.
+    #[error("password hashing was interrupted")]
     Interrupted,
 }
 
-/// SHA-256 of a credential and a hash: two who ask the same at once get one answer. It is known only while it is sought.
+/// SHA-256 of credential and hash: simultaneous equal requests share one computation. Kept only while that runs.
 type HashRequest = [u8; 32];
-type Verdict = Result<bool, Busy>;
+type CheckResult = Result<bool, Busy>;
 
-/// How many of one caller wait for each that is being checked. All edges can have one token, and be one caller.
+/// The waiting verifications of one caller, for each in progress. All edges can share one token, and be one caller.
 const WAITING_PER_SLOT: usize = 4;
-/// How many callers can have as many waiting as one may.
+/// The number of callers whose queues can be full at once.
 const CALLERS: usize = 16;
-/// How long one waits at most: less than an edge does for the whole answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The maximum wait: less than an edge waits for the whole response.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 impl Verifier {
-    /// Checks that many at once, and lets four times as many of each caller wait for two seconds at most.
+    /// A pool of that many verifications at once, with four times as many of each caller waiting for two seconds at most.
     pub fn new(at_once: NonZeroUsize) -> Self {
-        Self::with_patience(at_once, PATIENCE)
+        Self::with_max_wait(at_once, MAX_WAIT)
     }
 
-    fn with_patience(at_once: NonZeroUsize, patience: Duration) -> Self {
+    fn with_max_wait(at_once: NonZeroUsize, max_wait: Duration) -> Self {
         let at_once = at_once.get().min(Semaphore::MAX_PERMITS / (WAITING_PER_SLOT * CALLERS));
         Self(Arc::new(Shared {
             checks: FairQueue::new(Bounds {
@@ -76,75 +76,69 @@ impl Verifier {
                 waiting: at_once * WAITING_PER_SLOT * CALLERS,
                 waiting_per_caller: at_once * WAITING_PER_SLOT,
             }),
-            makers: Arc::new(Semaphore::new(at_once)),
-            patience,
+            hashing: Arc::new(Semaphore::new(at_once)),
+            max_wait,
             running: Mutex::default(),
             computed: AtomicU64::new(0),
         }))
     }
 
-    /// Whether the credential is what was hashed. A hash that cannot be used is told in the log, and nothing is right by it.
-    ///
-    /// # Errors
-    /// If it would have to wait for too long.
+    /// Whether the credential matches the hash. An unusable hash is logged, and matches nothing.
     pub async fn check(&self, caller: &str, credential: &[u8], hash: &PasswordHash) -> Result<bool, Busy> {
-        let mut answer = self.ask(caller, credential, hash);
-        let answered = answer.wait_for(Option::is_some).await;
-        // Whoever seeks the answer goes without one only if the process ends.
-        answered.map_or(Err(Busy), |verdict| verdict.unwrap_or(Err(Busy)))
+        let mut result = self.request(caller, credential, hash);
+        let result = result.wait_for(Option::is_some).await;
+        // The sender is dropped without a result only when the process shuts down.
+        result.map_or(Err(Busy), |result| result.unwrap_or(Err(Busy)))
     }
 
-    /// What is kept of a new key.
-    ///
-    /// # Errors
-    /// If no hash can be made.
-    pub async fn hash(&self, plaintext: &Plaintext) -> Result<PasswordHash, Unhashed> {
+    /// Hashes a new key.
+    pub async fn hash(&self, plaintext: &Plaintext) -> Result<PasswordHash, HashingError> {
         let mut salt = [0; SALT_LENGTH];
         random::fill(&mut salt)?;
         let plaintext = Zeroizing::new(plaintext.expose().as_bytes().to_vec());
-        let turn = Arc::clone(&self.0.makers).acquire_owned().await.map_err(|_| Unhashed::Interrupted)?;
-        let making = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let permit = Arc::clone(&self.0.hashing).acquire_owned().await.map_err(|_| HashingError::Interrupted)?;
+        let hashing = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             password::hash(&plaintext, &salt)
         });
-        Ok(making.await.map_err(|_| Unhashed::Interrupted)??)
+        Ok(hashing.await.map_err(|_| HashingError::Interrupted)??)
     }
 
-    /// How many credentials were checked so far.
+    /// The number of hashes computed for verifications.
     pub fn computed(&self) -> u64 {
         self.0.computed.load(Ordering::Relaxed)
     }
 
-    /// Where the answer will be; begins to seek it, unless that is under way.
-    fn ask(&self, caller: &str, credential: &[u8], hash: &PasswordHash) -> watch::Receiver<Option<Verdict>> {
-        let question = question(credential, hash);
+    /// The channel of the result; starts the computation unless an equal one is running.
+    fn request(&self, caller: &str, credential: &[u8], hash: &PasswordHash) -> watch::Receiver<Option<CheckResult>> {
+        let request = request_of(credential, hash);
         let mut running = self.0.running();
-        if let Some(answer) = running.get(&question) {
-            return answer.clone();
+        if let Some(result) = running.get(&request) {
+            return result.clone();
         }
-        let (tell, answer) = watch::channel(None);
-        running.insert(question, answer.clone());
-        let search = Search { shared: Arc::clone(&self.0), question };
+        let (sender, result) = watch::channel(None);
+        running.insert(request, result.clone());
+        let check = Check { shared: Arc::clone(&self.0), request };
         let (caller, credential, hash) = (caller.to_owned(), Zeroizing::new(credential.to_vec()), hash.clone());
-        // Not stopped where its only listener goes: others may have joined.
+        // Not cancelled with its first listener, as others may have joined.
         tokio::spawn(async move {
-            let verdict = search.run(caller, credential, hash).await;
-            drop(search);
-            tell.send_replace(Some(verdict));
+            let checked = check.run(caller, credential, hash).await;
+            drop(check);
+            sender.send_replace(Some(checked));
         });
-        answer
+        result
     }
 }
 
-/// A question that is being answered, for as long as others can join.
-struct Search {
+/// A running computation, for as long as other requests can join it.
+struct Check {
     shared: Arc<Shared>,
-    question: HashRequest,
+    request: HashRequest,
 }
 
-impl Search {
-    async fn run(&self, caller: String, credential: Zeroizing<Vec<u8>>, hash: PasswordHash) -> Verdict {
-        let slot = timeout(self.shared.patience, self.shared.checks.acquire(caller)).await;
+impl Check {
+    async fn run(&self, caller: String, credential: Zeroizing<Vec<u8>>, hash: PasswordHash) -> CheckResult {
+        let slot = timeout(self.shared.max_wait, self.shared.checks.acquire(caller)).await;
         let Ok(Ok(slot)) = slot else { return Err(Busy) };
         self.shared.computed.fetch_add(1, Ordering::Relaxed);
         let checking = tokio::task::spawn_blocking(move || {
@@ -154,27 +148,27 @@ impl Search {
         match checking.await.map_err(|_| Busy)? {
             Ok(right) => Ok(right),
             Err(error) => {
-                tracing::error!(%error, "a password hash cannot be used");
+                tracing::error!(%error, "unusable password hash");
                 Ok(false)
             }
         }
     }
 }
 
-impl Drop for Search {
+impl Drop for Check {
     fn drop(&mut self) {
-        self.shared.running().remove(&self.question);
+        self.shared.running().remove(&self.request);
     }
 }
 
 impl Shared {
-    fn running(&self) -> MutexGuard<'_, HashMap<HashRequest, watch::Receiver<Option<Verdict>>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<HashRequest, watch::Receiver<Option<CheckResult>>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn question(credential: &[u8], hash: &PasswordHash) -> HashRequest {
-    // No hash has a NUL.
+fn request_of(credential: &[u8], hash: &PasswordHash) -> HashRequest {
+    // A hash contains no NUL.
     Sha256::new().chain_update(hash.expose()).chain_update([0]).chain_update(credential).finalize().into()
 }
 
@@ -187,8 +181,8 @@ mod tests {
     const KEY: &str = "user.key";
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    fn verifier(patience: Duration) -> Verifier {
-        Verifier::with_patience(NonZeroUsize::MIN, patience)
+    fn verifier(max_wait: Duration) -> Verifier {
+        Verifier::with_max_wait(NonZeroUsize::MIN, max_wait)
     }
 
     async fn hashed(verifier: &Verifier) -> PasswordHash {
@@ -196,7 +190,7 @@ mod tests {
     }
 
     /// Asks on a task of its own.
-    fn asking(verifier: &Verifier, credential: String, hash: &PasswordHash) -> tokio::task::JoinHandle<Verdict> {
+    fn asking(verifier: &Verifier, credential: String, hash: &PasswordHash) -> tokio::task::JoinHandle<CheckResult> {
         let (verifier, hash) = (verifier.clone(), hash.clone());
         tokio::spawn(async move { verifier.check(CALLER, credential.as_bytes(), &hash).await })
     }
@@ -249,7 +243,7 @@ mod tests {
         let first = asking(&verifier, KEY.to_owned(), &hash);
         until(|| verifier.0.running().len() == 1).await;
         first.abort();
-        let answers: Vec<_> = (0..20).map(|_| verifier.ask(CALLER, KEY.as_bytes(), &hash)).collect();
+        let answers: Vec<_> = (0..20).map(|_| verifier.request(CALLER, KEY.as_bytes(), &hash)).collect();
         drop(slot);
         for mut answer in answers {
             assert_eq!(*answer.wait_for(Option::is_some).await.unwrap(), Some(Ok(true)));
@@ -265,7 +259,7 @@ mod tests {
         let slot = verifier.0.checks.acquire("another".to_owned()).await.unwrap();
         let flood: Vec<_> = (0..20).map(|n| asking(&verifier, format!("user.{n}"), &hash)).collect();
         until(|| verifier.0.checks.waiting() == WAITING_PER_SLOT).await;
-        let answer = verifier.ask("token:tok_2", KEY.as_bytes(), &hash);
+        let answer = verifier.request("token:tok_2", KEY.as_bytes(), &hash);
         until(|| verifier.0.checks.waiting() == WAITING_PER_SLOT + 1).await;
         drop(slot);
         until(|| answer.borrow().is_some()).await;

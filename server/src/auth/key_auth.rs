@@ -1,13 +1,14 @@
-//! Whether a credential is a key that can be used, decided as an edge decides it, for the one caller that the control
-//! plane has to know by its key: the key's user.
+//! Authentication of keys on the server, for self-service. [`keyward_core::authorize`] decides whether a key may be used, as
+//! at an edge.
 //!
 //! An edge may stand in front and have let the request pass; nothing that it or a client says of that is looked at.
 
 use crate::auth::hash_pool::{Busy, Verifier};
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, Secret, State};
+use crate::model::{Key, Owner, Secret, is_active, key_view};
 use crate::store::{self, Store};
 use hmac::{Hmac, Mac};
+use keyward_core::authorize::{Denial, KeyView, Requirement, authorize};
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::credential::is_jwt;
 use keyward_core::dialect::key_format::KeyFormat;
@@ -54,10 +55,10 @@ pub enum Undecided {
     Busy(#[from] Busy),
 }
 
-/// Finds the key that the credential is, and what speaks against it whatever it is used for.
+/// Finds the key of a credential, and checks what does not depend on the request. [`Verified::authorize`] checks the rest.
 ///
 /// # Errors
-/// The first thing that speaks against it, in the order of [`Refusal`].
+/// The first check that fails.
 pub async fn verify_key(
     store: &Store,
     verifier: &Verifier,
@@ -82,19 +83,19 @@ pub async fn verify_key(
         if is_selector != secret.hash.is_some() {
             continue;
         }
-        let standing = standing(&key, &secret, owner.as_ref(), dialect, now);
         if let Some(hash) = &secret.hash {
-            // Whoever shows a public selector has shown nothing, and learns nothing of a key that has ended.
+            // The selector is public and proves nothing: its sender must not learn whether the key is revoked or expired.
             let caller = key.owner.as_deref().unwrap_or(&key.id);
-            let is_right =
-                standing.is_none() && verifier.check(caller, credential, hash).await.map_err(Refused::busy)?;
+            let is_right = is_active(&key, &secret, now)
+                && verifier.check(caller, credential, hash).await.map_err(Refused::busy)?;
             if !is_right {
                 return Err(Refusal::Unknown.into());
             }
         }
-        return match standing {
-            None => Ok(Verified { key, secret, owner }),
-            Some(refusal) => Err(Refused { key: Some(Box::new(key)), ..refusal.into() }),
+        let usable = key_view(&key, &secret, owner.as_ref()).usable(dialect, now.as_ms()).map_err(Denial::refusal);
+        return match usable {
+            Ok(()) => Ok(Verified { key, secret, owner }),
+            Err(refusal) => Err(Refused { key: Some(Box::new(key)), ..refusal.into() }),
         };
     }
     Err(Refusal::Unknown.into())
@@ -111,39 +112,44 @@ pub fn addresses(format: Option<&KeyFormat>, hmac_pepper: Option<&Plaintext>, ke
     digests.into_iter().map(|digest| (digest, false)).chain(selector).collect()
 }
 
-/// What speaks at that time against a secret that was found.
-fn standing(key: &Key, secret: &Secret, owner: Option<&Owner>, dialect: &Dialect, now: Timestamp) -> Option<Refusal> {
-    match key.state(now) {
-        State::Revoked => return Some(Refusal::Revoked),
-        _ if !secret.is_valid(now) => return Some(Refusal::Revoked),
-        State::Expired => return Some(Refusal::Expired),
-        State::Active => {}
+/// Whether a refusal counts as failed authentication of the client. A credential that cannot be a key counts; a key whose
+/// owner is disabled does not, as its sender was issued one.
+pub fn counts_as_failure(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::Jwt | Refusal::Malformed | Refusal::Unknown | Refusal::Revoked | Refusal::Expired => true,
+        Refusal::Unavailable
+        | Refusal::Missing
+        | Refusal::Unassociated
+        | Refusal::WrongKind
+        | Refusal::ForbiddenIp
+        | Refusal::InsufficientScope
+        | Refusal::RateLimited
+        | Refusal::QuotaExhausted => false,
     }
-    let associated = match (&key.owner, owner) {
-        (None, _) => !dialect.owner_required,
-        (Some(_), Some(owner)) => !owner.disabled,
-        (Some(_), None) => false,
-    };
-    (!associated).then_some(Refusal::Unassociated)
 }
 
 impl Verified {
-    /// Whether the key may be used from there; where an address is not known, only a key that may be used from anywhere.
-    pub fn may_come_from(&self, client: Option<IpAddr>) -> bool {
-        let allowed = &self.key.allow_ip;
-        allowed.is_empty() || client.is_some_and(|client| allowed.iter().any(|network| network.contains(&client)))
+    /// Decides whether the client may use the key at that time for a request that requires these permissions.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn authorize<'r>(
+        &self,
+        dialect: &Dialect,
+        now: Timestamp,
+        scopes: &'r [String],
+        client: impl FnOnce() -> Option<IpAddr>,
+    ) -> Result<(), Denial<'r>> {
+        authorize(&self.view(), dialect, now.as_ms(), &[Requirement { kinds: None, scopes }], client)
     }
 
-    /// Whether the key has a permission, and its owner at this moment too.
+    /// Whether the key and its owner have a permission.
     pub fn may(&self, scope: &str, dialect: &Dialect) -> bool {
-        let holds =
-            |scopes: &[String]| scopes.iter().any(|held| held == scope || Some(held) == dialect.superscope.as_ref());
-        let owners = self.owner.as_ref().and_then(|owner| owner.permissions.as_deref());
-        if dialect.has_owners_scopes(&self.key.kind) {
-            // An owner that was given no permissions has none to lend.
-            return owners.is_some_and(holds);
-        }
-        owners.is_none_or(holds) && holds(&self.key.scopes)
+        self.view().has_scope(scope, dialect)
+    }
+
+    fn view(&self) -> KeyView<'_> {
+        key_view(&self.key, &self.secret, self.owner.as_ref())
     }
 }
 
@@ -276,6 +282,27 @@ mod tests {
         store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
         let refused = verify_key(&store, &verifier, &dialect, None, whole.as_bytes(), NOW).await.unwrap_err();
         assert_eq!((refused.refusal, verifier.computed()), (Refusal::Unknown, computed), "nothing is computed for it");
+    }
+
+    /// As at an edge.
+    #[tokio::test]
+    async fn a_disabled_owner_is_revealed_to_the_holder_only() {
+        let (_dir, store) = store().await;
+        let (verifier, dialect) = (verifier(), dialect("auxot"));
+        let (plaintext, secret) = issue(&store, &verifier, &dialect.formats[1], NOW, random::fill).await.unwrap();
+        let mut key = Key::new("key_1".into(), "n".into(), "team".into(), NOW);
+        key.owner = Some("acme".into());
+        key.secrets = vec![secret];
+        store.create_key(Actor::server(), key).await.unwrap();
+        let disabled = OwnerChange { disabled: Some(true), ..OwnerChange::default() };
+        store.change_owner(Actor::server(), "acme".to_owned(), disabled, NOW).await.unwrap();
+        let whole = plaintext.expose();
+        let last = if whole.ends_with('a') { "b" } else { "a" };
+        let wrong = format!("{}{last}", &whole[..whole.len() - 1]);
+        for (credential, expected) in [(whole, Refusal::Unassociated), (&wrong, Refusal::Unknown)] {
+            let refused = verify_key(&store, &verifier, &dialect, None, credential.as_bytes(), NOW).await.unwrap_err();
+            assert_eq!(refused.refusal, expected);
+        }
     }
 
     #[tokio::test]

@@ -1,33 +1,32 @@
-//! Password hashes: made with Argon2id (RFC 9106) of new keys, and read besides as bcrypt of keys that come from elsewhere.
+//! Password hashes: Argon2id (RFC 9106) for new keys, and bcrypt as well for imported ones.
 //!
-//! Everything here keeps a processor busy on purpose: [`Verifier`](crate::auth::hash_pool::Verifier) decides where and how much at
-//! once. A hash comes from an import as well, so what it asks for is bounded before anything of it is computed.
+//! Everything here is expensive on purpose: [`Verifier`](crate::auth::hash_pool::Verifier) bounds how much runs at once. Hashes can
+//! come from an import, so their cost is checked before anything is computed.
+//! ([`keyward_core::password_hash`]).
 
 use crate::model::PasswordHash;
 use argon2::password_hash::phc;
 use argon2::password_hash::{Error as PhcError, PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use keyward_core::password_hash::{Excess, MAX_BCRYPT_CREDENTIAL, Work};
 
 /// The length of a salt, in bytes (RFC 9106, section 3.1).
 pub const SALT_LENGTH: usize = 16;
 
-/// No hash can be made.
+/// The hash cannot be computed.
 #[derive(Debug, thiserror::Error)]
-#[error("the password hash cannot be made: {0}")]
+#[error("cannot compute password hash: {0}")]
 pub struct HashError(PhcError);
 
-/// The hash cannot be checked against. Nothing of it is repeated.
+/// The hash cannot be used. The message repeats nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableHash {
-    /// It is of no kind that is known here.
+    /// It has an unknown format.
     #[error("expected an Argon2id hash as a PHC string, or a bcrypt hash")]
     Unreadable,
-    /// It would take too much memory or time.
-    #[error(
-        "it would take too much: Argon2id may have {} MiB of memory, {} lanes, and so many passes as move {} MiB; bcrypt a cost of {MAX_BCRYPT_COST}",
-        MAX_MEMORY_KIB >> 10, MAX_LANES, MAX_MOVED_KIB >> 10
-    )]
-    TooCostly,
+    /// It requires too much memory or time.
+    #[error("the hash {0}")]
+    TooCostly(Excess),
 }
 
 /// What OWASP's Password Storage Cheat Sheet asks of Argon2id at least; RFC 9106, section 4, asks for more of passwords that
@@ -36,25 +35,7 @@ const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-const MAX_MEMORY_KIB: u32 = 256 << 10;
-const MAX_LANES: u32 = 16;
-/// Memory times passes: about a second's work.
-const MAX_MOVED_KIB: u32 = 1 << 20;
-/// About a second's work.
-const MAX_BCRYPT_COST: u32 = 14;
-/// bcrypt ignores what follows, so a longer credential would be right with any end.
-const MAX_BCRYPT_BYTES: usize = 72;
-
-/// A hash that may be checked against.
-enum Usable {
-    Argon2id(Box<phc::PasswordHash>),
-    Bcrypt,
-}
-
-/// The hash that is kept of a new key; takes some 20 ms.
-///
-/// # Errors
-/// If there is no memory for it.
+/// Hashes a new key; takes some 20 ms.
 pub fn hash(plaintext: &[u8], salt: &[u8; SALT_LENGTH]) -> Result<PasswordHash, HashError> {
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|error| HashError(error.into()))?;
     let argon2id = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -62,53 +43,40 @@ pub fn hash(plaintext: &[u8], salt: &[u8; SALT_LENGTH]) -> Result<PasswordHash, 
     Ok(PasswordHash::new(hash.to_string()))
 }
 
-/// Whether the credential is what was hashed; takes as long as the hash says.
-///
-/// # Errors
-/// If the hash cannot be used.
+/// Whether the credential matches the hash; takes as long as the parameters of the hash require.
 pub fn verify(credential: &[u8], hash: &PasswordHash) -> Result<bool, UnusableHash> {
     match usable(hash)? {
-        Usable::Argon2id(parsed) => match Argon2::default().verify_password(credential, &*parsed) {
-            Ok(()) => Ok(true),
-            Err(PhcError::PasswordInvalid) => Ok(false),
-            Err(_) => Err(UnusableHash::Unreadable),
-        },
-        Usable::Bcrypt if credential.len() > MAX_BCRYPT_BYTES => Ok(false),
-        Usable::Bcrypt => bcrypt::verify(credential, hash.expose()).map_err(|_| UnusableHash::Unreadable),
+        Work::Argon2id { .. } => {
+            let parsed = phc::PasswordHash::new(hash.expose()).map_err(|_| UnusableHash::Unreadable)?;
+            match Argon2::default().verify_password(credential, &parsed) {
+                Ok(()) => Ok(true),
+                Err(PhcError::PasswordInvalid) => Ok(false),
+                Err(_) => Err(UnusableHash::Unreadable),
+            }
+        }
+        Work::Bcrypt { .. } if credential.len() > MAX_BCRYPT_CREDENTIAL => Ok(false),
+        Work::Bcrypt { .. } => bcrypt::verify(credential, hash.expose()).map_err(|_| UnusableHash::Unreadable),
     }
 }
 
-/// Whether credentials can be checked against the hash, which costs nothing to ask.
-///
-/// # Errors
-/// Why not.
+/// Whether credentials can be verified against the hash, without computing anything.
 pub fn check(hash: &PasswordHash) -> Result<(), UnusableHash> {
     usable(hash).map(drop)
 }
 
-fn usable(hash: &PasswordHash) -> Result<Usable, UnusableHash> {
-    if !hash.expose().starts_with("$argon2id$") {
-        let parts: bcrypt::HashParts = hash.expose().parse().map_err(|_| UnusableHash::Unreadable)?;
-        return if parts.get_cost() <= MAX_BCRYPT_COST { Ok(Usable::Bcrypt) } else { Err(UnusableHash::TooCostly) };
+fn usable(hash: &PasswordHash) -> Result<Work, UnusableHash> {
+    let work = Work::of(hash.expose()).ok_or(UnusableHash::Unreadable)?;
+    match work.excesses().next() {
+        Some(excess) => Err(UnusableHash::TooCostly(excess)),
+        None => Ok(work),
     }
-    let parsed = phc::PasswordHash::new(hash.expose()).map_err(|_| UnusableHash::Unreadable)?;
-    let params = Params::try_from(&parsed).map_err(|_| UnusableHash::Unreadable)?;
-    if parsed.salt.is_none() || parsed.hash.is_none() {
-        return Err(UnusableHash::Unreadable);
-    }
-    let moved = params.m_cost().checked_mul(params.t_cost());
-    if params.m_cost() > MAX_MEMORY_KIB
-        || params.p_cost() > MAX_LANES
-        || moved.is_none_or(|moved| moved > MAX_MOVED_KIB)
-    {
-        return Err(UnusableHash::TooCostly);
-    }
-    Ok(Usable::Argon2id(Box::new(parsed)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
 
     fn of(text: &str) -> PasswordHash {
         PasswordHash::new(text.to_owned())
@@ -174,18 +142,42 @@ mod tests {
         for fits in ["m=262144,t=4,p=1", "m=65536,t=16,p=16"] {
             assert_eq!(check(&argon2id(fits)), Ok(()), "{fits}");
         }
-        for costly in [
-            "m=262145,t=1,p=1",
-            "m=262144,t=5,p=1",
-            "m=65536,t=4294967295,p=1",
-            "m=4294967295,t=1,p=1",
-            "m=1024,t=1,p=17",
+        for (costly, excess) in [
+            ("m=262145,t=1,p=1", Excess::Memory),
+            ("m=262144,t=5,p=1", Excess::Moved),
+            ("m=8,t=21,p=1", Excess::Passes),
+            ("m=65536,t=4294967295,p=1", Excess::Passes),
+            ("m=4294967295,t=1,p=1", Excess::Memory),
+            ("m=1024,t=1,p=17", Excess::Lanes),
         ] {
-            assert_eq!(verify(b"", &argon2id(costly)), Err(UnusableHash::TooCostly), "{costly}");
+            assert_eq!(verify(b"", &argon2id(costly)), Err(UnusableHash::TooCostly(excess)), "{costly}");
         }
         let bcrypt = |cost: u32| of(&format!("$2b${cost}$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"));
         assert_eq!(check(&bcrypt(14)), Ok(()));
-        assert_eq!(verify(b"", &bcrypt(15)), Err(UnusableHash::TooCostly));
+        assert_eq!(verify(b"", &bcrypt(15)), Err(UnusableHash::TooCostly(Excess::Cost)));
+    }
+
+    /// Accepted hashes are parsed once more by the libraries that compute them.
+    #[test]
+    fn accepted_hashes_can_be_computed() {
+        let made = |salt: usize, digest: usize| {
+            let [salt, digest] = [salt, digest].map(|length| STANDARD_NO_PAD.encode(vec![7; length]));
+            of(&format!("$argon2id$v=19$m=16,t=1,p=2${salt}${digest}"))
+        };
+        for salt in 0..80 {
+            for digest in 0..80 {
+                let hash = made(salt, digest);
+                assert_eq!(verify(b"x", &hash).is_ok(), check(&hash).is_ok(), "{salt} {digest}");
+            }
+        }
+        assert_eq!((check(&made(8, 10)), check(&made(48, 64))), (Ok(()), Ok(())));
+        let (salt, digest) = ("CCCCCCCCCCCCCCCCCCCCC", "E5YPO9kmyuRGyh0XouQYb4YMJKvyOe");
+        for last in (0..=127u8).map(char::from) {
+            for hash in [format!("$2b$04${salt}{last}{digest}W"), format!("$2b$04${salt}.{digest}{last}")] {
+                let hash = of(&hash);
+                assert_eq!(verify(b"x", &hash).is_ok(), check(&hash).is_ok(), "{last:?}");
+            }
+        }
     }
 
     #[test]
@@ -206,6 +198,7 @@ mod tests {
             assert_eq!(check(&of(bad)), Err(UnusableHash::Unreadable), "{bad}");
         }
         let bad_version = of("$argon2id$v=18$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4");
+        assert_eq!(check(&bad_version), Err(UnusableHash::Unreadable));
         assert_eq!(verify(b"password", &bad_version), Err(UnusableHash::Unreadable));
     }
 }

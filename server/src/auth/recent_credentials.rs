@@ -1,32 +1,31 @@
-//! Which credentials were looked up lately and what they were found to be, so that a suspect's good key need not wait behind
-//! bad ones, nor a bad one that comes again and again be looked up each time.
+//! Remembers whether recently used credentials were good, so that a suspect's good key does not wait behind bad ones, and a
+//! repeated bad one is not looked up each time.
 //!
-//! A table of a fixed size, in which whatever comes later takes the place of what was there. It holds no credential and no
-//! digest of one: hashes keyed with random bytes of the process. It lets nobody in: what is known as good is looked up like
-//! anything else.
+//! A table of fixed size in which later credentials replace earlier ones. It holds hashes keyed with random bytes of the process,
+//! no credentials and no digests of them. It admits nobody: a credential remembered as good is looked up like any other.
 
-use super::auth_throttle::WINDOW;
 use crate::clock::Timestamp;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Good credentials, or bad ones.
-pub(super) struct Seen {
+pub(super) struct RecentCredentials {
     slots: Mutex<Vec<Option<(u64, Timestamp)>>>,
     hasher: RandomState,
 }
 
 const SLOTS: usize = 4096;
 
-impl Default for Seen {
+impl Default for RecentCredentials {
     fn default() -> Self {
         Self { slots: Mutex::new(vec![None; SLOTS]), hasher: RandomState::new() }
     }
 }
 
-impl Seen {
-    /// Notes it.
+impl RecentCredentials {
+    /// Adds a credential.
     pub(super) fn add(&self, credential: &[u8], now: Timestamp) {
         let (hash, place) = self.place_of(credential);
         if let Some(slot) = self.slots().get_mut(place) {
@@ -34,7 +33,7 @@ impl Seen {
         }
     }
 
-    /// Notes that it is none of these.
+    /// Removes a credential.
     pub(super) fn remove(&self, credential: &[u8]) {
         let (hash, place) = self.place_of(credential);
         if let Some(slot) = self.slots().get_mut(place) {
@@ -42,14 +41,14 @@ impl Seen {
         }
     }
 
-    /// Whether it is one of these.
+    /// Whether the credential is remembered.
     pub(super) fn has(&self, credential: &[u8]) -> bool {
         self.noted_at(credential).is_some()
     }
 
-    /// Whether it was one of these less than a window ago, by a clock that was not set back since.
-    pub(super) fn has_lately(&self, credential: &[u8], now: Timestamp) -> bool {
-        self.noted_at(credential).is_some_and(|at| at <= now && now < at.plus(WINDOW))
+    /// Whether the credential was added within that window, by a clock that was not set back since.
+    pub(super) fn has_within(&self, credential: &[u8], window: Duration, now: Timestamp) -> bool {
+        self.noted_at(credential).is_some_and(|at| at <= now && now < at.plus(window))
     }
 
     fn noted_at(&self, credential: &[u8]) -> Option<Timestamp> {

@@ -1,4 +1,4 @@
-//! The tokens of operators and edges: in files, and in the database.
+//! Tokens of operators and edges, in files and in the database.
 
 pub mod db;
 pub mod file;

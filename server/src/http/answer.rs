@@ -1,4 +1,4 @@
-//! Answers that went well: JSON, with the version of the one thing that they tell of.
+//! Successful responses: JSON, with an ETag for a single resource.
 
 use super::precondition::{Known, etag};
 use super::problem::ApiError;
@@ -12,12 +12,12 @@ pub(super) fn json(status: StatusCode, resource: &impl Serialize) -> Result<Resp
     Ok((status, [(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// One key, owner or plan, with its version as its entity tag.
+/// One key, owner or plan, with its version as ETag.
 pub(super) fn versioned(status: StatusCode, version: u64, resource: &impl Serialize) -> Result<Response, ApiError> {
     json(status, resource).map(|response| tagged(response, version))
 }
 
-/// The same, unless whoever asks has that version.
+/// The same, or 304 if the client has that version.
 pub(super) fn unless_known(known: &Known, version: u64, resource: &impl Serialize) -> Result<Response, ApiError> {
     if known.has(version) {
         return Ok(tagged(StatusCode::NOT_MODIFIED.into_response(), version));
@@ -26,7 +26,7 @@ pub(super) fn unless_known(known: &Known, version: u64, resource: &impl Serializ
 }
 
 fn tagged(mut response: Response, version: u64) -> Response {
-    // Digits between quotes are always a header's value.
+    // Digits in quotes are always a valid header value.
     if let Ok(tag) = HeaderValue::try_from(etag(version)) {
         response.headers_mut().insert(ETAG, tag);
     }

@@ -1,10 +1,9 @@
-//! The audit log, for operators: who did what, the newest first.
+//! The audit log, for operators.
 
-use super::App;
 use super::answer::json;
-use super::extract::Parameters;
-use super::keys::{PageSize, Words};
+use super::app::App;
 use super::openapi::{number, schema};
+use super::parameters::{PageSize, Parameters, Words};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::model::AuditEntry;
@@ -16,43 +15,43 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// Something that was done.
+/// An entry of the audit log.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditEntry)]
 struct EntryResource<'a> {
-    /// Its place in the log.
+    /// The position in the log.
     sequence: u64,
     at: Timestamp,
-    /// In whose name.
+    /// Who made the change, such as `token:tok_…`.
     actor: &'a str,
-    /// What was done, such as `key.revoked`.
+    /// The kind of change, such as `key.revoked`.
     action: &'a str,
-    /// The id of what it was done to.
+    /// The id of the changed resource.
     subject: &'a str,
-    /// What more there is to say of it; never a secret.
+    /// Details, such as old and new values; never a secret.
     #[schema(value_type = Object)]
     details: &'a Map<String, Value>,
 }
 
-/// Some entries, the newest first.
+/// A page of entries, newest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditEntries)]
 struct ListResource<'a> {
     entries: Vec<EntryResource<'a>>,
-    /// What to ask for with `before`, where there are more.
+    /// The `before` of the next page; null on the last page.
     #[schema(required)]
     next: Option<u64>,
 }
 
-schema!(Sequence, "The place of an entry in the log", number(0, u64::MAX));
+schema!(Sequence, "The position of an entry in the audit log", number(0, u64::MAX));
 
-/// Lists what was done, the newest first
+/// List audit log entries, newest first
 #[utoipa::path(
     get,
     path = "/v1/audit",
     operation_id = "listAudit",
     tag = "audit",
-    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("before" = inline(Option<Sequence>), Query, description = "The `next` of the list before"), ("subject" = inline(Option<Words>), Query, description = "Only what was done to what has this id")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("before" = inline(Option<Sequence>), Query, description = "Continue after this: the `next` of the previous page"), ("subject" = inline(Option<Words>), Query, description = "Only entries about the resource with this id")),
     responses((status = OK, description = "The entries", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {

@@ -1,8 +1,8 @@
-//! Lets nobody pass who does not show a token that opens what is asked for.
+//! Authentication by bearer token: middleware that refuses requests without a valid token of the required scope.
 //!
-//! Tokens of the files are compared first and need no database, so that operators and edges get in while it cannot be read.
+//! File tokens are compared first. They need no database, so operators and edges with one are admitted while it is unavailable.
 
-use super::App;
+use super::app::App;
 use super::problem::ApiError;
 use crate::auth::tokens::file::Audience;
 use crate::clock::Timestamp;
@@ -17,11 +17,11 @@ use axum::response::Response;
 use keyward_core::dialect::Dialect;
 use tokio::sync::watch;
 
-/// Rings when the token with which the request was let in may have ended.
+/// Notifies when the token of the request may have been revoked.
 #[derive(Clone)]
 pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 
-/// When the token with which the request was let in ends by itself.
+/// When the token of the request expires.
 #[derive(Clone, Copy)]
 pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
 
@@ -38,35 +38,35 @@ async fn require(app: &App, audience: Audience, request: Request, next: Next) ->
     let token_reloads = TokenReloads(app.tokens.reloads());
     let by = authorization(app, audience, &parts).await?;
     parts.extensions.insert(token_reloads);
-    // Held until the answer is there. An export goes on by itself, and there are few of them.
+    // Held until the response is there. Exports continue in the background, and are bounded separately.
     let reads = audience == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
-    let _turn = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
+    let _permit = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
     parts.extensions.insert(by);
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
-/// The authorization of who has shown the token; it is looked at again before anything is changed by it.
+/// Authenticates the bearer token. Transactions that write check the authorization again.
 async fn authorization(app: &App, audience: Audience, request: &Parts) -> Result<Authorization, ApiError> {
     let shown = request.headers.contains_key(AUTHORIZATION);
     let Some(token) = bearer(&request.headers) else { return Err(ApiError::Unauthorized { shown }) };
     if let Some(by) = Authorization::of_file_token(&app.tokens, audience, token, &app.clock) {
         return Ok(by);
     }
-    // By how it begins, which says nothing that whoever shows it does not know.
-    let refused = || match of_another_kind(audience, token, &app.dialect) {
-        Some(kind) => ApiError::OfAnotherKind(kind),
+    // Told by its prefix, which reveals nothing that its sender does not know.
+    let refused = || match other_credential(audience, token, &app.dialect) {
+        Some(found) => ApiError::WrongCredential { expected: token_name(audience), found },
         None => ApiError::Unauthorized { shown },
     };
-    // A token of the other file is no guess.
+    // A token of the other file does not count as a guess.
     if Audience::ALL.into_iter().any(|other| app.tokens.accept(other, token)) {
         return Err(refused());
     }
     let client = app.proxies.counted(&request.extensions, &request.headers);
-    let is_suspect = client.is_some_and(|client| app.failures.is_suspect(client, (app.clock)()));
+    let is_suspect = client.is_some_and(|client| app.auth_throttle.is_suspect(client, (app.clock)()));
     let Some(token) = app.issued_tokens.find(token, is_suspect).await? else {
-        let wait = client.and_then(|client| app.failures.failed(client, (app.clock)()));
+        let wait = client.and_then(|client| app.auth_throttle.failed(client, (app.clock)()));
         return Err(wait.map_or_else(refused, |retry_after_s| ApiError::TooManyFailures { retry_after_s }));
     };
     match (audience, token.scope) {
@@ -81,18 +81,25 @@ async fn authorization(app: &App, audience: Audience, request: &Parts) -> Result
     Ok(Authorization::of_issued_token(&app.tokens, audience, &token, &app.clock))
 }
 
-/// What it is that was shown for a token of that audience, where it looks like something else.
-fn of_another_kind(audience: Audience, shown: &[u8], dialect: &Dialect) -> Option<&'static str> {
+fn token_name(audience: Audience) -> &'static str {
     match audience {
-        Audience::Admin if shown.starts_with(Audience::Edge.prefix().as_bytes()) => Some("an edge token"),
-        Audience::Edge if shown.starts_with(Audience::Admin.prefix().as_bytes()) => Some("an operator's token"),
-        // One without a prefix looks like any other text.
+        Audience::Admin => "an operator token",
+        Audience::Edge => "an edge token",
+    }
+}
+
+/// What the credential looks like, if not like a token of that audience.
+fn other_credential(audience: Audience, shown: &[u8], dialect: &Dialect) -> Option<&'static str> {
+    match audience {
+        Audience::Admin if shown.starts_with(Audience::Edge.prefix().as_bytes()) => Some(token_name(Audience::Edge)),
+        Audience::Edge if shown.starts_with(Audience::Admin.prefix().as_bytes()) => Some(token_name(Audience::Admin)),
+        // A key without a prefix looks like any other text.
         _ if dialect.format_of(shown).is_some_and(|format| !format.prefix.is_empty()) => Some("an API key"),
         _ => None,
     }
 }
 
-/// The token of the only `Authorization` field (RFC 6750, section 2.1); of several none is taken.
+/// The token of the `Authorization` field (RFC 6750, section 2.1); `None` if there are several fields.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let (field, None) = (fields.next()?, fields.next()) else { return None };
@@ -109,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_read_in_any_case_and_nothing_but_bearer_is_taken() {
+    fn bearer_scheme_is_case_insensitive_and_required() {
         assert_eq!(bearer(&headers(&["Bearer abc"])), Some(&b"abc"[..]));
         assert_eq!(bearer(&headers(&["bEARER  abc"])), Some(&b"abc"[..]));
         for other in ["Basic abc", "Bearer", "abc", "Bearerabc", ""] {
@@ -119,24 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_shown_for_a_token_is_told_by_how_it_begins() {
+    fn other_credentials_are_recognized_by_their_prefix() {
         let keyward = Dialect::built_in("keyward").unwrap().unwrap();
         let graph8 = Dialect::built_in("graph8").unwrap().unwrap();
         let key = keyward.formats[0].issue(crate::random::fill).unwrap();
-        let told = |audience, shown: &str, dialect| of_another_kind(audience, shown.as_bytes(), dialect);
-        assert_eq!(told(Audience::Admin, "kwe_abc", &keyward), Some("an edge token"));
-        assert_eq!(told(Audience::Edge, "kwa_abc", &keyward), Some("an operator's token"));
+        let found = |audience, shown: &str, dialect| other_credential(audience, shown.as_bytes(), dialect);
+        assert_eq!(found(Audience::Admin, "kwe_abc", &keyward), Some("an edge token"));
+        assert_eq!(found(Audience::Edge, "kwa_abc", &keyward), Some("an operator token"));
         for audience in Audience::ALL {
-            assert_eq!(told(audience, key.expose(), &keyward), Some("an API key"));
-            assert_eq!(told(audience, key.expose(), &graph8), None);
-            assert_eq!(told(audience, "nonsense", &keyward), None);
+            assert_eq!(found(audience, key.expose(), &keyward), Some("an API key"));
+            assert_eq!(found(audience, key.expose(), &graph8), None);
+            assert_eq!(found(audience, "nonsense", &keyward), None);
         }
-        assert_eq!(told(Audience::Admin, "kwa_abc", &keyward), None);
-        assert_eq!(told(Audience::Edge, "kwe_abc", &keyward), None);
+        assert_eq!(found(Audience::Admin, "kwa_abc", &keyward), None);
+        assert_eq!(found(Audience::Edge, "kwe_abc", &keyward), None);
     }
 
     #[test]
-    fn of_two_fields_none_is_taken() {
+    fn two_authorization_fields_are_rejected() {
         assert_eq!(bearer(&headers(&["Bearer abc", "Bearer abc"])), None);
     }
 }

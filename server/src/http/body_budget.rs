@@ -1,5 +1,5 @@
-//! How many bytes of bodies may be held at once for those who have shown no token: memory is given away as bytes come and
-//! not for what is announced, so that who sends slowly keeps nobody out.
+//! A memory budget for the bodies of requests without a token: bytes are reserved as they arrive, not as announced, so that
+//! slow senders do not keep others out.
 
 use super::problem::ApiError;
 use axum::extract::{Request, State};
@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 
-/// What all requests of some routes may hold together, in bytes.
+/// The bytes that all requests of some routes may hold together.
 #[derive(Clone, Debug)]
 pub(super) struct BodyBudget(Arc<Semaphore>);
 
-/// What one request holds of it, until it is answered.
+/// The bytes that one request holds of a budget, until its response is complete.
 #[derive(Clone, Debug)]
 pub(super) struct Reservation(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
-    left: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
     bytes: AtomicUsize,
 }
 
@@ -28,20 +28,16 @@ impl BodyBudget {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 
-    /// Nothing yet.
-    fn share(&self) -> Reservation {
-        Reservation(Arc::new(Held { left: Arc::clone(&self.0), bytes: AtomicUsize::new(0) }))
+    fn empty_reservation(&self) -> Reservation {
+        Reservation(Arc::new(Held { budget: Arc::clone(&self.0), bytes: AtomicUsize::new(0) }))
     }
 }
 
 impl Reservation {
-    /// Takes that many bytes more.
-    ///
-    /// # Errors
-    /// If others hold them.
-    pub(super) fn take(&self, bytes: usize) -> Result<(), ApiError> {
-        let taken = u32::try_from(bytes).ok().and_then(|count| self.0.left.try_acquire_many(count).ok());
-        taken.ok_or(ApiError::TooManyBodies)?.forget();
+    /// Reserves that many bytes more; fails if other requests hold them.
+    pub(super) fn grow(&self, bytes: usize) -> Result<(), ApiError> {
+        let taken = u32::try_from(bytes).ok().and_then(|count| self.0.budget.try_acquire_many(count).ok());
+        taken.ok_or(ApiError::BodyBudgetExhausted)?.forget();
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -49,16 +45,16 @@ impl Reservation {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.left.add_permits(*self.bytes.get_mut());
+        self.budget.add_permits(*self.bytes.get_mut());
     }
 }
 
-/// Lets the bodies of these requests be held only as far as the allowance goes.
-pub(super) async fn share(State(allowance): State<BodyBudget>, mut request: Request, next: Next) -> Response {
-    let share = allowance.share();
-    request.extensions_mut().insert(share.clone());
+/// Middleware that accounts the bodies of requests to a budget.
+pub(super) async fn account(State(budget): State<BodyBudget>, mut request: Request, next: Next) -> Response {
+    let reservation = budget.empty_reservation();
+    request.extensions_mut().insert(reservation.clone());
     let response = next.run(request).await;
-    drop(share);
+    drop(reservation);
     response
 }
 
@@ -68,16 +64,16 @@ mod tests {
 
     #[test]
     fn what_a_request_has_taken_is_there_again_once_it_is_answered() {
-        let allowance = BodyBudget::new(10);
-        let (first, second) = (allowance.share(), allowance.share());
-        first.take(4).unwrap();
-        first.take(4).unwrap();
-        assert!(matches!(second.take(3), Err(ApiError::TooManyBodies)));
-        second.take(2).unwrap();
+        let budget = BodyBudget::new(10);
+        let (first, second) = (budget.empty_reservation(), budget.empty_reservation());
+        first.grow(4).unwrap();
+        first.grow(4).unwrap();
+        assert!(matches!(second.grow(3), Err(ApiError::BodyBudgetExhausted)));
+        second.grow(2).unwrap();
         let also_first = first.clone();
         drop(first);
-        assert!(second.take(1).is_err());
+        assert!(second.grow(1).is_err());
         drop(also_first);
-        second.take(8).unwrap();
+        second.grow(8).unwrap();
     }
 }

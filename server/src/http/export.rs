@@ -1,8 +1,8 @@
-//! Every key with everything that is known of it but what could lead to its secret: no digest and no hash.
+//! Exports every key with all its fields except digests and hashes of its secrets.
 
-use super::App;
-use super::extract::Parameters;
+use super::app::App;
 use super::openapi::schema;
+use super::parameters::Parameters;
 use super::problem::ApiError;
 use crate::keys::csv;
 use crate::keys::import::Format;
@@ -19,35 +19,34 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// How long a reader may take nothing: the moment that is exported is kept for it all the while.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long all of it may take, however little a reader takes at a time. SQLite's log grows meanwhile.
-const LONGEST: Duration = Duration::from_secs(3600);
-/// How many pieces are made ahead.
+/// How long a reader may stall; the exported snapshot is held meanwhile.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an export may take altogether. SQLite's write-ahead log grows meanwhile.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How many pieces are prepared ahead of the reader.
 const PIECES_AHEAD: usize = 2;
 
-schema!(ExportFormat, "How rows are written", json!({"type": "string", "enum": ["jsonl", "csv"]}));
+schema!(ExportFormat, "The format of the rows", json!({"type": "string", "enum": ["jsonl", "csv"]}));
 
-/// The export ends before its end, which the reader has to notice.
+/// Breaks the connection off, so that the reader notices an incomplete export.
 #[derive(Debug, thiserror::Error)]
-#[error("the export was broken off")]
-struct BrokenOff;
+#[error("the export was aborted")]
+struct Aborted;
 
-/// What goes to the reader.
 enum Piece {
     Text(Bytes),
     End,
 }
 
-/// Every key as of one moment, without what could lead to its secret
+/// Export all keys
 ///
-/// A row for each key, as JSON Lines or CSV.
+/// One row for each key as of one moment, without its secrets, as JSON Lines or CSV.
 #[utoipa::path(
     get,
     path = "/v1/keys/export",
     operation_id = "exportKeys",
     tag = "keys",
-    params(("format" = inline(Option<ExportFormat>), Query, description = "JSON Lines unless it is said")),
+    params(("format" = inline(Option<ExportFormat>), Query, description = "JSON Lines by default")),
     responses((status = OK, description = "The keys", content((String = "application/x-ndjson"), (String = "text/csv"))))
 )]
 pub(super) async fn export(
@@ -64,12 +63,12 @@ pub(super) async fn export(
         let sent = tokio::select! {
             biased;
             () = store.authorization_ended(&by) => Ok(Err(store::Error::NotAuthorized)),
-            sent = timeout(LONGEST, send(export, format, pieces)) => sent,
+            sent = timeout(TOTAL_TIMEOUT, send(export, format, pieces)) => sent,
         };
         match sent {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "an export was broken off"),
-            Err(_) => tracing::warn!(longest = ?LONGEST, "an export took too long and was broken off"),
+            Ok(Err(error)) => tracing::warn!(%error, "export aborted"),
+            Err(_) => tracing::warn!(timeout = ?TOTAL_TIMEOUT, "export timed out"),
         }
     });
     let body = stream::unfold(Some(receiver), |receiver| async move {
@@ -77,7 +76,7 @@ pub(super) async fn export(
         match receiver.recv().await {
             Some(Piece::Text(text)) => Some((Ok(text), Some(receiver))),
             Some(Piece::End) => None,
-            None => Some((Err(BrokenOff), None)),
+            None => Some((Err(Aborted), None)),
         }
     });
     let media_type = match format {
@@ -87,7 +86,7 @@ pub(super) async fn export(
     Ok(([(CONTENT_TYPE, media_type), (CACHE_CONTROL, "no-store")], Body::from_stream(body)).into_response())
 }
 
-/// Sends all of it; ends early where the reader is gone or takes nothing.
+/// Sends all keys; stops early if the reader is gone or stalls.
 async fn send(mut export: Export, format: Format, pieces: mpsc::Sender<Piece>) -> Result<(), store::Error> {
     let mut text = String::new();
     if format == Format::Csv {
@@ -100,11 +99,11 @@ async fn send(mut export: Export, format: Format, pieces: mpsc::Sender<Piece>) -
             write(key, format, &mut text);
         }
         let piece = Piece::Text(std::mem::take(&mut text).into());
-        if !matches!(timeout(PATIENCE, pieces.send(piece)).await, Ok(Ok(()))) {
+        if !matches!(timeout(STALL_TIMEOUT, pieces.send(piece)).await, Ok(Ok(()))) {
             return Ok(());
         }
         if is_end {
-            let _ = timeout(PATIENCE, pieces.send(Piece::End)).await;
+            let _ = timeout(STALL_TIMEOUT, pieces.send(Piece::End)).await;
             return Ok(());
         }
     }

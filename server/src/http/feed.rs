@@ -1,8 +1,8 @@
-//! The edges' side: pages of the feed.
+//! Pages of the feed, for edges.
 
 use super::auth::{TokenEnd, TokenReloads};
-use super::extract::Parameters;
 use super::openapi::{number, schema, text};
+use super::parameters::Parameters;
 use super::problem::ApiError;
 use crate::clock::Clock;
 use crate::feed::Feed;
@@ -17,27 +17,27 @@ use keyward_core::{FEED_MEDIA_TYPE, FEED_PATH, MAX_WAIT_SECONDS};
 use serde_json::json;
 use std::time::Duration;
 
-// Nothing, one among the changes, or one in a snapshot.
+// Nothing, a cursor among the changes, or a place in a snapshot.
 schema!(FeedPosition, "A position of the feed", text("(00|01[0-9A-Fa-f]{80}|02[0-9A-Fa-f]{144})"));
-// OpenAPI 3.1 has no words for what is not JSON.
-schema!(FeedPage, "A page of the feed, in Keyward's binary form", json!({}));
-schema!(Wait, "How long to wait", number(0, u32::MAX.into()));
+// OpenAPI 3.1 cannot describe a binary format.
+schema!(FeedPage, "A page of the feed, in Keyward's binary format", json!({}));
+schema!(Wait, "The seconds to wait for a change", number(0, u32::MAX.into()));
 
-/// A page of the feed
+/// Read a page of the feed
 ///
-/// What has changed since a position, or a part of a snapshot, in Keyward's binary form. A page waits while there is
-/// nothing to tell. A server that has not seen the database it shares with others for ten seconds answers 503 instead of
-/// beginning a snapshot or of saying that there is nothing new.
+/// The changes since a position, or a part of a snapshot, in Keyward's binary format. Long poll: the response waits until
+/// there are changes. A server that has not read the database it shares with others for ten seconds answers 503 instead of
+/// starting a snapshot or reporting that nothing is new.
 #[utoipa::path(
     get,
     path = FEED_PATH,
     operation_id = "readFeed",
     tag = "edges",
     params(
-        ("after" = inline(Option<FeedPosition>), Query, description = "Where the last page ended; absent: tell all there is"),
-        ("wait" = inline(Option<Wait>), Query, description = "The seconds to wait for news; more than 60 count as 60"),
+        ("after" = inline(Option<FeedPosition>), Query, description = "The position at the end of the last page; absent: start with a snapshot"),
+        ("wait" = inline(Option<Wait>), Query, description = "The seconds to wait for a change; more than 60 count as 60"),
     ),
-    responses((status = OK, description = "The page", body = inline(FeedPage), content_type = FEED_MEDIA_TYPE, headers(("x-keyward-feed-age-ms" = u64, description = "How long ago it was known that there is nothing beyond it, in milliseconds; absent: now"))))
+    responses((status = OK, description = "The page", body = inline(FeedPage), content_type = FEED_MEDIA_TYPE, headers(("x-keyward-feed-age-ms" = u64, description = "How long ago the control plane was known to have nothing beyond the page, in milliseconds; absent: now"))))
 )]
 pub(super) async fn page(
     State(feed): State<Feed>,
@@ -51,7 +51,7 @@ pub(super) async fn page(
     let wait = parameters.number("wait", 0..=u32::MAX);
     parameters.finish()?;
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT_SECONDS).into());
-    // Nobody waits for longer than the token is good for.
+    // A poll waits no longer than its token is valid.
     let left = token_end.map(|end| Duration::from_millis(end.as_ms().saturating_sub(clock().as_ms())));
     let wait = left.map_or(wait, |left| left.min(wait));
     let answered =

@@ -1,7 +1,7 @@
-//! Whether the process lives, and whether it can do its work. No token, and no more about why not than that the disk is to blame.
+//! Liveness and readiness. They require no token, and name no cause except a failing disk.
 
-use super::App;
 use super::answer::json;
+use super::app::App;
 use super::openapi::Refused;
 use super::problem::ApiError;
 use axum::extract::State;
@@ -15,25 +15,27 @@ struct Health {
     status: &'static str,
 }
 
-/// Whether the process lives
+/// Check liveness
 #[utoipa::path(
     get,
     path = "/healthz",
-    operation_id = "isAlive",
+    operation_id = "checkLiveness",
     tag = "service",
-    responses((status = OK, description = "It does", body = Health))
+    responses((status = OK, description = "The process is alive", body = Health))
 )]
 pub(super) async fn alive() -> Result<Response, ApiError> {
     json(StatusCode::OK, &Health { status: "alive" })
 }
 
-/// Whether it can do its work
+/// Check readiness
+///
+/// Ready: the database answers, and changes can be stored.
 #[utoipa::path(
     get,
     path = "/readyz",
-    operation_id = "isReady",
+    operation_id = "checkReadiness",
     tag = "service",
-    responses((status = OK, description = "It can", body = Health), Refused<503>)
+    responses((status = OK, description = "Ready", body = Health), Refused<503>)
 )]
 pub(super) async fn ready(State(app): State<App>) -> Result<Response, ApiError> {
     app.store.check().await.map_err(ApiError::Unavailable)?;

@@ -1,12 +1,12 @@
-//! Requests that make a secret and may come again because their answer was lost
+//! Idempotent requests: a request that issues a secret can be repeated when its response was lost
 //! (draft-ietf-httpapi-idempotency-key-header).
 
-use super::App;
-use super::openapi::text;
+use super::app::App;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::keys::replay_seed::{ReplaySeed, Stream};
 use crate::model::Actor;
+use crate::model::schema::text;
 use crate::random;
 use crate::store::{Authorization, Before, Once};
 use axum::extract::FromRequestParts;
@@ -16,11 +16,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// The Idempotency-Key of the request, if it has one. With the pepper and the database it gives a plaintext, so it is
-/// kept as a secret is.
+/// The Idempotency-Key of the request, if any. With the pepper and the database it yields a plaintext, so it is a secret.
 pub(super) struct IdempotencyKey(pub(super) Option<Secret>);
 
-/// A request that may come again.
+/// A request that can be repeated.
 pub(super) struct Repeatable {
     pub(super) once: Once,
     idempotency_key: Secret,
@@ -38,26 +37,26 @@ impl FromRequestParts<App> for IdempotencyKey {
         match (fields.next(), fields.next()) {
             (None, _) => Ok(Self(None)),
             (Some(field), None) => {
-                let key = read(field.as_bytes()).ok_or(ApiError::BadIdempotencyKey)?;
+                let key = read(field.as_bytes()).ok_or(ApiError::InvalidIdempotencyKey)?;
                 if app.secrets.is_in(key.as_bytes()) {
                     return Err(ApiError::SecretInHeader("Idempotency-Key"));
                 }
                 Ok(Self(Some(Secret::new(key))))
             }
-            _ => Err(ApiError::BadIdempotencyKey),
+            _ => Err(ApiError::InvalidIdempotencyKey),
         }
     }
 }
 
 impl IdempotencyKey {
-    /// What is taken, in the words of JSON Schema.
+    /// The accepted header, as JSON Schema.
     pub(super) fn schema() -> Value {
         let length = format!("{{{MIN_LENGTH},{MAX_LENGTH}}}");
         text(&format!(r#"([!#-+.-:<-\[\]-~-]{length}|"([!#-\[\]-~]|\\["\\]){length}")"#))
     }
 }
 
-/// The text of a string (RFC 9651, section 3.3.3), or the field as it stands.
+/// The value of a string (RFC 9651, section 3.3.3), or the field as it is.
 fn read(field: &[u8]) -> Option<String> {
     let field = std::str::from_utf8(field).ok()?.trim_ascii();
     let key = match field.strip_prefix('"') {
@@ -83,12 +82,12 @@ fn unescaped(text: &str) -> Option<String> {
 }
 
 impl Repeatable {
-    /// The request of that actor for `what`, a method and a path, with that document.
+    /// A request of that actor for `operation`, a method and path, with that document.
     pub(super) fn new(
         app: &App,
         idempotency_key: Secret,
         actor: &Actor,
-        what: &str,
+        operation: &str,
         document: &Value,
     ) -> Result<Self, ApiError> {
         let mut salt = [0; 32];
@@ -97,18 +96,18 @@ impl Repeatable {
         canonical.sort_all_objects();
         let once = Once {
             digest: digest(&[&actor.to_string(), idempotency_key.expose()]),
-            fingerprint: digest(&[what, &canonical.to_string()]),
+            fingerprint: digest(&[operation, &canonical.to_string()]),
             salt,
         };
         Ok(Self { once, idempotency_key, pepper: Arc::clone(&app.pepper) })
     }
 
-    /// What the plaintext is drawn from.
+    /// The random bytes from which the plaintext is derived.
     pub(super) fn stream(&self, salt: &[u8; 32]) -> Stream {
         self.pepper.stream(&self.idempotency_key, salt)
     }
 
-    /// What it made if it came before.
+    /// What the request issued when it was first sent, if it was.
     pub(super) async fn before(
         &self,
         app: &App,
@@ -119,7 +118,7 @@ impl Repeatable {
     }
 }
 
-/// SHA-256 of the parts, none of which but the last can have a NUL.
+/// SHA-256 of the parts. Only the last can contain a NUL.
 fn digest(parts: &[&str]) -> [u8; 32] {
     Sha256::digest(parts.join("\0")).into()
 }

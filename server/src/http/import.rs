@@ -1,11 +1,12 @@
-//! Keys that another system made, taken in as a stream: what is held of it is two batches, however long it is.
+//! Imports keys of another system as a stream, with at most two batches in memory.
 //!
-//! Plaintext keys live in this room until their row is read; mistakes are told by line and field, and repeat no value.
+//! Plaintext keys exist only until their row is read. Mistakes are reported by line and field, and repeat no value.
 
-use super::App;
 use super::answer;
-use super::extract::{Parameters, unsupported};
+use super::app::App;
+use super::extract::unsupported;
 use super::openapi::{Refused, schema};
+use super::parameters::Parameters;
 use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::keys::csv::Separator;
@@ -31,47 +32,47 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
 
-/// The most rows of a transaction, so that other writes do not wait for long.
+/// The maximum rows of a transaction, so that other writes do not wait long.
 const BATCH_ROWS: usize = 10_000;
-/// The most bytes of their text, since a row can be long.
+/// The maximum bytes of the rows of a transaction.
 const BATCH_BYTES: usize = 4 << 20;
-/// The most mistakes that are told.
+/// The maximum errors in a report.
 const MAX_ERRORS: usize = 100;
-/// How long nothing may come of a body.
-const SILENCE: Duration = Duration::from_secs(30);
-/// How long all of it may take, however little comes at a time.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// How long a body may stall.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an import may take altogether.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// What became of a file.
+/// The result of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = ImportReport)]
 struct Report {
-    /// How many keys were taken in.
+    /// How many keys were imported.
     imported: u64,
-    /// How many were there before.
+    /// How many rows were skipped because their id or secret exists.
     skipped: u64,
-    /// How many rows had mistakes.
+    /// How many rows have errors.
     failed: u64,
-    /// Whether nothing was changed.
+    /// Whether this was a dry run, which changes nothing.
     dry_run: bool,
-    /// The first mistakes, by their lines.
+    /// The first errors, by line.
     errors: Vec<RowError>,
-    /// How many more there are.
+    /// How many more errors there are.
     more_errors: u64,
-    /// The encoding, if it is not UTF-8.
+    /// The encoding, if not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     encoding: Option<&'static str>,
-    /// What stands between cells; absent for JSON.
+    /// The separator of cells; absent for JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     separator: Option<&'static str>,
 }
 
-/// A mistake in a row.
+/// An error in a row.
 #[derive(Debug, Serialize, ToSchema)]
 struct RowError {
-    /// The line where the row begins, from 1.
+    /// The line at which the row starts, from 1.
     line: u64,
     field: String,
     message: String,
@@ -79,12 +80,16 @@ struct RowError {
 
 schema!(
     SeparatorName,
-    "What stands between cells",
+    "The separator of cells",
     json!({"type": "string", "enum": Separator::ALL.map(Separator::name)})
 );
-schema!(OnConflict, "What becomes of a key that is there", json!({"type": "string", "enum": ["fail", "skip"]}));
+schema!(
+    OnConflict,
+    "What to do with a row whose id or secret exists",
+    json!({"type": "string", "enum": ["fail", "skip"]})
+);
 
-/// An import under way.
+/// An import in progress.
 struct Import {
     app: App,
     by: Authorization,
@@ -93,35 +98,35 @@ struct Import {
     skip_known: bool,
     ids: IdSeries,
     filling: Filling,
-    /// The batch that is being written, and what was wrong with its other rows.
+    /// The batch that is being written, and the errors of its other rows.
     writing: JoinSet<Result<Imported, store::Error>>,
     being_written: Filling,
     report: Report,
 }
 
-/// The body, for as long as it may come.
+/// The body, until it is complete or interrupted.
 struct Incoming {
     body: BodyDataStream,
-    /// Done once the token is not valid any more.
+    /// Resolves when the token becomes invalid.
     token_ended: BoxFuture<'static, ()>,
-    ending: watch::Receiver<bool>,
-    silence: Duration,
+    stopping: watch::Receiver<bool>,
+    stall_timeout: Duration,
     until: Instant,
 }
 
-/// Why no more of the body is taken.
+/// Why an import stops before the end of the body.
 enum Interruption {
-    /// It broke off.
+    /// The connection broke.
     Lost,
-    /// It comes too slowly.
+    /// The body arrives too slowly.
     TooSlow,
-    /// Its token is not valid any more.
+    /// The token is no longer valid.
     NotAuthorized,
-    /// The server ends.
-    Ending,
+    /// The server is shutting down.
+    Shutdown,
 }
 
-/// The rows since the last batch.
+/// The rows read since the last batch.
 #[derive(Default)]
 struct Filling {
     keys: Vec<(u64, ImportedKey)>,
@@ -132,18 +137,18 @@ struct Filling {
     more_errors: u64,
 }
 
-/// Takes in keys that another system made
+/// Import keys of another system
 ///
-/// A row for each key, as JSON Lines, a JSON array or CSV of any length; `docs/guides/migrating-existing-keys.md` says what
-/// may be in it. Rows with mistakes are told of and left out, the others are taken in.
+/// One row for each key, as JSON Lines, a JSON array or CSV of any length; `docs/guides/migrating-existing-keys.md` describes
+/// the fields. Rows with errors are reported and left out, the others are imported.
 #[utoipa::path(
     post,
     path = "/v1/keys/import",
     operation_id = "importKeys",
     tag = "keys",
-    params(("dry_run" = Option<bool>, Query, description = "Whether nothing is to be changed, and mistakes are only to be told"), ("on_conflict" = inline(Option<OnConflict>), Query, description = "What becomes of a row whose id or secret is there: it is a mistake, or is left out"), ("separator" = inline(Option<SeparatorName>), Query, description = "What stands between the cells of CSV; absent: guessed from the header")),
+    params(("dry_run" = Option<bool>, Query, description = "Only report errors, change nothing"), ("on_conflict" = inline(Option<OnConflict>), Query, description = "Whether a row whose id or secret exists is an error (`fail`, the default) or is skipped"), ("separator" = inline(Option<SeparatorName>), Query, description = "The separator of the cells of CSV; detected from the header by default")),
     request_body(content((String = "application/x-ndjson"), (String = "text/csv"))),
-    responses((status = OK, description = "What became of the rows", body = Report), Refused<400>, Refused<408>, Refused<415>, Refused<422>)
+    responses((status = OK, description = "The result", body = Report), Refused<400>, Refused<408>, Refused<415>, Refused<422>)
 )]
 pub(super) async fn import(
     State(app): State<App>,
@@ -164,7 +169,7 @@ pub(super) async fn import(
     let format = media_type.and_then(Format::from_media_type);
     let refused = || unsupported("application/x-ndjson or text/csv", headers.get(CONTENT_TYPE));
     let format = format.ok_or_else(refused)?;
-    let incoming = Incoming::of(body, &app, &by, SILENCE);
+    let incoming = Incoming::of(body, &app, &by, STALL_TIMEOUT);
     let import = Import {
         now: (app.clock)(),
         app,
@@ -190,7 +195,7 @@ impl Import {
                 Ok(None) => break,
                 Err(interruption) => return Err(self.stop(interruption).await),
             };
-            // One chunk can be as long as the sender likes; the batches are not.
+            // A chunk has any length; batches are bounded.
             for piece in chunk.chunks(64 << 10) {
                 self.filling.bytes += piece.len();
                 if let Err(problems) = rows.push(piece, &mut read) {
@@ -213,17 +218,17 @@ impl Import {
         Ok(self.report)
     }
 
-    /// Leaves out the rows that are in no batch yet.
+    /// Waits for the batch that is being written, and drops the rows since.
     async fn stop(mut self, interruption: Interruption) -> ApiError {
         if let Err(error) = self.written().await {
             return error;
         }
         let imported = self.report.imported;
         match interruption {
-            Interruption::Lost => ApiError::BodyLost,
+            Interruption::Lost => ApiError::BodyIncomplete,
             Interruption::TooSlow => ApiError::ImportTooSlow { imported },
             Interruption::NotAuthorized => ApiError::ImportStopped { imported, source: store::Error::NotAuthorized },
-            Interruption::Ending => ApiError::ImportStopped { imported, source: store::Error::Interrupted },
+            Interruption::Shutdown => ApiError::ImportStopped { imported, source: store::Error::Interrupted },
         }
     }
 
@@ -242,8 +247,8 @@ impl Import {
         self.filling.rows += 1;
         match row.document {
             Err(why) => self.filling.fail(line, [(why.field().to_owned(), why.to_string())], MAX_ERRORS),
-            Ok(document) if !no_secrets(&self.app, &document).is_empty() => {
-                self.filling.fail(line, no_secrets(&self.app, &document), MAX_ERRORS);
+            Ok(document) if !misplaced_secrets(&self.app, &document).is_empty() => {
+                self.filling.fail(line, misplaced_secrets(&self.app, &document), MAX_ERRORS);
             }
             Ok(document) => match ImportedKey::read(&document, &self.app.dialect, self.now, self.ids.next()?) {
                 Ok(key) => self.filling.keys.push((line, key)),
@@ -256,7 +261,7 @@ impl Import {
         Ok(())
     }
 
-    /// Begins to write what has come, once what came before is written: the next rows are read meanwhile.
+    /// Starts to write the batch once the one before is written; the next rows are read meanwhile.
     async fn write(&mut self) -> Result<(), ApiError> {
         self.written().await?;
         self.being_written = std::mem::take(&mut self.filling);
@@ -278,7 +283,7 @@ impl Import {
         Ok(())
     }
 
-    /// Waits for the batch that is being written, and takes what became of it into the report.
+    /// Waits for the batch that is being written, and adds its result to the report.
     async fn written(&mut self) -> Result<(), ApiError> {
         let outcome = match self.writing.join_next().await {
             None => Imported::default(),
@@ -288,7 +293,7 @@ impl Import {
         };
         let mut batch = std::mem::take(&mut self.being_written);
         for (line, field, conflict) in outcome.refused {
-            // These come after the others of the batch, and may stand before them.
+            // Conflicts are known after the other errors of the batch, and may be on earlier lines.
             batch.fail(line, [(field.to_owned(), conflict.to_string())], 2 * MAX_ERRORS);
         }
         batch.errors.sort_by_key(|error| error.line);
@@ -309,20 +314,20 @@ impl Import {
 }
 
 impl Incoming {
-    fn of(body: Body, app: &App, by: &Authorization, silence: Duration) -> Self {
+    fn of(body: Body, app: &App, by: &Authorization, stall_timeout: Duration) -> Self {
         let (store, by) = (app.store.clone(), by.clone());
         let token_ended = Box::pin(async move { store.authorization_ended(&by).await });
-        let (ending, until) = (app.ending.clone(), Instant::now() + LONGEST);
-        Self { body: body.into_data_stream(), token_ended, ending, silence, until }
+        let (stopping, until) = (app.stopping.clone(), Instant::now() + TOTAL_TIMEOUT);
+        Self { body: body.into_data_stream(), token_ended, stopping, stall_timeout, until }
     }
 
-    /// What comes next; `None` at its end.
+    /// The next chunk; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Interruption> {
-        let late = self.until.min(Instant::now() + self.silence);
+        let late = self.until.min(Instant::now() + self.stall_timeout);
         tokio::select! {
             biased;
             () = self.token_ended.as_mut() => Err(Interruption::NotAuthorized),
-            Ok(_) = self.ending.wait_for(|ending| *ending) => Err(Interruption::Ending),
+            Ok(_) = self.stopping.wait_for(|is_stopping| *is_stopping) => Err(Interruption::Shutdown),
             chunk = self.body.next() => match chunk {
                 None => Ok(None),
                 Some(chunk) => chunk.map(Some).map_err(|_| Interruption::Lost),
@@ -332,8 +337,8 @@ impl Incoming {
     }
 }
 
-/// What is wrong with a row that has a secret where none belongs, which goes no further.
-fn no_secrets(app: &App, row: &serde_json::Value) -> Vec<(String, String)> {
+/// The fields of a row that hold a secret where none belongs.
+fn misplaced_secrets(app: &App, row: &serde_json::Value) -> Vec<(String, String)> {
     let Problems(problems) = without_names(Problems(app.secrets.problems(row, &SECRET_FIELDS)));
     problems.into_iter().map(|problem| (problem.path, problem.message)).collect()
 }
@@ -351,7 +356,7 @@ impl Filling {
     }
 }
 
-/// Whoever sends the whole file before looking for an answer is to get this one.
+/// Reads the rest of the body first: clients that read the response only after sending everything get it too.
 async fn refuse_header(problems: Problems, mut rest: Incoming) -> ApiError {
     while let Ok(Some(_)) = rest.next().await {}
     ApiError::Invalid(problems)

@@ -3,15 +3,14 @@
 pub(super) mod issue;
 mod resource;
 
-use super::App;
 use super::answer::{json, unless_known, versioned};
-use super::extract::{Document, Id, MAX_LIMIT, MAX_TEXT_LENGTH, Parameters, TwoIds, problem};
-use super::openapi::{Refused, number, schema};
-use super::owners::Name;
+use super::app::App;
+use super::extract::{Document, Id, TwoIds};
+use super::openapi::Refused;
+use super::parameters::{EnvironmentName, KeyId, Name, PageSize, Parameters, Words};
 use super::precondition::{IfMatch, Known};
-use super::problem::ApiError;
+use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
-use crate::model::schema::{environment, key_id, nonempty_line};
 use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
 use crate::store::{Authorization, KeyError, KeyQuery};
 use axum::Extension;
@@ -19,22 +18,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use keyward_core::document::{Problem, Problems};
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use resource::{KeyResource, ListResource, resource};
 use serde_json::Value;
 
-schema!(KeyId, "The id of a key", key_id());
-schema!(PageSize, "How many of a list", number(1, MAX_LIMIT.into()));
-schema!(Words, "Any text", nonempty_line(MAX_TEXT_LENGTH));
-schema!(EnvironmentName, "Whether requests are real", environment());
-
-/// Lists keys, the newest first
+/// List keys, newest first
 #[utoipa::path(
     get,
     path = "/v1/keys",
     operation_id = "listKeys",
     tag = "keys",
-    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<KeyId>, Query, description = "The `next` of the list before"), ("owner" = Option<Name>, Query, description = "Only those of this owner"), ("member" = Option<Name>, Query, description = "Only those for this member"), ("plan" = Option<Name>, Query, description = "Only those on this plan"), ("kind" = inline(Option<Words>), Query, description = "Only those of this kind"), ("environment" = inline(Option<EnvironmentName>), Query, description = "Only those of this environment"), ("state" = Option<KeyState>, Query, description = "Only those in this state"), ("name" = inline(Option<Words>), Query, description = "Only those with this in their names, in any case of its letters"), ("created_after" = inline(Option<Timestamp>), Query, description = "Only those made then or later"), ("created_before" = inline(Option<Timestamp>), Query, description = "Only those made before"), ("expires_before" = inline(Option<Timestamp>), Query, description = "Only those that end before")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<KeyId>, Query, description = "Continue after this: the `next` of the previous page"), ("owner" = Option<Name>, Query, description = "Only keys of this owner"), ("member" = Option<Name>, Query, description = "Only keys for this member"), ("plan" = Option<Name>, Query, description = "Only keys on this plan"), ("kind" = inline(Option<Words>), Query, description = "Only keys of this kind"), ("environment" = inline(Option<EnvironmentName>), Query, description = "Only keys of this environment"), ("state" = Option<KeyState>, Query, description = "Only keys in this state"), ("name" = inline(Option<Words>), Query, description = "Only keys whose name contains this, regardless of case"), ("created_after" = inline(Option<Timestamp>), Query, description = "Only keys created at this time or later"), ("created_before" = inline(Option<Timestamp>), Query, description = "Only keys created before this time"), ("expires_before" = inline(Option<Timestamp>), Query, description = "Only keys that expire before this time")),
     responses((status = OK, description = "The keys", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
@@ -55,12 +49,12 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     parameters.finish()?;
     let now = (app.clock)();
     let page = app.store.keys(&query, now).await?;
-    let page = page.ok_or_else(|| ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")])))?;
+    let page = page.ok_or_else(|| ApiError::InvalidQuery(Problems(vec![problem("after", "key not found")])))?;
     let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
-/// A key
+/// Show a key
 #[utoipa::path(
     get,
     path = "/v1/keys/{id}",
@@ -74,9 +68,9 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
     unless_known(&known, key.version, &resource(&key, None, (app.clock)()))
 }
 
-/// Changes a key
+/// Change a key
 ///
-/// What is not named stays. Kind, owner and environment cannot be changed.
+/// Fields that are not named stay. Kind, owner and environment cannot be changed.
 #[utoipa::path(
     patch,
     path = "/v1/keys/{id}",
@@ -84,7 +78,7 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
     tag = "keys",
     params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
     request_body(content = ref("#/components/schemas/KeyChange"), content_type = "application/json"),
-    responses((status = OK, description = "The key as it is now", body = KeyResource), Refused<409>)
+    responses((status = OK, description = "The key after the change", body = KeyResource), Refused<409>)
 )]
 pub(super) async fn change(
     State(app): State<App>,
@@ -102,16 +96,16 @@ pub(super) async fn change(
     versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
-/// Ends a key at once and for good
+/// Revoke a key immediately and permanently
 ///
-/// It stays listed, as revoked. A key that was revoked before is answered as it is.
+/// A revoked key stays listed. Revoking it again changes nothing.
 #[utoipa::path(
     delete,
     path = "/v1/keys/{id}",
     operation_id = "revokeKey",
     tag = "keys",
     params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
-    responses((status = OK, description = "The key as it is now", body = KeyResource))
+    responses((status = OK, description = "The key after the change", body = KeyResource))
 )]
 pub(super) async fn revoke(
     State(app): State<App>,
@@ -125,16 +119,16 @@ pub(super) async fn revoke(
     versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
-/// Ends one secret of a key before its grace is over
+/// Invalidate a secret of a key before its grace period is over
 ///
-/// The last one that is valid cannot be ended: revoke the key instead.
+/// The last valid secret cannot be invalidated: revoke the key instead.
 #[utoipa::path(
     delete,
     path = "/v1/keys/{id}/secrets/{secret_id}",
-    operation_id = "endSecret",
+    operation_id = "invalidateSecret",
     tag = "keys",
     params(("id" = KeyId, Path, description = "The key's id"), ("secret_id" = String, Path, description = "The secret's id"), IfMatch),
-    responses((status = OK, description = "The key as it is now", body = KeyResource), Refused<409>)
+    responses((status = OK, description = "The key after the change", body = KeyResource), Refused<409>)
 )]
 pub(super) async fn end_secret(
     State(app): State<App>,
@@ -144,7 +138,7 @@ pub(super) async fn end_secret(
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let key = app.store.end_secret(by, Target { id, expected }, secret, now).await?;
-    tracing::info!(key = key.id, owner = key.owner, "a secret of the key ended");
+    tracing::info!(key = key.id, owner = key.owner, "secret invalidated");
     versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
@@ -156,7 +150,7 @@ impl From<KeyError> for ApiError {
             KeyError::Store(error) => error.into(),
             KeyError::NotFound => NO_KEY,
             KeyError::NoSuchSecret => Self::NotFound("secret of this key"),
-            KeyError::NotActive { state, wanted } => Self::NotActive { state, wanted },
+            KeyError::NotActive { state, operation } => Self::NotActive { state, operation },
             KeyError::LastSecret => Self::LastSecret,
             KeyError::TooManySecrets => Self::TooManySecrets,
             KeyError::TooManyKnownSecrets { most } => Self::TooManyKnownSecrets { most },
@@ -164,35 +158,35 @@ impl From<KeyError> for ApiError {
                 let message = format!("the key would have more than {MAX_METADATA} entries");
                 Self::Invalid(Problems(vec![problem("metadata", &message)]))
             }
-            KeyError::HasCredits => Self::HasCredits,
+            KeyError::HasCredits => Self::CreditsNotInheritable,
             KeyError::TooManyKeys => Self::TooManyKeys,
             KeyError::TooSoon { retry_after } => {
                 let retry_after_s = u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
-                Self::TooManyMade { retry_after_s }
+                Self::IssuanceLimitReached { retry_after_s }
             }
         }
     }
 }
 
-/// What is wrong with the plan in a request: that there is none of that id. What no plan can be called is for the reader
-/// of the request to tell.
+/// The problem with the `plan` of a request, if no plan has that id. An id that no plan can have is reported by the reader of
+/// the request.
 async fn plan_problem(app: &App, document: &Value) -> Result<Option<Problem>, ApiError> {
     let plan = document.get("plan").and_then(Value::as_str);
     let Some(plan) = plan.filter(|plan| plan.bytes().all(|c| c.is_ascii_graphic()) && !plan.is_empty()) else {
         return Ok(None);
     };
     let missing = app.store.plan(plan).await?.is_none();
-    Ok(missing.then(|| problem("plan", super::problem::NO_SUCH_PLAN)))
+    Ok(missing.then(|| problem("plan", super::problem::PLAN_NOT_FOUND)))
 }
 
-/// What was read, unless something in it or the further problem is in the way; all of it is told.
+/// The result of reading a request, with a further problem reported together with those of the request.
 fn with_further<T>(read: Result<T, Problems>, further: Option<Problem>) -> Result<T, ApiError> {
     match (read, further) {
         (Ok(read), None) => Ok(read),
         (Ok(_), Some(problem)) => Err(ApiError::Invalid(Problems(vec![problem]))),
         (Err(Problems(mut problems)), further) => {
-            let told = |further: &Problem| problems.iter().any(|problem| problem.path == further.path);
-            problems.extend(further.filter(|further| !told(further)));
+            let is_reported = |further: &Problem| problems.iter().any(|problem| problem.path == further.path);
+            problems.extend(further.filter(|further| !is_reported(further)));
             Err(ApiError::Invalid(Problems(problems)))
         }
     }

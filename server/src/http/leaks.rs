@@ -1,7 +1,7 @@
-//! Keys that were found in public, told by an operator or by GitHub. Their plaintexts live in this room, and go no further.
+//! Reports of leaked keys, by operators and by GitHub. Their plaintexts do not leave this module.
 
-use super::App;
 use super::answer::json;
+use super::app::App;
 use super::extract::{Body, LeakDocument};
 use super::openapi::Refused;
 use super::problem::ApiError;
@@ -18,22 +18,23 @@ use keyward_core::key::digest::Digest;
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// The longest alert of GitHub, in bytes.
+/// The maximum size of an alert of GitHub, in bytes.
 pub(super) const MAX_ALERT_BYTES: usize = 1 << 20;
 
-/// What was done about the keys of a report.
+/// The outcome for each key of a report.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LeakOutcomes)]
-struct Outcomes {
-    keys: Vec<Outcome>,
+struct OutcomesResource {
+    keys: Vec<OutcomeResource>,
 }
 
-/// What was done about one key.
+/// The outcome for one key.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LeakOutcome)]
-struct Outcome {
+struct OutcomeResource {
     /// Whether it is a key of this server.
     known: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +44,7 @@ struct Outcome {
     action: &'static str,
 }
 
-/// One match of GitHub's secret scanning, of which there may be more to say in time.
+/// A match of GitHub's secret scanning. Unknown fields are ignored.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = GithubMatch)]
 struct Match {
@@ -55,7 +56,7 @@ struct Match {
     source: Option<String>,
 }
 
-/// What GitHub wants to hear about a match.
+/// Feedback to GitHub about a match.
 #[derive(Serialize, ToSchema)]
 #[schema(as = GithubFeedback)]
 struct Feedback {
@@ -66,16 +67,16 @@ struct Feedback {
     label: &'static str,
 }
 
-/// Tells of keys that were found in public
+/// Report leaked keys
 ///
-/// Those that are known are revoked, or marked, as the server is set.
+/// Keys of this server are revoked or marked, as `--on-leak` says.
 #[utoipa::path(
     post,
     path = "/v1/leaks",
     operation_id = "reportLeaks",
     tag = "leaks",
     request_body(content = ref("#/components/schemas/LeakReport"), content_type = "application/json"),
-    responses((status = OK, description = "What was done about each, in the order of the request", body = Outcomes))
+    responses((status = OK, description = "The outcome for each key, in the order of the request", body = OutcomesResource))
 )]
 pub(super) async fn report(
     State(app): State<App>,
@@ -91,40 +92,40 @@ pub(super) async fn report(
             known.push(leak.clone());
         }
     }
-    let outcomes = take_care(&app, by, known.clone(), &report, now).await?;
+    let outcomes = handle(&app, by, known.clone(), &report, now).await?;
     let keys = leaks.iter().map(|leak| {
         let place = leak.as_ref().and_then(|leak| known.iter().position(|known| known == leak));
         match place.and_then(|place| outcomes.get(place)?.as_ref()) {
             Some(LeakOutcome { key_id, action }) => {
-                Outcome { known: true, key_id: Some(key_id.clone()), action: action.name() }
+                OutcomeResource { known: true, key_id: Some(key_id.clone()), action: action.name() }
             }
-            None => Outcome { known: false, key_id: None, action: "none" },
+            None => OutcomeResource { known: false, key_id: None, action: "none" },
         }
     });
-    json(StatusCode::OK, &Outcomes { keys: keys.collect() })
+    json(StatusCode::OK, &OutcomesResource { keys: keys.collect() })
 }
 
-/// Takes an alert of GitHub's secret scanning
+/// Receive an alert of GitHub's secret scanning
 ///
-/// It is there where the server has GitHub's public keys (`--github-keys`), and elsewhere answers 404.
+/// Requires GitHub's public keys (`--github-keys`); a server without them answers 404.
 #[utoipa::path(
     post,
     path = GITHUB_PATH,
-    operation_id = "alertFromGithub",
+    operation_id = "receiveGithubAlert",
     tag = "leaks",
-    params(("Github-Public-Key-Identifier" = Option<String>, Header, description = "Which key has signed")),
+    params(("Github-Public-Key-Identifier" = Option<String>, Header, description = "The identifier of the signing key")),
     request_body(content = inline(Vec<Match>), content_type = "application/json"),
-    responses((status = OK, description = "What is said of each match", body = inline(Vec<Feedback>)), Refused<400>, Refused<404>, Refused<413>)
+    responses((status = OK, description = "Feedback for each match", body = inline(Vec<Feedback>)), Refused<400>, Refused<404>, Refused<413>)
 )]
 pub(super) async fn github(
     State(app): State<App>,
     Signed { claim, by }: Signed,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    if !claim.is_true_of(&body) {
-        return Err(ApiError::NotSigned);
+    if !claim.matches(&body) {
+        return Err(ApiError::InvalidSignature);
     }
-    let matches: Vec<Match> = serde_json::from_slice(&body).map_err(|_| ApiError::NotAnAlert)?;
+    let matches: Vec<Match> = serde_json::from_slice(&body).map_err(|_| ApiError::InvalidAlert)?;
     let mut feedback = Vec::with_capacity(matches.len());
     for some in matches.chunks(MAX_REPORTED_KEYS) {
         let tokens: Vec<_> = some.iter().map(|found| Plaintext::new(found.token.clone())).collect();
@@ -134,7 +135,7 @@ pub(super) async fn github(
             let label = if leak.is_some() { "true_positive" } else { "false_positive" };
             if let Some(leak) = leak {
                 let report = LeakReport { keys: vec![token], source: found.source.clone(), url: found.url.clone() };
-                take_care(&app, by.clone(), vec![leak], &report, (app.clock)()).await?;
+                handle(&app, by.clone(), vec![leak], &report, (app.clock)()).await?;
             }
             feedback.push(Feedback { token_hash, token_type: found.r#type.clone(), label });
         }
@@ -144,10 +145,10 @@ pub(super) async fn github(
 
 pub(super) const GITHUB_PATH: &str = "/v1/webhooks/github/secret-scanning";
 
-/// What the header says of the signature. Where that can be none, nothing of the body is received.
+/// The signature in the headers. Without a plausible one the body is not received.
 pub(super) struct Signed {
     claim: Claim,
-    /// That of the signature, once the claim is known to be true.
+    /// The authorization of the signature, once it is verified.
     by: Authorization,
 }
 
@@ -159,13 +160,15 @@ impl FromRequestParts<App> for Signed {
         let keys = keys.ok_or_else(|| ApiError::NoSuchPath { path: GITHUB_PATH.to_owned() })?;
         let field = |name| parts.headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
         let key_id = field("github-public-key-identifier");
-        let claim = keys.claim(key_id, field("github-public-key-signature")).ok_or(ApiError::NotSigned)?;
-        Ok(Self { claim, by: Authorization::of_github(&app.leaks, key_id, &app.clock) })
+        let claim = keys.claim(key_id, field("github-public-key-signature")).ok_or(ApiError::InvalidSignature)?;
+        let (leaks, key_id) = (Arc::clone(&app.leaks), key_id.to_vec());
+        let by = Authorization::of_github(move || leaks.is_signer(&key_id), &app.clock);
+        Ok(Self { claim, by })
     }
 }
 
-/// Marks and revokes what was found.
-async fn take_care(
+/// Marks or revokes the leaked keys.
+async fn handle(
     app: &App,
     by: Authorization,
     leaks: Vec<Leak>,
@@ -181,7 +184,7 @@ async fn take_care(
     ]);
     let outcomes = app.store.report_leaks(by, leaks, app.leaks.on_leak, details, now).await?;
     for LeakOutcome { key_id, action } in outcomes.iter().flatten() {
-        tracing::warn!(key = key_id, action = action.name(), "a key was found in public");
+        tracing::warn!(key = key_id, action = action.name(), "leaked key reported");
     }
     Ok(outcomes)
 }

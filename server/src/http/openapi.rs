@@ -1,6 +1,6 @@
-//! The API described by itself: an OpenAPI document made of what stands beside the handlers (`#[utoipa::path]`), the
-//! resources (`ToSchema`) and the readers of requests ([`documents`]). What many operations have in common is added
-//! here, from what they are: who asks shows a token, who sends a document may send a bad one.
+//! The OpenAPI document: generated from the handlers (`#[utoipa::path]`), the resources (`ToSchema`) and the readers of
+//! requests ([`documents`]). Responses that operations have in common are added here, such as 401 where a token is required and
+//! 422 where a document is sent.
 //!
 //! [`documents`]: crate::model::documents
 
@@ -34,7 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub(super) use crate::model::schema::{number, text};
 
-/// A type that stands for a schema: `schema!(Name, "what it is", the schema as JSON)`.
+/// Declares a type for a schema: `schema!(Name, "description", schema as JSON)`.
 macro_rules! schema {
     ($name:ident, $description:literal, $schema:expr) => {
         #[doc = $description]
@@ -51,7 +51,7 @@ macro_rules! schema {
 }
 pub(super) use schema;
 
-/// The schema as utoipa has it.
+/// Converts a JSON schema to utoipa's type.
 pub(super) fn typed(description: &str, schema: Value) -> RefOr<Schema> {
     let is_any = schema.get("type").is_none();
     let mut schema: Schema = serde_json::from_value(schema).unwrap_or_default();
@@ -64,29 +64,29 @@ pub(super) fn typed(description: &str, schema: Value) -> RefOr<Schema> {
     schema.into()
 }
 
-/// The description, as it is served.
+/// The serialized document.
 #[derive(Clone)]
 pub(super) struct Description(pub(super) Bytes);
 
-/// Who may call an operation, as its security scheme is named.
+/// Who may call an operation; each has a security scheme.
 #[derive(Clone, Copy)]
 pub(super) enum Caller {
-    /// Whoever has a token of operators.
+    /// With an operator token.
     Operator,
-    /// Whoever has a token of edges.
+    /// With an edge token.
     Edge,
-    /// Whoever has a key.
+    /// With a key (self-service).
     User,
-    /// Whoever signs as GitHub does.
+    /// With a signature of GitHub.
     Github,
 }
 
-/// A refusal with that status, in the responses of an operation.
+/// Adds the error response of that status to an operation.
 pub(super) struct Refused<const STATUS: u16>;
 
-/// The API's description
+/// Show the API description
 ///
-/// This document: what each operation takes and answers, as OpenAPI 3.1 writes it.
+/// This document, in OpenAPI 3.1.
 #[utoipa::path(
     get,
     path = "/v1/openapi.json",
@@ -102,7 +102,7 @@ pub(super) async fn show(Extension(Description(text)): Extension<Description>) -
     response
 }
 
-/// Says of each operation of the router who may call it.
+/// Sets the caller of every operation of the router.
 pub(super) fn called_by<S: Clone + Send + Sync + 'static>(
     caller: Caller,
     mut router: OpenApiRouter<S>,
@@ -113,7 +113,7 @@ pub(super) fn called_by<S: Clone + Send + Sync + 'static>(
     router
 }
 
-/// The document about those operations, for a server of that dialect.
+/// The document of those operations, for a server with that dialect.
 pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut api = OpenApiBuilder::new().info(info()).servers(Some([Server::new("/")])).tags(Some(tags())).build();
     api.components = Some(components(dialect));
@@ -132,7 +132,7 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
             body.required = is_needed.then_some(Required::True);
         }
     }
-    // Nothing of it has keys other than strings, nor anything that fails to serialize.
+    // Every key is a string, so serialization cannot fail.
     let mut document = serde_json::to_value(&api).unwrap_or_default();
     if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
         schemas.extend(requests.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
@@ -149,7 +149,7 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     document
 }
 
-/// Every change is a merge patch, and can be sent by that name.
+/// Lets every `PATCH` be sent as a merge patch, too.
 fn add_merge_patches(api: &mut OpenApi) {
     let patches = api.paths.paths.values_mut().filter_map(|item| item.patch.as_mut());
     for body in patches.filter_map(|operation| operation.request_body.as_mut()) {
@@ -160,7 +160,7 @@ fn add_merge_patches(api: &mut OpenApi) {
     }
 }
 
-/// Whether the body is a document of that name.
+/// Whether the body refers to the schema of that name.
 fn carries(body: &RequestBody, name: &str) -> bool {
     let reference = RefOr::Ref(Ref::from_schema_name(name));
     body.content
@@ -168,7 +168,7 @@ fn carries(body: &RequestBody, name: &str) -> bool {
         .any(|content| matches!(content, RefOr::T(content) if content.schema.as_ref() == Some(&reference)))
 }
 
-/// Every operation, and whether it changes nothing.
+/// Every operation, and whether it is a `GET`.
 fn operations(api: &mut OpenApi) -> impl Iterator<Item = (bool, &mut Operation)> {
     api.paths.paths.values_mut().flat_map(|item: &mut PathItem| {
         let safe = item.get.as_mut().map(|operation| (true, operation));
@@ -180,9 +180,9 @@ fn operations(api: &mut OpenApi) -> impl Iterator<Item = (bool, &mut Operation)>
 fn info() -> Info {
     let mut info = Info::new("Keyward", env!("CARGO_PKG_VERSION"));
     info.description = Some(
-        "The control plane of Keyward: makes, rotates and revokes API keys, and feeds every change to the edge.\n\n\
-         Every refusal is a problem document (RFC 9457); all mistakes in a request are told at once, each with its \
-         field. Unknown fields and parameters are mistakes. Times are RFC 3339, in UTC in answers."
+        "The control plane of Keyward: creates, rotates and revokes API keys, and feeds every change to the edges.\n\n\
+         Errors are problem details (RFC 9457). All invalid fields of a request are reported at once. Unknown fields and \
+         parameters are errors. Times are RFC 3339, and UTC in responses."
             .to_owned(),
     );
     let mut license = License::new(env!("CARGO_PKG_LICENSE"));
@@ -193,16 +193,19 @@ fn info() -> Info {
 
 fn tags() -> Vec<Tag> {
     [
-        ("keys", "API keys. A plaintext key is in the answer to the request that made it, and nowhere else."),
-        ("owners", "Those to whom keys belong."),
-        ("plans", "What the keys on them may use."),
-        ("tokens", "Tokens of operators and edges. A plaintext token is in the answer to the request that made it."),
-        ("leaks", "Keys that were found in public."),
-        ("usage", "How often keys were used."),
-        ("audit", "Who did what."),
-        ("self-service", "What users may do with a key, where the server lets them (`--self-service`); elsewhere 404."),
-        ("edges", "What edges ask for."),
-        ("service", "The service itself."),
+        ("keys", "API keys. A plaintext key is only in the response to the request that issued it."),
+        ("owners", "Owners of keys: users, teams and organizations."),
+        ("plans", "Plans: named limits and initial credits of keys."),
+        (
+            "tokens",
+            "Tokens of operators and edges. A plaintext token is only in the response to the request that issued it.",
+        ),
+        ("leaks", "Reports of leaked keys."),
+        ("usage", "Usage of keys."),
+        ("audit", "The audit log."),
+        ("self-service", "Self-service for users of keys; requires `--self-service`, else 404."),
+        ("edges", "The feed, usage reports and verification, for edges."),
+        ("service", "Health checks and this description."),
     ]
     .into_iter()
     .map(|(name, description)| {
@@ -232,37 +235,38 @@ impl Caller {
     fn described(self, dialect: &Dialect) -> SecurityScheme {
         match self {
             Self::Operator => {
-                bearer("A token of operators, as in the file `admin-token`, or one of scope `read` or `write`.")
+                bearer("An operator token: from the file `admin-token`, or a token of scope `read` or `write`.")
             }
-            Self::Edge => bearer("A token of edges, as in the file `edge-token`, or one of scope `edge`."),
+            Self::Edge => bearer("An edge token: from the file `edge-token`, or a token of scope `edge`."),
             Self::User => key_scheme(dialect),
             Self::Github => {
-                const WORDS: &str = "ECDSA with P-256 and SHA-256 under the body, by GitHub's key for secret scanning.";
-                SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(GITHUB_SIGNATURE, WORDS)))
+                const DESCRIPTION: &str =
+                    "ECDSA signature (P-256, SHA-256) of the body, by GitHub's secret scanning key.";
+                SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(GITHUB_SIGNATURE, DESCRIPTION)))
             }
         }
     }
 }
 
-fn bearer(words: &str) -> SecurityScheme {
-    SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build())
+fn bearer(description: &str) -> SecurityScheme {
+    SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build())
 }
 
-/// A key in the first place where the dialect takes one; OpenAPI has no words for "in one of these, or the same in all".
+/// A key in the first source of the dialect; OpenAPI cannot express "in one of these, or the same in all".
 fn key_scheme(dialect: &Dialect) -> SecurityScheme {
-    const WORDS: &str = "A key, here or in any other place where the dialect takes one.";
-    let value = |name: &str| ApiKeyValue::with_description(name, WORDS);
+    const DESCRIPTION: &str = "A key, here or in any other source of the dialect.";
+    let value = |name: &str| ApiKeyValue::with_description(name, DESCRIPTION);
     match dialect.sources.first() {
-        None => bearer(WORDS),
+        None => bearer(DESCRIPTION),
         Some(Source::Header { name, scheme: Some(scheme), .. })
             if name == "authorization" && scheme.eq_ignore_ascii_case("bearer") =>
         {
-            bearer(WORDS)
+            bearer(DESCRIPTION)
         }
         Some(Source::Header { written, .. }) => SecurityScheme::ApiKey(ApiKey::Header(value(written))),
-        Some(Source::Basic(_)) => {
-            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some(WORDS)).build())
-        }
+        Some(Source::Basic(_)) => SecurityScheme::Http(
+            HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some(DESCRIPTION)).build(),
+        ),
         Some(Source::Query(name)) => SecurityScheme::ApiKey(ApiKey::Query(value(name))),
         Some(Source::Cookie(name)) => SecurityScheme::ApiKey(ApiKey::Cookie(value(name))),
     }
@@ -286,31 +290,31 @@ fn components(dialect: &Dialect) -> Components {
     components
 }
 
-/// A field of the header: its name, and what it says.
+/// A header field: its name and description.
 type Field = (&'static str, &'static str);
 
-/// Every status of a refusal, what it means, and what its header has beyond the media type.
+/// The error responses: status, description, and header fields.
 const REFUSALS: [(u16, &str, &[Field]); 13] = [
-    (400, "The query or the body cannot be read.", &[]),
-    (401, "A token is needed, or this one is not valid here.", &[("WWW-Authenticate", "What is wanted (RFC 6750).")]),
-    (403, "Whoever asks may not do that.", &[]),
-    (404, "There is no such thing.", &[]),
-    (409, "It is not in a state for that.", &[]),
-    (408, "The body did not come in time.", &[]),
-    (412, "It has another version than `If-Match` names.", &[]),
-    (413, "The body is too long.", &[]),
-    (415, "The body is of another kind than is taken here, by its media type.", &[]),
-    (422, "Some fields cannot be used; `errors` has each of them.", &[]),
+    (400, "Malformed query or body.", &[]),
+    (401, "Missing or invalid token.", &[("WWW-Authenticate", "Challenge (RFC 6750).")]),
+    (403, "Not permitted.", &[]),
+    (404, "Not found.", &[]),
+    (409, "Conflict with current state.", &[]),
+    (408, "The body did not arrive in time.", &[]),
+    (412, "ETag mismatch: the resource has changed.", &[]),
+    (413, "The body is too large.", &[]),
+    (415, "Unsupported media type of the body.", &[]),
+    (422, "Invalid fields; `errors` lists them.", &[]),
     (
         429,
-        "Too many bad tokens have come from this address, or too many requests of this caller are waiting.",
-        &[("Retry-After", "Seconds to wait.")],
+        "Too many failed authentications from this address, or too many concurrent requests of this caller.",
+        &[("Retry-After", "Seconds to wait before retrying.")],
     ),
-    (500, "The request could not be carried out; the log says why.", &[]),
-    (503, "Not at the moment; try again.", &[("Retry-After", "Seconds to wait.")]),
+    (500, "Internal error; the server's log has the cause.", &[]),
+    (503, "Temporarily unavailable; retry.", &[("Retry-After", "Seconds to wait before retrying.")]),
 ];
 
-/// The name of a refusal among the components.
+/// The name of an error response among the components.
 fn name(status: u16) -> String {
     format!("Refused{status}")
 }
@@ -332,19 +336,19 @@ impl<const STATUS: u16> IntoResponses for Refused<STATUS> {
     }
 }
 
-/// What is refused for reasons that the operation shares with others like it.
+/// Adds the error responses that follow from the kind of operation.
 fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: bool, dialect: &Dialect) {
     let is_called_by = |caller: Caller| operation.security == Some(caller.requirement());
     let is_for_users = is_called_by(Caller::User);
     let by_token = is_called_by(Caller::Operator) || is_called_by(Caller::Edge);
-    // Edges send no document that could have mistakes.
+    // Edges send no JSON document.
     let has_document = has_document && !is_called_by(Caller::Edge);
     let has_caller = Caller::ALL.into_iter().any(is_called_by);
     let reasons = [
-        // A secret in the path, too.
+        // Also for a secret in the path.
         (400, has_document || has_parameter(operation) || has_idempotency_key(operation)),
         (401, has_caller),
-        // A token that may only read.
+        // For a read-only token.
         (403, is_called_by(Caller::Operator) && !is_safe),
         (404, has(operation, ParameterIn::Path, "")),
         (409, has_idempotency_key(operation)),
@@ -365,7 +369,7 @@ fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: b
     }
 }
 
-/// With which statuses a key is refused, or what somebody wants to do with it.
+/// The statuses with which the key of a self-service request, or the request, is refused.
 fn statuses_for_users(dialect: &Dialect) -> BTreeSet<u16> {
     Refusal::ALL.into_iter().map(|refusal| dialect.errors.status(refusal)).chain([403, 429]).collect()
 }
@@ -374,22 +378,22 @@ fn name_for_users(status: u16) -> String {
     format!("RefusedKey{status}")
 }
 
-/// The dialect's words, whatever they are, or else a problem document.
+/// A refusal in the format of the dialect, or a problem document.
 fn refusal_of_key(dialect: &Dialect) -> Described {
     let rendered = dialect.errors.render(Refusal::Unknown, &Facts::default());
     let media_type = rendered.headers.into_iter().find(|(name, _)| name == "content-type").map(|(_, value)| value);
     let any =
-        Object::builder().schema_type(SchemaType::AnyValue).description(Some("In the words of the dialect.")).build();
+        Object::builder().schema_type(SchemaType::AnyValue).description(Some("In the format of the dialect.")).build();
     let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
     let described = ContentBuilder::new().schema(Some(any)).build();
     ResponseBuilder::new()
-        .description("The key is not accepted, or may not do that.")
+        .description("The key is refused, or not permitted.")
         .content("application/problem+json", problem)
         .content(media_type.unwrap_or_default(), described)
         .build()
 }
 
-/// What conditional requests have in common (RFC 9110, section 13).
+/// Describes the ETags of conditional requests (RFC 9110, section 13).
 fn add_entity_tags(operation: &mut Operation) {
     let may_be_changed = has(operation, ParameterIn::Header, IF_MATCH);
     let may_be_known = has(operation, ParameterIn::Header, IF_NONE_MATCH) && !may_be_changed;
@@ -398,7 +402,7 @@ fn add_entity_tags(operation: &mut Operation) {
     }
     let tag = || {
         let text = Object::builder().schema_type(Type::String).build();
-        HeaderBuilder::new().schema(Some(text)).description(Some("Its version.")).build()
+        HeaderBuilder::new().schema(Some(text)).description(Some("The version of the resource.")).build()
     };
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
@@ -409,7 +413,7 @@ fn add_entity_tags(operation: &mut Operation) {
         }
     }
     if may_be_known {
-        let response = ResponseBuilder::new().description("It has a version that is known.").header("ETag", tag());
+        let response = ResponseBuilder::new().description("Not modified.").header("ETag", tag());
         operation.responses.responses.insert("304".to_owned(), RefOr::T(response.build()));
     }
 }
@@ -419,7 +423,7 @@ const IF_NONE_MATCH: &str = "If-None-Match";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const GITHUB_SIGNATURE: &str = "Github-Public-Key-Signature";
 
-/// Whether the operation has a parameter there, of that name unless it is empty.
+/// Whether the operation has a parameter in that location, of that name if one is given.
 fn has(operation: &Operation, location: ParameterIn, name: &str) -> bool {
     operation.parameters.iter().flatten().any(|parameter| {
         matches!(parameter, RefOr::T(parameter)
@@ -427,7 +431,7 @@ fn has(operation: &Operation, location: ParameterIn, name: &str) -> bool {
     })
 }
 
-/// Whether something of the path or the query can be wrong.
+/// Whether the operation has a parameter in path or query.
 fn has_parameter(operation: &Operation) -> bool {
     has(operation, ParameterIn::Path, "") || has(operation, ParameterIn::Query, "")
 }
@@ -436,7 +440,7 @@ fn has_idempotency_key(operation: &Operation) -> bool {
     has(operation, ParameterIn::Header, IDEMPOTENCY_KEY)
 }
 
-/// A field of the header that may be sent.
+/// An optional header field.
 fn field(name: &str, description: &str, schema: Value) -> Vec<Parameter> {
     let parameter = ParameterBuilder::new()
         .name(name)
@@ -450,21 +454,21 @@ fn field(name: &str, description: &str, schema: Value) -> Vec<Parameter> {
 
 impl IntoParams for IfMatch {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        field(IF_MATCH, "The version that is to be changed, and no other", json!({"type": "string"}))
+        field(IF_MATCH, "The ETag to change; fails with 412 if the resource has another", json!({"type": "string"}))
     }
 }
 
 impl IntoParams for Known {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        field(IF_NONE_MATCH, "The version that is known, and need not be sent again", json!({"type": "string"}))
+        field(IF_NONE_MATCH, "The known ETag; answered 304 if the resource has it", json!({"type": "string"}))
     }
 }
 
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let words =
-            "Under the same one, the same request is carried out once and answered with the same plaintext, for a day";
-        field(IDEMPOTENCY_KEY, words, Self::schema())
+        let description =
+            "Within 24 hours, the same request with this key is carried out once and returns the same plaintext";
+        field(IDEMPOTENCY_KEY, description, Self::schema())
     }
 }
 
@@ -505,13 +509,14 @@ mod tests {
             there.extend(methods.filter(|method| *method != "HEAD").map(|method| (method.to_owned(), path.to_owned())));
         }
         let document = described();
-        let told: BTreeSet<_> = operations_of(&document).into_iter().map(|(method, path, _)| (method, path)).collect();
-        assert_eq!(there, told);
+        let described: BTreeSet<_> =
+            operations_of(&document).into_iter().map(|(method, path, _)| (method, path)).collect();
+        assert_eq!(there, described);
         assert!(there.contains(&("PATCH".to_owned(), "/v1/owners/{id}".to_owned())), "{there:?}");
     }
 
     #[test]
-    fn every_operation_has_a_name_of_its_own_a_summary_and_a_tag_that_is_told_of() {
+    fn operations_have_unique_ids_summaries_and_known_tags() {
         let document = described();
         let tags: Vec<_> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
         let mut names = BTreeSet::new();
@@ -523,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_leads_somewhere_and_every_component_is_referred_to() {
+    fn references_resolve_and_components_are_referenced() {
         let document = described();
         let text = document.to_string();
         let references = Regex::new(r##""\$ref":"#(/[^"]+)""##).unwrap();
@@ -539,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_openapi_3_1_about_this_version_and_has_no_extractors_in_it() {
+    fn document_is_openapi_3_1_without_extractors() {
         let document = described();
         assert_eq!(
             (&document["openapi"], &document["info"]["version"]),
@@ -553,7 +558,7 @@ mod tests {
     /// What makes generators of clients fail, or forget fields: alternatives beside properties, and names of properties
     /// that only an expression tells.
     #[test]
-    fn every_schema_is_one_that_generators_take() {
+    fn schemas_are_accepted_by_client_generators() {
         fn check(place: &str, node: &Value) {
             match node {
                 Value::Object(fields) => {

@@ -1,10 +1,9 @@
 //! Owners, for operators.
 
-use super::App;
 use super::answer::{json, unless_known, versioned};
-use super::extract::{Document, Id, Parameters};
-use super::keys::PageSize;
-use super::openapi::schema;
+use super::app::App;
+use super::extract::{Document, Id};
+use super::parameters::{Name, PageSize, Parameters};
 use super::precondition::{IfMatch, Known};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
@@ -18,54 +17,48 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// One to whom keys belong.
+/// An owner of keys.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Owner)]
 struct OwnerResource<'a> {
     #[schema(value_type = Name)]
     id: &'a str,
-    /// What it is, where somebody has said.
+    /// The kind of owner; null if unspecified.
     #[schema(required, value_type = Option<OwnerKind>)]
     kind: Option<&'static str>,
-    /// Whether all its keys are refused.
+    /// Whether all keys of the owner are refused.
     disabled: bool,
-    /// The most that its keys may do; null does not bound them.
+    /// The permissions that bound those of its keys; null is unbounded.
     #[schema(required)]
     permissions: Option<&'a [String]>,
     created_at: Timestamp,
 }
 
-/// Some owners, by their ids.
+/// A page of owners, sorted by id.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Owners)]
 struct ListResource<'a> {
     owners: Vec<OwnerResource<'a>>,
-    /// What to ask for with `after`, where there are more.
+    /// The `after` of the next page; null on the last page.
     #[schema(required)]
     next: Option<&'a str>,
 }
 
-/// How many keys were revoked.
+/// The result of revoking the keys of an owner.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RevokedKeys)]
 struct RevokedResource {
-    /// Those that had not been revoked before.
+    /// How many keys this request revoked.
     revoked: usize,
 }
 
-schema!(
-    Name,
-    "The id of an owner, a member or a plan, in the words of whoever runs the service",
-    crate::model::schema::id()
-);
-
-/// Lists owners, by their ids
+/// List owners, sorted by id
 #[utoipa::path(
     get,
     path = "/v1/owners",
     operation_id = "listOwners",
     tag = "owners",
-    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<Name>, Query, description = "The `next` of the list before"), ("kind" = Option<OwnerKind>, Query, description = "Only those that are this"), ("disabled" = Option<bool>, Query, description = "Only those that are disabled, or only the others")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<Name>, Query, description = "Continue after this: the `next` of the previous page"), ("kind" = Option<OwnerKind>, Query, description = "Only owners of this kind"), ("disabled" = Option<bool>, Query, description = "Only disabled owners, or only enabled ones")),
     responses((status = OK, description = "The owners", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
@@ -81,7 +74,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     json(StatusCode::OK, &ListResource { owners, next: page.next.as_deref() })
 }
 
-/// An owner
+/// Show an owner
 #[utoipa::path(
     get,
     path = "/v1/owners/{id}",
@@ -95,17 +88,17 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
     unless_known(&known, owner.version, &resource(&owner))
 }
 
-/// Makes an owner, or says all of what one is to be
+/// Create or replace an owner
 ///
-/// What is absent is as in a new one.
+/// Absent fields get their defaults.
 #[utoipa::path(
     put,
     path = "/v1/owners/{id}",
     operation_id = "setOwner",
     tag = "owners",
-    params(("id" = Name, Path, description = "The owner's id"), IfMatch, ("If-None-Match" = Option<String>, Header, description = "`*`: only if it is not there yet")),
+    params(("id" = Name, Path, description = "The owner's id"), IfMatch, ("If-None-Match" = Option<String>, Header, description = "`*`: create only, fail if the resource exists")),
     request_body(content = ref("#/components/schemas/OwnerSettings"), content_type = "application/json"),
-    responses((status = OK, description = "The owner as it is now", body = OwnerResource), (status = CREATED, description = "The owner, which is new", body = OwnerResource))
+    responses((status = OK, description = "The owner after the change", body = OwnerResource), (status = CREATED, description = "The new owner", body = OwnerResource))
 )]
 pub(super) async fn put(
     State(app): State<App>,
@@ -121,9 +114,9 @@ pub(super) async fn put(
     versioned(status, owner.version, &resource(&owner))
 }
 
-/// Disables, enables or bounds an owner
+/// Change an owner: disable, enable, or set its permissions
 ///
-/// What is not named stays.
+/// Fields that are not named stay.
 #[utoipa::path(
     patch,
     path = "/v1/owners/{id}",
@@ -131,7 +124,7 @@ pub(super) async fn put(
     tag = "owners",
     params(("id" = Name, Path, description = "The owner's id"), IfMatch),
     request_body(content = ref("#/components/schemas/OwnerChange"), content_type = "application/json"),
-    responses((status = OK, description = "The owner as it is now", body = OwnerResource))
+    responses((status = OK, description = "The owner after the change", body = OwnerResource))
 )]
 pub(super) async fn change(
     State(app): State<App>,
@@ -146,7 +139,7 @@ pub(super) async fn change(
     versioned(StatusCode::OK, owner.version, &resource(&owner))
 }
 
-/// Ends all keys of an owner or of one member, at once and for good
+/// Revoke all keys of an owner or of one of its members, immediately and permanently
 #[utoipa::path(
     post,
     path = "/v1/owners/{id}/revoke-keys",
@@ -154,7 +147,7 @@ pub(super) async fn change(
     tag = "owners",
     params(("id" = Name, Path, description = "The owner's id")),
     request_body(content = ref("#/components/schemas/KeysToRevoke"), content_type = "application/json"),
-    responses((status = OK, description = "How many were revoked", body = RevokedResource))
+    responses((status = OK, description = "The number of revoked keys", body = RevokedResource))
 )]
 pub(super) async fn revoke_keys(
     State(app): State<App>,
@@ -164,7 +157,7 @@ pub(super) async fn revoke_keys(
 ) -> Result<Response, ApiError> {
     let KeysToRevoke { member } = KeysToRevoke::read(&document).map_err(ApiError::Invalid)?;
     let revoked = app.store.revoke_keys_of(by, id.clone(), member, (app.clock)()).await?.ok_or(NO_OWNER)?;
-    tracing::info!(owner = id, revoked, "keys of the owner revoked");
+    tracing::info!(owner = id, revoked, "keys of owner revoked");
     json(StatusCode::OK, &RevokedResource { revoked })
 }
 

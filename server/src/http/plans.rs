@@ -1,11 +1,10 @@
 //! Plans, for operators.
 
-use super::App;
 use super::answer::{json, unless_known, versioned};
-use super::extract::{Document, Id, Parameters};
-use super::keys::PageSize;
+use super::app::App;
+use super::extract::{Document, Id};
 use super::openapi::Refused;
-use super::owners::Name;
+use super::parameters::{Name, PageSize, Parameters};
 use super::precondition::{IfMatch, Known};
 use super::problem::ApiError;
 use crate::clock::Timestamp;
@@ -19,38 +18,38 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What the keys on it may use.
+/// A plan.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Plan)]
 struct PlanResource<'a> {
     #[schema(value_type = Name)]
     id: &'a str,
-    /// What its keys may use; null stands for the dialect's limits.
+    /// The rate limits of keys on the plan; null for the dialect's.
     #[schema(required)]
     limits: Option<Vec<String>>,
-    /// What a key begins with that names no credits of its own; null does not bound it.
+    /// The initial credits of keys created without their own; null is unlimited.
     #[schema(required)]
     credits: Option<u64>,
     created_at: Timestamp,
 }
 
-/// Some plans, by their ids.
+/// A page of plans, sorted by id.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Plans)]
 struct ListResource<'a> {
     plans: Vec<PlanResource<'a>>,
-    /// What to ask for with `after`, where there are more.
+    /// The `after` of the next page; null on the last page.
     #[schema(required)]
     next: Option<&'a str>,
 }
 
-/// Lists plans, by their ids
+/// List plans, sorted by id
 #[utoipa::path(
     get,
     path = "/v1/plans",
     operation_id = "listPlans",
     tag = "plans",
-    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<Name>, Query, description = "The `next` of the list before")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<Name>, Query, description = "Continue after this: the `next` of the previous page")),
     responses((status = OK, description = "The plans", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
@@ -61,7 +60,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     json(StatusCode::OK, &ListResource { plans, next: page.next.as_deref() })
 }
 
-/// A plan
+/// Show a plan
 #[utoipa::path(
     get,
     path = "/v1/plans/{id}",
@@ -75,17 +74,17 @@ pub(super) async fn show(State(app): State<App>, known: Known, Id(id): Id) -> Re
     unless_known(&known, plan.version, &resource(&plan))
 }
 
-/// Makes a plan, or says all of what one is to be
+/// Create or replace a plan
 ///
-/// What is absent is as in a new one. New limits hold for all its keys at once.
+/// Absent fields get their defaults. New limits apply to all keys on the plan immediately.
 #[utoipa::path(
     put,
     path = "/v1/plans/{id}",
     operation_id = "setPlan",
     tag = "plans",
-    params(("id" = Name, Path, description = "The plan's id"), IfMatch, ("If-None-Match" = Option<String>, Header, description = "`*`: only if it is not there yet")),
+    params(("id" = Name, Path, description = "The plan's id"), IfMatch, ("If-None-Match" = Option<String>, Header, description = "`*`: create only, fail if the resource exists")),
     request_body(content = ref("#/components/schemas/PlanSettings"), content_type = "application/json"),
-    responses((status = OK, description = "The plan as it is now", body = PlanResource), (status = CREATED, description = "The plan, which is new", body = PlanResource))
+    responses((status = OK, description = "The plan after the change", body = PlanResource), (status = CREATED, description = "The new plan", body = PlanResource))
 )]
 pub(super) async fn put(
     State(app): State<App>,
@@ -101,14 +100,14 @@ pub(super) async fn put(
     versioned(status, plan.version, &resource(&plan))
 }
 
-/// Removes a plan that no key is on
+/// Delete a plan that no key is on
 #[utoipa::path(
     delete,
     path = "/v1/plans/{id}",
     operation_id = "deletePlan",
     tag = "plans",
     params(("id" = Name, Path, description = "The plan's id"), IfMatch),
-    responses((status = NO_CONTENT, description = "It is gone"), Refused<409>)
+    responses((status = NO_CONTENT, description = "Deleted"), Refused<409>)
 )]
 pub(super) async fn delete(
     State(app): State<App>,

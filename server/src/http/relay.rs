@@ -1,14 +1,15 @@
-//! What a relay answers: the feed as a control plane does, and what edges tell and ask handed on to its upstream.
+//! The HTTP API of a relay: the feed from its own database; usage reports and verifications are forwarded to its upstream.
 
 use super::auth::{TokenEnd, TokenReloads, bearer};
-use super::extract::Body;
+use super::extract::{Body, MAX_BODY_BYTES};
 use super::problem::ApiError;
-use super::{MAX_BODY_BYTES, answer, feed, health, request_log, verify};
+use super::{answer, feed, health, request_log, verify};
 use crate::auth::tokens::file::{Audience, Tokens};
 use crate::clock::Clock;
 use crate::feed::Feed;
+use crate::feed::upstream_status::UpstreamStatus;
 use crate::model::Actor;
-use crate::relay::{Upstream, UpstreamStatus};
+use crate::relay::upstream::Upstream;
 use crate::store::{self, Store};
 use axum::Router;
 use axum::body::Bytes;
@@ -26,46 +27,46 @@ use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// What a relay's handlers work with.
+/// The state of a relay's handlers.
 #[derive(Clone)]
 pub struct RelayApp {
     /// The feed.
     pub feed: Feed,
-    /// The state.
+    /// The database.
     pub store: Store,
-    /// The edges' tokens.
+    /// The tokens of edges.
     pub tokens: Arc<Tokens>,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Whom the relay follows.
+    /// The client of the upstream.
     pub upstream: Arc<Upstream>,
-    /// What it has heard of it.
+    /// The status of the upstream.
     pub upstream_status: Arc<UpstreamStatus>,
 }
 
-/// How long the upstream may take over what is handed on: as long as a control plane needs at most for a verification, and
-/// less than an edge waits.
-const PATIENCE: Duration = Duration::from_millis(4800);
-/// The longest answer that is handed back.
-const MAX_ANSWER_BYTES: usize = 64 << 10;
+/// The timeout of a forwarded request: as long as a control plane needs at most for a verification, and less than an edge
+/// waits.
+const FORWARD_TIMEOUT: Duration = Duration::from_millis(4800);
+/// The maximum size of a forwarded response.
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
-/// Every route of a relay.
+/// The router of a relay.
 pub fn relay_router(app: RelayApp) -> Router {
     let for_edges = OpenApiRouter::default()
         .routes(routes!(feed::page))
-        .routes(routes!(hand_on_usage))
-        .routes(routes!(hand_on_verification))
+        .routes(routes!(forward_usage))
+        .routes(routes!(forward_verification))
         .route_layer(from_fn_with_state(app.clone(), require_edge));
     let for_all = OpenApiRouter::default().routes(routes!(health::alive)).routes(routes!(ready));
     Router::from(for_all.merge(for_edges))
-        .fallback(async || ApiError::NotARelaysWork)
+        .fallback(async || ApiError::NotAvailableOnRelay)
         .method_not_allowed_fallback(async |method| ApiError::MethodNotAllowed { method })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(request_log::log))
         .with_state(app)
 }
 
-/// Only tokens of the file: those that a control plane issues are in its database.
+/// Admits edges with a token of the file. Tokens that a control plane issues are in its database, which a relay does not have.
 async fn require_edge(State(app): State<RelayApp>, mut request: Request, next: Next) -> Result<Response, ApiError> {
     let shown = request.headers().contains_key(AUTHORIZATION);
     let token_reloads = TokenReloads(app.tokens.reloads());
@@ -78,47 +79,46 @@ async fn require_edge(State(app): State<RelayApp>, mut request: Request, next: N
     Ok(next.run(request).await)
 }
 
-/// Hands a batch on; its id is what makes it count once, wherever it comes by.
-#[utoipa::path(post, path = USAGE_PATH, responses((status = OK, description = "What the upstream answers")))]
-async fn hand_on_usage(
+/// Forwards a usage batch. Its id makes it count once, whichever way it arrives.
+#[utoipa::path(post, path = USAGE_PATH, responses((status = OK, description = "The response of the upstream")))]
+async fn forward_usage(
     State(app): State<RelayApp>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    hand_on(&app, USAGE_PATH, &headers, body).await
+    forward(&app, USAGE_PATH, &headers, body).await
 }
 
-/// Hands a credential on, in memory that is overwritten when it goes.
-#[utoipa::path(post, path = VERIFY_PATH, responses((status = OK, description = "What the upstream answers")))]
-async fn hand_on_verification(
+/// Forwards a credential, in memory that is overwritten when it is released.
+#[utoipa::path(post, path = VERIFY_PATH, responses((status = OK, description = "The response of the upstream")))]
+async fn forward_verification(
     State(app): State<RelayApp>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    hand_on(&app, VERIFY_PATH, &headers, Bytes::from_owner(verify::wiped(body))).await
+    forward(&app, VERIFY_PATH, &headers, Bytes::from_owner(verify::wiped(body))).await
 }
 
-async fn hand_on(app: &RelayApp, path: &str, headers: &HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+async fn forward(app: &RelayApp, path: &str, headers: &HeaderMap, body: Bytes) -> Result<Response, ApiError> {
     // The body may have taken longer than the token was valid.
     if !bearer(headers).is_some_and(|token| app.tokens.accept(Audience::Edge, token)) {
         return Err(ApiError::NotAuthorized);
     }
-    let asked = app.upstream.post(path, headers.get(CONTENT_TYPE), body, PATIENCE, MAX_ANSWER_BYTES).await;
-    let answered = asked.map_err(|error| {
-        tracing::debug!(path, %error, "the upstream has not taken what was to be handed on");
-        ApiError::UpstreamAway
+    let forwarded = app.upstream.post(path, headers.get(CONTENT_TYPE), body, FORWARD_TIMEOUT, MAX_RESPONSE_BYTES).await;
+    let answered = forwarded.map_err(|error| {
+        tracing::debug!(path, %error, "failed to forward request");
+        ApiError::UpstreamUnavailable
     })?;
     match answered.status {
-        // What the edge can do something about. All else, such as the relay's own token being refused, is no fault of it, and
-        // it is to try again.
+        // The edge can act on these. Others, such as a refusal of the relay's own token, are not its fault, and it retries.
         StatusCode::OK
         | StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNPROCESSABLE_ENTITY
         | StatusCode::SERVICE_UNAVAILABLE => {}
         status => {
-            tracing::warn!(path, %status, "the upstream refuses what is handed on");
-            return Err(ApiError::UpstreamAway);
+            tracing::warn!(path, %status, "upstream refused forwarded request");
+            return Err(ApiError::UpstreamUnavailable);
         }
     }
     let mut response = Response::new(answered.body.into());
@@ -134,19 +134,19 @@ async fn hand_on(app: &RelayApp, path: &str, headers: &HeaderMap, body: Bytes) -
 #[derive(Serialize)]
 struct Ready {
     status: &'static str,
-    /// The last change that is served.
+    /// The sequence of the last change that the relay serves.
     sequence: u64,
-    /// The last change that the upstream was heard to have.
+    /// The sequence of the last change that the upstream is known to have.
     upstream_sequence: u64,
-    /// How the upstream answers.
+    /// The state of the upstream.
     upstream: &'static str,
-    /// How long ago the control plane was known to have nothing newer; absent if that is not known.
+    /// How long ago the control plane was known to have nothing newer; absent if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_ms: Option<u64>,
 }
 
-/// Whether it has a state to serve, and how old that can be.
-#[utoipa::path(get, path = "/readyz", responses((status = OK, description = "It can do its work")))]
+/// Readiness: whether there is a complete state to serve, and its age.
+#[utoipa::path(get, path = "/readyz", responses((status = OK, description = "Ready")))]
 async fn ready(State(app): State<RelayApp>) -> Result<Response, ApiError> {
     app.store.check().await.map_err(ApiError::Unavailable)?;
     if !app.upstream_status.is_complete() {

@@ -1,5 +1,4 @@
-//! One line per request, at debug, with the route that it took. What was asked for is not shown: somebody may have put a
-//! key in the place of an id.
+//! Logs one line per request at debug, with the route. The path is not logged, as it may contain a key in place of an id.
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -12,6 +11,6 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    tracing::debug!(%method, route, status = response.status().as_u16(), elapsed = ?started.elapsed(), "answered");
+    tracing::debug!(%method, route, status = response.status().as_u16(), elapsed = ?started.elapsed(), "request served");
     response
 }

@@ -1,9 +1,7 @@
-//! Refuses requests with a key or a token in their path or query: whatever stands there reaches the logs of proxies, and what
-//! is asked for by it could not be shown to anybody.
+//! Refuses requests with a key or a token in path or query, which proxies log.
 
-use super::App;
-use super::extract::problem;
-use super::problem::ApiError;
+use super::app::App;
+use super::problem::{ApiError, problem};
 use super::self_service::OWN_KEYS_PATH;
 use axum::extract::{Query, Request, State};
 use axum::middleware::Next;
@@ -19,17 +17,17 @@ pub(super) async fn refuse(State(app): State<App>, request: Request, next: Next)
     if request.uri().query().is_some_and(|query| app.secrets.is_in(query.as_bytes())) {
         let found = in_query(&app, &request);
         if !found.is_empty() {
-            return Err(ApiError::BadQuery(Problems(found)));
+            return Err(ApiError::InvalidQuery(Problems(found)));
         }
     }
     Ok(next.run(request).await)
 }
 
-/// The parameters with a secret that is not there to show who asks.
+/// The parameters that contain a secret, except the credential of self-service.
 fn in_query(app: &App, request: &Request) -> Vec<keyward_core::document::Problem> {
     let whole = || vec![problem("", LOOKS_LIKE_A_SECRET)];
     let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()) else { return whole() };
-    let shows_key = |name: &str| {
+    let is_credential = |name: &str| {
         let takes_keys = |source: &Source| matches!(source, Source::Query(parameter) if parameter == name);
         request.uri().path().starts_with(OWN_KEYS_PATH) && app.dialect.sources.iter().any(takes_keys)
     };
@@ -37,7 +35,7 @@ fn in_query(app: &App, request: &Request) -> Vec<keyward_core::document::Problem
     for (name, value) in pairs {
         if app.secrets.is_in(name.as_bytes()) {
             found.extend(whole());
-        } else if app.secrets.is_in(value.as_bytes()) && !shows_key(&name) {
+        } else if app.secrets.is_in(value.as_bytes()) && !is_credential(&name) {
             found.push(problem(&name, LOOKS_LIKE_A_SECRET));
         }
     }

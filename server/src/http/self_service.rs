@@ -1,17 +1,18 @@
-//! What users may do with a key: list, make, revoke and rotate the keys of its owner.
+//! Self-service: users list, create, revoke and rotate the keys of their owner by sending a key.
 //!
-//! Who asks is known by the key alone, shown as at an edge and verified here; no header says more about it. A key that is
-//! refused hears so in the words of the dialect, and everything else is a problem document.
+//! The key alone identifies the caller. It is sent as to an edge and verified here; no other header is trusted. A refused key is
+//! answered in the format of the dialect; all other errors are problem documents.
 
-use super::App;
 use super::answer::json;
-use super::extract::{Document, Id, Parameters, problem};
+use super::app::App;
+use super::extract::{Document, Id};
+use super::keys::NO_KEY;
 use super::keys::issue::format_of;
-use super::keys::{KeyId, NO_KEY, PageSize};
 use super::openapi::Refused as Refuses;
-use super::problem::ApiError;
+use super::parameters::{KeyId, PageSize, Parameters};
+use super::problem::{ApiError, problem};
 use crate::auth::auth_throttle;
-use crate::auth::key_auth::{Refused, Verified, verify_key};
+use crate::auth::key_auth::{Refused, Verified, counts_as_failure, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
 use crate::model::{Delegator, FieldSpec, Key, Rotation, State as KeyState};
@@ -32,23 +33,23 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// Where users ask.
+/// The path of self-service.
 pub(super) const OWN_KEYS_PATH: &str = "/api-keys";
 
-/// After how many seconds to come back when nothing could be decided.
+/// `Retry-After` when the key could not be verified.
 const UNAVAILABLE_RETRY_S: u64 = 1;
 
-/// What users see of a key: not what operators note about it, nor what it may spend.
+/// A key as its users see it: without metadata and credits.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OwnKey)]
 struct KeyResource<'a> {
     #[schema(value_type = KeyId)]
     id: &'a str,
-    /// The plaintext, only in the answer to the request that made it.
+    /// The plaintext, only in the response to the request that issued it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key: Option<&'a str>,
-    /// The hint of its newest secret.
+    /// The hint of the newest secret.
     hint: &'a str,
     #[serde(flatten)]
     #[schema(ignore)]
@@ -63,51 +64,51 @@ struct KeyResource<'a> {
     secrets: Vec<SecretResource<'a>>,
 }
 
-/// One secret of a key, as users see it.
+/// A secret of a key, as its users see it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OwnSecret)]
 struct SecretResource<'a> {
-    /// What it may be recognised by.
+    /// The part of the plaintext that is shown in lists.
     hint: &'a str,
     created_at: Timestamp,
-    /// When it ends though the key goes on.
+    /// The end of the grace period; null for a current secret.
     #[schema(required)]
     not_after: Option<Timestamp>,
 }
 
-/// Some keys of an owner, the newest first.
+/// A page of keys of an owner, newest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OwnKeys)]
 struct ListResource<'a> {
     keys: Vec<KeyResource<'a>>,
-    /// What to ask for with `after`, where there are more.
+    /// The `after` of the next page; null on the last page.
     #[schema(required)]
     next: Option<&'a str>,
 }
 
-/// Who asks.
+/// The authenticated caller.
 pub(super) struct Caller {
     verified: Verified,
     asking: Asking,
 }
 
-/// Why somebody who asks is not heard.
+/// Why a caller is not authenticated.
 enum AuthRejection {
-    /// By the key, in the dialect's words.
+    /// The key is refused, in the format of the dialect.
     Refused { refused: Refused, scope: String, retry_after_s: u64 },
-    /// For what the dialect has no words.
+    /// A reason that no dialect has.
     Other(ApiError),
 }
 
-/// Lists the keys of the owner, the newest first
+/// List the keys of the owner, newest first
 ///
-/// As with all of self-service: those of the kind of the key that asks, and of the kinds that it looks after.
+/// As everywhere in self-service: keys of the calling key's kind, and of the kinds that it manages.
 #[utoipa::path(
     get,
     path = "/api-keys",
     operation_id = "listOwnKeys",
     tag = "self-service",
-    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<KeyId>, Query, description = "The `next` of the list before"), ("state" = Option<KeyState>, Query, description = "Only those in this state")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<KeyId>, Query, description = "Continue after this: the `next` of the previous page"), ("state" = Option<KeyState>, Query, description = "Only keys in this state")),
     responses((status = OK, description = "The keys", body = ListResource), Refuses<404>)
 )]
 pub(super) async fn list(
@@ -115,10 +116,10 @@ pub(super) async fn list(
     State(app): State<App>,
     mut parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    // The caller has read them.
+    // Read by the extractor of the caller.
     for source in &app.dialect.sources {
         if let Source::Query(name) = source {
-            parameters.leave_out(name);
+            parameters.ignore(name);
         }
     }
     let query = KeyQuery {
@@ -131,21 +132,21 @@ pub(super) async fn list(
         ..KeyQuery::default()
     };
     parameters.finish()?;
-    let turn = app.store.user_read_permit(caller.asking.owner()).await?;
-    let no_such_key = || ApiError::BadQuery(Problems(vec![problem("after", "there is no such key")]));
+    let permit = app.store.user_read_permit(caller.asking.owner()).await?;
+    let no_such_key = || ApiError::InvalidQuery(Problems(vec![problem("after", "key not found")]));
     if let Some(after) = &query.after {
-        // Whether somebody else has a key of that id is not told.
-        caller.visible(&app, &turn, after).await?.ok_or_else(no_such_key)?;
+        // Does not reveal whether another owner has a key of that id.
+        caller.visible(&app, &permit, after).await?.ok_or_else(no_such_key)?;
     }
     let now = (app.clock)();
-    let page = app.store.keys_for_user(&turn, &query, now).await?.ok_or_else(no_such_key)?;
+    let page = app.store.keys_for_user(&permit, &query, now).await?.ok_or_else(no_such_key)?;
     let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
-/// Makes a key that may do no more than the one that asks
+/// Create a key with at most the permissions of the calling key
 ///
-/// The plaintext is in the answer, and is shown only this once.
+/// The plaintext is in the response, and is shown only once.
 #[utoipa::path(
     post,
     path = "/api-keys",
@@ -163,12 +164,12 @@ pub(super) async fn create(
     let now = (app.clock)();
     let asks = &caller.verified.key;
     let new = caller.delegator(&app, |asks| asks.read(document, &app.dialect, now)).map_err(ApiError::Invalid)?;
-    caller.may_hand_on()?;
+    caller.may_issue()?;
     if asks.credits.is_some() {
-        return Err(ApiError::HasCredits);
+        return Err(ApiError::CreditsNotInheritable);
     }
     caller.check_issuance(&app, now).await?;
-    let _turn = app.store.user_permit(caller.asking.owner()).await?;
+    let _permit = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
     let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     caller.check_within(&key, &app)?;
@@ -178,26 +179,26 @@ pub(super) async fn create(
     json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
 }
 
-/// Ends a key of the owner at once and for good
+/// Revoke a key of the owner immediately and permanently
 #[utoipa::path(
     delete,
     path = "/api-keys/{id}",
     operation_id = "revokeOwnKey",
     tag = "self-service",
     params(("id" = KeyId, Path, description = "The key's id")),
-    responses((status = OK, description = "The key as it is now", body = KeyResource))
+    responses((status = OK, description = "The key after the change", body = KeyResource))
 )]
 pub(super) async fn revoke(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let _turn = app.store.user_permit(caller.asking.owner()).await?;
+    let _permit = app.store.user_permit(caller.asking.owner()).await?;
     let key = app.store.revoke_key_by(caller.asking, id, &app.clock).await?.ok_or(NO_KEY)?;
     tracing::info!(key = key.id, owner = key.owner, by = caller.verified.key.id, "key revoked");
     json(StatusCode::OK, &resource(&key, None, now))
 }
 
-/// Gives a key of the owner a new secret, and ends those it has after a grace
+/// Rotate a key of the owner: issue a new secret, and invalidate the others after a grace period
 ///
-/// The plaintext is in the answer, and is shown only this once.
+/// The plaintext is in the response, and is shown only once.
 #[utoipa::path(
     post,
     path = "/api-keys/{id}/rotate",
@@ -216,17 +217,17 @@ pub(super) async fn rotate(
     caller.check_again(&app).await?;
     let now = (app.clock)();
     let rotation = Rotation::read(&document).map_err(ApiError::Invalid)?;
-    let turn_to_read = app.store.user_read_permit(caller.asking.owner()).await?;
-    let key = caller.visible(&app, &turn_to_read, &id).await?.ok_or(NO_KEY)?;
-    drop(turn_to_read);
-    caller.may_hand_on()?;
-    // Whoever rotates a key is shown one that does what it does.
+    let read_permit = app.store.user_read_permit(caller.asking.owner()).await?;
+    let key = caller.visible(&app, &read_permit, &id).await?.ok_or(NO_KEY)?;
+    drop(read_permit);
+    caller.may_issue()?;
+    // The caller gets a plaintext with the permissions of the rotated key.
     if key.id != caller.verified.key.id {
         caller.check_within(&key, &app)?;
     }
     let format = format_of(&app.dialect, &key)?;
     caller.check_issuance(&app, now).await?;
-    let _turn = app.store.user_permit(caller.asking.owner()).await?;
+    let _permit = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
     let by = caller.verified.key.id.clone();
     let key = app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await?;
@@ -234,45 +235,44 @@ pub(super) async fn rotate(
     json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
 }
 
-/// Keeps answers out of caches: one may not know that a field beside `authorization` says whose they are.
+/// Keeps responses out of caches, which may not know that a header other than `authorization` identifies the caller.
 pub(super) async fn uncached(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 impl Caller {
-    /// Looks at the key again once the body has come, since what is said of the body rests on it. Whether it may change
-    /// anything is decided in the transaction that does.
+    /// Checks the key again after the body has arrived, as the response depends on it. The transaction that writes checks again.
     async fn check_again(&self, app: &App) -> Result<(), ApiError> {
         let by = Authorization::of_key(self.asking.clone(), &app.clock);
-        let _turn = app.store.user_read_permit(self.asking.owner()).await?;
+        let _permit = app.store.user_read_permit(self.asking.owner()).await?;
         Ok(app.store.check_authorization(&by).await?)
     }
 
-    /// The key of that id, if there is one that the caller may know of.
-    async fn visible(&self, app: &App, turn: &QueuePermit, id: &str) -> Result<Option<Key>, ApiError> {
-        Ok(app.store.key_for_user(turn, id).await?.filter(|key| self.asking.may_see(key)))
+    /// The key of that id, if the caller may see it.
+    async fn visible(&self, app: &App, permit: &QueuePermit, id: &str) -> Result<Option<Key>, ApiError> {
+        Ok(app.store.key_for_user(permit, id).await?.filter(|key| self.asking.may_see(key)))
     }
 
-    /// Whether the owner can make another secret now, before one is made and hashed.
+    /// Checks the issuance quota of the owner, before a secret is drawn and hashed.
     async fn check_issuance(&self, app: &App, now: Timestamp) -> Result<(), ApiError> {
-        let turn = app.store.user_read_permit(self.asking.owner()).await?;
-        Ok(app.store.check_share(&turn, &self.asking, now).await?)
+        let permit = app.store.user_read_permit(self.asking.owner()).await?;
+        Ok(app.store.check_issuance_quota(&permit, &self.asking, now).await?)
     }
 
-    /// A secret that was replaced may have been so since others know it, and of one that was found in public this is
-    /// certain. They would not lose what it makes.
-    fn may_hand_on(&self) -> Result<(), ApiError> {
+    /// A replaced secret may have been replaced because others know it, and a leaked one is known. Secrets that they issue
+    /// would outlive them.
+    fn may_issue(&self) -> Result<(), ApiError> {
         match &self.verified.secret {
-            secret if secret.leaked_at.is_some() => Err(ApiError::Leaked),
-            secret if secret.not_after.is_some() => Err(ApiError::Replaced),
+            secret if secret.leaked_at.is_some() => Err(ApiError::SecretLeaked),
+            secret if secret.not_after.is_some() => Err(ApiError::SecretReplaced),
             _ => Ok(()),
         }
     }
 
     fn check_within(&self, key: &Key, app: &App) -> Result<(), ApiError> {
         let found = self.delegator(app, |asks| asks.escalations(key, &app.dialect));
-        if found.is_empty() { Ok(()) } else { Err(ApiError::Beyond(Problems(found))) }
+        if found.is_empty() { Ok(()) } else { Err(ApiError::ExceedsCallerPermissions(Problems(found))) }
     }
 
     fn delegator<T>(&self, app: &App, ask: impl FnOnce(Delegator<'_>) -> T) -> T {
@@ -284,8 +284,8 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Response> {
-        let heard = caller(parts, app).await;
-        heard.map_err(|not_heard| match not_heard {
+        let authenticated = caller(parts, app).await;
+        authenticated.map_err(|rejection| match rejection {
             AuthRejection::Refused { refused, scope, retry_after_s } => {
                 refusal(app, parts, &refused, &scope, retry_after_s)
             }
@@ -306,65 +306,57 @@ async fn caller(parts: &Parts, app: &App) -> Result<Caller, AuthRejection> {
         Err(refused) => {
             let client = app.proxies.counted(&parts.extensions, &parts.headers);
             let wait = client
-                .filter(|_| is_bad(refused.refusal))
-                .and_then(|client| app.failures.failed(client, (app.clock)()));
-            return Err(wait.map_or_else(|| refused.into(), held_back));
+                .filter(|_| counts_as_failure(refused.refusal))
+                .and_then(|client| app.auth_throttle.failed(client, (app.clock)()));
+            return Err(wait.map_or_else(|| refused.into(), throttled));
         }
     };
-    if !verified.may_come_from(app.proxies.client(&parts.extensions, &parts.headers)) {
-        return Err(refused(Refusal::ForbiddenIp, verified.key).into());
-    }
-    let scope = app.self_service.as_ref().and_then(|service| service.scope.clone());
-    if let Some(scope) = scope.filter(|scope| !verified.may(scope, &app.dialect)) {
-        let refused = refused(Refusal::InsufficientScope, verified.key);
+    let scopes = app.self_service.as_ref().map_or(&[][..], |service| service.scope.as_slice());
+    let client = || app.proxies.client(&parts.extensions, &parts.headers);
+    if let Err(denial) = verified.authorize(&app.dialect, (app.clock)(), scopes, client) {
+        let refused = Refused { key: Some(Box::new(verified.key)), ..denial.refusal().into() };
+        let scope = denial.scope().to_owned();
         return Err(AuthRejection::Refused { refused, scope, retry_after_s: UNAVAILABLE_RETRY_S });
     }
-    let asking = Asking::new(&verified.key, &verified.secret, verified.owner.as_ref(), &app.dialect);
-    let asking = asking.ok_or(AuthRejection::Other(ApiError::NoOwner))?;
+    let owner = verified.owner.as_ref().ok_or(AuthRejection::Other(ApiError::NoOwner))?;
+    let asking = Asking::new(&verified.key, &verified.secret, owner, &app.dialect);
     Ok(Caller { verified, asking })
 }
 
-/// Whether it counts as a guess.
-fn is_bad(refusal: Refusal) -> bool {
-    (Refusal::Jwt..=Refusal::Expired).contains(&refusal)
-}
-
-/// Looks the credential up. Who has shown many bad ones waits for a turn, if it can be a key at all and was not one when it
-/// was last shown; one that was bad a moment ago is not looked up for them.
+/// Looks the credential up. For a suspect, one with many failed authentications, a credential that was bad a moment ago is not
+/// looked up, and one that is not known as good waits for a permit.
 async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Verified, Refused>, AuthRejection> {
     let now = (app.clock)();
     let client = app.proxies.counted(&parts.extensions, &parts.headers);
     let can_be_a_key = app.dialect.format_of(credential).is_some();
-    let suspect = client.filter(|client| can_be_a_key && app.failures.is_suspect(*client, now));
-    let _turn = match suspect {
-        Some(_) if app.failures.was_bad(credential, now) => return Ok(Err(Refusal::Unknown.into())),
-        Some(client) if !app.failures.was_good(credential) => {
-            Some(app.failures.turn(client).await.ok_or_else(|| held_back(UNAVAILABLE_RETRY_S))?)
+    let suspect = client.filter(|client| can_be_a_key && app.auth_throttle.is_suspect(*client, now));
+    let _permit = match suspect {
+        Some(_) if app.auth_throttle.was_bad(credential, now) => return Ok(Err(Refusal::Unknown.into())),
+        Some(client) if !app.auth_throttle.was_good(credential) => {
+            Some(app.auth_throttle.permit(client).await.ok_or_else(|| throttled(UNAVAILABLE_RETRY_S))?)
         }
         _ => None,
     };
     let hmac_pepper = app.leaks.hmac_pepper.as_ref();
     let verified = verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await;
     match &verified {
-        Ok(_) => app.failures.note(credential, true, now),
-        Err(refused) if can_be_a_key && is_bad(refused.refusal) => app.failures.note(credential, false, now),
+        Ok(_) => app.auth_throttle.note(credential, true, now),
+        Err(refused) if can_be_a_key && counts_as_failure(refused.refusal) => {
+            app.auth_throttle.note(credential, false, now)
+        }
         Err(_) => {}
     }
     Ok(verified)
 }
 
-/// The header as an edge sees it.
+/// The header as an edge reads it.
 fn fields(parts: &Parts) -> Vec<Header<'_>> {
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     std::iter::once((":path", path.as_bytes())).chain(headers).collect()
 }
 
-fn refused(refusal: Refusal, key: Key) -> Refused {
-    Refused { key: Some(Box::new(key)), ..refusal.into() }
-}
-
-fn held_back(retry_after_s: u64) -> AuthRejection {
+fn throttled(retry_after_s: u64) -> AuthRejection {
     AuthRejection::Refused { refused: Refusal::RateLimited.into(), scope: String::new(), retry_after_s }
 }
 
@@ -380,10 +372,10 @@ impl From<Refusal> for AuthRejection {
     }
 }
 
-/// The answer to a key that is not accepted, as an edge would give it.
+/// The response to a refused key, as an edge would give it.
 fn refusal(app: &App, parts: &Parts, refused: &Refused, scope: &str, retry_after_s: u64) -> Response {
     if let Some(error) = &refused.source {
-        tracing::warn!(%error, "a key could not be verified");
+        tracing::warn!(%error, "failed to verify key");
     }
     let key = refused.key.as_deref();
     let facts = Facts {
@@ -416,7 +408,7 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
         created_at: secret.created_at,
         not_after: secret.not_after,
     });
-    // Of secrets that were made at the same time, the one that stays is the newest.
+    // Of secrets with the same time, the current one is the newest.
     let newest = key.secrets.iter().rev().max_by_key(|secret| (secret.not_after.is_none(), secret.created_at));
     KeyResource {
         id: &key.id,
@@ -434,10 +426,10 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::auth_throttle::Failures;
-    use crate::auth::client_ip::Peer;
+    use crate::auth::auth_throttle::AuthThrottle;
     use crate::http::Services;
-    use keyward_core::wire::entry::Environment;
+    use crate::net::connections::Peer;
+    use keyward_core::key::environment::Environment;
 
     use crate::model::{Actor, Secret};
 
@@ -452,12 +444,12 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn a_suspect_with_a_good_key_is_heard_in_its_turn_or_at_once_if_it_was_before_and_nobody_else_waits() {
+    async fn good_key_of_a_suspect_waits_only_if_not_remembered() {
         const NOW: Timestamp = Timestamp::EXAMPLE;
         let dir = tempfile::tempdir().unwrap();
-        let failures = Arc::new(Failures::with_places(1));
+        let throttle = Arc::new(AuthThrottle::with_max_waiting(1));
         let services = Services::example(dir.path(), "exograph").await;
-        let app = App::from(Services { failures: Arc::clone(&failures), ..services });
+        let app = App::from(Services { auth_throttle: Arc::clone(&throttle), ..services });
         let store = app.store.clone();
         let plaintext = format!("exo_key_live_{:032}", 1);
         let digest = Digest::of_key(plaintext.as_bytes());
@@ -474,14 +466,14 @@ mod tests {
         for _ in 0..auth_throttle::THRESHOLD {
             assert_eq!(ask(suspect, "nonsense").await.status(), 401);
         }
-        let turn = failures.turn(suspect).await.unwrap();
-        let held_back = ask(suspect, &plaintext).await;
+        let permit = throttle.permit(suspect).await.unwrap();
+        let throttled = ask(suspect, &plaintext).await;
         assert_eq!(
-            (held_back.status().as_u16(), &held_back.headers()[RETRY_AFTER]),
+            (throttled.status().as_u16(), &throttled.headers()[RETRY_AFTER]),
             (429, &HeaderValue::from_static("1"))
         );
         assert_eq!(ask(other, &plaintext).await.status(), 200);
-        assert_eq!(&ask(suspect, "nonsense").await.headers()[RETRY_AFTER], "60", "it needs no turn");
+        assert_eq!(&ask(suspect, "nonsense").await.headers()[RETRY_AFTER], "60", "it needs no permit");
         let wrong = format!("exo_key_live_{:032}", 2);
         assert_eq!(&ask(suspect, &wrong).await.headers()[RETRY_AFTER], "1", "it could be one");
         assert_eq!(ask(other, &wrong).await.status(), 401);
@@ -489,7 +481,7 @@ mod tests {
         assert_eq!(ask(suspect, &plaintext).await.status(), 200, "it was good a moment ago");
         store.revoke_key(Actor::server(), "key_1".to_owned(), NOW).await.unwrap();
         assert_eq!(ask(suspect, &plaintext).await.status(), 429, "it is looked up all the same");
-        drop(turn);
+        drop(permit);
         let plaintext = format!("exo_key_live_{:032}", 3);
         let digest = Digest::of_key(plaintext.as_bytes());
         let secrets = vec![Secret::new("sec_2".into(), digest, String::new(), NOW)];

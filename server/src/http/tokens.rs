@@ -1,11 +1,11 @@
-//! Tokens of operators and edges, for operators. A plaintext token lives in this room only: made, shown once, gone.
+//! Tokens of operators and edges, for operators. A plaintext token exists only here: issued, shown once.
 
-use super::App;
 use super::answer::json;
-use super::extract::{Document, Id, Parameters, problem};
-use super::keys::PageSize;
+use super::app::App;
+use super::extract::{Document, Id};
 use super::openapi::{schema, text};
-use super::problem::ApiError;
+use super::parameters::{PageSize, Parameters};
+use super::problem::{ApiError, problem};
 use crate::auth::tokens::db;
 use crate::clock::Timestamp;
 use crate::model::{NewToken, State as KeyState, Token, TokenScope};
@@ -27,11 +27,11 @@ use utoipa::ToSchema;
 struct TokenResource<'a> {
     #[schema(value_type = TokenId)]
     id: &'a str,
-    /// The plaintext, in the answer to the request that made it and nowhere else.
+    /// The plaintext, only in the response to the request that issued it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     token: Option<&'a str>,
-    /// What its users call it.
+    /// The display name.
     name: &'a str,
     #[schema(value_type = TokenScope)]
     scope: &'static str,
@@ -42,33 +42,33 @@ struct TokenResource<'a> {
     expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
-    /// To the minute.
+    /// The last use, to the minute.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
 }
 
-/// Some tokens, the newest first.
+/// A page of tokens, newest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Tokens)]
 struct ListResource<'a> {
     tokens: Vec<TokenResource<'a>>,
-    /// What to ask for with `after`, where there are more.
+    /// The `after` of the next page; null on the last page.
     #[schema(required)]
     next: Option<&'a str>,
 }
 
 schema!(TokenId, "The id of a token", text(&format!("tok_[0-9A-Za-z]{{{}}}", random::ID_LENGTH)));
 
-/// Makes a token of operators or edges
+/// Create a token of an operator or edge
 ///
-/// The plaintext is in the answer, and is shown only this once.
+/// The plaintext is in the response, and is shown only once.
 #[utoipa::path(
     post,
     path = "/v1/tokens",
     operation_id = "createToken",
     tag = "tokens",
     request_body(content = ref("#/components/schemas/TokenCreate"), content_type = "application/json"),
-    responses((status = CREATED, description = "The token, with its plaintext", body = TokenResource, headers(("Location" = String, description = "Its path"))))
+    responses((status = CREATED, description = "The token, with its plaintext", body = TokenResource, headers(("Location" = String, description = "The path of the token"))))
 )]
 pub(super) async fn create(
     State(app): State<App>,
@@ -89,26 +89,26 @@ pub(super) async fn create(
     Ok(response)
 }
 
-/// Lists tokens, the newest first
+/// List tokens, newest first
 #[utoipa::path(
     get,
     path = "/v1/tokens",
     operation_id = "listTokens",
     tag = "tokens",
-    params(("limit" = inline(Option<PageSize>), Query, description = "How many at most; 100 unless it is said"), ("after" = Option<TokenId>, Query, description = "The `next` of the list before")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<TokenId>, Query, description = "Continue after this: the `next` of the previous page")),
     responses((status = OK, description = "The tokens", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
     let query = TokenQuery { limit: parameters.limit(), after: parameters.text("after", "the id of a token") };
     parameters.finish()?;
     let page = app.store.tokens(&query).await?;
-    let page = page.ok_or_else(|| ApiError::BadQuery(Problems(vec![problem("after", "there is no such token")])))?;
+    let page = page.ok_or_else(|| ApiError::InvalidQuery(Problems(vec![problem("after", "token not found")])))?;
     let now = (app.clock)();
     let tokens = page.items.iter().map(|token| resource(token, None, now)).collect();
     json(StatusCode::OK, &ListResource { tokens, next: page.next.as_deref() })
 }
 
-/// A token
+/// Show a token
 #[utoipa::path(
     get,
     path = "/v1/tokens/{id}",
@@ -122,16 +122,16 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Response,
     json(StatusCode::OK, &resource(&token, None, (app.clock)()))
 }
 
-/// Ends a token at once and for good
+/// Revoke a token immediately and permanently
 ///
-/// It stays listed, as revoked. A token that was revoked before is answered as it is.
+/// A revoked token stays listed. Revoking it again changes nothing.
 #[utoipa::path(
     delete,
     path = "/v1/tokens/{id}",
     operation_id = "revokeToken",
     tag = "tokens",
     params(("id" = TokenId, Path, description = "The token's id")),
-    responses((status = OK, description = "The token as it is now", body = TokenResource))
+    responses((status = OK, description = "The token after the change", body = TokenResource))
 )]
 pub(super) async fn revoke(
     State(app): State<App>,

@@ -1,11 +1,11 @@
-//! The use of keys: told by edges, read by operators.
+//! Usage of keys: reported by edges, read by operators.
 
-use super::App;
 use super::answer;
-use super::extract::{Body, Document, Id, Parameters, problem};
-use super::keys::KeyId;
+use super::app::App;
+use super::extract::{Body, Document, Id};
 use super::openapi::{Refused, number, schema};
-use super::problem::ApiError;
+use super::parameters::{KeyId, Parameters};
+use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
 use crate::model::UsageToUndo;
 use crate::store::{Authorization, HOUR_MS, Hourly, UsageFilter};
@@ -28,17 +28,17 @@ const DEFAULT_SPAN: Duration = Duration::from_secs(86_400);
 /// An hour more than 31 days, which can begin and end within one.
 const MAX_SPAN: Duration = Duration::from_secs(31 * 86_400 + 3600);
 
-schema!(ReceiptSchema, "After how long to send the next batch", receipt());
+schema!(ReceiptSchema, "When to send the next batch", receipt());
 
 fn receipt() -> Value {
     let interval = number(*INTERVAL_MS.start(), *INTERVAL_MS.end());
     json!({"type": "object", "properties": {"interval_ms": interval}, "required": ["interval_ms"]})
 }
 
-/// How many requests ended in which verdict.
+/// Requests by verdict.
 type Verdicts = BTreeMap<String, u64>;
 
-/// The use of one key.
+/// The usage of one key.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UsageOfKey)]
 struct KeyResource<'a> {
@@ -50,117 +50,117 @@ struct KeyResource<'a> {
     usage: Usage,
 }
 
-/// The use of all keys.
+/// The usage of all keys.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UsageOfAll)]
 struct AllResource {
     #[serde(flatten)]
     span: Span,
     keys: Usage,
-    /// Requests for which no key was found.
+    /// Requests without a known key.
     others: Usage,
 }
 
-/// The whole hours that are told of.
+/// The whole hours of the response.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 struct Span {
     from: Timestamp,
     to: Timestamp,
 }
 
-/// How many requests ended how.
+/// Requests by verdict, in total and by hour.
 #[derive(Serialize, Default, ToSchema)]
 struct Usage {
-    /// By verdict.
+    /// Requests by verdict.
     #[schema(value_type = BTreeMap<String, u64>)]
     totals: Verdicts,
-    /// Only those with any requests.
+    /// Only hours with requests.
     hours: Vec<Hour>,
 }
 
-/// How many requests of one hour ended how.
+/// The requests of one hour.
 #[derive(Serialize, ToSchema)]
 struct Hour {
-    /// When it began.
+    /// The start of the hour.
     hour: Timestamp,
-    /// By verdict.
+    /// Requests by verdict.
     #[schema(value_type = BTreeMap<String, u64>)]
     verdicts: Verdicts,
 }
 
-/// What was reported with each edge token.
+/// The usage reported with each edge token.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UsageReports)]
 struct ReportsResource {
     #[serde(flatten)]
     span: Span,
-    /// The most credits first.
+    /// Sorted by credits, descending.
     tokens: Vec<ReportsOfToken>,
 }
 
-/// What was reported with one edge token.
+/// The usage reported with one edge token.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UsageReportsOfToken)]
 struct ReportsOfToken {
     /// The id of the token; `token-file` for those of the data directory's file.
     token: String,
-    /// Of how many keys.
+    /// The number of keys.
     keys: u64,
-    /// How many requests.
+    /// The number of requests.
     requests: u64,
-    /// How much it added to what the keys have spent.
+    /// The credits that the reports added to the keys' spending.
     credits: u64,
-    /// In which hour it last reported.
+    /// The hour of the last report.
     last_reported_at: Timestamp,
 }
 
-/// What was undone.
+/// The usage that was undone.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UsageUndone)]
 struct UndoneResource {
     token: String,
-    /// The hour with which it began.
+    /// The first hour that was undone.
     since: Timestamp,
-    /// How many requests are counted no more.
+    /// The number of requests that no longer count.
     requests: u64,
-    /// How many credits are spent no more.
+    /// The number of credits that no longer count as spent.
     credits: u64,
 }
 
-/// Takes what an edge has counted
+/// Report usage
 ///
-/// A batch that comes again counts once. Fields that are not known are no mistake, and verdicts that are not known are counted as
-/// `other`. It is kept which token has reported what, see `listUsageReports`.
+/// A batch that is sent again counts once. Unknown fields are ignored, and unknown verdicts count as `other`. The reports of each
+/// token are recorded, see `listUsageReports`.
 #[utoipa::path(
     post,
     path = USAGE_PATH,
-    operation_id = "tellUsage",
+    operation_id = "reportUsage",
     tag = "edges",
     request_body(content = ref("#/components/schemas/UsageBatch"), content_type = "application/json"),
-    responses((status = OK, description = "When to send the next one", body = inline(ReceiptSchema)), Refused<400>, Refused<413>)
+    responses((status = OK, description = "When to send the next batch", body = inline(ReceiptSchema)), Refused<400>, Refused<413>)
 )]
 pub(super) async fn take(
     State(app): State<App>,
     Extension(by): Extension<Authorization>,
     Body(body): Body,
 ) -> Result<impl IntoResponse, ApiError> {
-    let batch = Batch::decode(&body).map_err(ApiError::BadUsage)?;
+    let batch = Batch::decode(&body).map_err(ApiError::InvalidUsage)?;
     app.store.take_usage(by, batch, (app.clock)()).await?;
     let interval = u64::try_from(app.usage_interval.as_millis()).unwrap_or(u64::MAX);
     let receipt = Receipt { interval_ms: interval.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end()) };
     Ok(([(CONTENT_TYPE, "application/json")], receipt.encode()))
 }
 
-/// How often a key was used
+/// Show the usage of a key
 ///
-/// By verdict, altogether and by hour.
+/// By verdict, in total and by hour.
 #[utoipa::path(
     get,
     path = "/v1/keys/{id}/usage",
     operation_id = "showUsageOfKey",
     tag = "usage",
-    params(("id" = KeyId, Path, description = "The key's id"), ("from" = inline(Option<Timestamp>), Query, description = "The first hour; a day before `to` unless it is said"), ("to" = inline(Option<Timestamp>), Query, description = "Before which hour to end, at most 31 days later; now unless it is said")),
-    responses((status = OK, description = "The use of the key", body = KeyResource))
+    params(("id" = KeyId, Path, description = "The key's id"), ("from" = inline(Option<Timestamp>), Query, description = "The first hour; 24 hours before `to` by default"), ("to" = inline(Option<Timestamp>), Query, description = "The end, exclusive, at most 31 days after `from`; now by default")),
+    responses((status = OK, description = "The usage of the key", body = KeyResource))
 )]
 pub(super) async fn of_key(State(app): State<App>, Id(id): Id, parameters: Parameters) -> Result<Response, ApiError> {
     let span = Span::read(parameters, (app.clock)())?;
@@ -169,34 +169,33 @@ pub(super) async fn of_key(State(app): State<App>, Id(id): Id, parameters: Param
     answer::json(StatusCode::OK, &KeyResource { key_id: &key.id, span, usage })
 }
 
-/// How often all keys were used
+/// Show the usage of all keys
 ///
-/// By verdict, altogether and by hour; beside it, the requests for which no key was found.
+/// By verdict, in total and by hour, and separately the requests without a known key.
 #[utoipa::path(
     get,
     path = "/v1/usage",
     operation_id = "showUsage",
     tag = "usage",
-    params(("from" = inline(Option<Timestamp>), Query, description = "The first hour; a day before `to` unless it is said"), ("to" = inline(Option<Timestamp>), Query, description = "Before which hour to end, at most 31 days later; now unless it is said")),
-    responses((status = OK, description = "The use of all keys", body = AllResource))
+    params(("from" = inline(Option<Timestamp>), Query, description = "The first hour; 24 hours before `to` by default"), ("to" = inline(Option<Timestamp>), Query, description = "The end, exclusive, at most 31 days after `from`; now by default")),
+    responses((status = OK, description = "The usage of all keys", body = AllResource))
 )]
 pub(super) async fn of_all(State(app): State<App>, parameters: Parameters) -> Result<Response, ApiError> {
     let span = Span::read(parameters, (app.clock)())?;
-    let (keys, others) =
-        (usage(&app, UsageFilter::AllKeys, span).await?, usage(&app, UsageFilter::Nobody, span).await?);
+    let (keys, others) = (usage(&app, UsageFilter::AllKeys, span).await?, usage(&app, UsageFilter::NoKey, span).await?);
     answer::json(StatusCode::OK, &AllResource { span, keys, others })
 }
 
-/// Which edge token has reported how much
+/// List the usage reported with each edge token
 ///
-/// By the time of the reports, of all keys or of one; kept for 31 days.
+/// By the time of the reports, for all keys or one; kept for 31 days.
 #[utoipa::path(
     get,
     path = "/v1/usage/reports",
     operation_id = "listUsageReports",
     tag = "usage",
-    params(("from" = inline(Option<Timestamp>), Query, description = "The first hour; a day before `to` unless it is said"), ("to" = inline(Option<Timestamp>), Query, description = "Before which hour to end, at most 31 days later; now unless it is said"), ("key" = Option<KeyId>, Query, description = "Only what was reported of this key")),
-    responses((status = OK, description = "What was reported with each token", body = ReportsResource))
+    params(("from" = inline(Option<Timestamp>), Query, description = "The first hour; 24 hours before `to` by default"), ("to" = inline(Option<Timestamp>), Query, description = "The end, exclusive, at most 31 days after `from`; now by default"), ("key" = Option<KeyId>, Query, description = "Only reports about this key")),
+    responses((status = OK, description = "The usage reported with each token", body = ReportsResource))
 )]
 pub(super) async fn reports(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
     let key = parameters.key_id("key");
@@ -212,17 +211,17 @@ pub(super) async fn reports(State(app): State<App>, mut parameters: Parameters) 
     answer::json(StatusCode::OK, &ReportsResource { span, tokens: tokens.collect() })
 }
 
-/// Undoes what was reported with an edge token
+/// Undo the usage reported with an edge token
 ///
-/// Its requests are counted no more, and what they cost is no more spent. When keys were used last stays as it was told. What was
-/// reported more than 31 days ago cannot be undone.
+/// Its requests no longer count, and its credits no longer count as spent. The last use of keys stays as reported. Reports older
+/// than 31 days cannot be undone.
 #[utoipa::path(
     post,
     path = "/v1/usage/undo",
     operation_id = "undoUsage",
     tag = "usage",
     request_body(content = ref("#/components/schemas/UsageToUndo"), content_type = "application/json"),
-    responses((status = OK, description = "What was undone", body = UndoneResource))
+    responses((status = OK, description = "The usage that was undone", body = UndoneResource))
 )]
 pub(super) async fn undo(
     State(app): State<App>,
@@ -252,7 +251,7 @@ async fn usage(app: &App, whose: UsageFilter, span: Span) -> Result<Usage, ApiEr
 }
 
 impl Span {
-    /// Reads the times that are asked for, and makes whole hours of them.
+    /// Reads the requested times, and extends them to whole hours.
     fn read(mut parameters: Parameters, now: Timestamp) -> Result<Self, ApiError> {
         const TIME: &str = "a time such as 2030-01-31T08:00:00Z";
         let from = parameters.take("from", TIME, Timestamp::parse_rfc3339);
@@ -261,7 +260,7 @@ impl Span {
         let hour = |number: u64| Timestamp::from_ms(number.saturating_mul(HOUR_MS));
         let to = to.unwrap_or(hour(now.as_ms() / HOUR_MS + 1));
         let from = from.unwrap_or(to.minus(DEFAULT_SPAN));
-        let wrong = |field, message: &str| Err(ApiError::BadQuery(Problems(vec![problem(field, message)])));
+        let wrong = |field, message: &str| Err(ApiError::InvalidQuery(Problems(vec![problem(field, message)])));
         if from >= to {
             return wrong("from", "expected a time before \"to\"");
         }

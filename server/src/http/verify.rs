@@ -1,14 +1,14 @@
-//! The edges' questions about credentials of which only a password hash is kept.
+//! Verification of keys that are stored as password hashes, for edges.
 //!
-//! Nothing is computed for a credential that cannot be right, so whoever makes keys up costs no more than a look-up here.
+//! No hash is computed for a credential that cannot be right, so made-up keys cost a look-up at most.
 
-use super::App;
+use super::app::App;
 use super::extract::Body;
 use super::openapi::{Refused, schema};
 use super::problem::ApiError;
 use crate::auth::password;
 use crate::clock::Timestamp;
-use crate::model::{Actor, State as KeyState};
+use crate::model::{Actor, is_active};
 use crate::store::Authorization;
 use axum::Extension;
 use axum::body::Bytes;
@@ -20,22 +20,22 @@ use keyward_core::wire::verify::{Answer, VERIFY_ANSWER_TYPE, VERIFY_PATH, VERIFY
 use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
-schema!(Credential, "The credential as it was sent", json!({"type": "string", "format": "binary"}));
-schema!(AnswerSchema, "Which secret it is, or that it is none", answer_schema());
+schema!(Credential, "The credential as the client sent it", json!({"type": "string", "format": "binary"}));
+schema!(AnswerSchema, "The id of the secret, if the credential is right", answer_schema());
 
 fn answer_schema() -> Value {
     let properties = json!({"verified": {"type": "boolean"}, "secret_id": {"type": "string"}});
     json!({"type": "object", "properties": properties, "required": ["verified"]})
 }
 
-/// Whether a credential is a key of which only a password hash is kept
+/// Verify a key that is stored as a password hash
 #[utoipa::path(
     post,
     path = VERIFY_PATH,
     operation_id = "verifyKey",
     tag = "edges",
     request_body(content = inline(Credential), content_type = VERIFY_REQUEST_TYPE),
-    responses((status = OK, description = "Which secret it is, or that it is none", body = inline(AnswerSchema), content_type = VERIFY_ANSWER_TYPE), Refused<400>, Refused<413>)
+    responses((status = OK, description = "The id of the secret, if the credential is right", body = inline(AnswerSchema), content_type = VERIFY_ANSWER_TYPE), Refused<400>, Refused<413>)
 )]
 pub(super) async fn verify(
     State(app): State<App>,
@@ -43,10 +43,10 @@ pub(super) async fn verify(
     Body(body): Body,
 ) -> Result<impl IntoResponse, ApiError> {
     let credential = wiped(body);
-    // The body may have taken longer than the token was valid.
-    let turn = app.store.edge_lookup_permit(by.actor()).await?;
+    // The token may have expired while the body arrived.
+    let permit = app.store.edge_lookup_permit(by.actor()).await?;
     app.store.check_authorization(&by).await?;
-    drop(turn);
+    drop(permit);
     let answer = answer(&app, by.actor(), &credential, (app.clock)()).await?;
     Ok(([(CONTENT_TYPE, VERIFY_ANSWER_TYPE), (CACHE_CONTROL, "no-store")], answer.encode()))
 }
@@ -54,15 +54,15 @@ pub(super) async fn verify(
 async fn answer(app: &App, edge: &Actor, credential: &[u8], now: Timestamp) -> Result<Answer, ApiError> {
     let format = app.dialect.format_of(credential);
     let Some(selector) = format.and_then(|format| format.selector_of(credential)) else { return Ok(Answer::Wrong) };
-    let turn = app.store.edge_lookup_permit(edge).await?;
-    let found = app.store.secret_at(&turn, &Digest::of_selector(selector)).await?;
+    let permit = app.store.edge_lookup_permit(edge).await?;
+    let found = app.store.secret_at(&permit, &Digest::of_selector(selector)).await?;
     // Not held while a password hash is computed.
-    drop(turn);
+    drop(permit);
     let Some((key, secret)) = found else { return Ok(Answer::Wrong) };
-    let usable = key.state(now) == KeyState::Active && secret.is_valid(now);
-    let Some(hash) = secret.hash.filter(|_| usable) else { return Ok(Answer::Wrong) };
+    let is_usable = is_active(&key, &secret, now);
+    let Some(hash) = secret.hash.filter(|_| is_usable) else { return Ok(Answer::Wrong) };
     if let Err(error) = password::check(&hash) {
-        tracing::error!(key = key.id, secret = secret.id, %error, "a key cannot be verified by what is stored of it");
+        tracing::error!(key = key.id, secret = secret.id, %error, "unusable password hash stored");
         return Ok(Answer::Wrong);
     }
     if app.verifier.check(&edge.to_string(), credential, &hash).await? {
@@ -72,7 +72,7 @@ async fn answer(app: &App, edge: &Actor, credential: &[u8], now: Timestamp) -> R
     }
 }
 
-/// A copy that is overwritten when it goes, as the body is at once, unless the connection still holds on to it.
+/// A copy that is overwritten when dropped. The body is overwritten at once, unless the connection still refers to it.
 pub(super) fn wiped(body: Bytes) -> Zeroizing<Vec<u8>> {
     let credential = Zeroizing::new(body.to_vec());
     if let Ok(mut body) = body.try_into_mut() {

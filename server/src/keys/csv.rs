@@ -41,25 +41,26 @@ pub struct Record {
     pub cells: Result<Vec<String>, Malformed>,
 }
 
-/// Why a record cannot be used. Nothing of it is repeated.
+/// Why a record is invalid. The message repeats nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A line of it cannot be read.
+    /// A line cannot be read.
     #[error(transparent)]
     Line(#[from] Unusable),
-    /// A quote stands where none may.
-    #[error("a quote stands inside a cell: put the whole cell in quotes, and double those in it")]
+    /// A quote inside an unquoted cell.
+    #[error("unexpected quote inside a cell: quote the whole cell, and double the quotes in it")]
     Quote,
-    /// The record ends inside quotes.
-    #[error("a quote is never closed")]
+    /// The record ends within quotes.
+    #[error("unclosed quote")]
     Unclosed,
-    /// It is in an unknown encoding.
+    /// Unknown encoding.
     #[error("{NOT_UTF_8}")]
     NotText,
 }
 
-/// What is said of text that is neither UTF-8 nor UTF-16.
-pub const NOT_UTF_8: &str = "is not UTF-8, but perhaps Windows-1252 or Latin-1: save the file as UTF-8";
+/// The message for text that is neither UTF-8 nor UTF-16.
+pub const NOT_UTF_8: &str =
+    "expected UTF-8, got another encoding, such as Windows-1252 or Latin-1: save the file as UTF-8";
 
 /// The record so far.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
-//! GitHub's signatures under what its secret scanning tells partners: ECDSA (P-256, SHA-256) over the body as it came.
+//! Verifies the signatures of GitHub's secret scanning alerts: ECDSA (P-256, SHA-256) of the raw body.
 //!
-//! The public keys come from a file in the shape that GitHub serves them in, so that this server asks nobody for whom to
-//! trust: <https://api.github.com/meta/public_keys/secret_scanning>.
+//! The public keys are read from a file in the format of <https://api.github.com/meta/public_keys/secret_scanning>; the server
+//! fetches nothing.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,24 +32,24 @@ pub enum GithubKeysError {
         /// Why.
         source: io::Error,
     },
-    /// It is not what GitHub serves.
-    #[error("{}: expected what https://api.github.com/meta/public_keys/secret_scanning serves: {source}", path.display())]
+    /// The file has another format.
+    #[error("{}: expected the response of https://api.github.com/meta/public_keys/secret_scanning: {source}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
         /// Why.
         source: serde_json::Error,
     },
-    /// A key is none.
-    #[error("{}: the key {id:?} is no public key of P-256 in PEM", path.display())]
+    /// A key is invalid.
+    #[error("{}: key {id:?} is not a P-256 public key in PEM", path.display())]
     Key {
         /// The file.
         path: PathBuf,
         /// Its identifier.
         id: String,
     },
-    /// There is none.
-    #[error("{}: there are no public_keys", path.display())]
+    /// The file contains no key.
+    #[error("{}: public_keys is empty", path.display())]
     None {
         /// The file.
         path: PathBuf,
@@ -69,17 +69,11 @@ struct Key {
 
 impl GithubKeys {
     /// Reads the file.
-    ///
-    /// # Errors
-    /// If it cannot be used.
     pub fn load(path: &Path) -> Result<Self, GithubKeysError> {
         Ok(Self { path: path.to_owned(), keys: RwLock::new(read(path)?) })
     }
 
-    /// Reads the file again, such as after GitHub has new keys.
-    ///
-    /// # Errors
-    /// If it cannot be used; the keys stay as they were.
+    /// Reloads the file, such as after GitHub rotated its keys; on an error the keys stay as they were.
     pub fn reload(&self) -> Result<(), GithubKeysError> {
         let keys = read(&self.path)?;
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
@@ -92,7 +86,7 @@ impl GithubKeys {
         std::str::from_utf8(key_id).is_ok_and(|id| keys.contains_key(id))
     }
 
-    /// What is to be a signature (base64 of DER) by that key; `None` if it is none by any of these.
+    /// A signature (base64 of DER) by that key, not yet verified; `None` if it is malformed or the key is unknown.
     pub fn claim(&self, key_id: &[u8], signature: &[u8]) -> Option<Claim> {
         let id = std::str::from_utf8(key_id).ok()?;
         let key = *self.keys.read().unwrap_or_else(PoisonError::into_inner).get(id)?;
@@ -101,7 +95,7 @@ impl GithubKeys {
     }
 }
 
-/// A signature, before the body is known that it is to be under.
+/// A signature whose body is not yet known.
 #[derive(Debug)]
 pub struct Claim {
     key: VerifyingKey,
@@ -109,8 +103,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether the key has made the signature under that body.
-    pub fn is_true_of(&self, body: &[u8]) -> bool {
+    /// Whether the signature is that of the body.
+    pub fn matches(&self, body: &[u8]) -> bool {
         self.key.verify(body, &self.signature).is_ok()
     }
 }
@@ -145,7 +139,7 @@ mod tests {
                        -----END PUBLIC KEY-----\n";
 
     fn verify(keys: &GithubKeys, id: &[u8], signature: &[u8], body: &[u8]) -> bool {
-        keys.claim(id, signature).is_some_and(|claim| claim.is_true_of(body))
+        keys.claim(id, signature).is_some_and(|claim| claim.matches(body))
     }
 
     fn file(document: &serde_json::Value) -> (tempfile::TempDir, PathBuf) {

@@ -1,6 +1,6 @@
-//! The rows of a file of keys, as it arrives: JSON (lines, or one array) or separated values, all as the same documents.
+//! Reads the rows of an import as a stream: JSON Lines, a JSON array or CSV, all as the same JSON documents.
 //!
-//! One row at a time is held, and one that cannot be read costs no other. The lines are those of [`crate::keys::text`].
+//! One row at a time is in memory, and an unreadable one does not affect the others. Lines come from [`crate::keys::text`].
 
 use crate::keys::csv::{self, Malformed, NOT_UTF_8, Separator};
 use crate::keys::text::{Encoding, Line, Lines, Unusable};
@@ -9,16 +9,16 @@ use keyward_core::document::{Problem, Problems};
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
 
-/// How a file is written.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line, or an array of objects.
+    /// A JSON object per line, or an array of objects.
     JsonLines,
     /// Separated values (RFC 4180) with a header.
     Csv,
 }
 
-/// Reads a file in pieces of any size.
+/// Reads a file in chunks of any size.
 #[derive(Debug)]
 pub struct Rows {
     lines: Lines,
@@ -36,21 +36,21 @@ enum Kind {
 /// Separated values with a header.
 #[derive(Debug, Default)]
 struct Table {
-    /// What was said to stand between cells; else the header says it.
+    /// The separator, if it was specified; else it is detected from the header.
     separator: Option<Separator>,
-    /// Both are there from the header on.
+    /// Set once the header was read, like the columns.
     reader: Option<csv::Reader>,
     columns: Vec<Column>,
 }
 
-/// A JSON array, of which one element at a time is held.
+/// A JSON array, of which one element at a time is in memory.
 #[derive(Debug, Default)]
 struct Array {
-    /// The element that is being read, and the line where it begins.
+    /// The current element, and the line at which it starts.
     element: Vec<u8>,
     line: u64,
     is_too_long: bool,
-    /// How many brackets and braces are open in it; 0 between elements and in a number or a word.
+    /// The depth of open brackets and braces; 0 between elements and in scalars.
     depth: usize,
     in_string: bool,
     is_escaped: bool,
@@ -58,56 +58,56 @@ struct Array {
     is_over: bool,
 }
 
-/// One row, and the line where it begins, from 1.
+/// A row.
 #[derive(Debug)]
 pub struct Row {
-    /// The line.
+    /// The line at which the row starts, from 1.
     pub line: u64,
-    /// The document; or why there is none.
+    /// The document, or why the row cannot be read.
     pub document: Result<Value, Unreadable>,
 }
 
-/// Why a row cannot be read. Nothing of it is repeated: it may be a key.
+/// Why a row cannot be read. The message repeats nothing of it, as it may be a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It is no record of CSV.
+    /// Invalid CSV.
     #[error(transparent)]
     Csv(#[from] Malformed),
     /// The line cannot be read.
     #[error(transparent)]
     Line(#[from] Unusable),
-    /// It is in an unknown encoding.
+    /// Unknown encoding.
     #[error("{NOT_UTF_8}")]
     NotText,
-    /// It is no JSON.
-    #[error("is not JSON, at column {column}")]
+    /// Invalid JSON.
+    #[error("invalid JSON at column {column}")]
     NotJson {
-        /// Where it stops to be.
+        /// The column of the error.
         column: usize,
     },
-    /// The array goes on behind its end.
-    #[error("stands behind the end of the JSON array")]
-    BehindTheEnd,
-    /// It has more or fewer cells than the header.
-    #[error("has {found} cells and the header has {expected}")]
+    /// Text after the end of the array.
+    #[error("expected nothing after the end of the JSON array")]
+    AfterEnd,
+    /// Another number of cells than the header.
+    #[error("expected {expected} cells as in the header, got {found}")]
     Cells {
-        /// How many it has.
+        /// The number of cells.
         found: usize,
-        /// How many the header has.
+        /// The number of columns.
         expected: usize,
     },
-    /// The cell of that column is not what the column holds.
+    /// An invalid cell.
     #[error("expected {expected}")]
     Cell {
         /// The column.
         column: &'static str,
-        /// What it holds.
+        /// What was expected.
         expected: &'static str,
     },
 }
 
 impl Unreadable {
-    /// The field that is wrong; empty for the whole row.
+    /// The invalid field; empty for the whole row.
     pub fn field(&self) -> &'static str {
         match self {
             Self::Cell { column, .. } => column,
@@ -116,7 +116,7 @@ impl Unreadable {
     }
 }
 
-/// The longest row, in bytes.
+/// The maximum size of a row, in bytes.
 pub const MAX_ROW_BYTES: usize = 64 << 10;
 
 impl Format {
@@ -147,7 +147,7 @@ impl Format {
         }
     }
 
-    /// The format of a file whose name ends so, in any case; `None` where the name does not say it.
+    /// The format of a file by its extension, in any case; `None` if unknown.
     pub fn from_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
             "csv" | "tsv" | "tab" => Some(Self::Csv),
@@ -156,7 +156,7 @@ impl Format {
         }
     }
 
-    /// The format of a file that begins with these bytes: JSON begins with a brace or a bracket, and no header does.
+    /// The format of a file by its first bytes: JSON starts with a brace or a bracket, which no header does.
     pub fn of_beginning(bytes: &[u8]) -> Self {
         let (_, mark) = Encoding::of(bytes);
         let first = bytes.iter().skip(mark).find(|byte| **byte != 0 && !byte.is_ascii_whitespace());
@@ -165,7 +165,7 @@ impl Format {
 }
 
 impl Rows {
-    /// A reader of that format. Without a separator the header says what stands between cells.
+    /// A reader of that format. Without a separator it is detected from the header.
     pub fn new(format: Format, separator: Option<Separator>) -> Self {
         let kind = match format {
             Format::JsonLines => Kind::JsonLines,
@@ -174,12 +174,12 @@ impl Rows {
         Self { lines: Lines::new(MAX_ROW_BYTES), found: VecDeque::new(), kind }
     }
 
-    /// How the bytes stand for text, as far as they have come.
+    /// The encoding, as far as it is known.
     pub fn encoding(&self) -> Encoding {
         self.lines.encoding()
     }
 
-    /// What stands between cells, once that is known.
+    /// The separator, once it is known.
     pub fn separator(&self) -> Option<Separator> {
         match &self.kind {
             Kind::Csv(table) => table.reader.as_ref().map(csv::Reader::separator),
@@ -187,19 +187,13 @@ impl Rows {
         }
     }
 
-    /// Reads on, and appends the rows that are complete.
-    ///
-    /// # Errors
-    /// What is wrong with the header; no row can be read then.
+    /// Reads a chunk, and appends the rows that are complete. Fails if the header is invalid.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Row>) -> Result<(), Problems> {
         self.lines.push(bytes, &mut self.found);
         self.read(out)
     }
 
-    /// Ends with what is left.
-    ///
-    /// # Errors
-    /// What is wrong with the header.
+    /// Reads the rest. Fails if the header is invalid.
     pub fn finish(&mut self, out: &mut Vec<Row>) -> Result<(), Problems> {
         self.lines.finish(&mut self.found);
         self.read(out)?;
@@ -231,7 +225,7 @@ impl Rows {
     }
 }
 
-/// The row on a line; `None` where there is nothing on it.
+/// The row on a line; `None` for an empty line.
 fn json_line(line: Line) -> Option<Row> {
     let document = match &line.text {
         Err(why) => Err((*why).into()),
@@ -259,7 +253,7 @@ impl Array {
         for &byte in text {
             self.read(byte, line.number, out);
         }
-        // No string of JSON goes on behind a line: whatever was meant, the next element is not a part of it.
+        // No JSON string continues on the next line, so an open one ends its element.
         if std::mem::take(&mut self.in_string) {
             self.depth = 0;
             self.end(out);
@@ -280,7 +274,7 @@ impl Array {
             _ if self.is_empty() && byte.is_ascii_whitespace() => return,
             _ if self.is_empty() && self.is_over => {
                 // Once for all that is there.
-                out.push(Row { line, document: Err(Unreadable::BehindTheEnd) });
+                out.push(Row { line, document: Err(Unreadable::AfterEnd) });
                 self.is_too_long = true;
                 return;
             }
@@ -317,7 +311,7 @@ impl Array {
         }
     }
 
-    /// Ends the element, if there is one.
+    /// Completes the element, if there is one.
     fn end(&mut self, out: &mut Vec<Row>) {
         let element = std::mem::take(&mut self.element);
         let document = match std::mem::take(&mut self.is_too_long) {
@@ -344,7 +338,7 @@ impl Table {
     }
 
     fn finish(&mut self, out: &mut Vec<Row>) -> Result<(), Problems> {
-        let Some(reader) = self.reader.take() else { return Err(header_problem(0, "there is none")) };
+        let Some(reader) = self.reader.take() else { return Err(header_problem(0, "expected a header, got none")) };
         let (separator, mut records) = (reader.separator(), Vec::new());
         reader.finish(&mut records);
         out.extend(records.into_iter().map(|record| row(record, &self.columns)));
@@ -352,20 +346,19 @@ impl Table {
         Ok(())
     }
 
-    /// Reads the first line with something on it. Unless it was said what separates cells, it is that which finds the most
-    /// columns.
+    /// Reads the first line that is not empty. If no separator was specified, the one that finds most columns is used.
     fn read_header(&mut self, line: &Line) -> Result<(), Problems> {
         let text = line.text.as_deref().map_err(|why| header_problem(0, &why.to_string()))?;
         let trimmed = text.trim_ascii();
-        // What Windows PowerShell puts before a header.
+        // Windows PowerShell writes this before a header.
         if trimmed.is_empty() || trimmed.starts_with(b"#TYPE ") {
             return Ok(());
         }
-        // What tells a spreadsheet the separator.
+        // Spreadsheets read the separator from this.
         if let Some(separator) = trimmed.strip_prefix(b"sep=").or_else(|| trimmed.strip_prefix(b"\"sep=")) {
             let separator = separator.strip_suffix(b"\"").unwrap_or(separator);
             let separator = if separator.is_empty() { "\t" } else { str::from_utf8(separator).unwrap_or_default() };
-            let unknown = || header_problem(0, "expected sep=, with a comma, a semicolon or a tab");
+            let unknown = || header_problem(0, "expected sep= with a comma, a semicolon or a tab");
             let said = Separator::from_name(separator).ok_or_else(unknown)?;
             self.separator.get_or_insert(said);
             return Ok(());
@@ -374,7 +367,7 @@ impl Table {
             let names = csv::cells(text, *separator).unwrap_or_default();
             names.iter().filter(|name| column(name).is_some()).count()
         };
-        // Of those that find as many, the first one.
+        // The first of those that find as many.
         let guessed = || Separator::ALL.into_iter().rev().max_by_key(known).unwrap_or(Separator::Comma);
         let separator = self.separator.unwrap_or_else(guessed);
         self.columns = columns(csv::cells(text, separator).map_err(|why| header_problem(0, &why.to_string()))?)?;
@@ -388,12 +381,12 @@ fn row(record: csv::Record, columns: &[Column]) -> Row {
     Row { line: record.line, document }
 }
 
-/// The column of that name, in any case and with spaces around it.
+/// The column of that name, regardless of case and surrounding spaces.
 fn column(name: &str) -> Option<Column> {
     COLUMNS.iter().copied().find(|column| column.name.eq_ignore_ascii_case(name.trim()))
 }
 
-/// The columns. One that is not known is told by its number: where the header is missing, it is a key.
+/// The columns. An unknown one is reported by number, as without a header it may be a key.
 fn columns(names: Vec<String>) -> Result<Vec<Column>, Problems> {
     let mut columns: Vec<Column> = Vec::with_capacity(names.len());
     let mut problems = Vec::new();
@@ -401,9 +394,10 @@ fn columns(names: Vec<String>) -> Result<Vec<Column>, Problems> {
         match column(name) {
             None => {
                 let known: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
-                problems.extend(header_problem(n + 1, &format!("is not known; known are {}", known.join(", "))).0);
+                problems
+                    .extend(header_problem(n + 1, &format!("unknown column; expected one of {}", known.join(", "))).0);
             }
-            Some(column) if columns.contains(&column) => problems.extend(header_problem(n + 1, "is there already").0),
+            Some(column) if columns.contains(&column) => problems.extend(header_problem(n + 1, "duplicate column").0),
             Some(column) => columns.push(column),
         }
     }
@@ -415,7 +409,7 @@ fn header_problem(column: usize, message: &str) -> Problems {
     Problems(vec![Problem { path, message: message.to_owned() }])
 }
 
-/// The document that a row of JSON Lines would have been. An empty cell is an absent field.
+/// The JSON document of a row. An empty cell is an absent field.
 fn document(columns: &[Column], cells: &[String]) -> Result<Value, Unreadable> {
     if cells.len() != columns.len() {
         return Err(Unreadable::Cells { found: cells.len(), expected: columns.len() });
@@ -464,7 +458,7 @@ mod tests {
             rows,
             [
                 (1, Ok(json!({"name": "a"}))),
-                (3, Err("is not JSON, at column 10".to_owned())),
+                (3, Err("invalid JSON at column 10".to_owned())),
                 (4, Ok(json!({"name": "b"})))
             ]
         );
@@ -474,9 +468,9 @@ mod tests {
     fn a_row_that_is_too_long_costs_no_other_and_is_not_held() {
         let long = "x".repeat(MAX_ROW_BYTES + 1);
         let rows = read(Format::JsonLines, &format!("{long}\n{{}}\n")).unwrap();
-        assert_eq!(rows, [(1, Err("is longer than 65536 bytes".to_owned())), (2, Ok(json!({})))]);
+        assert_eq!(rows, [(1, Err("expected at most 65536 bytes".to_owned())), (2, Ok(json!({})))]);
         let rows = read(Format::Csv, &format!("name\n{long}\nb\n")).unwrap();
-        assert_eq!(rows, [(2, Err("is longer than 65536 bytes".to_owned())), (3, Ok(json!({"name": "b"})))]);
+        assert_eq!(rows, [(2, Err("expected at most 65536 bytes".to_owned())), (3, Ok(json!({"name": "b"})))]);
     }
 
     #[test]
@@ -495,7 +489,7 @@ mod tests {
                 ),
                 (3, Err("expected a whole number".to_owned())),
                 (4, Err("expected a JSON object".to_owned())),
-                (5, Err("has 1 cells and the header has 6".to_owned())),
+                (5, Err("expected 6 cells as in the header, got 1".to_owned())),
             ]
         );
     }
@@ -503,7 +497,10 @@ mod tests {
     #[test]
     fn a_header_that_is_missing_or_wrong_is_told_without_repeating_it() {
         let problems = read(Format::Csv, "name,kw_live_secret,name\n").unwrap_err().to_string();
-        assert!(problems.contains("header[2]: is not known") && problems.contains("header[3]: is there"), "{problems}");
+        assert!(
+            problems.contains("header[2]: unknown column") && problems.contains("header[3]: duplicate column"),
+            "{problems}"
+        );
         assert!(!problems.contains("kw_live_secret"), "{problems}");
         assert!(read(Format::Csv, "").is_err());
         assert!(read(Format::Csv, "\"").is_err());
@@ -540,7 +537,7 @@ mod tests {
 
     #[test]
     fn an_array_is_read_as_its_elements_and_one_that_is_wrong_costs_no_other() {
-        let not_json = |column| Err(format!("is not JSON, at column {column}"));
+        let not_json = |column| Err(format!("invalid JSON at column {column}"));
         for text in ["[]", " [\n]\n", "[\n\n"] {
             assert_eq!(read(Format::JsonLines, text).unwrap(), [], "{text:?}");
         }
@@ -558,12 +555,12 @@ mod tests {
         let rows = read(Format::JsonLines, unclosed).unwrap();
         assert_eq!((rows[0].0, rows[0].1.is_err()), (2, true));
         assert_eq!(rows[1], (3, Ok(json!({"name": "b"}))));
-        assert_eq!(rows[2], (4, Err("stands behind the end of the JSON array".to_owned())));
+        assert_eq!(rows[2], (4, Err("expected nothing after the end of the JSON array".to_owned())));
         let long = format!("[\"{}\",\n{{}}]", "x".repeat(MAX_ROW_BYTES - 10));
         assert_eq!(read(Format::JsonLines, &long).unwrap()[1], (2, Ok(json!({}))));
         let pieces = format!("[[\n{}],{{}}]", "1,\n".repeat(MAX_ROW_BYTES));
         let rows = read(Format::JsonLines, &pieces).unwrap();
-        assert_eq!(rows[0], (1, Err("is longer than 65536 bytes".to_owned())));
+        assert_eq!(rows[0], (1, Err("expected at most 65536 bytes".to_owned())));
         assert_eq!(rows[1].1, Ok(json!({})));
     }
 

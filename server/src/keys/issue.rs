@@ -1,6 +1,6 @@
-//! Makes the secrets of keys: the plaintext, which is shown once, and what is kept of it.
+//! Issues secrets of keys: the plaintext, which is shown once, and what is stored of it.
 
-use crate::auth::hash_pool::{Unhashed, Verifier};
+use crate::auth::hash_pool::{HashingError, Verifier};
 use crate::clock::Timestamp;
 use crate::model::Secret;
 use crate::random::{self, RngError};
@@ -9,32 +9,29 @@ use keyward_core::dialect::key_format::{AtRest, KeyFormat};
 use keyward_core::key::digest::Digest;
 use keyward_core::key::secret::Secret as Plaintext;
 
-/// No secret can be made.
+/// No secret can be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// Nothing can be drawn.
+    /// No randomness.
     #[error(transparent)]
     Random(#[from] RngError),
-    /// No password hash can be made.
+    /// The password hash cannot be computed.
     #[error(transparent)]
-    Unhashed(#[from] Unhashed),
-    /// It cannot be told what is taken.
+    Hashing(#[from] HashingError),
+    /// The database cannot be read.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Whatever was drawn was taken: there is something wrong with the randomness, or the dialect changed meanwhile.
-    #[error("no selector that was drawn is free")]
+    /// Every selector that was drawn is taken: the randomness is faulty, or the dialect has changed.
+    #[error("every selector that was drawn is taken")]
     NoFreeSelector,
 }
 
-/// How often a selector is drawn. Of the shortest ones there are 2^32, so even with a hundred million keys nine draws of
+/// The maximum of draws of a selector. Of the shortest ones there are 2^32, so even with a hundred million keys nine draws of
 /// ten are free.
 const DRAWS: usize = 32;
 
-/// A new plaintext of the format, and what is kept of it. Where only a password hash is kept, the plaintext's SHA-256 is not
-/// even computed.
-///
-/// # Errors
-/// If there is no randomness, memory or database.
+/// A new plaintext of the format, and the secret to store. If only a password hash is stored, the SHA-256 of the plaintext is not
+/// computed.
 pub async fn issue<E>(
     store: &Store,
     verifier: &Verifier,
@@ -60,7 +57,7 @@ where
     Err(IssueError::NoFreeSelector)
 }
 
-/// What a key of the format that is made here is found by.
+/// The digest by which a key of the format is found.
 pub fn address(format: &KeyFormat, plaintext: &Plaintext) -> Option<Digest> {
     let plaintext = plaintext.expose().as_bytes();
     match format.at_rest() {

@@ -1,5 +1,4 @@
-//! Finds the keys that somebody has found in public, whatever is kept of them: the plaintext is at hand, so every digest
-//! can be made of it.
+//! Identifies leaked keys by their plaintexts, whichever digest or hash is stored of them.
 
 use crate::auth::hash_pool::{Busy, Verifier};
 use crate::auth::key_auth::{Undecided, addresses};
@@ -13,27 +12,24 @@ use keyward_core::key::secret::Secret as Plaintext;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// What is done about leaks, and how they are found.
+/// The handling of leaks.
 #[derive(Debug, Default)]
 pub struct Leaks {
-    /// What becomes of a key that was found in public.
+    /// What to do with a leaked key.
     pub on_leak: OnLeak,
-    /// GitHub's public keys, where its alerts are taken.
+    /// GitHub's public keys; `None` turns its alerts off.
     pub github_keys: Option<GithubKeys>,
-    /// The pepper of keys that were imported as HMAC-SHA-256; without it none of those is found.
+    /// The pepper of keys that were imported as HMAC-SHA-256; without it they are not identified.
     pub hmac_pepper: Option<Plaintext>,
 }
 
 impl Leaks {
-    /// Whether alerts are taken that are signed by the key of that identifier.
+    /// Whether alerts signed by the key of that identifier are accepted.
     pub fn is_signer(&self, key_id: &[u8]) -> bool {
         self.github_keys.as_ref().is_some_and(|keys| keys.has(key_id))
     }
 
-    /// Which secrets these are; `None` for what is none. A known beginning with another end is none.
-    ///
-    /// # Errors
-    /// If the database cannot be read, or too many password hashes are being computed.
+    /// The stored secrets of these plaintexts; `None` for unknown ones.
     pub async fn identify(
         &self,
         store: &Store,
@@ -56,7 +52,7 @@ impl Leaks {
             let mut leak = None;
             for (digest, is_selector) in candidates {
                 if let Some(found) = found.get(&digest)
-                    && is_it(verifier, found, is_selector, key).await?
+                    && matches_secret(verifier, found, is_selector, key).await?
                 {
                     leak = Some(found.leak.clone());
                 }
@@ -67,15 +63,15 @@ impl Leaks {
     }
 }
 
-/// What could be keys in a line of text, of whatever format: the line itself, what has a known format, and the parts between
-/// quotes, spaces and other punctuation, each once. Which of them is one only the server can say.
+/// Candidates for keys in a line of text: the line itself, parts of a known format, and the parts between quotes, spaces and other
+/// punctuation, each once. Only the server can tell which are keys.
 pub fn candidates(line: &str) -> Vec<&str> {
     let ends = |c: char| c.is_whitespace() || is_invisible(c);
     let line = line.trim_matches(ends);
-    // No key has a space. A line that is one word may be a key of any length, and of any characters.
+    // Keys contain no space. A line of one word may be a key of any length and characters.
     let whole = std::iter::once(line).filter(|line| !line.contains(ends));
     let known = BUILT_IN.find_all(line);
-    // The punctuation that stands around keys first, then what may also be in one.
+    // First split at punctuation that keys do not contain, then at punctuation that few contain.
     let parts = [AROUND_KEYS, IN_FEW_KEYS].into_iter().flat_map(|separators| {
         let separates = move |c: char| c.is_whitespace() || !c.is_ascii() || separators.contains(c);
         line.split(separates).map(|part| part.trim_end_matches('.')).filter(|part| part.len() >= MIN_LENGTH)
@@ -89,22 +85,27 @@ pub fn candidates(line: &str) -> Vec<&str> {
     found
 }
 
-/// What stands between keys and the text around them.
+/// Punctuation around keys.
 const AROUND_KEYS: &str = "\"'`,;<>()[]{}|\\=:&?#@";
-/// The same, and what can be in a URL or a path.
+/// The same, with punctuation of URLs and paths.
 const IN_FEW_KEYS: &str = "\"'`,;<>()[]{}|\\=:&?#@/%+~!$*^";
-/// The shortest key that is looked for inside other text, as other words are not to be taken for keys.
+/// The shortest candidate within other text.
 const MIN_LENGTH: usize = 16;
-/// The most of a line that are asked about.
+/// The maximum of candidates in a line.
 const MAX_CANDIDATES: usize = 64;
 
-/// The formats that come with Keyward.
+/// The formats of the built-in dialects.
 static BUILT_IN: LazyLock<SecretRecognizer> = LazyLock::new(SecretRecognizer::built_in);
 
-/// In whose turn password hashes are checked for reports of leaks.
+/// The caller in whose name verifications for leak reports are queued.
 const LEAKS: &str = "leaks";
 
-async fn is_it(verifier: &Verifier, found: &FoundSecret, is_selector: bool, key: &Plaintext) -> Result<bool, Busy> {
+async fn matches_secret(
+    verifier: &Verifier,
+    found: &FoundSecret,
+    is_selector: bool,
+    key: &Plaintext,
+) -> Result<bool, Busy> {
     match (&found.hash, is_selector) {
         (None, false) => Ok(true),
         (Some(hash), true) => verifier.check(LEAKS, key.expose().as_bytes(), hash).await,

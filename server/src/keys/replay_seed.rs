@@ -1,7 +1,7 @@
-//! The server's own secret, from which and an Idempotency-Key the plaintext of a key can be drawn again.
+//! The replay seed (file `pepper`): with an Idempotency-Key it derives the plaintext of an idempotent request again.
 //!
-//! Neither is in the database, so what is there gives no plaintext; and the file alone gives none without a client's
-//! Idempotency-Key. Servers that share a database have to share the file.
+//! Neither is in the database, so the database yields no plaintext; and the file alone yields none without the client's
+//! Idempotency-Key. Servers that share a database must share the file.
 
 use crate::private_file::{self, CreateError};
 use crate::random;
@@ -13,21 +13,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// 32 random bytes of this server.
+/// The 32 random bytes of the file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplaySeed([u8; Self::LENGTH]);
 
-/// The bytes that are drawn for one salt: HMAC-SHA-256 (RFC 2104) of the salt and a counter, under the pepper followed by the
+/// The bytes derived for one salt: HMAC-SHA-256 (RFC 2104) of the salt and a counter, under the pepper followed by the
 /// SHA-256 of the Idempotency-Key, which are one block of it.
 pub struct Stream {
     hmac: Hmac<Sha256>,
     blocks: u64,
 }
 
-/// The pepper cannot be used. No message repeats it.
+/// The file cannot be used. No message repeats its contents.
 #[derive(Debug, thiserror::Error)]
-pub enum PepperError {
-    /// It cannot be read or made.
+pub enum ReplaySeedError {
+    /// The file cannot be read or created.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
@@ -43,43 +43,40 @@ pub enum PepperError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The file holds something else.
-    #[error("{} is to hold {} hexadecimal digits; remove the file and a new one is made", path.display(), 2 * ReplaySeed::LENGTH)]
-    NotAPepper {
+    /// The file has another content.
+    #[error("expected {1} hexadecimal digits in {0}; remove the file to have a new one created", path.display(), 2 * ReplaySeed::LENGTH)]
+    Malformed {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// The name of its file in the data directory.
+/// The name of the file in the data directory.
 pub const PEPPER_FILE: &str = "pepper";
 
 impl ReplaySeed {
-    /// Its length, in bytes.
+    /// The length, in bytes.
     pub const LENGTH: usize = 32;
 
-    /// Reads the file in the data directory, and makes it where there is none.
-    ///
-    /// # Errors
-    /// If it cannot be made or used.
-    pub fn open(data_dir: &Path) -> Result<Self, PepperError> {
+    /// Reads the file in the data directory; creates it if it is missing.
+    pub fn open(data_dir: &Path) -> Result<Self, ReplaySeedError> {
         let path = data_dir.join(PEPPER_FILE);
-        let io_error = |source: io::Error| PepperError::File { path: path.clone(), source: source.into() };
+        let io_error = |source: io::Error| ReplaySeedError::File { path: path.clone(), source: source.into() };
         if !path.try_exists().map_err(io_error)? {
-            create(&path).map_err(|source| PepperError::File { path: path.clone(), source: source.into() })?;
+            create(&path).map_err(|source| ReplaySeedError::File { path: path.clone(), source: source.into() })?;
         }
         if let Some(mode) = private_file::open_to_others(&path).map_err(io_error)? {
-            return Err(PepperError::ReadableByOthers { path, mode });
+            return Err(ReplaySeedError::ReadableByOthers { path, mode });
         }
         let contents = fs::read(&path).map_err(io_error)?;
         let mut pepper = Self([0; Self::LENGTH]);
         match hex::decode_to_slice(contents.trim_ascii(), &mut pepper.0) {
             Ok(()) => Ok(pepper),
-            Err(_) => Err(PepperError::NotAPepper { path }),
+            Err(_) => Err(ReplaySeedError::Malformed { path }),
         }
     }
 
-    /// The bytes for that Idempotency-Key and salt, the same whenever they are asked for.
+    /// The bytes for that Idempotency-Key and salt, always the same.
     pub fn stream(&self, idempotency_key: &Secret, salt: &[u8; 32]) -> Stream {
         let of_client = Sha256::digest(idempotency_key.expose());
         let mut key = [0; 2 * Self::LENGTH];
@@ -90,7 +87,7 @@ impl ReplaySeed {
 }
 
 impl Stream {
-    /// Fills the bytes with the next blocks; what is left of the last one is not used.
+    /// Fills the buffer with the next blocks; the rest of the last block is discarded.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(32) {
             let block = self.hmac.clone().chain_update(self.blocks.to_be_bytes()).finalize().into_bytes();
@@ -102,7 +99,7 @@ impl Stream {
 
 impl fmt::Debug for ReplaySeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pepper(redacted)")
+        f.write_str("ReplaySeed(redacted)")
     }
 }
 
@@ -154,7 +151,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(&path).unwrap().trim_end().len(), 64);
         assert_eq!(ReplaySeed::open(dir.path()).unwrap(), pepper);
-        assert_eq!(format!("{pepper:?}"), "Pepper(redacted)");
+        assert_eq!(format!("{pepper:?}"), "ReplaySeed(redacted)");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Lines of the text files that people write, found in pieces of any size: the one reader of imports and of leak reports.
+//! Splits text files into lines, in chunks of any size, for imports and leak reports.
 //!
-//! A line ends with LF, CRLF or CR. A byte order mark is removed, and UTF-16 decoded, with or without a mark. Other encodings
-//! cannot be told apart for certain, so a line that is not UTF-8 is left to the caller, who reports it by its number.
+//! A line ends with LF, CRLF or CR. A byte order mark is removed, and UTF-16 is decoded, with or without a mark. Other encodings
+//! cannot be detected reliably, so a line that is not UTF-8 is passed on, and the caller reports its number.
 
 use encoding_rs::{Decoder, UTF_16BE, UTF_16LE};
 use std::collections::VecDeque;
@@ -35,10 +35,10 @@ pub struct Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// More bytes than the reader may hold.
-    #[error("is longer than {0} bytes")]
+    #[error("expected at most {0} bytes")]
     TooLong(usize),
     /// UTF-32, which nothing after it can be read from.
-    #[error("the file is UTF-32: save it as UTF-8")]
+    #[error("expected UTF-8, got UTF-32: save the file as UTF-8")]
     Utf32,
 }
 

@@ -4,7 +4,7 @@
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
 use super::key::{Context, Key, KeyFields, PasswordHash, Secret, Shape, kinds, read_environment};
-use super::request::{MAX_KEY_ID_LENGTH, optional, time};
+use super::request::{optional, time};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, RngError};
 use base64::Engine;
@@ -15,8 +15,10 @@ use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::dialect::secret_recognizer::LOOKS_LIKE_A_SECRET;
 use keyward_core::document::{Fields, Node, Problems, read_value};
 use keyward_core::key::digest::Digest;
+use keyward_core::key::environment::Environment;
+use keyward_core::key::id::{KEY_ID_PREFIX, MAX_KEY_ID_LENGTH, is_key_id};
 use keyward_core::key::secret::Secret as Plaintext;
-use keyward_core::wire::entry::Environment;
+use keyward_core::password_hash::{EXPECTED_ARGON2ID, EXPECTED_BCRYPT, MAX_BCRYPT_CREDENTIAL, Work};
 use serde_json::Value;
 use std::sync::LazyLock;
 
@@ -74,15 +76,6 @@ struct Sort<'a> {
 /// How many characters behind the prefix may be shown of a key of which only a hash is known, as of new ones.
 const SHOWN_LENGTH: usize = 4;
 const SELECTOR_LENGTHS: std::ops::RangeInclusive<usize> = 8..=64;
-
-/// How much work a password hash may ask for, so that checking one keeps no server busy: far above what is usual.
-const MAX_ARGON2_MEMORY_KIB: u32 = 256 << 10;
-const MAX_ARGON2_PASSES: u32 = 20;
-const MAX_ARGON2_LANES: u32 = 16;
-/// Memory times passes: about a second's work.
-const MAX_ARGON2_MOVED_KIB: u32 = 1 << 20;
-const MAX_BCRYPT_COST: u32 = 14;
-const MAX_PHC_LENGTH: usize = 256;
 
 /// The fields of which one tells of the secret.
 pub const SECRET_FIELDS: [&str; 6] = ["key", "sha256", "sha512", "hmac_sha256", "argon2id", "bcrypt"];
@@ -183,10 +176,10 @@ pub fn without_names(Problems(mut problems): Problems) -> Problems {
 
 fn own_id(node: &Node<'_>) -> Option<String> {
     let id = node.string()?;
-    let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
-    // So that an id can be told from a key that somebody pasted in its place.
-    if !id.starts_with("key_") || !(5..=MAX_KEY_ID_LENGTH).contains(&id.len()) || !id.bytes().all(allowed) {
-        node.problem(format!("expected key_ and letters, digits, _ and -, {MAX_KEY_ID_LENGTH} at most in all"));
+    if !is_key_id(id) {
+        node.problem(format!(
+            "expected {KEY_ID_PREFIX} and letters, digits, _ and -, {MAX_KEY_ID_LENGTH} at most in all"
+        ));
         return None;
     }
     Some(id.to_owned())
@@ -270,7 +263,10 @@ fn held<'d>(fields: &mut Fields<'_>, dialect: &'d Dialect, sort: Option<&Sort<'_
         "sha512" => (Digest::of_sha512(&bytes(node)?), None),
         "hmac_sha256" => (Digest::of_hmac_sha256(&bytes(node)?), None),
         _ => {
-            let hash = if *field == "argon2id" { argon2id(node) } else { bcrypt(node) };
+            let hash = match *field {
+                "argon2id" => password_hash(node, Work::of_argon2id, EXPECTED_ARGON2ID),
+                _ => password_hash(node, Work::of_bcrypt, EXPECTED_BCRYPT),
+            };
             let selector = selector.as_ref().and_then(read_selector);
             (Digest::of_selector(selector?.as_bytes()), Some(hash?))
         }
@@ -286,7 +282,11 @@ fn held<'d>(fields: &mut Fields<'_>, dialect: &'d Dialect, sort: Option<&Sort<'_
             (format, shown_of_key(format, key))
         }
         (_, Some(selector)) if by_selector => {
-            (format_of_selector(selector, sort, dialect)?, selector.string()?.to_owned())
+            let format = format_of_selector(selector, sort, dialect)?;
+            if *field == "bcrypt" && !bcrypt_can_match(node, format) {
+                return None;
+            }
+            (format, selector.string()?.to_owned())
         }
         _ => {
             let format = sort.usual_format(dialect)?;
@@ -300,6 +300,19 @@ fn held<'d>(fields: &mut Fields<'_>, dialect: &'d Dialect, sort: Option<&Sort<'_
         None => shown + "…",
     };
     Some(Held { field, digest, hash, format, hint })
+}
+
+/// Whether any key of that format is short enough for bcrypt.
+fn bcrypt_can_match(node: &Node<'_>, format: &KeyFormat) -> bool {
+    let shortest = format.shortest_key_length();
+    let can_match = shortest <= MAX_BCRYPT_CREDENTIAL;
+    if !can_match {
+        node.problem(format!(
+            "bcrypt ignores all bytes after the first {MAX_BCRYPT_CREDENTIAL}, and keys of this format have {shortest} or \
+             more: no key could match"
+        ));
+    }
+    can_match
 }
 
 fn plaintext<'a>(node: &Node<'a>) -> Option<&'a str> {
@@ -383,57 +396,19 @@ fn bytes<const N: usize>(node: &Node<'_>) -> Option<[u8; N]> {
     bytes
 }
 
-/// A PHC string of Argon2id that checking takes no absurd work.
-fn argon2id(node: &Node<'_>) -> Option<PasswordHash> {
-    use argon2::password_hash::phc;
+/// A password hash within the bounds on work.
+fn password_hash(node: &Node<'_>, read: fn(&str) -> Option<Work>, expected: &str) -> Option<PasswordHash> {
     let text = node.string()?;
-    let hash = phc::PasswordHash::new(text).ok().filter(|hash| {
-        text.len() <= MAX_PHC_LENGTH
-            && hash.algorithm.as_str() == "argon2id"
-            && hash.salt.is_some()
-            && hash.hash.is_some()
-            && hash.version.is_none_or(|version| argon2::Version::try_from(version).is_ok())
-    });
-    let Some(params) = hash.and_then(|hash| argon2::Params::try_from(&hash).ok()) else {
-        node.problem("expected a PHC string of argon2id, such as $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH");
+    let Some(work) = read(text) else {
+        node.problem(expected);
         return None;
     };
-    let bounds = [
-        (params.m_cost(), MAX_ARGON2_MEMORY_KIB, "KiB of memory (m)"),
-        (params.t_cost(), MAX_ARGON2_PASSES, "passes (t)"),
-        (params.p_cost(), MAX_ARGON2_LANES, "lanes (p)"),
-        (
-            params.m_cost().saturating_mul(params.t_cost()),
-            MAX_ARGON2_MOVED_KIB,
-            "KiB of memory over all passes (m times t)",
-        ),
-    ];
-    let mut sound = true;
-    for (asked, most, of_what) in bounds {
-        if asked > most {
-            node.problem(format!("asks for more than {most} {of_what} each time the key is checked"));
-            sound = false;
-        }
+    let excesses: Vec<_> = work.excesses().collect();
+    for excess in &excesses {
+        node.problem(excess.to_string());
     }
-    sound.then(|| PasswordHash::new(text.to_owned()))
+    excesses.is_empty().then(|| PasswordHash::new(text.to_owned()))
 }
-
-/// A string of bcrypt that checking takes no absurd work.
-fn bcrypt(node: &Node<'_>) -> Option<PasswordHash> {
-    let text = node.string()?;
-    let known = ["$2a$", "$2b$", "$2y$"].iter().any(|version| text.starts_with(version));
-    let Some(parts) = text.parse::<bcrypt::HashParts>().ok().filter(|_| known && text.len() == BCRYPT_LENGTH) else {
-        node.problem("expected a string of bcrypt: $2a$, $2b$ or $2y$, the cost, and 53 characters");
-        return None;
-    };
-    if parts.get_cost() > MAX_BCRYPT_COST {
-        node.problem(format!("asks for a cost of more than {MAX_BCRYPT_COST} each time the key is checked"));
-        return None;
-    }
-    Some(PasswordHash::new(text.to_owned()))
-}
-
-const BCRYPT_LENGTH: usize = 60;
 
 #[cfg(test)]
 mod tests {
@@ -502,6 +477,64 @@ mod tests {
         }
         let without = "kw_live_aaaaaaaaaaaaaaaa";
         assert_eq!(selector("keyward", without, json!({})).unwrap_err(), ["selector"], "no format there has one");
+    }
+
+    #[test]
+    fn password_hashes_above_a_bound_are_rejected() {
+        let problems = |field: &str, hash: &str| {
+            let row = json!({"name": "a", "owner": "o", field: hash, "selector": format!("user.{}", "a".repeat(16))});
+            let read = ImportedKey::read(&row, &dialect("auxot"), NOW, Ids::example());
+            read.err()
+                .map_or_else(Vec::new, |problems| problems.0.into_iter().map(|it| (it.path, it.message)).collect())
+        };
+        let argon2id = |parameters: &str| {
+            format!("$argon2id$v=19${parameters}$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4")
+        };
+        let bcrypt = |cost: &str| format!("$2b${cost}${}", ".".repeat(53));
+        let too_costly = argon2id("m=262145,t=21,p=17");
+        for (field, hash, expected) in [
+            ("argon2id", argon2id("m=262144,t=4,p=16"), &[][..]),
+            ("argon2id", too_costly, &["262144 KiB of memory (m)", "20 passes", "16 lanes", "1048576 KiB"]),
+            ("argon2id", argon2id("m=256,t=0,p=1"), &["expected a PHC string of argon2id"]),
+            ("argon2id", bcrypt("14"), &["expected a PHC string of argon2id"]),
+            ("bcrypt", bcrypt("14"), &[]),
+            ("bcrypt", bcrypt("15"), &["a cost of more than 14"]),
+            ("bcrypt", bcrypt("03"), &["expected a string of bcrypt"]),
+            ("bcrypt", argon2id("m=256,t=2,p=1"), &["expected a string of bcrypt"]),
+        ] {
+            let problems = problems(field, &hash);
+            assert_eq!(problems.len(), expected.len(), "{hash}: {problems:?}");
+            for ((path, message), expected) in problems.iter().zip(expected) {
+                assert!(path == field && message.contains(expected) && !message.contains(&hash), "{path}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn bcrypt_is_rejected_for_keys_above_72_bytes() {
+        let read = |length: &str| {
+            let format = format!(
+                r#"{{"kind": "k", "prefix": "key_", "alphabet": "base62", "length": {length}, "selector": 8}}"#
+            );
+            let dialect = format!(
+                r#"{{"name": "d", "sources": [{{"header": "x"}}], "keys": [{format}],
+                    "errors": {{"content_type": "a", "realm": "a", "body": {{}}}}}}"#
+            );
+            let dialect = Dialect::parse(dialect.as_bytes()).unwrap();
+            let hash = format!("$2b$04${}", ".".repeat(53));
+            let row = json!({"name": "a", "bcrypt": hash, "selector": "key_aaaaaaaa"});
+            ImportedKey::read(&row, &dialect, NOW, Ids::example()).map_err(|problems| problems.to_string())
+        };
+        for length in ["68", r#"{"min": 68, "issued": 100, "max": 200}"#] {
+            assert!(read(length).is_ok(), "{length}");
+        }
+        for length in ["69", r#"{"min": 69, "issued": 100, "max": 200}"#] {
+            let problem = read(length).unwrap_err();
+            assert!(
+                problem.starts_with("bcrypt: ") && problem.contains("keys of this format have 73 or more"),
+                "{problem}"
+            );
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A key and its secrets. The plaintext is not among what is known of them.
 
 use crate::clock::Timestamp;
-use crate::model::request::MAX_KEY_ID_LENGTH;
 use crate::random::ID_LENGTH;
 use keyward_core::key::digest::Digest;
+use keyward_core::key::id::MAX_KEY_ID_LENGTH;
 use keyward_core::wire::entry::{Body, Entry, EntryTooLarge, KeyRecord};
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -1,5 +1,5 @@
-//! Conditional requests (RFC 9110, section 13): a key, owner or plan by its id, and in which version. The version is the
-//! entity tag.
+//! Conditional requests (RFC 9110, section 13): a key, owner or plan by its id, and the versions that a request is meant for.
+//! The ETag is the version.
 
 use axum::extract::FromRequestParts;
 use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -46,19 +46,19 @@ impl From<String> for Target {
     }
 }
 
-/// Which versions `If-Match` lets be changed; with `If-None-Match: *` none, so that what is there stays as it is.
+/// The versions that `If-Match` permits to change; with `If-None-Match: *` none, so that an existing resource stays.
 pub struct IfMatch(pub Expected);
 
-/// Which versions `If-None-Match` says are known.
+/// The versions that `If-None-Match` names.
 pub struct Known(Expected);
 
-/// The entity tag of a version.
+/// The ETag of a version.
 pub fn etag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
 impl Known {
-    /// Whether this version is known.
+    /// Whether the client knows this version.
     pub fn has(&self, version: u64) -> bool {
         self.0 != Expected::Anything && self.0.fits(Some(version))
     }
@@ -69,11 +69,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let expected = versions(parts, &IF_MATCH, |tag| tag);
-        let is_to_be_made = versions(parts, &IF_NONE_MATCH, |tag| tag) == Expected::Something;
+        let is_create_only = versions(parts, &IF_NONE_MATCH, |tag| tag) == Expected::Something;
         Ok(Self(match expected {
-            expected if !is_to_be_made => expected,
+            expected if !is_create_only => expected,
             Expected::Anything => Expected::Nothing,
-            // Something that is nothing is not there.
+            // No resource both exists and does not.
             _ => Expected::OneOf(Vec::new()),
         }))
     }
@@ -83,18 +83,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Known {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        // Here weak tags are compared as if they were strong (RFC 9110, section 13.1.2).
+        // The comparison is weak (RFC 9110, section 13.1.2).
         Ok(Self(versions(parts, &IF_NONE_MATCH, |tag| tag.strip_prefix("W/").unwrap_or(tag))))
     }
 }
 
-/// The versions in a field. A tag that no version has, or that is none, adds none.
+/// The versions in a field. Malformed tags, and those of no version, are ignored.
 fn versions(parts: &Parts, name: &HeaderName, strong: fn(&str) -> &str) -> Expected {
     let mut fields = parts.headers.get_all(name).iter().peekable();
     if fields.peek().is_none() {
         return Expected::Anything;
     }
-    // No tag of ours has a comma, and one that has is of no version, whichever way it falls apart.
+    // Our tags have no comma; a tag that has one is of no version, however it is split.
     let tags: Vec<_> = fields.filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(',')).collect();
     if tags.iter().any(|tag| tag.trim() == "*") {
         return Expected::Something;

@@ -11,7 +11,7 @@ mod rotation;
 pub mod schema;
 mod usage;
 
-pub use fields::{MAX_CREDITS, MAX_KEY_ID_LENGTH, MAX_METADATA, is_id};
+pub use fields::{MAX_CREDITS, MAX_METADATA, is_id};
 pub use key_change::KeyChange;
 pub use new_key::NewKey;
 pub use owner::{KeysToRevoke, OwnerChange, OwnerSettings};

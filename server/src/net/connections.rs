@@ -1,9 +1,8 @@
-//! Accepts connections and serves them, and lets go of those whose other end is gone or never says what it wants.
+//! Serves connections, with timeouts for dead and idle ones.
 //!
-//! An edge that vanishes without a word would otherwise keep its connection, and with it a file descriptor, for good; and so
-//! would anybody who sends a byte and no request.
+//! Without them an edge that vanished would keep its connection, and with it a file descriptor, forever; and so would a client
+//! that sends a byte and no request.
 
-use crate::auth::client_ip::Peer;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::header::CONNECTION;
@@ -18,30 +17,30 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-/// How long the other end may be silent.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
-    /// From when it connects until the header of its first request is complete; in HTTP/1 also until that of each further
-    /// request is, beginning with the end of the one before.
+    /// From connecting until the header of the first request is complete; in HTTP/1 also for the header of each further request,
+    /// from the end of the one before.
     pub(crate) header: Duration,
-    /// In HTTP/2, from the end of its last request until it is sent away. An edge that waits for news has a request.
+    /// In HTTP/2, from the end of the last request until GOAWAY. A long poll is a request.
     pub(crate) idle: Duration,
-    /// Until it is asked whether it is still there.
+    /// From the last received data until a keepalive probe.
     pub(crate) keepalive: Duration,
-    /// Until it has to answer that.
+    /// From a keepalive probe until the connection counts as dead.
     pub(crate) keepalive_answer: Duration,
-    /// From when the server ends until a connection of HTTP/1 without a request is closed. What was sent before the end is
-    /// read meanwhile; closed at once, the connection would be reset with it.
+    /// From the start of a shutdown until an idle HTTP/1 connection is closed. Requests sent before it are read meanwhile; an
+    /// immediate close would reset them.
     pub(crate) linger: Duration,
 }
 
@@ -52,37 +51,16 @@ impl Default for Timeouts {
     }
 }
 
-/// How many connections may wait to be accepted, as far as the system lets them (`net.core.somaxconn`): after an outage all
-/// edges come at once, and one that finds no room tries again a second later, by when Envoy has given it up.
-const BACKLOG: u32 = 65_535;
+/// In the extensions of a request: the address of the other end of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// Listens on the first address that `host:port` means and that can be had, and tells which that is.
-pub(crate) async fn listen(on: &str) -> io::Result<(TcpListener, SocketAddr)> {
-    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
-    for address in lookup_host(on).await? {
-        match listen_on(address) {
-            Ok(listener) => return listener.local_addr().map(|address| (listener, address)),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As the standard library does: connections of a server that has ended keep nobody from its port.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// In the extensions of an answer: the client does better to connect anew, as somebody else may answer it then.
+/// In the extensions of a response: closes the connection after it, so that a load balancer can choose another server.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LastAnswer;
+pub(crate) struct CloseConnection;
 
-/// Serves until `ending` is true, then finishes what was begun: every request that was sent by then is answered, and its
-/// connection closed.
-pub(crate) async fn serve(mut listener: TcpListener, app: Router, ending: watch::Receiver<bool>, timeouts: Timeouts) {
+/// Serves until `stopping` is true, then answers every request that was sent by then and closes the connections.
+pub(crate) async fn serve(mut listener: TcpListener, app: Router, stopping: watch::Receiver<bool>, timeouts: Timeouts) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header);
     builder
@@ -90,39 +68,38 @@ pub(crate) async fn serve(mut listener: TcpListener, app: Router, ending: watch:
         .timer(TokioTimer::new())
         .keep_alive_interval(timeouts.keepalive)
         .keep_alive_timeout(timeouts.keepalive_answer);
-    // Closed once every connection has let go of its part.
-    let (connections, part) = watch::channel(());
+    // Closed once every connection has dropped its receiver.
+    let (connections, open) = watch::channel(());
     let begin = |connection: TcpStream, peer: SocketAddr| {
         if let Err(error) = prepare(&connection, timeouts) {
-            tracing::debug!(%error, "a connection keeps the system's options");
+            tracing::debug!(%error, "failed to set socket options");
         }
         let (builder, app) = (builder.clone(), TowerToHyperService::new(app.clone()));
-        let (ending, part) = (ending.clone(), part.clone());
+        let (stopping, open) = (stopping.clone(), open.clone());
         tokio::spawn(async move {
-            serve_one(connection, peer, &builder, app, ending, timeouts).await;
-            drop(part);
+            serve_one(connection, peer, &builder, app, stopping, timeouts).await;
+            drop(open);
         });
     };
-    let mut end = ending.clone();
+    let mut stop = stopping.clone();
     loop {
         let (connection, peer) = tokio::select! {
-            _ = end.wait_for(|ending| *ending) => break,
-            // Unlike the listener's own, this waits where file descriptors are short.
+            _ = stop.wait_for(|is_stopping| *is_stopping) => break,
+            // Unlike the listener's own, this waits when file descriptors run out.
             accepted = Listener::accept(&mut listener) => accepted,
         };
         begin(connection, peer);
     }
     if let Err(error) = take_backlog(listener, begin) {
-        tracing::warn!(%error, "connections that were waiting to be accepted are lost");
+        tracing::warn!(%error, "failed to accept waiting connections");
     }
-    drop(part);
+    drop(open);
     connections.closed().await;
 }
 
-/// Closes the listener, and takes the connections that have waited there: the system would reset them with whatever they have
-/// sent.
+/// Closes the listener, and accepts the connections in its backlog, which the system would reset.
 fn take_backlog(listener: TcpListener, begin: impl Fn(TcpStream, SocketAddr)) -> io::Result<()> {
-    // Without the runtime, which may not have heard of all of them.
+    // Without the runtime, which may not know all of them yet.
     let listener = listener.into_std()?;
     loop {
         match listener.accept() {
@@ -142,59 +119,59 @@ async fn serve_one(
     peer: SocketAddr,
     builder: &Builder<TokioExecutor>,
     app: TowerToHyperService<Router>,
-    mut ending: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
     timeouts: Timeouts,
 ) {
     let requests = Arc::new(Requests::default());
-    let is_ending = ending.clone();
+    let stop = stopping.clone();
     let service = service_fn(|mut request: hyper::Request<_>| {
         request.extensions_mut().insert(Peer(peer.ip()));
         let is_http_1 = request.version() < Version::HTTP_2;
         requests.is_http_2.fetch_or(!is_http_1, Ordering::Relaxed);
         let (open, answering) = (OpenRequest::begin(&requests), app.call(request));
-        let is_ending = is_ending.clone();
+        let stop = stop.clone();
         async move {
             let mut response = answering.await?;
-            if response.extensions_mut().remove::<LastAnswer>().is_some() {
-                open.0.last_answer.notify_one();
+            if response.extensions_mut().remove::<CloseConnection>().is_some() {
+                open.0.close.notify_one();
             }
-            // HTTP/2 says so by a frame of its own.
-            if is_http_1 && *is_ending.borrow() {
+            // HTTP/2 sends GOAWAY instead.
+            if is_http_1 && *stop.borrow() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Answering { body, _open: open }))
+            Ok::<_, Infallible>(response.map(|body| ResponseBody { body, _open: open }))
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), service));
-    // While the version is read, hyper has no time limit of its own, and in HTTP/2 none at all for requests.
+    // hyper has no timeout while it reads the version, and in HTTP/2 none for requests.
     let begun = Instant::now();
     let mut timer = pin!(sleep_until(begun + timeouts.header.min(timeouts.idle)));
-    let (mut is_ending, mut is_sent_away) = (false, false);
+    let (mut is_stopping, mut is_closing) = (false, false);
     loop {
         tokio::select! {
             biased;
             served = serving.as_mut() => {
                 if let Err(error) = served {
-                    tracing::trace!(error, "a connection has failed");
+                    tracing::trace!(error, "connection failed");
                 }
                 return;
             }
-            _ = ending.wait_for(|ending| *ending), if !is_ending => {
-                is_ending = true;
+            _ = stopping.wait_for(|stop| *stop), if !is_stopping => {
+                is_stopping = true;
                 if requests.is_http_2.load(Ordering::Relaxed) {
-                    is_sent_away = true;
+                    is_closing = true;
                     serving.as_mut().graceful_shutdown();
                 } else {
                     timer.as_mut().reset(Instant::now() + timeouts.linger);
                 }
             }
-            () = requests.last_answer.notified() => serving.as_mut().graceful_shutdown(),
+            () = requests.close.notified() => serving.as_mut().graceful_shutdown(),
             () = timer.as_mut() => {
                 let now = Instant::now();
                 let next = match requests.activity() {
-                    // Whatever it has sent until now was read.
-                    _ if is_ending && !is_sent_away => {
-                        is_sent_away = true;
+                    // What the client has sent until now was read.
+                    _ if is_stopping && !is_closing => {
+                        is_closing = true;
                         serving.as_mut().graceful_shutdown();
                         now + timeouts.header
                     }
@@ -204,9 +181,9 @@ async fn serve_one(
                     Activity::None => return,
                     Activity::Open(_) => now + timeouts.idle,
                     Activity::IdleSince(since) if since + timeouts.idle > now => since + timeouts.idle,
-                    Activity::IdleSince(_) if is_sent_away => return,
+                    Activity::IdleSince(_) if is_closing => return,
                     Activity::IdleSince(_) => {
-                        is_sent_away = true;
+                        is_closing = true;
                         serving.as_mut().graceful_shutdown();
                         now + timeouts.header
                     }
@@ -222,27 +199,27 @@ async fn serve_one(
 struct Requests {
     activity: Mutex<Activity>,
     is_http_2: AtomicBool,
-    /// Rings after an answer that is to be the last.
-    last_answer: Notify,
+    /// Notified after a response that closes the connection.
+    close: Notify,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Activity {
-    /// There was none yet.
+    /// There was no request yet.
     #[default]
     None,
-    /// So many are answered at the moment.
+    /// That many requests are in progress.
     Open(usize),
-    /// The last was answered then.
+    /// The last response was sent then.
     IdleSince(Instant),
 }
 
-/// A request whose answer was not sent yet.
+/// A request in progress.
 #[derive(Debug)]
 struct OpenRequest(Arc<Requests>);
 
-/// The body of an answer, with which its request ends.
-struct Answering {
+/// The body of a response, with whose end the request ends.
+struct ResponseBody {
     body: Body,
     _open: OpenRequest,
 }
@@ -279,7 +256,7 @@ impl Drop for OpenRequest {
     }
 }
 
-impl HttpBody for Answering {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -411,8 +388,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_last_answer_the_connection_is_closed() {
-        let app = Router::new().fallback(async || (Extension(LastAnswer), "ask another"));
+    async fn after_a_close_the_connection_is_closed() {
+        let app = Router::new().fallback(async || (Extension(CloseConnection), "ask another"));
         let (address, _end, _serving) = started(app, Timeouts::default()).await;
         let (mut sender, connection) = connect(address).await;
         assert_eq!(soon(sender.send_request(request("/"))).await.unwrap().status(), 200);

@@ -1,8 +1,7 @@
-//! A bounded queue in which callers are served in turn: one that asks a thousand times waits for itself, and not everybody
-//! else for it.
+//! A bounded fair queue: callers are served round-robin, so that a caller with a thousand requests delays only itself.
 //!
-//! Of each caller a bounded number of requests is served at once and a bounded number waits. Whenever there is room, the
-//! caller that was served longest ago among those that wait is next, with its oldest request.
+//! The number of requests in progress and of waiting ones is bounded for each caller and in total. When there is room, the waiting
+//! caller that was served longest ago is next, with its oldest request.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -10,35 +9,35 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// How many are served and how many wait.
+/// The bounds of a queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most that are served at once.
+    /// The maximum of requests in progress.
     pub at_once: usize,
-    /// The most of one caller that are served at once.
+    /// The maximum of requests in progress of one caller.
     pub at_once_per_caller: usize,
-    /// The most that wait.
+    /// The maximum of waiting requests.
     pub waiting: usize,
-    /// The most of one caller that wait.
+    /// The maximum of waiting requests of one caller.
     pub waiting_per_caller: usize,
 }
 
 /// The queue; clones share it.
 pub struct FairQueue<C: Hash + Eq + Clone>(Arc<Shared<C>>);
 
-/// The right to be served. Whoever drops it lets the next one in.
+/// The permit to be served; dropping it serves the next request.
 pub struct Permit<C: Hash + Eq + Clone> {
     /// `None` once it was given back.
     queue: Option<FairQueue<C>>,
     caller: C,
 }
 
-/// Why somebody cannot wait.
+/// Why a request cannot wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// As many requests of this caller wait as may.
+    /// The maximum of requests of this caller wait.
     OfCaller,
-    /// As many requests of all callers wait as may.
+    /// The maximum of requests wait.
     OfAll,
 }
 
@@ -50,9 +49,9 @@ struct Shared<C: Hash + Eq + Clone> {
 struct State<C: Hash + Eq + Clone> {
     served: usize,
     waiting: usize,
-    /// Those of whom anything is served or waits.
+    /// The callers with requests in progress or waiting.
     callers: HashMap<C, Caller<C>>,
-    /// Those of whom anything waits, each once; the next one stands in front.
+    /// The callers with waiting requests, each once; the next one first.
     rotation: VecDeque<C>,
 }
 
@@ -61,7 +60,7 @@ struct Caller<C: Hash + Eq + Clone> {
     waiting: VecDeque<oneshot::Sender<Permit<C>>>,
 }
 
-/// A request in the queue; one that goes away makes room for another.
+/// A waiting request; it leaves the queue when dropped.
 struct Waiting<C: Hash + Eq + Clone> {
     queue: FairQueue<C>,
     caller: C,
@@ -70,16 +69,13 @@ struct Waiting<C: Hash + Eq + Clone> {
 }
 
 impl<C: Hash + Eq + Clone> FairQueue<C> {
-    /// A queue in which nobody waits.
+    /// An empty queue.
     pub fn new(bounds: Bounds) -> Self {
         let state = State { served: 0, waiting: 0, callers: HashMap::new(), rotation: VecDeque::new() };
         Self(Arc::new(Shared { bounds, state: Mutex::new(state) }))
     }
 
-    /// Waits until it is the caller's turn.
-    ///
-    /// # Errors
-    /// At once, if too many wait already.
+    /// Waits for a permit; fails at once if the queue is full.
     pub async fn acquire(&self, caller: C) -> Result<Permit<C>, Full> {
         let mut waiting = match self.enter(caller)? {
             Entered::Served(permit) => return Ok(permit),
@@ -91,7 +87,7 @@ impl<C: Hash + Eq + Clone> FairQueue<C> {
         Ok(permit)
     }
 
-    /// How many wait.
+    /// The number of waiting requests.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.state().waiting
@@ -101,7 +97,7 @@ impl<C: Hash + Eq + Clone> FairQueue<C> {
         let bounds = self.0.bounds;
         let mut state = self.state();
         let (served, waits) = state.callers.get(&caller).map_or((0, 0), |of| (of.served, of.waiting.len()));
-        // Whoever may be served is served as soon as there is room, so nobody is overtaken here.
+        // Waiting requests are served as soon as there is room, so none is overtaken here.
         if state.served < bounds.at_once && served < bounds.at_once_per_caller {
             state.served += 1;
             state.of(&caller).served += 1;
@@ -122,7 +118,7 @@ impl<C: Hash + Eq + Clone> FairQueue<C> {
         Ok(Entered::Waits(Waiting { queue: self.clone(), caller, permit, is_served: false }))
     }
 
-    /// Takes back what was served, and serves whoever is next.
+    /// Returns a permit, and serves the next request.
     fn release(&self, caller: &C) {
         let mut state = self.state();
         state.served = state.served.saturating_sub(1);

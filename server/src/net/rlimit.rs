@@ -1,27 +1,27 @@
-//! How many files the process may have open: each edge that waits for news keeps a connection, and each connection is one.
+//! The limit of open files, which bounds the number of edges: each edge that polls has a connection.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the database, the listener and whoever is no edge need.
-const BESIDE_EDGES: u64 = 128;
+/// The open files reserved for the database, the listener and other clients.
+const RESERVED: u64 = 128;
 
-/// Raises the soft limit to the hard one, which is what a service manager or an administrator means by a limit (the soft one
-/// is often 1024, for the sake of programs that use `select`), and tells how many may be open then; `None` if any number.
+/// Raises the soft limit to the hard one, and returns the new limit; `None` if unlimited. Service managers and administrators set
+/// the hard limit; the soft one is often 1024, for programs that use `select`.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, "the limit of open files stays as it is");
+            tracing::warn!(%error, "failed to raise the limit of open files");
             limit.current
         }
     }
 }
 
-/// How many edges so many open files are good for.
+/// The number of edges for that many open files.
 pub fn edges(open_files: u64) -> u64 {
-    open_files.saturating_sub(BESIDE_EDGES)
+    open_files.saturating_sub(RESERVED)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Reads the upstream's feed into the relay's database, for as long as the relay runs.
+//! Replicates the upstream's feed into the relay's database.
 
-use super::upstream::{Answer, AskError, Upstream};
-use super::upstream_status::{Current, Health, UpstreamStatus};
+use super::upstream::{RequestError, Response, Upstream};
 use crate::clock::Clock;
+use crate::feed::upstream_status::{Current, Health, UpstreamStatus};
 use crate::random;
 use crate::store::{self, ApplyError, Standing, Store, WrongPage};
 use axum::http::StatusCode;
@@ -13,30 +13,31 @@ use keyward_core::{FEED_PATH, MAX_PAGE_BYTES};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long an answer may take beyond what it was asked to wait: where the relay waits for news, so that a lost answer is soon
-/// asked for again; and where it reads what is long, or the last answer did not come in time.
-const ANSWER_GRACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// How long a response may take beyond the wait of the poll, while the relay is level with its upstream, so that a lost response is
+/// soon requested again.
+const LEVEL_GRACE: Duration = Duration::from_secs(1);
+/// The same while it catches up, or after a response was late.
+const CATCH_UP_GRACE: Duration = Duration::from_secs(5);
 /// The shortest and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How often those who are in a hurry may cut a poll short.
-const HURRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The minimum interval between polls that readers request.
+const REQUESTED_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why nothing was taken.
+/// Why a poll failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum PollError {
     #[error("{0}")]
-    Ask(#[from] AskError),
-    #[error("it refuses the token ({0})")]
+    Request(#[from] RequestError),
+    #[error("token refused: status {0}")]
     Token(StatusCode),
-    #[error("it answers {0}")]
+    #[error("unexpected status {0}")]
     Status(StatusCode),
     #[error("{0}")]
     Page(WrongPage),
-    #[error("the page cannot be stored: {0}")]
+    #[error("cannot store page: {0}")]
     Store(#[from] store::Error),
 }
 
-/// One who follows.
 struct Follower<'a> {
     store: &'a Store,
     upstream: &'a Upstream,
@@ -44,12 +45,12 @@ struct Follower<'a> {
     clock: &'a Clock,
     standing: Standing,
     from_the_start: bool,
-    /// Whether the last question had an answer in time.
+    /// Whether the last poll was answered in time.
     was_answered: bool,
 }
 
-/// Follows until it is dropped.
-pub(super) async fn follow(
+/// Replicates until the future is dropped.
+pub(crate) async fn follow(
     store: &Store,
     upstream: &Upstream,
     upstream_status: &UpstreamStatus,
@@ -59,59 +60,55 @@ pub(super) async fn follow(
     let standing = loop {
         match store.standing().await {
             Ok(standing) => break standing,
-            Err(error) => tracing::error!(%error, "the relay's own state cannot be read; it is tried again"),
+            Err(error) => tracing::error!(%error, "failed to read the relay's state; will retry"),
         }
         sleep(BACKOFF.1).await;
     };
     let mut follower =
         Follower { store, upstream, upstream_status, clock, standing, from_the_start: false, was_answered: false };
-    let (mut last_failure, mut pause) = (None, BACKOFF.0);
-    let (mut is_hurried, mut last_hurry) = (false, Instant::now());
+    let (mut last_error, mut pause) = (None, BACKOFF.0);
+    let (mut is_requested, mut last_request) = (false, Instant::now());
     loop {
-        // Where there is more, it comes at once; a relay that has to ask first whether what it has is still so needs the time.
-        let wait = if is_hurried { Duration::ZERO } else { poll_wait };
-        let asked = Instant::now();
-        let answer = tokio::select! {
-            answer = follower.ask(wait) => answer,
-            () = hurried(upstream_status, last_hurry + HURRY_INTERVAL), if !wait.is_zero() => {
-                (is_hurried, last_hurry) = (true, Instant::now());
+        // The upstream answers at once if there is more; otherwise it has the whole wait to check that nothing is new.
+        let wait = if is_requested { Duration::ZERO } else { poll_wait };
+        let sent = Instant::now();
+        let response = tokio::select! {
+            response = follower.poll(wait) => response,
+            () = poll_requested(upstream_status, last_request + REQUESTED_POLL_INTERVAL), if !wait.is_zero() => {
+                (is_requested, last_request) = (true, Instant::now());
                 continue;
             }
         };
-        is_hurried = false;
-        follower.was_answered = answer.is_ok();
+        is_requested = false;
+        follower.was_answered = response.is_ok();
         let before = follower.standing.position;
-        let outcome = match answer {
-            Ok(answer) => follower.take(asked, &answer).await,
+        let polled = match response {
+            Ok(response) => follower.store(sent, &response).await,
             Err(error) => Err(error.into()),
         };
-        match outcome {
+        match polled {
             Ok(()) => {
                 pause = BACKOFF.0;
-                if last_failure.take().is_some() {
-                    tracing::info!(upstream = upstream.url(), "the upstream's feed can be followed again");
+                if last_error.take().is_some() {
+                    tracing::info!(upstream = upstream.url(), "upstream feed recovered");
                 }
-                // One that does not wait when it is asked to is not to be asked without a pause.
+                // An upstream that does not wait as requested is not polled without a pause.
                 if !wait.is_zero() && follower.standing.position == before {
-                    sleep_until(asked + BACKOFF.0).await;
+                    sleep_until(sent + BACKOFF.0).await;
                 }
             }
-            Err(failure) => {
-                upstream_status.fail(match failure {
-                    Failure::Token(_) => Health::RefusesToken,
-                    _ => Health::Fails,
+            Err(error) => {
+                upstream_status.fail(match error {
+                    PollError::Token(_) => Health::TokenRefused,
+                    _ => Health::Failing,
                 });
-                let told = failure.to_string();
-                if last_failure.as_ref() != Some(&told) {
+                let text = error.to_string();
+                if last_error.as_ref() != Some(&text) {
                     let upstream = upstream.url();
-                    tracing::warn!(
-                        upstream,
-                        failure = told,
-                        "the upstream's feed cannot be followed; what was known serves on"
-                    );
+                    tracing::warn!(upstream, error = text, "upstream feed request failed; serving last state");
                 }
-                last_failure = Some(told);
-                follower.recover(&failure).await;
+                last_error = Some(text);
+                follower.recover(&error).await;
                 sleep(jittered(pause)).await;
                 pause = (pause * 2).min(BACKOFF.1);
             }
@@ -124,28 +121,28 @@ impl Follower<'_> {
         if self.from_the_start { Position::Nothing } else { self.standing.position }
     }
 
-    /// Asks for the next page. It can be cancelled.
-    async fn ask(&self, wait: Duration) -> Result<Answer, AskError> {
+    /// Requests the next page. It can be cancelled.
+    async fn poll(&self, wait: Duration) -> Result<Response, RequestError> {
         let path = format!("{FEED_PATH}?after={}&wait={}", self.position(), wait.as_secs());
         let is_short = self.was_answered && !self.from_the_start && self.standing.is_level();
-        let grace = if is_short { ANSWER_GRACE.0 } else { ANSWER_GRACE.1 };
+        let grace = if is_short { LEVEL_GRACE } else { CATCH_UP_GRACE };
         self.upstream.get(&path, wait + grace, MAX_PAGE_BYTES).await
     }
 
-    /// Takes what came.
-    async fn take(&mut self, asked: Instant, answer: &Answer) -> Result<(), Failure> {
-        let answered = Instant::now();
-        match answer.status {
+    /// Stores the page of a response.
+    async fn store(&mut self, sent: Instant, response: &Response) -> Result<(), PollError> {
+        let received = Instant::now();
+        match response.status {
             StatusCode::OK => {}
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Err(Failure::Token(status)),
-            status => return Err(Failure::Status(status)),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Err(PollError::Token(status)),
+            status => return Err(PollError::Status(status)),
         }
-        let current = Current::new(asked, answered, age(answer));
+        let current = Current::new(sent, received, age(response));
         let at = (self.clock)().minus(current.age(Instant::now()));
-        let taken = self.store.take_page(self.position(), &answer.body, at).await;
-        let standing = taken.map_err(|error| match error {
-            ApplyError::Page(error) => Failure::Page(error),
-            ApplyError::Store(error) => Failure::Store(error),
+        let stored = self.store.take_page(self.position(), &response.body, at).await;
+        let standing = stored.map_err(|error| match error {
+            ApplyError::Page(error) => PollError::Page(error),
+            ApplyError::Store(error) => PollError::Store(error),
         })?;
         self.standing = standing;
         self.from_the_start = false;
@@ -153,50 +150,50 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Finds out where it stands after a failure, and how to go on.
-    async fn recover(&mut self, failure: &Failure) {
-        self.from_the_start |= match failure {
-            // A position that the upstream cannot read will not become readable; what cannot be followed is begun anew.
-            Failure::Status(status) => *status == StatusCode::BAD_REQUEST,
-            Failure::Page(WrongPage::Unreadable(
+    /// Decides how to continue after a failed poll.
+    async fn recover(&mut self, error: &PollError) {
+        self.from_the_start |= match error {
+            // A position that the upstream cannot read will not become readable: start with a snapshot.
+            PollError::Status(status) => *status == StatusCode::BAD_REQUEST,
+            PollError::Page(WrongPage::Unreadable(
                 UnreadablePage::Damaged | UnreadablePage::UnknownVersion(_) | UnreadablePage::NotAPage,
             )) => false,
-            // Of what differs, too.
-            Failure::Page(_) => true,
-            Failure::Ask(_) | Failure::Token(_) | Failure::Store(_) => false,
+            // Also if the records differ.
+            PollError::Page(_) => true,
+            PollError::Request(_) | PollError::Token(_) | PollError::Store(_) => false,
         };
-        if let Failure::Store(_) = failure {
-            // The commit may have been one.
-            let found = async {
+        if let PollError::Store(_) = error {
+            // The commit may have succeeded.
+            let read = async {
                 let standing = self.store.standing().await?;
                 self.store.republish().await?;
                 Ok::<_, store::Error>(standing)
             };
-            match found.await {
+            match read.await {
                 Ok(standing) => self.standing = standing,
-                Err(error) => tracing::warn!(%error, "the relay's own state cannot be read; it is tried again"),
+                Err(error) => tracing::warn!(%error, "failed to read the relay's state; will retry"),
             }
         }
     }
 }
 
-/// Waits for somebody in a hurry, and until it is time again for that.
-async fn hurried(upstream_status: &UpstreamStatus, not_before: Instant) {
-    upstream_status.hurried().await;
+/// Waits for a requested poll, but not less than the interval since the last one.
+async fn poll_requested(upstream_status: &UpstreamStatus, not_before: Instant) {
+    upstream_status.poll_requested().await;
     sleep_until(not_before).await;
 }
 
-/// How old the answer is by the upstream's own account.
-fn age(answer: &Answer) -> Duration {
-    // Of several fields none is believed.
-    let mut fields = answer.headers.get_all(FEED_AGE_HEADER).iter();
+/// The age of the response, as the upstream says.
+fn age(response: &Response) -> Duration {
+    // Several fields are not trusted.
+    let mut fields = response.headers.get_all(FEED_AGE_HEADER).iter();
     match (fields.next(), fields.next()) {
         (field, None) => Duration::from_millis(feed_age_ms(field.map(|value| value.as_bytes()))),
         _ => Duration::MAX,
     }
 }
 
-/// Somewhere between half of it and all.
+/// A random pause between half of it and all of it.
 fn jittered(pause: Duration) -> Duration {
     let half = pause / 2;
     let drawn = random::number().unwrap_or(0) % u64::try_from(half.as_millis()).unwrap_or(u64::MAX).max(1);

@@ -1,5 +1,5 @@
-//! Asks the upstream: over one pool of connections, HTTP/2 where the server offers it with TLS, and with the token of a
-//! file that others may not read.
+//! The HTTP client of the upstream: one pool of connections, HTTP/2 over TLS where the server offers it, and the token of a private
+//! file.
 
 use crate::auth::tokens::file::Audience;
 use crate::private_file;
@@ -18,21 +18,21 @@ use std::time::Duration;
 use std::{fs, io};
 use tokio::time::timeout;
 
-/// Whom a relay follows.
+/// The upstream of a relay.
 #[derive(Debug)]
 pub struct Upstream {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
     token_file: PathBuf,
-    /// The value of `Authorization`, marked as sensitive, so that nobody prints it.
+    /// The value of `Authorization`, marked as sensitive so that it is not printed.
     authorization: RwLock<HeaderValue>,
 }
 
-/// The upstream cannot be asked at all. No message repeats the token.
+/// The upstream is misconfigured. No message repeats the token.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// The URL cannot be used.
-    #[error("the upstream {0:?} is no URL such as https://keyward.example")]
+    /// The URL is invalid.
+    #[error("invalid upstream {0:?}: expected a URL such as https://keyward.example")]
     Url(String),
     /// The file with the token cannot be read.
     #[error("{}: {source}", path.display())]
@@ -43,69 +43,66 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// Others can read the file.
-    #[error("{} can be read by others (mode {mode:o}); make it mode 600, and the token in it a new one", path.display())]
+    #[error("{} can be read by others (mode {mode:o}); replace the token and make the file mode 600", path.display())]
     ReadableByOthers {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The file holds a token of operators.
+    /// The file contains an operator token.
     #[error(
-        "{} holds an operator's token ({}…); a relay shows an edge token ({}…): `keyward tokens create --scope edge`",
+        "expected an edge token ({2}…) in {0}, got an operator token ({1}…); create one with `keyward tokens create --scope edge`",
         path.display(),
         Audience::Admin.prefix(),
         Audience::Edge.prefix()
     )]
-    OperatorsToken {
+    OperatorToken {
         /// The file.
         path: PathBuf,
     },
-    /// The file holds no token.
-    #[error("{} holds no token: its first line is to be one, in visible ASCII characters", path.display())]
+    /// The file contains no token.
+    #[error("expected a token of visible ASCII characters in the first line of {}", path.display())]
     NoToken {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// What the upstream said.
+/// A response of the upstream.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The status.
     pub status: StatusCode,
-    /// The header.
+    /// The headers.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
 
-/// The upstream said nothing that can be used.
+/// The upstream returned no usable response.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// It cannot be reached, or the connection broke.
-    #[error("no answer: {0}")]
+pub enum RequestError {
+    /// The upstream is unreachable, or the connection broke.
+    #[error("request failed: {0}")]
     Unreachable(String),
-    /// It took too long.
-    #[error("no answer in time")]
-    Late,
-    /// Its answer is longer than any is.
-    #[error("the answer is too long")]
-    TooLong,
+    /// The response took too long.
+    #[error("request timed out")]
+    Timeout,
+    /// The response exceeds the maximum size.
+    #[error("response too large")]
+    TooLarge,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Until the other end is asked whether it is still there, on a connection that says nothing.
+/// The interval of TCP keepalives.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// The same over HTTP/2, and how long it may take to say so.
+/// The interval and timeout of HTTP/2 keepalives.
 const HTTP2_KEEPALIVE: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Upstream {
-    /// Reads the token; nobody is asked yet.
-    ///
-    /// # Errors
-    /// If the URL or the token cannot be used.
+    /// Reads the token; sends no request yet.
     pub fn new(url: &str, token_file: &Path) -> Result<Self, UpstreamError> {
         let bad = || UpstreamError::Url(url.to_owned());
         let parsed: Uri = url.parse().map_err(|_| bad())?;
@@ -135,47 +132,44 @@ impl Upstream {
         Ok(Self { client, url, token_file: token_file.to_owned(), authorization })
     }
 
-    /// Its URL.
+    /// The URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Reads the token again.
-    ///
-    /// # Errors
-    /// If it cannot be used; the one before stays.
+    /// Reloads the token; on an error the previous one stays.
     pub fn reload(&self) -> Result<(), UpstreamError> {
         let token = read_token(&self.token_file)?;
         *self.authorization.write().unwrap_or_else(PoisonError::into_inner) = token;
         Ok(())
     }
 
-    /// Asks for a path and query.
-    pub(crate) async fn get(&self, path: &str, patience: Duration, longest: usize) -> Result<Answer, AskError> {
-        self.ask(Method::GET, path, None, Bytes::new(), patience, longest).await
+    /// Sends a `GET` for a path and query.
+    pub(crate) async fn get(&self, path: &str, limit: Duration, max_bytes: usize) -> Result<Response, RequestError> {
+        self.send(Method::GET, path, None, Bytes::new(), limit, max_bytes).await
     }
 
-    /// Hands a body on.
+    /// Sends a `POST`.
     pub(crate) async fn post(
         &self,
         path: &str,
         media_type: Option<&HeaderValue>,
         body: Bytes,
-        patience: Duration,
-        longest: usize,
-    ) -> Result<Answer, AskError> {
-        self.ask(Method::POST, path, media_type, body, patience, longest).await
+        limit: Duration,
+        max_bytes: usize,
+    ) -> Result<Response, RequestError> {
+        self.send(Method::POST, path, media_type, body, limit, max_bytes).await
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         path: &str,
         media_type: Option<&HeaderValue>,
         body: Bytes,
-        patience: Duration,
-        longest: usize,
-    ) -> Result<Answer, AskError> {
+        limit: Duration,
+        max_bytes: usize,
+    ) -> Result<Response, RequestError> {
         let authorization = self.authorization.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = Request::builder()
             .method(method)
@@ -185,16 +179,25 @@ impl Upstream {
         if let Some(media_type) = media_type {
             request = request.header(CONTENT_TYPE, media_type);
         }
-        let request = request.body(Full::new(body)).map_err(|error| AskError::Unreachable(told(&error)))?;
-        let answer = async {
-            let answer = self.client.request(request).await.map_err(|error| AskError::Unreachable(told(&error)))?;
-            let (parts, body) = answer.into_parts();
-            let body = Limited::new(body, longest).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() { AskError::TooLong } else { AskError::Unreachable(told(&*error)) }
+        let request =
+            request.body(Full::new(body)).map_err(|error| RequestError::Unreachable(describe_error(&error)))?;
+        let response = async {
+            let response = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| RequestError::Unreachable(describe_error(&error)))?;
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, max_bytes).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    RequestError::TooLarge
+                } else {
+                    RequestError::Unreachable(describe_error(&*error))
+                }
             })?;
-            Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+            Ok(Response { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
-        timeout(patience, answer).await.unwrap_or(Err(AskError::Late))
+        timeout(limit, response).await.unwrap_or(Err(RequestError::Timeout))
     }
 }
 
@@ -210,15 +213,15 @@ fn read_token(path: &Path) -> Result<HeaderValue, UpstreamError> {
         return Err(no_token());
     }
     if token.starts_with(Audience::Admin.prefix()) {
-        return Err(UpstreamError::OperatorsToken { path: path.to_owned() });
+        return Err(UpstreamError::OperatorToken { path: path.to_owned() });
     }
     let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| no_token())?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// The error with all that lies beneath it; the client's own says no more than at which step it failed.
-fn told(error: &dyn Error) -> String {
+/// The error with all its sources, as the client's own message names only the step that failed.
+fn describe_error(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -252,7 +255,7 @@ mod tests {
         }
         fs::write(&path, "kwa_very_secret\n").unwrap();
         let error = found.reload().unwrap_err();
-        assert!(matches!(error, UpstreamError::OperatorsToken { .. }) && !error.to_string().contains("secret"));
+        assert!(matches!(error, UpstreamError::OperatorToken { .. }) && !error.to_string().contains("secret"));
         for bad in ["", "\n\n", "kwe secret\n", "kwe_s\u{e9}cret\n"] {
             fs::write(&path, bad).unwrap();
             let error = found.reload().unwrap_err();

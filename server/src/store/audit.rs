@@ -1,4 +1,4 @@
-//! The audit log: appended to in the transaction of what it tells of, and never changed.
+//! The audit log: appended to in the transaction of the change, and never modified.
 
 use super::database::Engine;
 use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
@@ -11,12 +11,12 @@ use sqlx::AnyConnection;
 use std::iter;
 use std::time::Duration;
 
-/// Which entries of the audit log are wanted.
+/// A query for audit log entries.
 #[derive(Clone, Debug)]
 pub struct AuditQuery {
-    /// The most of them.
+    /// The maximum number of results.
     pub limit: u32,
-    /// Only those before this one.
+    /// Only entries before this one.
     pub before: Option<u64>,
     /// Only those about what has this id, or, of a key, about the series of an import to which its id belongs.
     pub subject: Option<String>,
@@ -33,10 +33,7 @@ struct AuditRow {
 }
 
 impl Store {
-    /// The entries of the audit log that are asked for.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The entries that match the query.
     pub async fn audit(&self, wanted: &AuditQuery) -> Result<Page<AuditEntry, u64>, Error> {
         within(READ_PATIENCE, async {
             let mut query =
@@ -94,7 +91,7 @@ pub(super) async fn not_before_the_last(connection: &mut AnyConnection, now: Tim
     Ok(last.map_or(now, |last| last.max(now)))
 }
 
-/// Appends an entry. Whoever writes is alone, so the number after the last is free.
+/// Appends an entry. Transactions that write follow each other, so the next number is free.
 pub(super) async fn append(
     connection: &mut AnyConnection,
     at: Timestamp,

@@ -1,25 +1,22 @@
-//! On what authorization a change is made, and whether it still holds.
+//! The authorization of a change, and whether it still holds.
 //!
-//! A credential is checked when the header of a request arrives. The body may take much longer, and the credential may be
-//! revoked meanwhile. So every transaction that writes checks it again: once it has waited for all transactions before it, and,
-//! as far as that takes no database, right before it commits. A revocation is such a transaction itself, and over all servers
-//! of a database they follow one another: whatever commits after a revocation has seen it.
+//! A credential is checked when the header of a request arrives. The body may take much longer, and the credential may be revoked
+//! meanwhile. So every transaction that writes checks it again, at its start and, as far as that needs no database, right before its
+//! commit. A revocation is such a transaction itself, and transactions follow each other across all servers of a database, so
+//! nothing commits after a revocation without having seen it.
 //!
-//! [`Store`] makes no change without an [`Authorization`], and only a credential that was shown makes one: a route cannot
-//! forget the check.
+//! [`Store`] makes no change without an [`Authorization`], which only a credential creates: a route cannot forget the check.
 
-use super::self_service::{self, Asking};
-use super::{Error, READ_PATIENCE, Store, tokens, within};
+use super::{Error, READ_PATIENCE, Step, Store, within};
 use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
 use crate::clock::{Clock, Timestamp};
-use crate::keys::leaks::Leaks;
-use crate::model::{Actor, Token, TokenScope};
+use crate::model::Actor;
 use sqlx::AnyConnection;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who asks for something, by a credential that was valid when it was shown.
+/// The authorization of a request, by a credential that was valid when it arrived.
 #[derive(Clone)]
 pub struct Authorization {
     actor: Actor,
@@ -28,9 +25,9 @@ pub struct Authorization {
 
 #[derive(Clone)]
 enum Basis {
-    /// The server does it by itself.
+    /// The server itself.
     Server,
-    /// Somebody has shown a credential.
+    /// A credential.
     Shown { credential: Credential, clock: Clock },
 }
 
@@ -38,28 +35,38 @@ enum Basis {
 enum Credential {
     /// A line of a token file.
     FileToken { tokens: Arc<Tokens>, audience: Audience, digest: TokenDigest },
-    /// A token that was made over the API.
-    IssuedToken { tokens: Arc<Tokens>, audience: Audience, id: String, expires_at: Option<Timestamp> },
-    /// A key, for self-service.
-    Key(Box<Asking>),
-    /// A signature by one of GitHub's keys.
-    GithubSignature { leaks: Arc<Leaks>, key_id: Vec<u8> },
+    /// A credential in the database: a token created over the API, or a key for self-service.
+    Stored { credential: Arc<dyn StoredCredential>, revocations: Option<Arc<Tokens>> },
+    /// A signature by one of GitHub's keys, and whether that key is still known.
+    GithubSignature { is_known: Arc<dyn Fn() -> bool + Send + Sync> },
 }
 
-/// What the authorization has to be for.
+/// The access that is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To be told something.
+    /// To read.
     Read,
-    /// To change something.
+    /// To write.
     Write,
 }
 
-/// How often a stream looks whether its credential has expired.
+/// A credential in the database, which knows how to check itself there.
+pub(super) trait StoredCredential: Send + Sync {
+    /// Whether it is that of an operator.
+    fn is_operators(&self) -> bool;
+
+    /// When it expires.
+    fn expires_at(&self) -> Option<Timestamp>;
+
+    /// Checks the credential within the transaction of the connection.
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, access: Access, now: Timestamp) -> Step<'a, ()>;
+}
+
+/// The interval in which a stream checks the expiry of its credential.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Authorization {
-    /// That of a line of a token file; `None` if the token is none of them.
+    /// By a token of the files; `None` if the token is not among them.
     pub fn of_file_token(tokens: &Arc<Tokens>, audience: Audience, shown: &[u8], clock: &Clock) -> Option<Self> {
         let digest = crate::auth::tokens::file::digest(shown);
         if !tokens.accept_digest(audience, &digest) {
@@ -72,113 +79,91 @@ impl Authorization {
         Some(Self::shown(actor, Credential::FileToken { tokens: Arc::clone(tokens), audience, digest }, clock))
     }
 
-    /// That of a token that was made over the API and found to be valid.
-    pub fn of_issued_token(tokens: &Arc<Tokens>, audience: Audience, token: &Token, clock: &Clock) -> Self {
-        let credential = Credential::IssuedToken {
-            tokens: Arc::clone(tokens),
-            audience,
-            id: token.id.clone(),
-            expires_at: token.expires_at,
-        };
-        Self::shown(Actor::token(&token.id), credential, clock)
-    }
-
-    /// That of a key that was verified.
-    pub fn of_key(asking: Asking, clock: &Clock) -> Self {
-        Self::shown(asking.actor(), Credential::Key(Box::new(asking)), clock)
-    }
-
-    /// That of an alert with a signature by the key of that identifier.
-    pub fn of_github(leaks: &Arc<Leaks>, key_id: &[u8], clock: &Clock) -> Self {
-        let credential = Credential::GithubSignature { leaks: Arc::clone(leaks), key_id: key_id.to_vec() };
+    /// By a signature of GitHub, as long as its key is known.
+    pub fn of_github(is_known: impl Fn() -> bool + Send + Sync + 'static, clock: &Clock) -> Self {
+        let credential = Credential::GithubSignature { is_known: Arc::new(is_known) };
         Self::shown(Actor::webhook("github-secret-scanning"), credential, clock)
     }
 
-    /// The server's own, for what nobody has to ask for.
+    /// Of the server itself, for its own jobs.
     pub(super) fn server() -> Self {
         Self { actor: Actor::server(), basis: Basis::Server }
+    }
+
+    /// By a credential in the database; `revocations` notifies of its revocation.
+    pub(super) fn of_stored(
+        actor: Actor,
+        credential: impl StoredCredential + 'static,
+        revocations: Option<Arc<Tokens>>,
+        clock: &Clock,
+    ) -> Self {
+        Self::shown(actor, Credential::Stored { credential: Arc::new(credential), revocations }, clock)
     }
 
     fn shown(actor: Actor, credential: Credential, clock: &Clock) -> Self {
         Self { actor, basis: Basis::Shown { credential, clock: Arc::clone(clock) } }
     }
 
-    /// In whose name it is.
+    /// The actor for the audit log.
     pub fn actor(&self) -> &Actor {
         &self.actor
     }
 
-    /// Whether it is an operator's, or that of a webhook.
+    /// Whether it is that of an operator or webhook.
     pub(super) fn is_operators(&self) -> bool {
         let Basis::Shown { credential, .. } = &self.basis else { return false };
         match credential {
-            Credential::FileToken { audience, .. } | Credential::IssuedToken { audience, .. } => {
-                *audience == Audience::Admin
-            }
+            Credential::FileToken { audience, .. } => *audience == Audience::Admin,
+            Credential::Stored { credential, .. } => credential.is_operators(),
             Credential::GithubSignature { .. } => true,
-            Credential::Key(_) => false,
         }
     }
 
-    /// When the credential ends by itself.
+    /// When the credential expires.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.basis {
-            Basis::Shown { credential: Credential::IssuedToken { expires_at, .. }, .. } => *expires_at,
-            Basis::Shown { credential: Credential::Key(asking), .. } => asking.expires_at(),
+            Basis::Shown { credential: Credential::Stored { credential, .. }, .. } => credential.expires_at(),
             Basis::Shown { .. } | Basis::Server => None,
         }
     }
 
-    /// The present time; the server's own work is done at the time that it was begun for.
-    pub(super) fn now(&self, begun: Timestamp) -> Timestamp {
+    /// The current time; for the server itself the given one.
+    pub(super) fn now(&self, started_at: Timestamp) -> Timestamp {
         match &self.basis {
             Basis::Shown { clock, .. } => clock(),
-            Basis::Server => begun,
+            Basis::Server => started_at,
         }
     }
 
-    /// Whether it still holds, as far as that can be told without the database.
+    /// Checks the authorization as far as possible without the database.
     pub(super) fn check_in_memory(&self) -> Result<(), Error> {
         let Basis::Shown { credential, clock } = &self.basis else { return Ok(()) };
         let is_expired = self.expires_at().is_some_and(|expires_at| expires_at <= clock());
         let is_known = match credential {
             Credential::FileToken { tokens, audience, digest } => tokens.accept_digest(*audience, digest),
-            Credential::GithubSignature { leaks, key_id } => leaks.is_signer(key_id),
-            Credential::IssuedToken { .. } | Credential::Key(_) => true,
+            Credential::GithubSignature { is_known } => is_known(),
+            Credential::Stored { .. } => true,
         };
         if is_known && !is_expired { Ok(()) } else { Err(Error::NotAuthorized) }
     }
 
-    /// Whether it still holds as of what the connection sees.
+    /// Checks the authorization within the transaction of the connection.
     pub(super) async fn check(&self, connection: &mut AnyConnection, access: Access) -> Result<(), Error> {
         self.check_in_memory()?;
         let Basis::Shown { credential, clock } = &self.basis else { return Ok(()) };
         match credential {
-            Credential::IssuedToken { audience, id, .. } => {
-                let token = tokens::find(connection, id).await?.filter(|token| token.is_valid(clock()));
-                let token = token.ok_or(Error::NotAuthorized)?;
-                match (audience, token.scope, access) {
-                    (Audience::Admin, TokenScope::Write, _)
-                    | (Audience::Admin, TokenScope::Read, Access::Read)
-                    | (Audience::Edge, TokenScope::Edge, _) => Ok(()),
-                    _ => Err(Error::NotAuthorized),
-                }
-            }
-            Credential::Key(asking) => self_service::still(connection, asking, clock()).await.map(drop),
+            Credential::Stored { credential, .. } => credential.check(connection, access, clock()).await,
             Credential::FileToken { .. } | Credential::GithubSignature { .. } => Ok(()),
         }
     }
 
     fn needs_database(&self) -> bool {
-        matches!(self.basis, Basis::Shown { credential: Credential::IssuedToken { .. } | Credential::Key(_), .. })
+        matches!(self.basis, Basis::Shown { credential: Credential::Stored { .. }, .. })
     }
 }
 
 impl Store {
-    /// Whether the authorization still holds, for what is only read.
-    ///
-    /// # Errors
-    /// If it does not, or the database cannot be read.
+    /// Checks the authorization for a read.
     pub async fn check_authorization(&self, by: &Authorization) -> Result<(), Error> {
         by.check_in_memory()?;
         if !by.needs_database() {
@@ -190,15 +175,14 @@ impl Store {
         .await
     }
 
-    /// Done once the authorization does not hold any more, for streams. As long as the database cannot be read, what was
-    /// known of it stays so.
+    /// Resolves when the authorization no longer holds, for streams. While the database cannot be read, the last result counts.
     pub async fn authorization_ended(&self, by: &Authorization) {
         let mut revocations = match &by.basis {
             Basis::Shown { credential: Credential::FileToken { tokens, .. }, .. }
-            | Basis::Shown { credential: Credential::IssuedToken { tokens, .. }, .. } => tokens.reloads(),
+            | Basis::Shown { credential: Credential::Stored { revocations: Some(tokens), .. }, .. } => tokens.reloads(),
             Basis::Shown { .. } | Basis::Server => return std::future::pending().await,
         };
-        // Whatever is revoked from here on rings.
+        // Revocations from here on notify.
         while !matches!(self.check_authorization(by).await, Err(Error::NotAuthorized)) {
             loop {
                 tokio::select! {
@@ -219,7 +203,7 @@ impl fmt::Debug for Authorization {
     }
 }
 
-/// Tests of what becomes of a change have nobody show a credential for it.
+/// Tests make changes without a credential.
 #[cfg(test)]
 impl From<Actor> for Authorization {
     fn from(actor: Actor) -> Self {

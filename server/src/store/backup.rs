@@ -1,5 +1,4 @@
-//! A copy of an SQLite database that a server may be using: complete as of one moment, checked, and there under its name
-//! only when it is finished.
+//! Online backup of an SQLite database: complete as of one moment, checked, and renamed into place when finished.
 
 use super::DATABASE_FILE;
 use super::database::application_id;
@@ -13,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// No backup was made.
+/// The backup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// There is nothing to copy.
@@ -52,7 +51,7 @@ pub enum BackupError {
         source: io::Error,
     },
     /// SQLite refused.
-    #[error("{place}: {}", super::told(source))]
+    #[error("{place}: {}", super::describe_error(source))]
     Database {
         /// The database that it was about.
         place: String,
@@ -64,7 +63,7 @@ pub enum BackupError {
     Random(#[from] RngError),
 }
 
-/// Copies the database in the directory to the file, and tells how long the copy is.
+/// Copies the database in the directory to the file, and returns the size of the copy.
 ///
 /// # Errors
 /// If there is no database, or if no whole copy can be made.

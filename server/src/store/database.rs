@@ -4,8 +4,8 @@
 //! booleans, so they are selected as numbers.
 
 use super::migrations::{self, Migrations};
-use super::sqlite_files::{Files, Locked, check_room, free_bytes};
-use super::{Error, keys};
+use super::sqlite_files::{DATABASE_FILE, Files, Locked, check_room, free_bytes};
+use super::{Error, folding};
 use keyward_core::key::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
@@ -20,14 +20,14 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// Where the state lies.
+/// The location of the database.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// In an SQLite database in this directory, which one server uses.
+    /// An SQLite database in this directory, for one server.
     Directory(PathBuf),
-    /// What a relay has, in an SQLite database of its own in this directory.
+    /// The SQLite database of a relay in this directory.
     Relay(PathBuf),
-    /// In a PostgreSQL database, which several servers can use; its URL can hold a password.
+    /// A PostgreSQL database, for several servers; its URL can contain a password.
     Postgres(Secret),
 }
 
@@ -69,14 +69,13 @@ pub(super) enum Engine {
 pub(super) struct Database {
     pub(super) engine: Engine,
     pub(super) writer: AnyPool,
-    /// For what operators ask.
+    /// For reads of operators.
     pub(super) readers: AnyPool,
-    /// For what users ask.
+    /// For reads of users.
     pub(super) user_readers: AnyPool,
-    /// For what takes long: exports, imports and the retention.
+    /// For long operations: exports, imports and the retention.
     pub(super) bulk_readers: AnyPool,
-    /// For what guards: look-ups of tokens and keys, and whether the database answers. Each takes one or a few rows by an
-    /// index, so that no one waits here for long.
+    /// For look-ups of tokens and keys, and health checks. Each reads a few rows by an index, so that none waits long.
     pub(super) guard_readers: AnyPool,
     /// The feed's own, so that operators do not wait behind a thousand edges, nor edges behind operators.
     pub(super) feed_readers: AnyPool,
@@ -94,8 +93,6 @@ struct Sqlite {
     keeper: Mutex<Option<AnyConnection>>,
 }
 
-/// The name of the SQLite database in the data directory.
-pub const DATABASE_FILE: &str = "keyward.db";
 /// The name of a relay's.
 pub const RELAY_DATABASE_FILE: &str = "relay.db";
 
@@ -104,25 +101,24 @@ const READERS: u32 = 4;
 pub(super) const USER_READERS: u32 = 2;
 /// Exports have two, see [`super::export`].
 const BULK_READERS: u32 = 3;
-/// Look-ups of keys have two at most, see [`super::Store::key_look_up`]; the others are for tokens and for health checks.
+/// Look-ups of keys have at most two, see [`super::Store::lookup_permit`]; the others are for tokens and health checks.
 const GUARD_READERS: u32 = 4;
-/// Of PostgreSQL, where one write follows the other all the same. A connection that breaks without a word can keep its place for
-/// as long as the system takes to give it up.
+/// For PostgreSQL, where writes follow each other nevertheless. A silently broken connection occupies its place until the system gives it
+/// up.
 const WRITERS: u32 = 2;
-/// One has the turn, and one follows what is committed; the other may still have to roll back what a reader left that went
-/// away.
+/// One reads a page, one follows commits, and one may still roll back the transaction of a cancelled read.
 const FEED_READERS: u32 = 3;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SQLITE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A server that is away is tried again for that long; whoever asked is then told so.
+/// How long a connection to an unavailable server is retried before the request fails.
 const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where PostgreSQL tells every server that there is something new.
+/// The channel of PostgreSQL on which servers are notified of changes.
 const CHANNEL: &str = "keyward_feed";
 
-/// Whoever holds the head's row and says no more, because its process hangs or its machine is gone, loses it. And whatever
-/// the database's default is, nothing is acknowledged that a crash could still undo.
+/// A process that hangs or vanished while it holds the row of the head loses it after these timeouts. Commits are durable whatever the
+/// database's default is.
 const POSTGRES_SETTINGS: &str = "SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') = 'off'; \
     SET statement_timeout = '10s'; SET lock_timeout = '8s'; \
@@ -155,7 +151,7 @@ impl Database {
             .after_connect(move |connection, _| Box::pin(configure_sqlite_writer(connection, checkpoint_pages)));
         let writer = writer.connect(&format!("sqlite:{path}")).await?;
         if file == DATABASE_FILE {
-            keys::fold_names(&mut *writer.acquire().await?).await?;
+            folding::fold_names(&mut *writer.acquire().await?).await?;
         }
         let readers = format!("sqlite:{path}?mode=ro");
         Ok(Self {
@@ -174,12 +170,11 @@ impl Database {
     async fn open_postgres(url: &Secret) -> Result<Self, Error> {
         let options = postgres_options(url.expose())?;
         let notifications = PgConnectOptions::from_url(&options.database_url).map_err(|_| NOT_A_URL)?;
-        // Not one of the pool, whose connections have no patience: a migration takes its time, and whoever starts beside
-        // another server waits for that one's.
+        // Not from the pool, whose connections have short timeouts: a migration can take long, and a second server waits for it.
         let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&options));
         let mut connection = connecting.await.map_err(|_| Error::Slow)??;
         migrations::POSTGRES.apply(&mut connection).await?;
-        keys::fold_names(&mut connection).await?;
+        folding::fold_names(&mut connection).await?;
         connection.close().await?;
         Ok(Self {
             engine: Engine::Postgres,
@@ -253,21 +248,18 @@ impl Database {
     }
 
     /// Whether the files of an SQLite database are still those that were opened.
-    ///
-    /// # Errors
-    /// If one was deleted or replaced.
     pub(super) fn verify_files(&self) -> Result<(), Error> {
         self.files().map_or(Ok(()), Files::verify)
     }
 
-    /// Copies what lies in the WAL into the database file, as far as no reader needs it there. Nobody waits for it.
+    /// Copies what lies in the WAL into the database file, as far as no reader needs it there. Nothing waits for it.
     pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         self.run_checkpoint("PRAGMA wal_checkpoint(PASSIVE)").await.map(drop)
     }
 
     /// Empties the WAL, which gives its room on the disk back, and makes sure that a change whose commit has failed is not made
     /// by the next start: its frames may stand in the WAL, whole, where this process does not see them any more but recovery
-    /// would. Only whoever holds the turn may do so.
+    /// would. Only the holder of the commit lock may call this.
     ///
     /// # Errors
     /// If the WAL cannot be emptied at the moment.
@@ -294,8 +286,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets the transaction wait between two of its queries for whoever reads what it found. Elsewhere a connection that
-    /// says nothing has died.
+    /// Lets the transaction be idle between two queries, while the client reads the results. Elsewhere an idle transaction is aborted.
     pub(super) async fn let_idle(self, connection: &mut AnyConnection) -> Result<(), Error> {
         if self == Self::Postgres {
             sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '60s'").execute(connection).await?;
@@ -305,7 +296,7 @@ impl Engine {
 
     /// What a commit that failed means. SQLite has undone it for this process; but if it had written the whole of it into the
     /// WAL before something else failed, such as to grow the `-shm` file or to wait for the disk, the next start would find it
-    /// there. Of PostgreSQL's answer nobody knows when it was lost.
+    /// there. With PostgreSQL the response may have been lost after the commit.
     pub(super) fn failed_commit(self, error: sqlx::Error) -> Error {
         let code = error.as_database_error().and_then(DatabaseError::code);
         let code = code.and_then(|code| code.parse::<i32>().ok());
@@ -394,7 +385,7 @@ async fn open_sqlite(
         locked.warn_of_missing_wal();
     }
     set_in_use(&mut connection, true).await?;
-    // Where somebody waits for a checkpoint, it is better to give up soon.
+    // A checkpoint that has to wait is better given up soon.
     sqlx::raw_sql("PRAGMA busy_timeout = 200").execute(&mut connection).await?;
     sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
     Ok(connection)
@@ -456,8 +447,8 @@ async fn configure_sqlite_writer(connection: &mut AnyConnection, checkpoint_page
     Ok(())
 }
 
-/// How many pages the WAL may have before a commit copies it into the database file and the next begins it anew: an eighth of
-/// the room on the disk, so that a small disk is not filled by the log alone, and at most 128 MiB.
+/// How many pages the WAL may have before a commit copies it into the database file and the next starts it again: an eighth of
+/// the free disk space, so that the log does not fill a small disk, and at most 128 MiB.
 ///
 /// The checkpoints in `maintenance.rs` do not bound the log: under steady writes, commits add to it while it is copied.
 fn checkpoint_pages(directory: &Path) -> u64 {
@@ -466,7 +457,7 @@ fn checkpoint_pages(directory: &Path) -> u64 {
 }
 
 /// Whether the connection can be used again. The pool itself asks that too, but waits for the answer, and so for the whole time
-/// that the system takes to give up a connection which broke without a word: nobody else gets its place meanwhile.
+/// that the system takes to give up a silently broken connection, whose place is occupied meanwhile.
 async fn answers(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
     timeout(POSTGRES_ACQUIRE_TIMEOUT, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
     Ok(true)

@@ -1,5 +1,5 @@
-//! All keys as they were at one moment, a few at a time. The read transaction keeps the moment; so that none keeps the
-//! database from tidying up behind it, there are few of them and whoever reads must go on.
+//! Reads all keys as of one moment, in pieces. An open read transaction prevents the database from cleaning up, so exports are few and have
+//! timeouts.
 
 use super::keys::{Excluded, with_secrets};
 use super::rows::{KeyRow, select_keys};
@@ -9,12 +9,12 @@ use sqlx::{Any, Transaction};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// How many exports may be under way, so that they leave connections to other readers.
+/// The maximum of exports in progress, so that connections are left for other readers.
 pub(super) const AT_ONCE: usize = 2;
 
 const KEYS_AT_A_TIME: i64 = 500;
 
-/// An export under way.
+/// An export in progress.
 pub struct Export {
     transaction: Transaction<'static, Any>,
     /// The last key that was read, by its age.
@@ -40,9 +40,6 @@ impl Store {
 
 impl Export {
     /// The next keys, the oldest first; none at the end.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn next(&mut self) -> Result<Vec<Key>, Error> {
         let mut query = select_keys();
         if let Some((created_at, id)) = &self.after {

@@ -1,10 +1,10 @@
 //! The feed, read from the database: changes after a cursor, or a snapshot, each page from one read transaction.
 
 use super::database::Database;
+use super::hub::{Bounds, Change, Hub};
+use super::page::PageEntries;
 use super::rows::{HEAD_COLUMNS, Head, HeadRow, chain, digest, sequence, stored_sequence};
 use super::{Error, PATIENCE, Store, within};
-use crate::feed::hub::{Bounds, Change, Hub};
-use crate::feed::page::PageEntries;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::{Cursor, Position};
@@ -13,33 +13,34 @@ use keyward_core::wire::summary::Summary;
 use sqlx::{AnyConnection, AssertSqlSafe};
 use std::collections::HashSet;
 
-/// What the database has for a reader of the feed.
+/// The result of reading the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// A page, encoded.
+pub enum FeedRead {
+    /// An encoded page.
     Page(Bytes),
     /// The reader has everything that was committed; with the summary of all records there.
     UpToDate(Option<Summary>),
 }
 
 impl Store {
-    /// What follows the position, for a reader that is known by its token. A position that does not fit this history is answered with the begin of a snapshot.
+    /// The page after the position, for the reader with that name. A position of another history is answered with the start of a
+    /// snapshot.
     ///
     /// # Errors
     /// If the database cannot be read, or too many want to.
-    pub async fn feed_after(&self, reader: &str, position: &Position) -> Result<Found, Error> {
+    pub async fn feed_after(&self, reader: &str, position: &Position) -> Result<FeedRead, Error> {
         let find = || self.pages.find(position, &self.hub.head());
         if let Some(page) = find() {
-            return Ok(Found::Page(page));
+            return Ok(FeedRead::Page(page));
         }
-        let _turn = self.pages.turn(reader).await?;
+        let _permit = self.pages.permit(reader).await?;
         if let Some(page) = find() {
-            return Ok(Found::Page(page));
+            return Ok(FeedRead::Page(page));
         }
         within(PATIENCE, self.read_after(position)).await
     }
 
-    async fn read_after(&self, position: &Position) -> Result<Found, Error> {
+    async fn read_after(&self, position: &Position) -> Result<FeedRead, Error> {
         let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
         let Head { cursor: head, summary } = full_head(&mut transaction).await?;
         let fits = match position {
@@ -49,13 +50,13 @@ impl Store {
             }
         };
         let answers = if fits { *position } else { Position::Nothing };
-        // A position that does not fit has found nothing so far, but the begin of a snapshot may be there.
+        // The page for another history is the start of a snapshot, which may be cached.
         if let Some(page) = self.pages.find(&answers, &head) {
-            return Ok(Found::Page(page));
+            return Ok(FeedRead::Page(page));
         }
         let page = match answers {
             Position::Changes { applied, .. } if applied == head.sequence => {
-                return Ok(Found::UpToDate(
+                return Ok(FeedRead::UpToDate(
                     summary.filter(|_| *position == (Position::Changes { applied, seen: head })),
                 ));
             }
@@ -68,11 +69,11 @@ impl Store {
         };
         let page = Bytes::from(page);
         self.pages.keep(answers, head, page.clone());
-        Ok(Found::Page(page))
+        Ok(FeedRead::Page(page))
     }
 }
 
-/// A hub that has the newest changes already, so that after a restart edges are served from memory as before.
+/// A hub with the newest changes, so that edges are served from memory right after a restart.
 pub(super) async fn recent(database: &Database, bounds: Bounds) -> Result<Hub, Error> {
     let mut transaction = database.begin_read(&database.readers).await?;
     let Head { cursor: head, summary } = full_head(&mut transaction).await?;
@@ -218,10 +219,10 @@ mod tests {
     use super::*;
     use crate::store::Location;
 
-    fn page(found: Found) -> Bytes {
+    fn page(found: FeedRead) -> Bytes {
         match found {
-            Found::Page(page) => page,
-            Found::UpToDate(_) => panic!("no page"),
+            FeedRead::Page(page) => page,
+            FeedRead::UpToDate(_) => panic!("no page"),
         }
     }
 
@@ -230,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let of_another_history = Cursor { epoch: 0, sequence: 5, chain: [9; 16] };
-        let turn = store.pages.turn("a reader").await.unwrap();
+        let permit = store.pages.permit("a reader").await.unwrap();
         let asking: Vec<_> = (0..1000)
             .map(|n| {
                 let position = match n % 2 {
@@ -247,7 +248,7 @@ mod tests {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(10), all_wait).await.unwrap();
-        drop(turn);
+        drop(permit);
         let mut places = HashSet::new();
         for asking in asking {
             places.insert(asking.await.unwrap().as_ptr());

@@ -1,32 +1,32 @@
-//! As of when the hub is known to have all that was committed.
+//! Freshness: when the hub last had everything that was committed.
 //!
-//! Where several servers share a database, one that cannot look at it does not know what the others commit. Whoever is told
-//! that there is nothing new is told how long ago that was so.
+//! A server that cannot read a shared database does not know what other servers commit, so responses without changes carry the age of
+//! that knowledge.
 
 use super::database::Engine;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// When the database was last looked at, by any part of this process.
+/// The time of the last read without a gap, by any task of this process.
 #[derive(Clone, Debug)]
 pub(super) struct Freshness(Option<Arc<watch::Sender<Instant>>>);
 
 impl Freshness {
-    /// A sight that begins with a look of that moment. Of an SQLite database nobody else is a writer, so nothing is needed.
+    /// Starts with a read at that moment. An SQLite database has no other writers, and is always fresh.
     pub(super) fn new(engine: Engine, looked: Instant) -> Self {
         Self((engine == Engine::Postgres).then(|| Arc::new(watch::Sender::new(looked))))
     }
 
-    /// The hub has all that was committed before that moment, which is when the database was asked.
+    /// The hub has everything that was committed before that moment, when the query was sent.
     pub(super) fn note(&self, asked: Instant) {
         if let Some(seen_at) = &self.0 {
-            // Looks can overlap, and the one that began first can end last.
+            // Reads can overlap, and the first to start can be the last to end.
             seen_at.send_modify(|seen_at| *seen_at = asked.max(*seen_at));
         }
     }
 
-    /// The latest such moment; `None` where it is always the present one.
+    /// The latest such moment; `None` if the database is always fresh.
     pub(super) fn seen_at(&self) -> Option<Instant> {
         self.0.as_ref().map(|seen_at| *seen_at.borrow())
     }
@@ -38,7 +38,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_look_that_began_earlier_and_ends_later_takes_nothing_away() {
+    fn overlapping_reads_keep_the_latest_time() {
         let begin = Instant::now();
         let freshness = Freshness::new(Engine::Postgres, begin);
         assert_eq!(freshness.seen_at(), Some(begin));

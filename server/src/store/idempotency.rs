@@ -1,54 +1,83 @@
-//! Requests that must not be carried out twice, though they come again because an answer was lost.
+//! Idempotent requests: a request that is repeated because its response was lost is carried out once.
 //!
-//! No answer is kept: what is kept is which key and secret were made, and the salt with which whoever still holds the
-//! Idempotency-Key can have the plaintext drawn again. Whoever writes is alone, so of two at the same time the second
-//! finds what the first has made.
+//! No response is stored, only which key and secret were issued, and the salt from which the Idempotency-Key derives the plaintext
+//! again. Transactions that write follow each other, so of two simultaneous requests the second finds the result of the first.
 
 use super::authorization::Access;
-use super::keys::Excluded;
+use super::keys::{Excluded, MAX_KNOWN_SECRETS};
 use super::mutation::Mutation;
-use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
+use super::{Authorization, Error, KeyError, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
-use crate::model::Key;
+use crate::model::{Key, Secret, Target};
 use sqlx::AnyConnection;
 use std::time::Duration;
 
-/// What is kept of a request that may come again.
+/// What is stored of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Once {
-    /// Of the actor and the Idempotency-Key.
+    /// The digest of actor and Idempotency-Key.
     pub digest: [u8; 32],
-    /// Of what is asked for.
+    /// The digest of the request.
     pub fingerprint: [u8; 32],
-    /// With the Idempotency-Key and the pepper, what the plaintext is drawn from.
+    /// The salt from which, with Idempotency-Key and pepper, the plaintext is derived.
     pub salt: [u8; 32],
 }
 
-/// What the request made when it first came.
+/// The result of the first request.
 #[derive(Clone)]
 pub struct Before {
-    /// The key, as it is now.
+    /// The current key.
     pub key: Key,
-    /// The id of the secret that was made.
+    /// The id of the issued secret.
     pub secret_id: String,
-    /// What its plaintext was drawn from.
+    /// The salt of its plaintext.
     pub salt: [u8; 32],
 }
 
-/// The outcome of a request that may have come before.
+/// The outcome of a request that can be repeated.
 #[derive(Clone)]
 pub enum Made<T> {
-    /// It came for the first time.
+    /// The first request, carried out now.
     Now(T),
-    /// It came before, and made nothing now.
+    /// A repeated request, not carried out again.
     Before(Box<Before>),
 }
 
-/// For how long a request that comes again is answered as it was.
+/// How long a repeated request returns the same plaintext.
 pub const REPEATABLE_FOR: Duration = Duration::from_secs(86_400);
 
 impl Store {
-    /// What the request made if it came before, as long as the authorization holds: whoever hears of it can draw the plaintext.
+    /// The same for a request that may come again, which then makes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
+    pub async fn create_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        key: Key,
+        once: Once,
+    ) -> Result<Made<Key>, Error> {
+        self.mutate(by, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
+    }
+
+    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
+    ///
+    /// # Errors
+    /// If it cannot be stored, has another version than was expected, or the Idempotency-Key came with another request.
+    pub async fn rotate_key_once(
+        &self,
+        by: impl Into<Authorization>,
+        target: Target,
+        secret: Secret,
+        grace: Duration,
+        once: Once,
+        now: Timestamp,
+    ) -> Result<Made<Key>, KeyError> {
+        self.mutate_keys(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
+    }
+
+    /// The result of the first request, if this is a repeated one. The authorization must still hold, as the result leads to the
+    /// plaintext.
     ///
     /// # Errors
     /// If the database cannot be read, or the Idempotency-Key came with another request.
@@ -62,13 +91,40 @@ impl Store {
     }
 }
 
-pub(super) async fn before(mutation: &mut Mutation, once: &Once) -> Result<Option<Before>, Error> {
+async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
+    if let Some(before) = before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let key = keys::create(mutation, key).await?;
+    for secret in &key.secrets {
+        remember(mutation, &once, &key.id, &secret.id).await?;
+    }
+    Ok(Made::Now(key))
+}
+
+async fn rotate_once(
+    mutation: &mut Mutation,
+    target: Target,
+    secret: Secret,
+    grace: Duration,
+    once: Once,
+) -> Result<Made<Key>, KeyError> {
+    if let Some(before) = before(mutation, &once).await? {
+        return Ok(Made::Before(Box::new(before)));
+    }
+    let secret_id = secret.id.clone();
+    let key = keys::rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
+    remember(mutation, &once, &key.id, &secret_id).await?;
+    Ok(Made::Now(key))
+}
+
+async fn before(mutation: &mut Mutation, once: &Once) -> Result<Option<Before>, Error> {
     let now = mutation.now();
     find(mutation.connection(), once, now).await
 }
 
-/// Remembers that this secret of the key was made for this request.
-pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
+/// Records the secret that was issued for the request.
+async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str, secret_id: &str) -> Result<(), Error> {
     let now = mutation.now();
     sqlx::query(
         "INSERT INTO idempotency (digest, fingerprint, key_id, secret_id, salt, created_at)
@@ -88,7 +144,7 @@ pub(super) async fn remember(mutation: &mut Mutation, once: &Once, key_id: &str,
     Ok(())
 }
 
-/// Forgets the requests that are not answered again.
+/// Purges requests that can no longer be repeated.
 pub(super) async fn forget_old(mutation: &mut Mutation) -> Result<(), Error> {
     let until = mutation.now().minus(REPEATABLE_FOR);
     sqlx::query("DELETE FROM idempotency WHERE created_at <= $1")
@@ -127,7 +183,7 @@ async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Actor, Secret};
+    use crate::model::Actor;
     use crate::store::Location;
     use keyward_core::key::digest::Digest;
 
@@ -146,7 +202,7 @@ mod tests {
         assert_eq!((before.key.id.as_str(), before.secret_id.as_str(), before.salt), ("key_1", "sec_1", [3; 32]));
         let last = NOW.plus(REPEATABLE_FOR).minus(Duration::from_millis(1));
         for (now, remembered) in [(last, 1), (NOW.plus(REPEATABLE_FOR), 0)] {
-            store.keep_retention(now, crate::store::RETENTION).await.unwrap();
+            store.purge_expired(now, crate::store::RETENTION).await.unwrap();
             let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM idempotency")
                 .fetch_one(&store.database.readers)
                 .await

@@ -271,7 +271,7 @@ mod tests {
         ];
         assert_eq!(import(&store, keys).await.imported, 4);
         assert_eq!(store.hub().head().sequence, 1);
-        assert_eq!(store.keep_retention(NOW, RETENTION).await.unwrap(), crate::store::Swept::default());
+        assert_eq!(store.purge_expired(NOW, RETENTION).await.unwrap(), crate::store::Purged::default());
     }
 
     #[tokio::test]

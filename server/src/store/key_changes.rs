@@ -1,7 +1,8 @@
 //! Keys that are changed: their settings, the end of one secret, and the end of all keys of an owner.
 
 use super::audit::{details, differences};
-use super::keys::{Excluded, find_expected, folded, states, store_end, tell, with_secrets};
+use super::folding::folded;
+use super::keys::{Excluded, find_expected, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::query_builder::Sql;
 use super::rows::{KeyRow, select_keys, stored_amount};
@@ -95,7 +96,7 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
         return Ok(key);
     }
     if key.expires_at != current.expires_at && current.state(now) != State::Active {
-        return Err(KeyError::NotActive { state: current.state(now), wanted: "end at another time" });
+        return Err(KeyError::NotActive { state: current.state(now), operation: "change its expiry" });
     }
     if key.metadata.len() > MAX_METADATA {
         return Err(KeyError::TooMuchMetadata);
@@ -132,7 +133,7 @@ async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) 
         return Ok(key);
     }
     if state != State::Active {
-        return Err(KeyError::NotActive { state, wanted: "have one of its secrets ended" });
+        return Err(KeyError::NotActive { state, operation: "have a secret invalidated" });
     }
     if !another_is_valid {
         return Err(KeyError::LastSecret);

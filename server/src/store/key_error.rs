@@ -25,7 +25,7 @@ pub enum KeyError {
         /// What it is instead.
         state: State,
         /// What it cannot do.
-        wanted: &'static str,
+        operation: &'static str,
     },
     /// No other secret of the key is valid.
     #[error("no other secret of the key is valid")]

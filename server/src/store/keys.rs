@@ -1,7 +1,7 @@
 //! Keys: made, listed, ended, rotated.
 
 use super::audit::details;
-use super::idempotency::{self, Made, Once};
+use super::folding::folded;
 use super::mutation::Mutation;
 use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{KeyRow, SECRET_COLUMNS, SecretRow, select_keys, stored_amount};
@@ -9,12 +9,12 @@ use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Store, o
 use crate::clock::Timestamp;
 use crate::model::{Key, KeyFields, Owner, PasswordHash, Secret, State, Target};
 use keyward_core::key::digest::Digest;
-use keyward_core::wire::entry::{Body, Environment};
+use keyward_core::key::environment::Environment;
+use keyward_core::wire::entry::Body;
 use serde_json::{Map, json};
-use sqlx::{AnyConnection, Connection};
+use sqlx::AnyConnection;
 use std::collections::HashMap;
 use std::time::Duration;
-use unicode_normalization::UnicodeNormalization;
 
 /// Which keys are wanted.
 #[derive(Clone, Debug, Default)]
@@ -62,25 +62,24 @@ impl Store {
         self.mutate(by, key.created_at, |mutation| Box::pin(create(mutation, key))).await
     }
 
-    /// The same for a request that may come again, which then makes nothing.
-    ///
-    /// # Errors
-    /// If it cannot be stored, there is no such plan, or the Idempotency-Key came with another request.
-    pub async fn create_key_once(
-        &self,
-        by: impl Into<Authorization>,
-        key: Key,
-        once: Once,
-    ) -> Result<Made<Key>, Error> {
-        self.mutate(by, key.created_at, move |mutation| Box::pin(create_once(mutation, key, once))).await
-    }
-
     /// The key of that id.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub async fn key(&self, id: &str) -> Result<Option<Key>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
+    }
+
+    /// The secret with that digest or address, with its key.
+    pub async fn secret_at(&self, _permit: &QueuePermit, address: &Digest) -> Result<Option<(Key, Secret)>, Error> {
+        within(READ_PATIENCE, async {
+            let mut connection = self.database.guard_readers.acquire().await?;
+            let Some((key_id, _)) = secrets::at(&mut connection, address).await? else { return Ok(None) };
+            let Some(key) = find(&mut connection, &key_id).await? else { return Ok(None) };
+            let secret = key.secrets.iter().find(|secret| secret.digest == *address).cloned();
+            Ok(secret.map(|secret| (key, secret)))
+        })
+        .await
     }
 
     /// The key with a secret of that digest, that secret, and the key's owner, all as of one moment; for whoever has the turn
@@ -178,49 +177,6 @@ impl Store {
         self.mutate_keys(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS)))
             .await
     }
-
-    /// The same for a request that may come again, which then makes nothing, whatever version is expected.
-    ///
-    /// # Errors
-    /// As of [`Self::rotate_key`], and if the Idempotency-Key came with another request.
-    pub async fn rotate_key_once(
-        &self,
-        by: impl Into<Authorization>,
-        target: Target,
-        secret: Secret,
-        grace: Duration,
-        once: Once,
-        now: Timestamp,
-    ) -> Result<Made<Key>, KeyError> {
-        self.mutate_keys(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
-    }
-}
-
-async fn create_once(mutation: &mut Mutation, key: Key, once: Once) -> Result<Made<Key>, Error> {
-    if let Some(before) = idempotency::before(mutation, &once).await? {
-        return Ok(Made::Before(Box::new(before)));
-    }
-    let key = create(mutation, key).await?;
-    for secret in &key.secrets {
-        idempotency::remember(mutation, &once, &key.id, &secret.id).await?;
-    }
-    Ok(Made::Now(key))
-}
-
-async fn rotate_once(
-    mutation: &mut Mutation,
-    target: Target,
-    secret: Secret,
-    grace: Duration,
-    once: Once,
-) -> Result<Made<Key>, KeyError> {
-    if let Some(before) = idempotency::before(mutation, &once).await? {
-        return Ok(Made::Before(Box::new(before)));
-    }
-    let secret_id = secret.id.clone();
-    let key = rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
-    idempotency::remember(mutation, &once, &key.id, &secret_id).await?;
-    Ok(Made::Now(key))
 }
 
 pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key, Error> {
@@ -269,7 +225,7 @@ pub(super) async fn rotate(
     let mut key = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     match key.state(now) {
         State::Active => {}
-        state => return Err(KeyError::NotActive { state, wanted: "be rotated" }),
+        state => return Err(KeyError::NotActive { state, operation: "be rotated" }),
     }
     let mut concerned = vec![new.id.clone()];
     let mut still_valid = 0;
@@ -466,32 +422,6 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
     let next = |row: &KeyRow| row.id().to_owned();
     let rows = query.fetch_page("created_at DESC, id DESC", wanted.limit, &mut *connection, next).await?;
     Ok(Some(Page { items: with_secrets(connection, rows.items, Excluded::None).await?, next: rows.next }))
-}
-
-/// The text as searches compare it: compatibility forms alike (Unicode's NFKC), in small letters. By our own means, as
-/// PostgreSQL's LOWER knows other letters than SQLite's, and which ones depends on how the database was made.
-pub(super) fn folded(text: &str) -> String {
-    text.nfkc().flat_map(char::to_lowercase).nfkc().collect()
-}
-
-/// Folds the names of keys that an older version stored.
-pub(super) async fn fold_names(connection: &mut AnyConnection) -> Result<(), Error> {
-    loop {
-        let unfolded = "SELECT id, name FROM keys WHERE name_folded IS NULL LIMIT 1000";
-        let rows: Vec<(String, String)> = sqlx::query_as(unfolded).fetch_all(&mut *connection).await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = connection.begin().await?;
-        for (id, name) in rows {
-            sqlx::query("UPDATE keys SET name_folded = $1 WHERE id = $2")
-                .bind(folded(&name))
-                .bind(id)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-    }
 }
 
 /// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.

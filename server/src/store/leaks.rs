@@ -1,5 +1,4 @@
-//! Secrets that were found in public: found by their digests, marked for good, and ended with their keys where that is
-//! wanted.
+//! Leaked secrets: found by their digests, marked permanently, and their keys revoked if configured.
 
 use super::keys::Excluded;
 use super::mutation::Mutation;
@@ -13,16 +12,16 @@ use serde_json::{Map, Value};
 
 /// A secret that has one of the digests.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundSecret {
     /// Its digest.
     pub digest: Digest,
-    /// Which it is.
+    /// The secret.
     pub leak: Leak,
-    /// What a plaintext has to be checked against before it is this one.
+    /// The password hash that a plaintext must match, if any.
     pub hash: Option<PasswordHash>,
 }
 
-/// A secret that was found in public.
+/// A leaked secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
     /// The id of its key.
@@ -31,21 +30,18 @@ pub struct Leak {
     pub secret_id: String,
 }
 
-/// What has become of a leaked secret.
+/// The outcome for a leaked secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeakOutcome {
     /// The id of its key.
     pub key_id: String,
-    /// What was done.
+    /// The action taken.
     pub action: LeakAction,
 }
 
 impl Store {
     /// The secrets that have one of these digests.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<Found>, Error> {
+    pub async fn secrets_with(&self, digests: &[Digest]) -> Result<Vec<FoundSecret>, Error> {
         within(READ_PATIENCE, async {
             let mut found = Vec::new();
             for some in digests.chunks(ROWS_OF_A_STATEMENT) {
@@ -58,7 +54,7 @@ impl Store {
                     query.build_as()?.fetch_all(&self.database.readers).await?;
                 for (stored, key_id, secret_id, hash) in rows {
                     let leak = Leak { key_id, secret_id };
-                    found.push(Found { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });
+                    found.push(FoundSecret { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });
                 }
             }
             Ok(found)
@@ -66,11 +62,7 @@ impl Store {
         .await
     }
 
-    /// Marks the secrets as leaked, and revokes the keys of those that are still good for something if that is wanted. One
-    /// outcome for each that is still there.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Marks the secrets as leaked, and revokes the keys of valid ones if configured. Returns one outcome for each secret that exists.
     pub async fn report_leaks(
         &self,
         by: impl Into<Authorization>,
@@ -100,7 +92,7 @@ async fn report(
         };
         let action = match on_leak {
             _ if key.revoked_at.is_some() => LeakAction::AlreadyRevoked,
-            // Whoever finds a secret that was rotated away is not to end the key that goes on without it.
+            // The leak of a rotated-out secret does not revoke the key.
             OnLeak::Revoke if secret.is_valid(now) => LeakAction::Revoked,
             OnLeak::Revoke | OnLeak::Flag => LeakAction::Flagged,
         };
@@ -110,7 +102,7 @@ async fn report(
                 .bind(&leak.secret_id)
                 .execute(mutation.connection())
                 .await?;
-            // Whatever was decided of the key before it was known to others is to be decided again.
+            // The version changes, so that earlier decisions about the key are made again.
             sqlx::query("UPDATE keys SET version = version + 1 WHERE id = $1")
                 .bind(&leak.key_id)
                 .execute(mutation.connection())

@@ -1,8 +1,8 @@
-//! What keeps an SQLite database well while it is used: checkpoints, the state file, and whether changes can be stored.
+//! Maintenance of an SQLite database: checkpoints, the state file, and the check whether changes can be stored.
 //!
-//! Acknowledged changes lie in the write-ahead log (WAL) until a checkpoint copies them into the database file. People
-//! copy that file alone, and a damaged log takes everything with it that is in no other place, so the log is copied
-//! within a second of the last change, and every few seconds while changes come without a break.
+//! Committed changes are in the write-ahead log (WAL) until a checkpoint copies them into the database file. People copy that file
+//! alone, and a damaged log loses all changes that are nowhere else, so there is a checkpoint within a second of the last change, and
+//! every few seconds under steady writes.
 
 use super::{Error, Store};
 use sqlx::error::DatabaseError;
@@ -12,15 +12,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// How often it is looked whether there is anything to do.
+/// The interval of the checks.
 const TICK: Duration = Duration::from_millis(500);
-/// How long changes that come without a break may lie in the log alone.
+/// How long changes may be in the log alone under steady writes.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(5);
 
-/// SQLite's primary result codes READONLY, IOERR, CORRUPT, FULL, CANTOPEN and NOTADB: the disk does not do what it should.
+/// SQLite's primary result codes READONLY, IOERR, CORRUPT, FULL, CANTOPEN and NOTADB: the storage fails.
 const STORAGE_FAILURES: [i32; 6] = [8, 10, 11, 13, 14, 26];
 
-/// Whether changes can be stored, as far as the last of them shows.
+/// Whether the last change could be stored.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health(Arc<State>);
 
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl Health {
-    /// Takes note of how a change went.
+    /// Records the result of a change.
     pub(super) fn note(&self, failed: Option<&Error>) {
         match failed {
             None => {
@@ -43,7 +43,7 @@ impl Health {
         }
     }
 
-    /// Why the last change could not be stored, if the disk was to blame.
+    /// Why the last change could not be stored, if the storage failed.
     pub(super) fn failure(&self) -> Option<String> {
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -71,11 +71,11 @@ fn is_storage_failure(error: &Error) -> bool {
 }
 
 impl Store {
-    /// Keeps an SQLite database well until `ending` is true; of PostgreSQL nothing is to be done.
-    pub async fn maintain(&self, mut ending: watch::Receiver<bool>) {
+    /// Maintains an SQLite database until `stopping` is true; PostgreSQL needs nothing.
+    pub async fn maintain(&self, mut stopping: watch::Receiver<bool>) {
         if self.database.files().is_some() {
             tokio::select! {
-                _ = ending.wait_for(|ending| *ending) => {}
+                _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
                 () = self.keep_maintained() => {}
             }
         }
@@ -83,18 +83,18 @@ impl Store {
 
     async fn keep_maintained(&self) {
         let (mut last_tick, mut copied, mut copied_at) = (0, 0, Instant::now());
-        let mut is_well = true;
+        let mut is_ready = true;
         loop {
             sleep(TICK).await;
             let state = self.check_storage();
             match &state {
-                Err(error) if is_well => tracing::error!(%error, "not ready: changes cannot be stored"),
-                Ok(()) if !is_well => tracing::info!("ready again: changes can be stored"),
+                Err(error) if is_ready => tracing::error!(%error, "cannot store changes; not ready"),
+                Ok(()) if !is_ready => tracing::info!("storage recovered; ready"),
                 _ => {}
             }
-            is_well = state.is_ok();
+            is_ready = state.is_ok();
             if self.health.failure().is_some() {
-                // Whether that is so is known only by trying.
+                // Only a write shows whether it is still so.
                 let _ = self.try_to_write().await;
             }
             self.record_head();
@@ -103,14 +103,14 @@ impl Store {
             if commits != copied && (is_idle || copied_at.elapsed() >= CHECKPOINT_AGE) {
                 match self.database.checkpoint().await {
                     Ok(()) => (copied, copied_at) = (commits, Instant::now()),
-                    Err(error) => tracing::debug!(%error, "no checkpoint was possible"),
+                    Err(error) => tracing::debug!(%error, "checkpoint failed"),
                 }
             }
             last_tick = commits;
         }
     }
 
-    /// Whether changes can be stored, as far as can be told without storing one.
+    /// Whether changes can be stored, without trying to store one.
     pub(super) fn check_storage(&self) -> Result<(), Error> {
         if let Some(files) = self.database.files() {
             files.verify()?;
@@ -119,7 +119,7 @@ impl Store {
         self.health.failure().map_or(Ok(()), |reason| Err(Error::Storage(reason)))
     }
 
-    /// Writes into the state file how far the database has come.
+    /// Writes the head of the history into the state file.
     pub(super) fn record_head(&self) {
         let Some(files) = self.database.files() else { return };
         let head = self.hub.head();
@@ -129,18 +129,18 @@ impl Store {
         }
         match files.record(&head) {
             Ok(()) => *recorded = Some(head),
-            Err(error) => tracing::debug!(%error, "the state file could not be written"),
+            Err(error) => tracing::debug!(%error, "failed to write state file"),
         }
     }
 
-    /// Stores a change that changes nothing.
+    /// Commits a change without effect.
     async fn try_to_write(&self) -> Result<(), Error> {
-        let _turn = super::turn(&self.commit_order).await?;
+        let _lock = super::lock(&self.commit_order).await?;
         let written = async {
             self.database.verify_files()?;
-            // On a full disk, the log may be what fills it.
+            // The log may be what fills a full disk.
             if let Err(error) = self.database.empty_log().await {
-                tracing::debug!(%error, "the write-ahead log could not be emptied");
+                tracing::debug!(%error, "failed to truncate write-ahead log");
             }
             let mut transaction = self.database.begin_write().await?;
             sqlx::query("UPDATE head SET sequence = sequence").execute(&mut *transaction).await?;

@@ -1,14 +1,14 @@
-//! One transaction that changes something, with the entries of the feed and of the audit log that tell of it.
+//! A transaction that writes, with its entries of the feed and of the audit log.
 
 use super::Error;
 use super::audit;
 use super::authorization::{Access, Authorization};
 use super::database::{Database, Engine};
 use super::feed::full_head;
+use super::hub::Change;
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{Head, digest, stored_sequence};
 use crate::clock::Timestamp;
-use crate::feed::hub::Change;
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::cursor::{Cursor, chain};
 use keyward_core::wire::entry::{Body, Entry};
@@ -47,14 +47,14 @@ pub(super) struct Committed {
 }
 
 impl Mutation {
-    /// Begins once all that were begun before have ended, unless the authorization has ended as well.
-    pub(super) async fn begin(database: &Database, by: Authorization, begun: Timestamp) -> Result<Self, Error> {
+    /// Starts after all earlier transactions; fails if the authorization no longer holds.
+    pub(super) async fn begin(database: &Database, by: Authorization, started_at: Timestamp) -> Result<Self, Error> {
         let mut transaction = database.begin_write().await?;
         by.check(&mut transaction, Access::Write).await?;
         let Head { cursor: head, summary } = full_head(&mut transaction).await?;
         Ok(Self {
             transaction,
-            now: by.now(begun),
+            now: by.now(started_at),
             by,
             audited_at: None,
             engine: database.engine,
@@ -191,7 +191,7 @@ impl Mutation {
         Ok(found)
     }
 
-    /// Commits, and returns what is to be published. If the commit itself fails, nobody can tell whether it was one.
+    /// Commits, and returns the changes to publish. If the commit itself fails, its outcome is unknown.
     pub(super) async fn commit(mut self) -> Result<Committed, Error> {
         if !self.changes.is_empty() {
             let head = self.head;
@@ -243,8 +243,8 @@ pub(super) async fn write_log(engine: Engine, connection: &mut AnyConnection, ch
     Ok(())
 }
 
-/// Cuts the log from behind. What was removed is forgotten with its last change: no edge that could still continue has
-/// not heard of it.
+/// Cuts the oldest changes off the log. Removals are deleted with their last change: every edge that can still continue has received
+/// them.
 pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_changes: u64) -> Result<(), Error> {
     let Some(last_cut) = head.checked_sub(kept_changes) else { return Ok(()) };
     let last_cut = stored_sequence(last_cut);
@@ -257,7 +257,7 @@ pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_chan
 mod tests {
     use super::*;
     use crate::model::Actor;
-    use crate::store::{Found, Location, Store};
+    use crate::store::{FeedRead, Location, Store};
     use keyward_core::wire::cursor::Position;
     use keyward_core::wire::entry::{Frames, KeyRecord};
     use keyward_core::wire::page::{Extent, Page};
@@ -279,7 +279,9 @@ mod tests {
     }
 
     async fn page(store: &Store, position: Position) -> (Position, bool, Vec<u8>) {
-        let Found::Page(bytes) = store.feed_after("a reader", &position).await.unwrap() else { panic!("nothing new") };
+        let FeedRead::Page(bytes) = store.feed_after("a reader", &position).await.unwrap() else {
+            panic!("nothing new")
+        };
         let page = Page::decode(&bytes).unwrap();
         let subjects = Frames::new(page.entries).map(|frame| frame.unwrap().subject.0[0]).collect();
         (page.next(), matches!(page.extent, Extent::Snapshot { .. }), subjects)
@@ -342,10 +344,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_away_before_the_turn_has_written_nothing_and_who_goes_later_has() {
+    async fn request_cancelled_before_its_transaction_writes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
-        let turn = store.commit_order.lock().await;
+        let lock = store.commit_order.lock().await;
         let asking = store.clone();
         let asking = tokio::spawn(async move { change(&asking, 1, false).await });
         while Arc::strong_count(&store.commit_order) < 3 {
@@ -353,8 +355,8 @@ mod tests {
         }
         asking.abort();
         assert!(asking.await.unwrap_err().is_cancelled());
-        drop(turn);
-        // Those who wait for the turn get it in the order in which they came.
+        drop(lock);
+        // Waiting requests get the lock in the order of their arrival.
         change(&store, 2, false).await;
         assert_eq!(count(&store, "SELECT count(*) FROM feed").await, 1);
 
@@ -472,7 +474,7 @@ mod tests {
         assert!(write.await.is_err());
         assert!(bell.has_changed().unwrap());
         let Position::Changes { seen, .. } = start else { panic!("{start:?}") };
-        assert_eq!(store.hub().changes_after(0, &seen), crate::feed::hub::Recent::Unknown);
+        assert_eq!(store.hub().changes_after(0, &seen), crate::store::hub::Recent::Unknown);
         let (next, is_snapshot, subjects) = page(&store, start).await;
         assert_eq!((is_snapshot, subjects.len()), (false, 4097));
         assert_eq!(next, Position::Changes { applied: 4097, seen: store.hub().head() });

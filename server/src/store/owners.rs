@@ -1,4 +1,4 @@
-//! Owners: known once a key or an operator names them, changed for all their keys at once.
+//! Owners: created when a key or an operator first names them; a change applies to all their keys at once.
 
 use super::audit::{details, differences};
 use super::mutation::Mutation;
@@ -13,36 +13,30 @@ use serde_json::{Map, Value, json};
 use sqlx::AnyConnection;
 use std::collections::HashSet;
 
-/// Which owners are wanted.
+/// A query for owners.
 #[derive(Clone, Debug, Default)]
 pub struct OwnerQuery {
-    /// The most of them.
+    /// The maximum number of results.
     pub limit: u32,
-    /// The id after which to go on.
+    /// The id to continue after.
     pub after: Option<String>,
-    /// Only those of this kind.
+    /// Only owners of this kind.
     pub kind: Option<OwnerKind>,
-    /// Only those that are disabled, or that are not.
+    /// Only disabled owners, or only enabled ones.
     pub disabled: Option<bool>,
 }
 
 impl Store {
     /// The owner of that id.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn owner(&self, id: &str) -> Result<Option<Owner>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
-    /// The owners that are asked for.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The owners that match the query.
     pub async fn owners(&self, wanted: &OwnerQuery) -> Result<Page<Owner>, Error> {
         within(READ_PATIENCE, async {
             let mut query = Sql::new("SELECT ");
-            // Every id has at least one character.
+            // No id is empty.
             query
                 .push(OWNER_COLUMNS)
                 .push(" FROM owners WHERE id > ")
@@ -59,10 +53,7 @@ impl Store {
         .await
     }
 
-    /// Changes the owner; `None` if there is none. What changes nothing writes nothing.
-    ///
-    /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// Changes the owner; `None` if there is none. A change without effect is not written.
     pub async fn change_owner(
         &self,
         by: impl Into<Authorization>,
@@ -74,10 +65,7 @@ impl Store {
         self.mutate(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
     }
 
-    /// Makes the owner what it is to be, and tells whether there was none before. What changes nothing writes nothing.
-    ///
-    /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// Creates or replaces the owner; returns whether it is new. A change without effect is not written.
     pub async fn put_owner(
         &self,
         by: impl Into<Authorization>,
@@ -90,7 +78,7 @@ impl Store {
     }
 }
 
-/// Makes the owner known where nobody has named it before.
+/// Creates the owner unless it exists.
 pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Error> {
     if find(mutation.connection(), id).await?.is_none() {
         let owner = Owner::new(id.to_owned(), mutation.now());
@@ -99,7 +87,7 @@ pub(super) async fn ensure(mutation: &mut Mutation, id: &str) -> Result<(), Erro
     Ok(())
 }
 
-/// Makes those owners of an import known whom nobody has named before; each is named once.
+/// Creates the owners of an import that do not exist; each is given once.
 pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Result<(), Error> {
     for some in ids.chunks(ROWS_OF_A_STATEMENT) {
         let mut query = Sql::of_many_values(mutation.engine(), "SELECT id FROM owners WHERE id IN (");
@@ -125,8 +113,8 @@ pub(super) async fn ensure_all(mutation: &mut Mutation, ids: Vec<&str>) -> Resul
         if let Some(owner) = new.first() {
             mutation.audit_all("owner.created", &created, facts(owner)).await?;
         }
-        let told = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
-        mutation.append_all(told.collect()).await?;
+        let entries = new.iter().map(|owner| (Digest::of_owner(&owner.id), Body::Owner(owner.record())));
+        mutation.append_all(entries.collect()).await?;
     }
     Ok(())
 }
@@ -177,7 +165,7 @@ async fn create(mutation: &mut Mutation, owner: &Owner) -> Result<(), Error> {
     tell(mutation, owner).await
 }
 
-/// What the audit log says of a new owner.
+/// The audit details of a new owner.
 fn facts(owner: &Owner) -> Map<String, Value> {
     details([
         ("kind", json!(owner.kind.map(OwnerKind::name))),
@@ -186,7 +174,7 @@ fn facts(owner: &Owner) -> Map<String, Value> {
     ])
 }
 
-/// Stores what the owner has become.
+/// Stores the changed owner.
 async fn store(mutation: &mut Mutation, current: &Owner, mut owner: Owner) -> Result<Owner, Error> {
     if owner == *current {
         return Ok(owner);
@@ -207,7 +195,7 @@ async fn store(mutation: &mut Mutation, current: &Owner, mut owner: Owner) -> Re
         ("permissions", json!(current.permissions), json!(owner.permissions)),
     ]);
     mutation.audit("owner.changed", &owner.id, changed).await?;
-    // What kind of owner it is is nothing to the edges.
+    // Edges do not need the kind of owner.
     if owner.record() != current.record() {
         tell(mutation, &owner).await?;
     }

@@ -1,7 +1,7 @@
-//! Pages of the feed that were read from the database, kept for the next who asks, and the queue of those who wait for one.
+//! A cache of feed pages read from the database, and the queue of readers that wait for one.
 //!
-//! After an outage thousands of edges want the same pages at once. Each is read once, by one of them; and those who wait
-//! are so many at most that what they get is still of use to them.
+//! After an outage thousands of edges request the same pages at once. Each page is read once, by one of them, and the queue is bounded
+//! so that waiting readers are served in time.
 
 use super::Error;
 use crate::net::fair_queue::{Bounds, FairQueue, Permit};
@@ -10,30 +10,30 @@ use keyward_core::wire::cursor::{Cursor, Position};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The pages, and the turn to read one that is not among them.
+/// The cached pages, and the permit to read another one.
 #[derive(Debug)]
 pub(super) struct Pages {
-    /// One turn, so that whoever has it finds what the one before has read; in turn by token.
-    turns: FairQueue<String>,
+    /// One permit, so that its holder finds what the one before has read.
+    queue: FairQueue<String>,
     kept: Mutex<VecDeque<(Position, Cursor, Bytes)>>,
 }
 
-/// The most who wait.
+/// The maximum of waiting readers.
 pub(super) const PLACES: usize = 2048;
-/// So many places are left to those with other tokens.
+/// The places reserved for readers with other tokens.
 const LEFT_TO_OTHERS: usize = PLACES / 4;
 
-/// The most pages that are kept; each has [`PAGE_BYTES`](crate::feed::page::PAGE_BYTES) at most.
+/// The maximum of cached pages; each has [`PAGE_BYTES`](crate::store::page::PAGE_BYTES) at most.
 const KEPT: usize = 64;
 
 impl Pages {
     pub(super) fn new(places: usize) -> Self {
         let waiting_per_caller = places.saturating_sub(LEFT_TO_OTHERS);
         let bounds = Bounds { at_once: 1, at_once_per_caller: 1, waiting: places, waiting_per_caller };
-        Self { turns: FairQueue::new(bounds), kept: Mutex::new(VecDeque::new()) }
+        Self { queue: FairQueue::new(bounds), kept: Mutex::new(VecDeque::new()) }
     }
 
-    /// The page that answers the position while the history has that head.
+    /// The page for the position while the history has that head.
     pub(super) fn find(&self, answers: &Position, head: &Cursor) -> Option<Bytes> {
         let kept = self.kept();
         let found = kept.iter().find(|(position, at, _)| (position, at) == (answers, head));
@@ -48,15 +48,15 @@ impl Pages {
         kept.push_back((answers, head, page));
     }
 
-    /// Waits for the turn, unless too many wait already.
-    pub(super) async fn turn(&self, reader: &str) -> Result<Permit<String>, Error> {
-        self.turns.acquire(reader.to_owned()).await.map_err(|_| Error::Crowded)
+    /// Waits for the permit; fails if the queue is full.
+    pub(super) async fn permit(&self, reader: &str) -> Result<Permit<String>, Error> {
+        self.queue.acquire(reader.to_owned()).await.map_err(|_| Error::Crowded)
     }
 
-    /// How many wait.
+    /// The number of waiting requests.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.turns.waiting()
+        self.queue.waiting()
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<(Position, Cursor, Bytes)>> {
@@ -75,12 +75,12 @@ mod tests {
     #[tokio::test]
     async fn who_finds_every_place_taken_is_sent_away() {
         let pages = Pages::new(0);
-        let turn = pages.turn("token:tok_1").await.unwrap();
+        let permit = pages.permit("token:tok_1").await.unwrap();
         for reader in ["token:tok_1", "token:tok_2"] {
-            assert!(matches!(pages.turn(reader).await, Err(Error::Crowded)));
+            assert!(matches!(pages.permit(reader).await, Err(Error::Crowded)));
         }
-        drop(turn);
-        assert!(pages.turn("token:tok_1").await.is_ok());
+        drop(permit);
+        assert!(pages.permit("token:tok_1").await.is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Plans: told to the edges by themselves, so that a change of one with a hundred thousand keys is one entry.
+//! Plans: a feed entry of their own, so that a change of a plan with a hundred thousand keys is one entry.
 
 use super::audit::{details, differences};
 use super::mutation::Mutation;
@@ -12,34 +12,28 @@ use keyward_core::wire::entry::Body;
 use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
-/// What became of the removal of a plan.
+/// The outcome of deleting a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanDeleted {
-    /// It is gone.
+    /// Deleted.
     Done,
-    /// So many keys that the edges know are on it.
+    /// That many keys at the edges are on the plan.
     InUse(u64),
-    /// There is no such plan.
+    /// The plan does not exist.
     NotFound,
 }
 
 impl Store {
     /// The plan of that id.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn plan(&self, id: &str) -> Result<Option<Plan>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
-    /// Some plans, after the one of that id.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Plans after that id.
     pub async fn plans(&self, after: Option<&str>, limit: u32) -> Result<Page<Plan>, Error> {
         within(READ_PATIENCE, async {
             let mut query = Sql::new("SELECT ");
-            // Every id has at least one character.
+            // No id is empty.
             query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
             Page::of_rows(
                 query.fetch_page("id", limit, &self.database.readers, |plan: &PlanRow| plan.id.clone()).await?,
@@ -48,10 +42,7 @@ impl Store {
         .await
     }
 
-    /// Makes the plan what it is to be, and tells whether there was none before. What changes nothing writes nothing.
-    ///
-    /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// Creates or replaces the plan; returns whether it is new. A change without effect is not written.
     pub async fn put_plan(
         &self,
         by: impl Into<Authorization>,
@@ -63,10 +54,7 @@ impl Store {
         self.mutate(by, now, move |mutation| Box::pin(put(mutation, target, settings))).await
     }
 
-    /// Removes the plan, unless keys are on it.
-    ///
-    /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// Deletes the plan, unless keys are on it.
     pub async fn delete_plan(
         &self,
         by: impl Into<Authorization>,
@@ -115,7 +103,7 @@ async fn put(mutation: &mut Mutation, target: Target, settings: PlanSettings) ->
         ]);
         mutation.audit("plan.changed", &plan.id, changed).await?;
     }
-    // With how many credits later keys begin is nothing to the edges.
+    // Edges do not need the initial credits of future keys.
     if is_new || plan.record() != current.record() {
         mutation.append(Digest::of_plan(&plan.id), Body::Plan(plan.record())).await?;
     }

@@ -152,7 +152,7 @@ impl Sql {
             None => {
                 let query = sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(keep);
                 let rows = query.execute(connection).await?.rows_affected();
-                tracing::trace!(rows, "changed by one statement");
+                tracing::trace!(rows, "statement executed");
                 Ok(rows)
             }
         }

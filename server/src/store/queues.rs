@@ -1,8 +1,8 @@
-//! In which order and how many at once callers read and write, so that none of them keeps the others from it.
+//! Fair queues for reads and writes, so that no caller blocks others.
 //!
-//! Classes of callers do not wait for each other: look-ups that guard have database connections of their own, as have the feed,
-//! what operators ask, what users ask, and what takes long. Among the changes at most one of each class waits for the one
-//! writer. Within a class callers are served in turn: users by the owner of their key, operators and edges by their token.
+//! Classes of callers do not wait for each other: look-ups of tokens and keys, the feed, operators, users, and long operations have
+//! database connections of their own. Of the writes, at most one of each class waits for the writer. Within a class callers are served
+//! round-robin: users by the owner of their key, operators and edges by their token.
 
 use super::{Authorization, Error, Store, TURN_PATIENCE};
 use crate::model::Actor;
@@ -10,7 +10,7 @@ use crate::net::fair_queue::{Bounds, FairQueue, Full, Permit};
 use keyward_core::key::digest::Digest;
 use tokio::time::timeout;
 
-/// The right to read or to write.
+/// The permit to read or to write.
 pub type QueuePermit = Permit<String>;
 
 type Queue = FairQueue<String>;
@@ -27,10 +27,10 @@ pub(super) struct Queues {
     edge_writes: Queue,
 }
 
-/// One of the four connections is left for what changes look up beforehand.
+/// One of the four connections is left for reads that precede a change.
 const OPERATOR_READS: Bounds = Bounds { at_once: 3, at_once_per_caller: 2, waiting: 1024, waiting_per_caller: 256 };
 const USER_READS: Bounds = Bounds { at_once: 2, at_once_per_caller: 1, waiting: 1024, waiting_per_caller: 16 };
-/// An edge's token can be that of thousands, and a key's look-up takes less than a millisecond.
+/// Thousands of edges can share a token, and a look-up takes less than a millisecond.
 const KEY_LOOK_UPS: Bounds = Bounds { at_once: 2, at_once_per_caller: 2, waiting: 2048, waiting_per_caller: 512 };
 const OPERATOR_WRITES: Bounds = Bounds { at_once: 1, at_once_per_caller: 1, waiting: 4096, waiting_per_caller: 1024 };
 const BULK_WRITES: Bounds = Bounds { at_once: 1, at_once_per_caller: 1, waiting: 64, waiting_per_caller: 16 };
@@ -50,24 +50,24 @@ impl Queues {
         }
     }
 
-    /// Waits for the turn among the changes of operators. Users and edges have theirs already, see [`Store::user_permit`] and
-    /// [`Self::edge_permit`], and the server asks for one change at a time.
+    /// Waits for the permit of an operator to write. Users and edges have theirs already, see [`Store::user_permit`] and
+    /// [`Self::edge_permit`], and the server makes one change at a time.
     pub(super) async fn write(&self, by: &Authorization, is_bulk: bool) -> Result<Option<QueuePermit>, Error> {
         if !by.is_operators() {
             return Ok(None);
         }
         let queue = if is_bulk { &self.bulk_writes } else { &self.operator_writes };
-        turn(queue, by.actor().to_string()).await.map(Some)
+        permit(queue, by.actor().to_string()).await.map(Some)
     }
 
-    /// Waits for the turn of an edge to report.
+    /// Waits for the permit of an edge to report usage.
     pub(super) async fn edge_permit(&self, edge: &Actor) -> Result<QueuePermit, Error> {
-        // An edge can only be told to try again.
-        turn(&self.edge_writes, edge.to_string()).await.map_err(told_to_edges)
+        // For an edge 503 is enough: it retries.
+        permit(&self.edge_writes, edge.to_string()).await.map_err(as_crowded)
     }
 }
 
-fn told_to_edges(error: Error) -> Error {
+fn as_crowded(error: Error) -> Error {
     match error {
         Error::TooManyOfCaller => Error::Crowded,
         other => other,
@@ -75,51 +75,36 @@ fn told_to_edges(error: Error) -> Error {
 }
 
 impl Store {
-    /// Waits for the turn of what an operator asks; it is to be held until the answer is there.
-    ///
-    /// # Errors
-    /// If too many wait, or others are in the way for too long.
+    /// Waits for the permit of an operator to read; hold it until the result is there.
     pub async fn operator_read_permit(&self, operator: &Actor) -> Result<QueuePermit, Error> {
-        turn(&self.queues.operator_reads, operator.to_string()).await
+        permit(&self.queues.operator_reads, operator.to_string()).await
     }
 
-    /// Waits for the turn of what a user asks; it is to be held until the answer is there.
-    ///
-    /// # Errors
-    /// If too many wait, or others are in the way for too long.
+    /// Waits for the permit of a user to read; hold it until the result is there.
     pub async fn user_read_permit(&self, owner: &str) -> Result<QueuePermit, Error> {
-        turn(&self.queues.user_reads, owner.to_owned()).await
+        permit(&self.queues.user_reads, owner.to_owned()).await
     }
 
-    /// Waits for the turn of a user's change; whatever it takes is done while this is held.
-    ///
-    /// # Errors
-    /// If too many wait, or others are in the way for too long.
+    /// Waits for the permit of a user to write; hold it for the whole change.
     pub async fn user_permit(&self, owner: &str) -> Result<QueuePermit, Error> {
-        turn(&self.queues.user_writes, owner.to_owned()).await
+        permit(&self.queues.user_writes, owner.to_owned()).await
     }
 
-    /// Waits for the turn to look a key up that was shown. Whoever shows one key many times waits for itself.
-    ///
-    /// # Errors
-    /// If too many wait, or others are in the way for too long.
+    /// Waits for the permit to look up a credential. Requests with the same credential wait for each other.
     pub async fn lookup_permit(&self, credential: &[u8]) -> Result<QueuePermit, Error> {
         let digest = Digest::of_key(credential);
-        turn(&self.queues.key_look_ups, hex::encode(digest.0)).await
+        permit(&self.queues.key_look_ups, hex::encode(digest.0)).await
     }
 
-    /// The same for what an edge asks.
-    ///
-    /// # Errors
-    /// If too many wait, or others are in the way for too long.
+    /// The same for a verification by an edge.
     pub async fn edge_lookup_permit(&self, edge: &Actor) -> Result<QueuePermit, Error> {
-        turn(&self.queues.key_look_ups, edge.to_string()).await.map_err(told_to_edges)
+        permit(&self.queues.key_look_ups, edge.to_string()).await.map_err(as_crowded)
     }
 }
 
-async fn turn(queue: &Queue, caller: String) -> Result<QueuePermit, Error> {
+async fn permit(queue: &Queue, caller: String) -> Result<QueuePermit, Error> {
     match timeout(TURN_PATIENCE, queue.acquire(caller)).await {
-        Ok(Ok(turn)) => Ok(turn),
+        Ok(Ok(permit)) => Ok(permit),
         Ok(Err(Full::OfCaller)) => Err(Error::TooManyOfCaller),
         Ok(Err(Full::OfAll)) => Err(Error::Crowded),
         Err(_) => Err(Error::Slow),

@@ -1,22 +1,21 @@
-//! A relay's state: what another control plane, or another relay, has in its feed.
+//! The database of a relay: a replica of its upstream's feed.
 //!
-//! Pages are staged until they lead to a head of the history, and then become what is served in one transaction, together
-//! with the head. So what is served is always the state at one head, and a relay that is killed at any moment goes on
-//! with the old state and the next page. The log has the control plane's numbers and is written from the versions of the
-//! entries: a change that a later one has replaced before the relay heard of it stands there as one more change of the
-//! subject that follows, which costs a reader in between an entry and nothing else. The chain at such a place is not
-//! known, except where every change before it was told.
+//! Pages are staged until they reach a head of the history, and are then merged into the served records in one transaction with the
+//! head. So the served state is always that of one head, and a relay that is killed continues with the old state and the next page.
+//! The log has the control plane's sequence numbers, taken from the versions of the entries. A change that was superseded before the
+//! relay fetched it is recorded as a change of the subject that follows, which costs a reader in between one more entry. The chain at
+//! such a change is unknown, unless every change before it is known.
 
 use super::database::Database;
 use super::feed::{cursor_at, full_head, head};
+use super::hub::Change;
 use super::mutation::{Committed, KEPT_CHANGES, cut_log, write_log};
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{Head, digest, sequence, stored_sequence};
 use super::summary;
 use super::tail::{MOST, WRITERS_PATIENCE};
-use super::{Error, LATE, PATIENCE, Store, turn, within};
+use super::{Error, LATE, PATIENCE, Store, lock, within};
 use crate::clock::Timestamp;
-use crate::feed::hub::Change;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::{Cursor, Position, chain};
 use keyward_core::wire::entry::{Body, Frames};
@@ -25,31 +24,31 @@ use keyward_core::wire::summary::Summary;
 use sqlx::AnyConnection;
 use tokio::time::timeout;
 
-/// How far a relay has come.
+/// The progress of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Where the next page begins.
+    /// The position of the next page.
     pub position: Position,
-    /// Whether there is a state to serve.
+    /// Whether there is a complete state to serve.
     pub is_complete: bool,
-    /// When the control plane was last known to have nothing beyond it, by this machine's clock.
+    /// When the control plane was last known to have nothing beyond it, by the system clock.
     pub current_at: Option<Timestamp>,
 }
 
 impl Standing {
-    /// Whether everything that the upstream has told of is served.
+    /// Whether everything that the upstream is known to have is served.
     pub fn is_level(&self) -> bool {
         matches!(self.position, Position::Changes { applied, seen } if applied == seen.sequence)
     }
 }
 
-/// A page was not taken, and nothing of it is stored.
+/// A page was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The page is at fault.
+    /// The page is invalid.
     #[error(transparent)]
     Page(#[from] WrongPage),
-    /// The database is.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -60,20 +59,20 @@ impl From<sqlx::Error> for ApplyError {
     }
 }
 
-/// What is wrong with a page.
+/// Why a page is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WrongPage {
     /// It cannot be read.
     #[error(transparent)]
     Unreadable(#[from] UnreadablePage),
-    /// It is not an answer to what was asked.
-    #[error("the page does not follow on what was asked")]
+    /// The page does not continue the requested position.
+    #[error("the page does not continue the requested position")]
     DoesNotFollow,
     /// Its entries cannot be those of the history that it names.
-    #[error("the page's entries are not those of the history that it names")]
+    #[error("the page's entries do not belong to the history that it names")]
     Contradiction,
-    /// With them, what the relay has is not what the upstream has.
-    #[error("what this relay has differs from what its upstream has; a snapshot is taken")]
+    /// With the page, the records differ from the upstream's.
+    #[error("records differ from the upstream's; requesting a snapshot")]
     Differs,
 }
 
@@ -98,10 +97,7 @@ struct StagedRow {
 }
 
 impl Store {
-    /// How far the relay has come.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The progress of the relay.
     pub async fn standing(&self) -> Result<Standing, Error> {
         let row = within(PATIENCE, async { upstream(&mut *self.database.readers.acquire().await?).await }).await?;
         Ok(Standing {
@@ -111,11 +107,7 @@ impl Store {
         })
     }
 
-    /// Whether a reader's head is of another history than this one's: there is a change of that number here, and it is
-    /// another. A number of which nothing was told here says nothing.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Whether a reader's head belongs to another history: the change of that sequence is known here, and differs.
     pub async fn is_of_another_history(&self, seen: &Cursor) -> Result<bool, Error> {
         within(PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.feed_readers).await?;
@@ -130,11 +122,11 @@ impl Store {
         .await
     }
 
-    /// Takes the answer to what was asked, and publishes what it leads to; `current_at` is when the control plane had
-    /// nothing beyond it, should there be no more.
+    /// Stores a page, and publishes the changes that it completes; `current_at` is when the control plane had nothing beyond it, if
+    /// the page is the last one.
     ///
     /// # Errors
-    /// If the page cannot be believed, or not stored; nothing of it is there then, unless the answer to the commit was lost.
+    /// If the page is invalid or cannot be stored; then nothing of it is stored, unless the result of the commit was lost.
     pub async fn take_page(&self, asked: Position, page: &[u8], current_at: Timestamp) -> Result<Standing, ApplyError> {
         let taken = self.take(asked, page, current_at, KEPT_CHANGES).await;
         match &taken {
@@ -154,7 +146,7 @@ impl Store {
     ) -> Result<Standing, ApplyError> {
         let page = Page::decode(page).map_err(WrongPage::Unreadable)?;
         check(&asked, &page)?;
-        let _turn = turn(&self.commit_order).await?;
+        let _lock = lock(&self.commit_order).await?;
         self.database.verify_files()?;
         let mut transaction = self.database.begin_write().await?;
         let row = upstream(&mut transaction).await?;
@@ -192,9 +184,7 @@ impl Store {
                 if !is_anew {
                     return Err(WrongPage::Differs.into());
                 }
-                tracing::warn!(
-                    "the upstream's snapshot is not what its summary says; edges compare theirs with neither"
-                );
+                tracing::warn!("upstream snapshot does not match its summary; serving it without a summary");
                 summary = None;
             }
             following = Some(merge(&self.database, &mut transaction, &anchor, &page.head, kept_changes).await?);
@@ -223,7 +213,7 @@ impl Store {
             }
             (Ok(()), Some(_)) => {
                 // Only relays write here, one page after the other, so the hub stands where the database stood.
-                if !self.hub.begin_anew(&before, page.head, summary) {
+                if !self.hub.reset(&before, page.head, summary) {
                     within(WRITERS_PATIENCE, self.catch_up()).await?;
                 }
             }
@@ -231,16 +221,13 @@ impl Store {
         Ok(standing)
     }
 
-    /// Publishes what the hub lacks, after a commit whose answer was lost.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Publishes what the hub lacks, after a commit whose result was lost.
     pub async fn republish(&self) -> Result<(), Error> {
         self.catch_up().await.map(drop)
     }
 }
 
-/// Makes the row of a relay that has heard nothing yet.
+/// Creates the row of a new relay.
 pub(super) async fn begin(database: &Database) -> Result<(), Error> {
     sqlx::query("INSERT INTO upstream (id, position, complete) VALUES (1, $1, 0) ON CONFLICT (id) DO NOTHING")
         .bind(encoded(&Position::Nothing))
@@ -249,7 +236,7 @@ pub(super) async fn begin(database: &Database) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the page is an answer to what was asked, and its entries can be those of the history that it names.
+/// Checks that the page continues the requested position, and that its entries can belong to its history.
 fn check(asked: &Position, page: &Page<'_>) -> Result<(), WrongPage> {
     if page.answers != Position::Nothing && page.answers != *asked {
         return Err(WrongPage::DoesNotFollow);
@@ -271,7 +258,7 @@ fn check(asked: &Position, page: &Page<'_>) -> Result<(), WrongPage> {
     if frames.all(|frame| versions.contains(&frame.version)) { Ok(()) } else { Err(WrongPage::Contradiction) }
 }
 
-/// Adds the entries of the page to what is staged, as the bytes that they are.
+/// Stages the entries of the page, unchanged.
 async fn stage(database: &Database, connection: &mut AnyConnection, page: &Page<'_>) -> Result<(), Error> {
     let frames: Vec<_> = Frames::new(page.entries).map_while(Result::ok).collect();
     for rows in frames.chunks(ROWS_OF_A_STATEMENT) {
@@ -284,7 +271,7 @@ async fn stage(database: &Database, connection: &mut AnyConnection, page: &Page<
                 .bind(frame.subject.0.as_slice())
                 .bind(stored_sequence(frame.version))
                 .bind(entry)
-                // What this program cannot read is passed on; it is no removal.
+                // An unreadable entry is passed on; it is not a removal.
                 .bind(frame.decode() == Ok(Body::Removed));
         });
         insert.push(
@@ -296,13 +283,13 @@ async fn stage(database: &Database, connection: &mut AnyConnection, page: &Page<
     Ok(())
 }
 
-/// Forgets what was served, for a snapshot that begins there.
+/// Drops all records, for a snapshot that starts at that cursor.
 async fn replace_all(connection: &mut AnyConnection, begin: &Cursor) -> Result<(), Error> {
     for table in ["DELETE FROM edge_entries", "DELETE FROM feed"] {
         sqlx::query(table).execute(&mut *connection).await?;
     }
-    // Who has seen this head is known by it, though what came before is not. A log that begins with the first change of all
-    // says that it has everything, which it must not here.
+    // A reader at this head is recognized by it, although the changes before are unknown. A log that starts with the first change
+    // would claim to have all of them.
     if begin.sequence > 1 {
         sqlx::query("INSERT INTO feed (sequence, subject, chain) VALUES ($1, $2, $3)")
             .bind(stored_sequence(begin.sequence))
@@ -314,7 +301,7 @@ async fn replace_all(connection: &mut AnyConnection, begin: &Cursor) -> Result<(
     Ok(())
 }
 
-/// The summary of what is served once what is staged is merged into it.
+/// The summary of the records with the staged entries merged.
 async fn with_staged(connection: &mut AnyConnection, known: Option<Summary>) -> Result<Option<Summary>, Error> {
     let Some(mut summary) = known else { return Ok(None) };
     let mut before = sqlx::query_scalar::<_, Vec<u8>>(
@@ -333,8 +320,7 @@ async fn with_staged(connection: &mut AnyConnection, known: Option<Summary>) -> 
     Ok(Some(summary))
 }
 
-/// Compares what is served with its summary. Where the disk has lost or changed something, what is there is served on without a
-/// summary, and the upstream is asked for a snapshot.
+/// Compares the records with their summary. If they differ, they are served without a summary, and a snapshot is requested.
 pub(super) async fn verify(database: &Database) -> Result<(), Error> {
     let mut transaction = database.begin_write().await?;
     let head = full_head(&mut transaction).await?;
@@ -342,7 +328,7 @@ pub(super) async fn verify(database: &Database) -> Result<(), Error> {
     if summary::sum(&mut transaction).await? == known {
         return Ok(());
     }
-    tracing::error!("the relay's database has lost or changed what it was told; a snapshot is taken from the upstream");
+    tracing::error!("relay database damaged; requesting a snapshot from the upstream");
     sqlx::query("DELETE FROM staged").execute(&mut *transaction).await?;
     sqlx::query("UPDATE upstream SET position = $1, base = NULL")
         .bind(encoded(&Position::Nothing))
@@ -352,8 +338,8 @@ pub(super) async fn verify(database: &Database) -> Result<(), Error> {
     Ok(transaction.commit().await?)
 }
 
-/// Makes what is staged the state at `head`, and logs what followed `anchor`; returns that unless it is too much to be told
-/// at once.
+/// Makes the staged entries the state at `head`, and logs the changes since `anchor`; returns these unless they are too many to be
+/// published at once.
 async fn merge(
     database: &Database,
     connection: &mut AnyConnection,
@@ -363,8 +349,8 @@ async fn merge(
 ) -> Result<Option<Vec<Change>>, ApplyError> {
     let mut log = Log { last: *anchor, chain: Some(anchor.chain), changes: Vec::new() };
     let cut = head.sequence.saturating_sub(kept_changes);
-    let is_told = head.sequence.saturating_sub(anchor.sequence) <= MOST;
-    let mut told = is_told.then(Vec::new);
+    let is_published = head.sequence.saturating_sub(anchor.sequence) <= MOST;
+    let mut published = is_published.then(Vec::new);
     loop {
         let rows: Vec<StagedRow> =
             sqlx::query_as("SELECT version, subject, entry FROM staged WHERE version > $1 ORDER BY version LIMIT 500")
@@ -378,18 +364,18 @@ async fn merge(
             log.append(row, head, cut)?;
         }
         write_log(database.engine, connection, &log.changes).await?;
-        match &mut told {
-            Some(told) => told.append(&mut log.changes),
+        match &mut published {
+            Some(published) => published.append(&mut log.changes),
             None => log.changes.clear(),
         }
     }
-    // The last change is always told, and where all are, so is their chain.
+    // The last change is always in a page, and if all are, the chain is known.
     if log.last.sequence != head.sequence || log.chain.is_some_and(|chain| chain != head.chain) {
         return Err(WrongPage::Contradiction.into());
     }
     let mut moved_to = Vec::new();
     loop {
-        // A statement keeps in memory what it may have to undo, so each moves a few.
+        // A statement keeps its undo data in memory, so each moves a few rows.
         let last = "SELECT max(subject) FROM (SELECT subject FROM staged WHERE subject > $1 ORDER BY subject LIMIT 1000) AS some";
         let last: Option<Vec<u8>> =
             sqlx::query_scalar(last).bind(moved_to.as_slice()).fetch_one(&mut *connection).await?;
@@ -409,30 +395,30 @@ async fn merge(
         .execute(&mut *connection)
         .await?;
     cut_log(connection, head.sequence, kept_changes).await?;
-    Ok(told)
+    Ok(published)
 }
 
-/// A log that is being written.
+/// A log while it is written.
 struct Log {
-    /// The last change in it.
+    /// The last change in the log.
     last: Cursor,
-    /// The chain there, if every change since the begin was told.
+    /// The chain at that change, if every change since the start is known.
     chain: Option<[u8; Cursor::CHAIN_LENGTH]>,
-    /// What is not written yet.
+    /// The changes not written yet.
     changes: Vec<Change>,
 }
 
 impl Log {
-    /// Appends the change that made a state, and those before it that nobody told of.
+    /// Appends the change of a record, and the unknown changes before it.
     fn append(&mut self, row: StagedRow, head: &Cursor, cut: u64) -> Result<(), ApplyError> {
         let (version, subject) = (sequence(row.version)?, digest(row.subject)?);
         let frame = bytes::Bytes::from(row.entry);
         if version > head.sequence {
             return Err(WrongPage::Contradiction.into());
         }
-        let untold = self.last.sequence + 1..version;
-        self.chain = self.chain.filter(|_| untold.is_empty()).map(|last| chain(&last, &frame));
-        for sequence in untold.start.max(cut + 1)..untold.end {
+        let unknown = self.last.sequence + 1..version;
+        self.chain = self.chain.filter(|_| unknown.is_empty()).map(|last| chain(&last, &frame));
+        for sequence in unknown.start.max(cut + 1)..unknown.end {
             let frame = frame.clone();
             self.changes.push(Change { sequence, chain: UNKNOWN_CHAIN, subject, frame, summary: None });
         }
@@ -463,7 +449,7 @@ fn encoded(position: &Position) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::model::Actor;
-    use crate::store::{Found, Location};
+    use crate::store::{FeedRead, Location};
     use keyward_core::key::digest::Digest;
     use keyward_core::wire::entry::KeyRecord;
     use proptest::prelude::*;
@@ -483,7 +469,7 @@ mod tests {
         RelayRestarts,
         /// A reader asks, here or there.
         Read { reader: usize, at_relay: bool },
-        /// A reader begins anew.
+        /// A reader starts again.
         Forget { reader: usize },
     }
 
@@ -512,7 +498,7 @@ mod tests {
 
     /// What a server answers at once; `None` if that is nothing new.
     async fn page(store: &Store, position: &Position) -> Option<Vec<u8>> {
-        use crate::feed::hub::Recent;
+        use crate::store::hub::Recent;
         if let Position::Changes { applied, seen } = position {
             match store.hub().changes_after(*applied, seen) {
                 Recent::Page(page) => return Some(page.to_vec()),
@@ -521,8 +507,8 @@ mod tests {
             }
         }
         match store.feed_after("a reader", position).await.unwrap() {
-            Found::Page(page) => Some(page.to_vec()),
-            Found::UpToDate(_) => None,
+            FeedRead::Page(page) => Some(page.to_vec()),
+            FeedRead::UpToDate(_) => None,
         }
     }
 
@@ -637,13 +623,13 @@ mod tests {
         for seen in heads {
             let position = Position::Changes { applied: seen.sequence, seen };
             known.push(
-                matches!(relay.feed_after("a reader", &position).await.unwrap(), Found::UpToDate(_)) || {
+                matches!(relay.feed_after("a reader", &position).await.unwrap(), FeedRead::UpToDate(_)) || {
                     let page = page(&relay, &position).await.unwrap();
                     Page::decode(&page).unwrap().answers == position
                 },
             );
         }
-        // The first change of subject 2 was never told, so what followed it until the last is known by number alone.
+        // The first change of subject 2 was never fetched, so the changes up to the last are known by number alone.
         assert_eq!(known, [true, false, false, false, true]);
     }
 }

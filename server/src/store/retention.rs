@@ -1,4 +1,4 @@
-//! What the edges may forget: secrets that ended so long ago that nobody needs to be told why they are refused.
+//! Retention: secrets that were revoked, expired or rotated out long ago are purged from the edges.
 
 use super::mutation::Mutation;
 use super::query_builder::Sql;
@@ -8,73 +8,69 @@ use crate::clock::Timestamp;
 use keyward_core::wire::entry::Body;
 use std::time::Duration;
 
-/// How long an edge knows a secret that has ended, unless it is to be another time.
+/// The default time after which they are purged.
 pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
-/// The most that one transaction forgets, so that other writes do not wait for long.
+/// The maximum that one transaction purges, so that other writes do not wait long.
 const BATCH: usize = 500;
-/// The most that are looked for at once.
+/// The maximum that one query returns.
 const FOUND_AT_ONCE: u32 = 10_000;
 
-/// The end of a query for secrets that are known to the edges and need not be.
-const ENDED: &str = "FROM secrets JOIN keys ON keys.id = secrets.key_id
+/// The end of a query for secrets at the edges that can be purged.
+const PURGEABLE: &str = "FROM secrets JOIN keys ON keys.id = secrets.key_id
      WHERE NOT secrets.forgotten AND (keys.revoked_at < $1 OR keys.expires_at < $1 OR secrets.not_after < $1)";
 
-/// The end of one for those that are not known to them and should be.
-const FORGOTTEN_TOO_SOON: &str = "FROM secrets JOIN keys ON keys.id = secrets.key_id
+/// The end of a query for purged secrets that should be at the edges.
+const PURGED_TOO_SOON: &str = "FROM secrets JOIN keys ON keys.id = secrets.key_id
      WHERE secrets.forgotten AND COALESCE(keys.revoked_at, $1) >= $1 AND COALESCE(keys.expires_at, $1) >= $1
      AND COALESCE(secrets.not_after, $1) >= $1";
 
-/// How many secrets the edges were told of.
+/// How many secrets were changed at the edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Swept {
-    /// To forget them.
-    pub forgotten: usize,
-    /// Because they had been forgotten too soon.
-    pub told_again: usize,
+pub struct Purged {
+    /// The number of purged secrets.
+    pub purged: usize,
+    /// The number of secrets that had been purged too soon and were sent again.
+    pub restored: usize,
 }
 
 impl Store {
-    /// Tells the edges to forget every secret that ended before the retention; and tells them again of those that did
-    /// not, but were forgotten while the clock was wrong. The keys stay. Requests that may come again are forgotten after a
-    /// day.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
-    pub async fn keep_retention(&self, now: Timestamp, retention: Duration) -> Result<Swept, Error> {
+    /// Purges secrets that were revoked, expired or rotated out before the retention, and sends again those that were purged while the
+    /// clock was wrong. The keys stay in the database. Idempotent requests are forgotten after 24 hours.
+    pub async fn purge_expired(&self, now: Timestamp, retention: Duration) -> Result<Purged, Error> {
         summary::establish(&self.database).await?;
         self.mutate(Authorization::server(), now, |mutation| Box::pin(idempotency::forget_old(mutation))).await?;
         let ended_until = now.minus(retention);
-        let mut swept = Swept::default();
+        let mut purged = Purged::default();
         loop {
-            let found = self.concerned(FORGOTTEN_TOO_SOON, ended_until).await?;
+            let found = self.candidates(PURGED_TOO_SOON, ended_until).await?;
             for some in found.chunks(BATCH) {
                 let some = some.to_vec();
-                let told =
-                    self.mutate(Authorization::server(), now, move |m| Box::pin(tell_again(m, some, ended_until)));
-                swept.told_again += told.await?;
+                let restored =
+                    self.mutate(Authorization::server(), now, move |m| Box::pin(restore(m, some, ended_until)));
+                purged.restored += restored.await?;
             }
             if found.len() < usize::try_from(FOUND_AT_ONCE).unwrap_or(usize::MAX) {
                 break;
             }
         }
         loop {
-            let found = self.concerned(ENDED, ended_until).await?;
+            let found = self.candidates(PURGEABLE, ended_until).await?;
             for some in found.chunks(BATCH) {
                 let some = some.to_vec();
-                let forgotten =
-                    self.mutate(Authorization::server(), now, move |m| Box::pin(forget(m, some, ended_until)));
-                swept.forgotten += forgotten.await?;
+                let purged_now =
+                    self.mutate(Authorization::server(), now, move |m| Box::pin(purge(m, some, ended_until)));
+                purged.purged += purged_now.await?;
             }
             if found.len() < usize::try_from(FOUND_AT_ONCE).unwrap_or(usize::MAX) {
-                return Ok(swept);
+                return Ok(purged);
             }
         }
     }
 
-    /// The ids of secrets that may be concerned. To find them all secrets are looked at, so nobody who writes waits for
-    /// that; each is looked at again when it is its turn.
-    async fn concerned(&self, which: &'static str, ended_until: Timestamp) -> Result<Vec<String>, Error> {
+    /// The ids of candidates. The query scans all secrets, so it runs outside of a write transaction; each candidate is checked again
+    /// within one.
+    async fn candidates(&self, which: &'static str, ended_until: Timestamp) -> Result<Vec<String>, Error> {
         let mut query = Sql::with_value("SELECT secrets.id ", which, ended_until.as_stored());
         query.push(" LIMIT ").bind(i64::from(FOUND_AT_ONCE));
         let found: Vec<(String,)> = query.build_as()?.fetch_all(&self.database.bulk_readers).await?;
@@ -82,8 +78,8 @@ impl Store {
     }
 }
 
-async fn tell_again(mutation: &mut Mutation, ids: Vec<String>, ended_until: Timestamp) -> Result<usize, Error> {
-    let mut query = Sql::with_value("SELECT secrets.id, secrets.key_id ", FORGOTTEN_TOO_SOON, ended_until.as_stored());
+async fn restore(mutation: &mut Mutation, ids: Vec<String>, ended_until: Timestamp) -> Result<usize, Error> {
+    let mut query = Sql::with_value("SELECT secrets.id, secrets.key_id ", PURGED_TOO_SOON, ended_until.as_stored());
     query.push(" AND secrets.id IN (").bind_all(ids).push(")");
     let too_soon: Vec<(String, String)> = query.build_as()?.fetch_all(mutation.connection()).await?;
     for (id, key_id) in &too_soon {
@@ -94,8 +90,8 @@ async fn tell_again(mutation: &mut Mutation, ids: Vec<String>, ended_until: Time
     Ok(too_soon.len())
 }
 
-async fn forget(mutation: &mut Mutation, ids: Vec<String>, ended_until: Timestamp) -> Result<usize, Error> {
-    let mut query = Sql::with_value("SELECT secrets.id, secrets.digest ", ENDED, ended_until.as_stored());
+async fn purge(mutation: &mut Mutation, ids: Vec<String>, ended_until: Timestamp) -> Result<usize, Error> {
+    let mut query = Sql::with_value("SELECT secrets.id, secrets.digest ", PURGEABLE, ended_until.as_stored());
     query.push(" AND secrets.id IN (").bind_all(ids).push(")");
     let ended: Vec<(String, Vec<u8>)> = query.build_as()?.fetch_all(mutation.connection()).await?;
     for (id, subject) in &ended {
@@ -144,10 +140,10 @@ mod tests {
         ] {
             store.create_key(Actor::server(), key).await.unwrap();
         }
-        assert_eq!(store.keep_retention(NOW.plus(30 * DAY), RETENTION).await.unwrap(), Swept::default());
+        assert_eq!(store.purge_expired(NOW.plus(30 * DAY), RETENTION).await.unwrap(), Purged::default());
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept { forgotten: 3, told_again: 0 });
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept::default());
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged { purged: 3, restored: 0 });
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged::default());
         let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed")
             .fetch_all(&store.database.readers)
             .await
@@ -161,8 +157,8 @@ mod tests {
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         store.create_key(Actor::server(), key(1, |key| key.revoked_at = Some(NOW))).await.unwrap();
         let later = NOW.plus(2 * DAY);
-        assert_eq!(store.keep_retention(later, DAY).await.unwrap(), Swept { forgotten: 1, told_again: 0 });
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept { forgotten: 0, told_again: 1 });
+        assert_eq!(store.purge_expired(later, DAY).await.unwrap(), Purged { purged: 1, restored: 0 });
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged { purged: 0, restored: 1 });
     }
 
     #[tokio::test]
@@ -171,8 +167,8 @@ mod tests {
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         store.create_key(Actor::server(), key(1, |key| key.revoked_at = Some(NOW))).await.unwrap();
         let _another_write = store.commit_order.lock().await;
-        assert_eq!(store.concerned(ENDED, NOW.plus(DAY)).await.unwrap(), ["sec_1"]);
-        assert!(store.concerned(FORGOTTEN_TOO_SOON, NOW.plus(DAY)).await.unwrap().is_empty());
+        assert_eq!(store.candidates(PURGEABLE, NOW.plus(DAY)).await.unwrap(), ["sec_1"]);
+        assert!(store.candidates(PURGED_TOO_SOON, NOW.plus(DAY)).await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -181,7 +177,7 @@ mod tests {
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         store.create_key(Actor::server(), key(1, |key| key.expires_at = Some(NOW))).await.unwrap();
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap().forgotten, 1);
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap().purged, 1);
         let bell = store.hub().subscribe();
         let key = store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap().unwrap();
         assert_eq!(key.revoked_at, Some(later));
@@ -189,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_forgotten_while_the_clock_was_wrong_is_told_again() {
+    async fn what_was_forgotten_while_the_clock_was_wrong_is_restored() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let in_a_year = NOW.plus(365 * DAY);
@@ -200,10 +196,10 @@ mod tests {
         ] {
             store.create_key(Actor::server(), key).await.unwrap();
         }
-        assert_eq!(store.keep_retention(NOW.plus(1000 * DAY), RETENTION).await.unwrap().forgotten, 3);
+        assert_eq!(store.purge_expired(NOW.plus(1000 * DAY), RETENTION).await.unwrap().purged, 3);
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept { forgotten: 0, told_again: 2 });
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap(), Swept::default());
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged { purged: 0, restored: 2 });
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged::default());
         let known: Vec<Vec<u8>> =
             sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed ORDER BY subject")
                 .fetch_all(&store.database.readers)
@@ -221,7 +217,7 @@ mod tests {
         store.create_key(Actor::server(), key(1, |_| {})).await.unwrap();
         rotate(2, Duration::ZERO, NOW).await.unwrap();
         let later = NOW.plus(31 * DAY);
-        assert_eq!(store.keep_retention(later, RETENTION).await.unwrap().forgotten, 1);
+        assert_eq!(store.purge_expired(later, RETENTION).await.unwrap().purged, 1);
         let ids = |key: &Key| key.secrets.iter().map(|secret| secret.id.clone()).collect::<Vec<_>>();
         let read = store.key("key_1").await.unwrap().unwrap();
         assert_eq!(ids(&read), ["sec_2"]);
@@ -231,7 +227,7 @@ mod tests {
         assert_eq!((found.id.as_str(), found.is_valid(later)), ("sec_1", false), "it is known to have been one");
         // What has ended with its key is shown for good.
         store.revoke_key(Actor::server(), "key_1".to_owned(), later).await.unwrap();
-        assert_eq!(store.keep_retention(later.plus(31 * DAY), RETENTION).await.unwrap().forgotten, 1);
+        assert_eq!(store.purge_expired(later.plus(31 * DAY), RETENTION).await.unwrap().purged, 1);
         assert_eq!(ids(&store.key("key_1").await.unwrap().unwrap()), ["sec_2"]);
     }
 
@@ -240,10 +236,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         store.create_key(Actor::server(), key(1, |key| key.secrets[0].not_after = Some(NOW.plus(DAY)))).await.unwrap();
-        assert_eq!(store.keep_retention(NOW.plus(365 * DAY), RETENTION).await.unwrap().forgotten, 1);
+        assert_eq!(store.purge_expired(NOW.plus(365 * DAY), RETENTION).await.unwrap().purged, 1);
         let new = Secret::new("sec_2".into(), Digest([2; 32]), String::new(), NOW);
         store.rotate_key(Actor::server(), "key_1".to_owned(), new, Duration::ZERO, NOW).await.unwrap();
-        assert_eq!(store.keep_retention(NOW, RETENTION).await.unwrap().told_again, 1);
+        assert_eq!(store.purge_expired(NOW, RETENTION).await.unwrap().restored, 1);
         let key = store.key("key_1").await.unwrap().unwrap();
         assert_eq!(key.secrets.iter().map(|secret| secret.is_valid(NOW)).collect::<Vec<_>>(), [false, true]);
     }

@@ -1,19 +1,20 @@
-//! Changes that a key's user makes to the keys of its owner.
+//! Changes that users make by self-service to the keys of their owner.
 //!
-//! The key that asks was verified before its turn to write came. So its authorization (`store/authorization.rs`) holds only while
-//! that key and its owner are what they were: one that was revoked meanwhile makes nothing.
+//! The calling key was verified before the transaction. So its authorization (`store/authorization.rs`) holds only while that key and
+//! its owner are unchanged: a key that was revoked meanwhile changes nothing.
 
+use super::authorization::{Access, StoredCredential};
 use super::keys;
 use super::mutation::Mutation;
-use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Store, owners, within};
+use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Step, Store, owners, within};
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Key, Owner, Secret, State};
+use crate::model::{Actor, Key, Owner, Secret, is_active};
 use keyward_core::dialect::Dialect;
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use sqlx::AnyConnection;
 use std::time::Duration;
 
-/// A key that asks for a change, as it was when it was verified.
+/// The calling key, as it was verified.
 #[derive(Clone, Debug)]
 pub struct Asking {
     key: String,
@@ -27,24 +28,23 @@ pub struct Asking {
     expires_at: Option<Timestamp>,
 }
 
-/// The most keys that can be used of an owner who goes on making them by self-service.
+/// The maximum of active keys of an owner, for creating another one by self-service.
 pub const MAX_KEYS_BY_SELF_SERVICE: i64 = 100;
 
-/// The most secrets of a key that edges know and that goes on being rotated by self-service. Operators can rotate it still.
+/// The maximum of secrets of a key at the edges, for rotating it by self-service. Operators can still rotate it.
 pub const MAX_KNOWN_SECRETS_BY_SELF_SERVICE: usize = 100;
 
-/// How many secrets, those of new keys and of rotations, an owner makes by self-service at once; each comes back after
-/// [`SHARE_STEP`]. All edges keep every one of them for the retention, whatever becomes of its key.
-pub const SHARE: u32 = 1000;
+/// The issuance quota: how many secrets of new keys and rotations an owner can issue by self-service at once. One is available again
+/// after each [`ISSUANCE_INTERVAL`]. All edges keep each secret for the retention.
+pub const ISSUANCE_QUOTA: u32 = 1000;
 
-/// After how long an owner can make one more: so many as [`SHARE`] in thirty days.
-const SHARE_STEP: Duration = Duration::from_secs(30 * 86_400 / SHARE as u64);
+/// The interval in which one secret becomes available: [`ISSUANCE_QUOTA`] in thirty days.
+const ISSUANCE_INTERVAL: Duration = Duration::from_secs(30 * 86_400 / ISSUANCE_QUOTA as u64);
 
 impl Asking {
-    /// The key that was shown; `None` if it belongs to nobody.
-    pub fn new(key: &Key, secret: &Secret, owner: Option<&Owner>, dialect: &Dialect) -> Option<Self> {
-        let owner = owner?;
-        Some(Self {
+    /// The key of that owner, by the secret that was shown.
+    pub fn new(key: &Key, secret: &Secret, owner: &Owner, dialect: &Dialect) -> Self {
+        Self {
             key: key.id.clone(),
             key_version: key.version,
             environment: key.environment,
@@ -53,7 +53,7 @@ impl Asking {
             owner_version: owner.version,
             secret: secret.id.clone(),
             expires_at: [key.expires_at, secret.not_after].into_iter().flatten().min(),
-        })
+        }
     }
 
     /// The owner's id.
@@ -79,39 +79,57 @@ impl Asking {
             && self.environment().is_none_or(|environment| key.environment == Some(environment))
     }
 
-    pub(super) fn actor(&self) -> Actor {
+    fn actor(&self) -> Actor {
         Actor::key(&self.key)
     }
+}
 
-    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+impl Authorization {
+    /// By a verified key.
+    pub fn of_key(asking: Asking, clock: &Clock) -> Self {
+        Self::of_stored(asking.actor(), asking, None, clock)
+    }
+}
+
+impl StoredCredential for Asking {
+    fn is_operators(&self) -> bool {
+        false
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at
+    }
+
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, _: Access, now: Timestamp) -> Step<'a, ()> {
+        Box::pin(async move { still(connection, self, now).await.map(drop) })
     }
 }
 
 impl Store {
-    /// Whether the owner of who asks can make another secret now: to be asked before one is made and hashed, and decided again
-    /// in the transaction that stores it.
-    ///
-    /// # Errors
-    /// If it cannot, or the database cannot be read.
-    pub async fn check_share(&self, _turn: &QueuePermit, asking: &Asking, now: Timestamp) -> Result<(), KeyError> {
-        let full_at = within(READ_PATIENCE, async {
-            share_full_at(&mut *self.database.user_readers.acquire().await?, &asking.owner).await
+    /// Checks the issuance quota of the owner of the calling key, before a secret is drawn and hashed. The transaction that stores
+    /// the secret checks again.
+    pub async fn check_issuance_quota(
+        &self,
+        _permit: &QueuePermit,
+        asking: &Asking,
+        now: Timestamp,
+    ) -> Result<(), KeyError> {
+        let tat = within(READ_PATIENCE, async {
+            owner_tat(&mut *self.database.user_readers.acquire().await?, &asking.owner).await
         });
-        share_at(full_at.await?, now).map(|_| ())
+        tat_after(tat.await?, now).map(|_| ())
     }
 
     /// Stores a new key that the other one has asked for.
     ///
     /// # Errors
-    /// If it cannot be stored, or the one that asks was changed meanwhile; if that has credits, or its owner has made too many
-    /// keys or secrets.
+    /// If it cannot be stored, or the one that asks was changed meanwhile.
     pub async fn create_key_by(&self, asking: Asking, key: Key, clock: &Clock) -> Result<Key, KeyError> {
         let (by, begun) = (Authorization::of_key(asking.clone(), clock), key.created_at);
         self.mutate_keys(by, begun, |mutation| Box::pin(create(mutation, asking, key))).await
     }
 
-    /// Ends a key that the other one may know of, unless it was ended before; `None` if there is none.
+    /// Revokes a key that the calling key may see; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be stored, or the one that asks was changed meanwhile.
@@ -123,8 +141,7 @@ impl Store {
     /// Gives a key, as it was when this was decided, a further secret, and ends those it has after the grace.
     ///
     /// # Errors
-    /// If it cannot be stored, or one of the keys was changed meanwhile; if the key has ended or has too many secrets, or the
-    /// owner has made too many.
+    /// If it cannot be stored, or one of the keys was changed meanwhile.
     pub async fn rotate_key_by(
         &self,
         asking: Asking,
@@ -153,7 +170,7 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Key
     if asks.credits.is_some() || of_plan.is_some() {
         return Err(KeyError::HasCredits);
     }
-    let share = share(mutation, &asking.owner).await?;
+    let tat = next_tat(mutation, &asking.owner).await?;
     let usable: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM (SELECT id FROM keys
          WHERE owner = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) LIMIT $3) AS usable",
@@ -166,7 +183,7 @@ async fn create(mutation: &mut Mutation, asking: Asking, key: Key) -> Result<Key
     if usable >= MAX_KEYS_BY_SELF_SERVICE {
         return Err(KeyError::TooManyKeys);
     }
-    use_up(mutation, &asking.owner, share).await?;
+    set_owner_tat(mutation, &asking.owner, tat).await?;
     Ok(keys::create(mutation, key).await?)
 }
 
@@ -188,34 +205,37 @@ async fn rotate(
         Some(current) if current.version == key.version => {}
         _ => return Err(Error::Changed.into()),
     }
-    let share = share(mutation, &asking.owner).await?;
+    let tat = next_tat(mutation, &asking.owner).await?;
     let rotated = keys::rotate(mutation, key.id.into(), secret, grace, MAX_KNOWN_SECRETS_BY_SELF_SERVICE).await?;
-    use_up(mutation, &asking.owner, share).await?;
+    set_owner_tat(mutation, &asking.owner, tat).await?;
     Ok(rotated)
 }
 
-/// When all of the owner's share will have come back if one more is made of it. That is all that has to be known.
-async fn share(mutation: &mut Mutation, owner: &str) -> Result<Timestamp, KeyError> {
+/// The TAT of the owner after another secret, unless the quota is used up at the time of the transaction.
+async fn next_tat(mutation: &mut Mutation, owner: &str) -> Result<Timestamp, KeyError> {
     let now = mutation.now();
-    let full_at = share_full_at(mutation.connection(), owner).await?;
-    let latest = now.plus(SHARE_STEP * SHARE);
-    if full_at > Some(latest) {
-        // The clock was set back. Nobody is to wait until it is there again.
-        use_up(mutation, owner, latest).await?;
+    let tat = owner_tat(mutation.connection(), owner).await?;
+    let latest = now.plus(ISSUANCE_INTERVAL * ISSUANCE_QUOTA);
+    if tat > Some(latest) {
+        // The clock was set back: the owner does not wait until it has caught up.
+        set_owner_tat(mutation, owner, latest).await?;
     }
-    share_at(full_at, now)
+    tat_after(tat, now)
 }
 
-fn share_at(full_at: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, KeyError> {
-    let latest = now.plus(SHARE_STEP * SHARE);
-    let full_again = full_at.unwrap_or(now).max(now).min(latest).plus(SHARE_STEP);
-    match full_again.as_ms().saturating_sub(latest.as_ms()) {
-        0 => Ok(full_again),
+/// The issuance quota of an owner is a token bucket, kept as the theoretical arrival time (TAT) of the generic cell rate
+/// algorithm (GCRA, ITU-T I.371).
+fn tat_after(tat: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, KeyError> {
+    let latest = now.plus(ISSUANCE_INTERVAL * ISSUANCE_QUOTA);
+    let next_tat = tat.unwrap_or(now).max(now).min(latest).plus(ISSUANCE_INTERVAL);
+    match next_tat.as_ms().saturating_sub(latest.as_ms()) {
+        0 => Ok(next_tat),
         over_ms => Err(KeyError::TooSoon { retry_after: Duration::from_millis(over_ms) }),
     }
 }
 
-async fn share_full_at(connection: &mut AnyConnection, owner: &str) -> Result<Option<Timestamp>, Error> {
+/// The theoretical arrival time (TAT) of the GCRA for the owner: when its whole quota is available again.
+async fn owner_tat(connection: &mut AnyConnection, owner: &str) -> Result<Option<Timestamp>, Error> {
     let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT share_full_at FROM owners WHERE id = $1")
         .bind(owner)
         .fetch_optional(connection)
@@ -223,22 +243,22 @@ async fn share_full_at(connection: &mut AnyConnection, owner: &str) -> Result<Op
     Ok(stored.flatten().map(Timestamp::from_stored))
 }
 
-/// Stores when the whole of an owner's share is there again.
-async fn use_up(mutation: &mut Mutation, owner: &str, full_again: Timestamp) -> Result<(), Error> {
+/// Stores the TAT of the owner.
+async fn set_owner_tat(mutation: &mut Mutation, owner: &str, tat: Timestamp) -> Result<(), Error> {
     sqlx::query("UPDATE owners SET share_full_at = $1 WHERE id = $2")
-        .bind(full_again.as_stored())
+        .bind(tat.as_stored())
         .bind(owner)
         .execute(mutation.connection())
         .await?;
     Ok(())
 }
 
-/// The key that asks, if it and its owner are what they were.
-pub(super) async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
+/// The calling key, if it and its owner are unchanged.
+async fn still(connection: &mut AnyConnection, asking: &Asking, now: Timestamp) -> Result<Key, Error> {
     let key = keys::find(&mut *connection, &asking.key).await?;
     let is_valid = key.as_ref().is_some_and(|key| {
         let secret = key.secrets.iter().find(|secret| secret.id == asking.secret);
-        key.state(now) == State::Active && secret.is_some_and(|secret| secret.is_valid(now))
+        secret.is_some_and(|secret| is_active(key, secret, now))
     });
     if !is_valid {
         return Err(Error::NotAuthorized);
@@ -288,7 +308,7 @@ mod tests {
         let turn = store.lookup_permit(&[n]).await.unwrap();
         let (key, secret, owner) = store.key_by_digest(&turn, &Digest([n; 32])).await.unwrap().unwrap();
         let dialect = Dialect::built_in("keyward").unwrap().unwrap();
-        Asking::new(&key, &secret, owner.as_ref(), &dialect).unwrap()
+        Asking::new(&key, &secret, &owner.unwrap(), &dialect)
     }
 
     #[tokio::test]
@@ -374,8 +394,8 @@ mod tests {
         assert!(store.create_key_by(asking, key(101), &at(NOW)).await.is_ok());
     }
 
-    /// What the owner's share is said to be.
-    async fn set_share(store: &Store, full_at: Timestamp) {
+    /// Sets the TAT of every owner.
+    async fn set_tat(store: &Store, full_at: Timestamp) {
         let set = format!("UPDATE owners SET share_full_at = {}", full_at.as_stored());
         sqlx::query(sqlx::AssertSqlSafe(set)).execute(&store.database.writer).await.unwrap();
     }
@@ -386,7 +406,7 @@ mod tests {
         let asking = asking(&store, 1).await;
         let made = |n: u8, now| Key { created_at: now, ..key(n) };
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
-        set_share(&store, NOW.plus(SHARE_STEP * (SHARE - 2))).await;
+        set_tat(&store, NOW.plus(ISSUANCE_INTERVAL * (ISSUANCE_QUOTA - 2))).await;
         // Whatever is ended has been made all the same.
         assert!(store.create_key_by(asking.clone(), key(3), &at(NOW)).await.is_ok());
         store.revoke_key_by(asking.clone(), "key_3".into(), &at(NOW)).await.unwrap().unwrap();
@@ -397,23 +417,26 @@ mod tests {
         let other = rotate(other, 4, NOW).await.unwrap();
         let second = Duration::from_secs(1);
         let turn = store.user_read_permit(asking.owner()).await.unwrap();
-        let used_up = store.check_share(&turn, &asking, NOW).await;
-        assert!(matches!(used_up, Err(KeyError::TooSoon { retry_after }) if retry_after == SHARE_STEP), "{used_up:?}");
-        store.check_share(&turn, &asking, NOW.plus(SHARE_STEP)).await.unwrap();
-        for (now, left) in [(NOW, SHARE_STEP), (NOW.plus(SHARE_STEP).minus(second), second)] {
+        let used_up = store.check_issuance_quota(&turn, &asking, NOW).await;
+        assert!(
+            matches!(used_up, Err(KeyError::TooSoon { retry_after }) if retry_after == ISSUANCE_INTERVAL),
+            "{used_up:?}"
+        );
+        store.check_issuance_quota(&turn, &asking, NOW.plus(ISSUANCE_INTERVAL)).await.unwrap();
+        for (now, left) in [(NOW, ISSUANCE_INTERVAL), (NOW.plus(ISSUANCE_INTERVAL).minus(second), second)] {
             let made = store.create_key_by(asking.clone(), made(5, now), &at(now)).await;
             assert!(matches!(made, Err(KeyError::TooSoon { retry_after }) if retry_after == left), "{made:?}");
             let rotated = rotate(other.clone(), 5, now).await;
             assert!(matches!(rotated, Err(KeyError::TooSoon { retry_after }) if retry_after == left), "{rotated:?}");
         }
-        let later = NOW.plus(SHARE_STEP);
+        let later = NOW.plus(ISSUANCE_INTERVAL);
         assert!(store.create_key_by(asking.clone(), made(5, later), &at(later)).await.is_ok());
         assert!(matches!(store.create_key_by(asking, made(6, later), &at(later)).await, Err(KeyError::TooSoon { .. })));
         store.create_key(Actor::server(), key(7)).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_rotation_that_is_refused_takes_nothing_of_the_share() {
+    async fn refused_rotation_uses_no_quota() {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
         let revoked = store.revoke_key(Actor::server(), "key_2".to_owned(), NOW).await.unwrap().unwrap();
@@ -431,11 +454,11 @@ mod tests {
     async fn a_clock_that_was_set_back_lets_an_owner_wait_for_no_longer_than_one_step() {
         let (_dir, store) = store().await;
         let asking = asking(&store, 1).await;
-        set_share(&store, NOW.plus(SHARE_STEP * SHARE * 12)).await;
+        set_tat(&store, NOW.plus(ISSUANCE_INTERVAL * ISSUANCE_QUOTA * 12)).await;
         let made = store.create_key_by(asking.clone(), key(3), &at(NOW)).await;
-        assert!(matches!(made, Err(KeyError::TooSoon { retry_after }) if retry_after == SHARE_STEP), "{made:?}");
-        let key = Key { created_at: NOW.plus(SHARE_STEP), ..key(3) };
-        assert!(store.create_key_by(asking, key, &at(NOW.plus(SHARE_STEP))).await.is_ok());
+        assert!(matches!(made, Err(KeyError::TooSoon { retry_after }) if retry_after == ISSUANCE_INTERVAL), "{made:?}");
+        let key = Key { created_at: NOW.plus(ISSUANCE_INTERVAL), ..key(3) };
+        assert!(store.create_key_by(asking, key, &at(NOW.plus(ISSUANCE_INTERVAL))).await.is_ok());
     }
 
     #[tokio::test]

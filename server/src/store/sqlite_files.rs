@@ -22,6 +22,8 @@ const LOCK_FILE: &str = "lock";
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// https://sqlite.org/fileformat2.html#the_database_header
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// The name of the SQLite database in the data directory.
+pub const DATABASE_FILE: &str = "keyward.db";
 /// Below that the disk counts as full: the next growth of the WAL or of the database would fail.
 const MIN_FREE_BYTES: u64 = 1 << 20;
 
@@ -81,7 +83,8 @@ impl Locked {
         if let Some(damage) = wal_damage(&companion(&database, "-wal")) {
             tracing::error!(
                 database = %database.display(),
-                "{damage}: changes that were acknowledged may be missing; compare with the audit log or a backup"
+                %damage,
+                "write-ahead log damaged; acknowledged changes may be missing: compare with the audit log or a backup"
             );
         }
         Ok(Self {
@@ -102,14 +105,13 @@ impl Locked {
         refuse_loss(&self.directory, &self.database)
     }
 
-    /// Tells of a database that was in use and whose WAL is not here.
+    /// Logs that the database was in use and its WAL is missing.
     pub(super) fn warn_of_missing_wal(&self) {
         if self.lacks_wal {
             tracing::error!(
                 database = %self.database.display(),
-                "the database was copied or left while a server used it, and its write-ahead log (-wal) is missing: the \
-                 last changes before that may be missing too, revocations among them (not so if it was copied by SQLite's \
-                 own .backup); keyward backup makes complete copies"
+                "write-ahead log (-wal) missing; the last changes may be missing, revocations included, unless SQLite's .backup \
+                 made this copy: use keyward backup for complete copies"
             );
         }
     }
@@ -128,9 +130,6 @@ impl Locked {
 
 impl Files {
     /// Whether every file is still the one that was opened. Otherwise what is written would be lost with the next start.
-    ///
-    /// # Errors
-    /// If one was deleted or replaced.
     pub(super) fn verify(&self) -> Result<(), Error> {
         for (path, device, inode) in &self.watched {
             match fs::metadata(path) {
@@ -146,33 +145,27 @@ impl Files {
     }
 
     /// Whether there is room for further changes.
-    ///
-    /// # Errors
-    /// If there is not.
     pub(super) fn check_room(&self) -> Result<(), Error> {
         check_room(&self.directory)
     }
 
-    /// Tells what the database lacks of what the state file says.
+    /// Logs what the database lacks compared to the state file.
     pub(super) fn compare(&self, head: &Cursor) {
         let Some(state) = read_state(&self.directory) else { return };
         if state.epoch != head.epoch {
-            tracing::warn!("this is another database than the one that this data directory had before");
+            tracing::warn!("data directory has a different database than before");
         } else if state.sequence > head.sequence {
             tracing::error!(
                 last = head.sequence,
                 known = state.sequence,
-                "{} changes that were committed are not in this database, revocations perhaps among them: it was restored from \
-                 a backup, or its write-ahead log was lost or damaged (docs/guides/backup-and-restore.md)",
-                state.sequence - head.sequence
+                missing = state.sequence - head.sequence,
+                "committed changes missing, possibly revocations: the database was restored from a backup, or its write-ahead log \
+                 was lost or damaged (docs/guides/backup-and-restore.md)"
             );
         }
     }
 
     /// Writes the state file.
-    ///
-    /// # Errors
-    /// If that fails.
     pub(super) fn record(&self, head: &Cursor) -> io::Result<()> {
         let state = State { epoch: head.epoch, sequence: head.sequence };
         let (path, unfinished) = (self.directory.join(STATE_FILE), self.directory.join(format!(".{STATE_FILE}.new")));
@@ -182,7 +175,7 @@ impl Files {
     }
 }
 
-/// Whether there is room on the disk of the directory, if that can be told.
+/// Checks the free space on the disk of the directory, if it is known.
 pub(super) fn check_room(directory: &Path) -> Result<(), Error> {
     match free_bytes(directory) {
         Some(free_bytes) if free_bytes < MIN_FREE_BYTES => Err(Error::DiskFull { free_bytes }),
@@ -190,14 +183,14 @@ pub(super) fn check_room(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// The room on the disk of the directory, if that can be told.
+/// The free space on the disk of the directory, if known.
 pub(super) fn free_bytes(directory: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(directory).ok()?;
     // A file system that knows no size says 0 of 0.
     (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Two servers would not hear of each other's commits, and edges of one would miss revocations made at the other.
+/// Two servers would not learn of each other's commits, and edges of one would miss revocations made at the other.
 fn lock(path: &Path) -> Result<File, Error> {
     make_private(path)?;
     let file = private_file(path)?;
@@ -227,7 +220,7 @@ fn make_private(path: &Path) -> Result<(), Error> {
     match fs::set_permissions(path, Permissions::from_mode(0o600)) {
         Ok(()) => {
             let mode = format!("{mode:o}");
-            tracing::warn!(file = %path.display(), mode, "others could read or write this file; its mode is 600 now");
+            tracing::warn!(file = %path.display(), mode, "file was accessible to others; changed its mode to 600");
             Ok(())
         }
         Err(source) => Err(Error::OpenToOthers { path: path.to_owned(), mode, source }),
@@ -244,7 +237,7 @@ fn warn_of_open_directory(directory: &Path) {
         tracing::warn!(
             directory = %directory.display(),
             mode,
-            "others can delete and replace files in the data directory; make it mode 700"
+            "data directory is writable by others; change its mode to 700"
         );
     }
 }
@@ -304,11 +297,11 @@ fn wal_damage(path: &Path) -> Option<String> {
     let is_big_endian = match word(&header, 0) {
         0x377f_0682 => false,
         0x377f_0683 => true,
-        _ => return Some("the write-ahead log (-wal) does not begin as one and is ignored".to_owned()),
+        _ => return Some("the write-ahead log (-wal) has an invalid header and is ignored".to_owned()),
     };
     let mut sums = checksum(is_big_endian, (0, 0), header.get(..24).unwrap_or_default());
     if sums != (word(&header, 24), word(&header, 28)) {
-        return Some("the beginning of the write-ahead log (-wal) is damaged and all of it is ignored".to_owned());
+        return Some("the header of the write-ahead log (-wal) is damaged, and the log is ignored".to_owned());
     }
     let salts = (word(&header, 16), word(&header, 20));
     let page_bytes = usize::try_from(word(&header, 8)).ok().filter(|size| (512..=65_536).contains(size))?;

@@ -1,4 +1,4 @@
-//! The summary of all records, kept in the transaction that changes them, so that edges can compare what they have with it.
+//! The summary of all records, maintained in each transaction, with which edges compare their state.
 
 use super::Error;
 use super::database::Database;
@@ -24,7 +24,7 @@ pub(super) async fn establish(database: &Database) -> Result<(), Error> {
         let summary = sum(&mut transaction).await?;
         store(&mut transaction, head.cursor.sequence, Some(summary)).await?;
         transaction.commit().await?;
-        tracing::info!("the summary of what the edges are told was made");
+        tracing::info!("summary of edge records computed");
     }
     Ok(())
 }
@@ -68,8 +68,8 @@ pub(super) async fn store(
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::feed::hub::Recent;
     use crate::model::Actor;
+    use crate::store::hub::Recent;
     use crate::store::{ApplyError, Location, Store, WrongPage};
     use keyward_core::key::digest::Digest;
     use keyward_core::wire::cursor::{Cursor, Position, chain};
@@ -117,7 +117,7 @@ mod tests {
             let head = store.hub().head();
             assert_eq!(store.hub().changes_after(head.sequence, &head), Recent::UpToDate(summary));
             for position in [Position::Nothing, Position::Changes { applied: 0, seen: begin }] {
-                let crate::store::Found::Page(page) = store.feed_after("a reader", &position).await.unwrap() else {
+                let crate::store::FeedRead::Page(page) = store.feed_after("a reader", &position).await.unwrap() else {
                     panic!("a page")
                 };
                 assert_eq!(Page::decode(&page).unwrap().summary, summary, "{states:?}");
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(known(&store).await, None);
         change(&store, &[(2, false)]).await;
         assert_eq!(known(&store).await, None, "nothing is added to what is not known");
-        store.keep_retention(NOW, crate::store::RETENTION).await.unwrap();
+        store.purge_expired(NOW, crate::store::RETENTION).await.unwrap();
         assert_eq!(known(&store).await, Some(counted(&store).await));
         change(&store, &[(3, false)]).await;
         store.close().await;

@@ -1,15 +1,14 @@
-//! How the hub hears of what was committed, in commit order and without a gap, by whichever server it was.
+//! Publishes committed changes to the hub, in commit order and without a gap, whichever server committed them.
 //!
-//! The change that follows what the hub has is published by whoever committed it. Everything else is read from the
-//! database: what another server has committed, what was committed though the answer said otherwise, and what a database
-//! that was restored has instead. On PostgreSQL the other servers are woken by a notification that is part of the
-//! transaction; a poll covers those that are lost.
+//! A commit of this server publishes its own changes if they follow the hub's head. Everything else is read from the database: commits
+//! of other servers, commits whose result was lost, and the history of a restored database. On PostgreSQL a notification in the
+//! transaction wakes the other servers, and a poll covers lost ones.
 
 use super::feed::{changes_after, cursor_at, full_head, head};
+use super::hub::Change;
 use super::mutation::Committed;
 use super::rows::Head;
 use super::{Error, PATIENCE, Store, within};
-use crate::feed::hub::Change;
 use futures_util::TryStreamExt;
 use keyward_core::wire::cursor::Cursor;
 use sqlx::postgres::PgListener;
@@ -17,30 +16,28 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-/// How often the database is asked for what nobody told of.
+/// The interval of the poll for changes without a notification.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the question may take whether there is anything new. A connection that broke without a word has to be noticed
-/// while what is known is still good enough for readers of the feed.
+/// The timeout of the query for the head. A silently broken connection must be noticed before the feed is stale.
 pub(super) const GLANCE_PATIENCE: Duration = Duration::from_secs(4);
-/// How long a write waits for the hub to hear of it, where it cannot be told at once.
+/// How long a write waits for its publication, if it cannot be published at once.
 pub(super) const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
-/// The most changes that the hub is told of at once. They cannot be told in parts: each shows the current state of its
-/// subject, and whoever sees that has to be told of the head it belongs to.
+/// The maximum of changes that are published at once. They cannot be published in parts: each has the current state of its subject,
+/// which belongs to the head of them all.
 pub(super) const MOST: u64 = 4096;
 
-/// What the database has beyond the hub.
+/// The changes beyond the hub's head.
 enum Following {
     /// Nothing.
     Nothing,
-    /// These, in order and without a gap.
+    /// Changes, in order and without a gap.
     Changes(Vec<Change>),
-    /// Another history, or too much of the same; it stands there.
+    /// Another history, or too many changes; with its head.
     Anew(Head),
 }
 
 impl Store {
-    /// Publishes what was committed, and whatever else the hub lacks. Only the commit's own failure is one: the rest is
-    /// left to the tail.
+    /// Publishes a commit, and everything else that the hub lacks. Fails only if the commit failed; other failures are left to the tail.
     pub(super) async fn publish(&self, committed: Result<Committed, Error>) -> Result<(), Error> {
         let (complete, outcome) = match committed {
             Ok(Committed { before, changes }) => {
@@ -52,15 +49,12 @@ impl Store {
             return outcome;
         }
         if let Err(error) = within(WRITERS_PATIENCE, self.catch_up()).await {
-            tracing::warn!(%error, "what was committed could not be published; it is tried again");
+            tracing::warn!(%error, "failed to publish changes; will retry");
         }
         outcome
     }
 
-    /// Publishes what the hub lacks; whether there was anything.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Publishes what the hub lacks; returns whether there was anything.
     pub(super) async fn catch_up(&self) -> Result<bool, Error> {
         let mut news = false;
         loop {
@@ -71,9 +65,9 @@ impl Store {
                     return Ok(news);
                 }
                 Following::Changes(changes) => self.hub.publish_after(&known, changes),
-                Following::Anew(head) => self.hub.begin_anew(&known, head.cursor, head.summary),
+                Following::Anew(head) => self.hub.reset(&known, head.cursor, head.summary),
             };
-            // Where somebody else has published meanwhile, it is asked again from there.
+            // If another task has published meanwhile, continue from there.
             if taken {
                 self.freshness.note(asked);
             }
@@ -81,42 +75,42 @@ impl Store {
         }
     }
 
-    /// Keeps the hub current until `ending` is true, through every failure of the database.
-    pub async fn follow(&self, mut ending: watch::Receiver<bool>) {
+    /// Keeps the hub current until `stopping` is true, across failures of the database.
+    pub async fn follow(&self, mut stopping: watch::Receiver<bool>) {
         tokio::select! {
-            _ = ending.wait_for(|ending| *ending) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => {}
             () = self.keep_following() => {}
         }
     }
 
     async fn keep_following(&self) {
-        let (mut listener, mut told, mut well) = (None, true, true);
+        let (mut listener, mut notified, mut well) = (None, true, true);
         loop {
             if listener.is_none() {
-                // Whatever was committed before it listens is found by the look that comes next.
+                // Commits before the listener starts are found by the next read.
                 listener = self.database.listen().await;
             }
-            // First: what was changed after a token was revoked is not for who waits with it.
+            // First, as changes after the revocation of a token are not for polls with it.
             let looked = match self.look_for_token_revocations().await {
                 Ok(()) => self.catch_up().await,
                 Err(error) => Err(error),
             };
             match &looked {
-                // There was what nobody told of: the connection may have broken without a word.
-                Ok(true) if !told => listener = None,
-                Ok(_) if !well => tracing::info!("the feed can be followed in the database again"),
+                // There were changes without a notification: the listener's connection may be broken.
+                Ok(true) if !notified => listener = None,
+                Ok(_) if !well => tracing::info!("database feed recovered"),
                 Err(error) if well => {
-                    tracing::warn!(%error, "the feed cannot be followed in the database; it is tried again");
+                    tracing::warn!(%error, "failed to read feed from database; will retry");
                 }
                 _ => {}
             }
             well = looked.is_ok();
-            told = woken(&mut listener).await;
+            notified = woken(&mut listener).await;
         }
     }
 
     async fn following(&self, known: &Cursor) -> Result<Following, Error> {
-        // The whole state is looked at only where something is new.
+        // The full head is read only if there are changes.
         let glance = async { head(&mut *self.database.feed_readers.acquire().await?).await };
         if within(GLANCE_PATIENCE, glance).await? == *known {
             return Ok(Following::Nothing);
@@ -129,8 +123,8 @@ impl Store {
         if !of_this_history {
             tracing::warn!(
                 known = known.sequence,
-                now = head.sequence,
-                "the database has another history; edges that do not fit it get a snapshot"
+                head = head.sequence,
+                "database has another history; edges that differ get a snapshot"
             );
         }
         if !of_this_history || head.sequence - known.sequence > MOST {
@@ -145,7 +139,7 @@ impl Store {
     }
 }
 
-/// Waits for a notification, or for the next poll; whether it was the former. A listener that fails is gone.
+/// Waits for a notification or the next poll; returns whether it was a notification. A failed listener is dropped.
 async fn woken(listener: &mut Option<PgListener>) -> bool {
     let Some(listening) = listener else {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -153,7 +147,7 @@ async fn woken(listener: &mut Option<PgListener>) -> bool {
     };
     match timeout(POLL_INTERVAL, listening.try_recv()).await {
         Ok(Ok(Some(_))) => {
-            // One look finds what all that have arrived tell of.
+            // One read covers all notifications that have arrived.
             while listening.next_buffered().is_some() {}
             true
         }

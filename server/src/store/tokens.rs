@@ -1,26 +1,26 @@
-//! Tokens that were made over the API: found by digest, ended for good.
-//!
-//! They are no matter of the feed; the edges know nothing of them.
+//! Tokens created over the API. They are not in the feed.
 
+use super::authorization::{Access, StoredCredential};
 use super::mutation::Mutation;
 use super::query_builder::{Page, Sql};
 use super::tail::GLANCE_PATIENCE;
-use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Store, within};
-use crate::auth::tokens::file::TokenDigest;
-use crate::clock::Timestamp;
-use crate::model::{Token, TokenScope};
+use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Step, Store, within};
+use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
+use crate::clock::{Clock, Timestamp};
+use crate::model::{Actor, Token, TokenScope};
 use serde_json::{Map, json};
 use sqlx::{AnyConnection, AnyPool};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Which tokens are wanted.
+/// A query for tokens.
 #[derive(Clone, Debug)]
 pub struct TokenQuery {
-    /// The most of them.
+    /// The maximum number of results.
     pub limit: u32,
-    /// The id of the token after which to go on.
+    /// The id to continue after.
     pub after: Option<String>,
 }
 
@@ -38,11 +38,46 @@ struct TokenRow {
 /// The columns of a token, in every query for a [`TokenRow`].
 const TOKEN_COLUMNS: &str = "id, name, scope, created_at, expires_at, revoked_at, last_used_at";
 
+/// A token by which a request was authenticated.
+struct ShownToken {
+    audience: Audience,
+    id: String,
+    expires_at: Option<Timestamp>,
+}
+
+impl Authorization {
+    /// By a valid token created over the API.
+    pub fn of_issued_token(tokens: &Arc<Tokens>, audience: Audience, token: &Token, clock: &Clock) -> Self {
+        let shown = ShownToken { audience, id: token.id.clone(), expires_at: token.expires_at };
+        Self::of_stored(Actor::token(&token.id), shown, Some(Arc::clone(tokens)), clock)
+    }
+}
+
+impl StoredCredential for ShownToken {
+    fn is_operators(&self) -> bool {
+        self.audience == Audience::Admin
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
+    fn check<'a>(&'a self, connection: &'a mut AnyConnection, access: Access, now: Timestamp) -> Step<'a, ()> {
+        Box::pin(async move {
+            let token = find(connection, &self.id).await?.filter(|token| token.is_valid(now));
+            let token = token.ok_or(Error::NotAuthorized)?;
+            match (self.audience, token.scope, access) {
+                (Audience::Admin, TokenScope::Write, _)
+                | (Audience::Admin, TokenScope::Read, Access::Read)
+                | (Audience::Edge, TokenScope::Edge, _) => Ok(()),
+                _ => Err(Error::NotAuthorized),
+            }
+        })
+    }
+}
+
 impl Store {
     /// Stores a new token.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
     pub async fn create_token(
         &self,
         by: impl Into<Authorization>,
@@ -53,21 +88,15 @@ impl Store {
     }
 
     /// The token of that id.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn token(&self, id: &str) -> Result<Option<Token>, Error> {
         within(READ_PATIENCE, async { find(&mut *self.database.readers.acquire().await?, id).await }).await
     }
 
-    /// The token with that digest, in whatever state it is.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The token with that digest, in any state.
     pub async fn token_by_digest(&self, digest: &TokenDigest) -> Result<Option<Token>, Error> {
         let mut query = Sql::new("SELECT ");
         query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE digest = ").bind(digest.as_slice());
-        // All who ask with the same token at a time wait for this.
+        // Simultaneous requests with the same token wait for this.
         within(PATIENCE, async {
             let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.guard_readers).await?;
             row.map(Token::try_from).transpose()
@@ -75,10 +104,7 @@ impl Store {
         .await
     }
 
-    /// The digests of all tokens that can be used at that time.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The digests of all tokens that are valid at that time.
     pub async fn token_digests(&self, now: Timestamp) -> Result<HashSet<TokenDigest>, Error> {
         within(READ_PATIENCE, async {
             let digests: Vec<Vec<u8>> = sqlx::query_scalar(
@@ -92,10 +118,7 @@ impl Store {
         .await
     }
 
-    /// The tokens that are asked for; `None` if there is none to go on after.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The tokens that match the query; `None` if the token to continue after does not exist.
     pub async fn tokens(&self, wanted: &TokenQuery) -> Result<Option<Page<Token>>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
@@ -104,15 +127,12 @@ impl Store {
         .await
     }
 
-    /// It rings at each revocation of a token, by whichever server it was.
+    /// Notifies of each revocation of a token, at any server.
     pub fn token_revocations(&self) -> Option<watch::Receiver<i64>> {
         self.token_revocations.as_ref().map(|revocations| revocations.subscribe())
     }
 
-    /// Looks whether tokens were revoked.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// Checks whether tokens were revoked.
     pub(super) async fn look_for_token_revocations(&self) -> Result<(), Error> {
         let Some(known) = &self.token_revocations else { return Ok(()) };
         let found = within(GLANCE_PATIENCE, async { Ok(revocations(&self.database.feed_readers).await?) }).await?;
@@ -120,10 +140,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends the token, unless it was ended before; `None` if there is none.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Revokes the token; `None` if it does not exist.
     pub async fn revoke_token(
         &self,
         by: impl Into<Authorization>,
@@ -132,16 +149,12 @@ impl Store {
     ) -> Result<Option<Token>, Error> {
         let revoked = self.mutate(by, now, move |mutation| Box::pin(revoke(mutation, id))).await?;
         if let Err(error) = self.look_for_token_revocations().await {
-            tracing::warn!(%error, "the streams of a revoked token end at the next look at the database");
+            tracing::warn!(%error, "failed to close polls of a revoked token; will retry");
         }
         Ok(revoked)
     }
 
-    /// Notes that the token was used, unless that was noted less than the interval before. No part of any change: it
-    /// waits for the writing connection, and nobody waits for it.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Notes the use of the token, at most once in an interval. Not part of a change; it waits for the writing connection.
     pub async fn note_token_use(&self, id: &str, now: Timestamp, interval: Duration) -> Result<(), Error> {
         sqlx::query(
             "UPDATE tokens SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at <= $3)",
@@ -173,7 +186,7 @@ async fn create(mutation: &mut Mutation, mut token: Token, digest: TokenDigest) 
     Ok(token)
 }
 
-/// How many tokens were revoked until now.
+/// The number of tokens revoked so far.
 pub(super) async fn revocations(readers: &AnyPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT token_revocations FROM head").fetch_one(readers).await
 }
@@ -195,7 +208,7 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Er
     Ok(Some(token))
 }
 
-pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
+async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE id = ").bind(id);
     let row: Option<TokenRow> = query.build_as()?.fetch_optional(connection).await?;

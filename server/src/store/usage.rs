@@ -1,10 +1,9 @@
-//! The use of keys, as the edges tell it: counted by hour and verdict, and taken off credits.
+//! Usage of keys as edges report it: counted by hour and verdict, and subtracted from credits.
 //!
-//! A batch counts once, whoever sends it again and when: its id is written in the transaction that adds it up. None of it is a
-//! change to a key that anybody asked for, so it is neither audited nor does it touch a key's version.
+//! A batch counts once, however often it is sent: its id is stored in the transaction that adds it up. Usage is not audited and does not
+//! change the version of a key.
 //!
-//! An edge reports and does not rule: what each token has reported is kept for [`REPORTS_KEPT`], so that an operator can see
-//! it and undo what came with one that was stolen.
+//! The reports of each token are kept for [`REPORTS_KEPT`], so that an operator can undo those made with a stolen one.
 
 use super::audit::details;
 use super::mutation::Mutation;
@@ -13,101 +12,98 @@ use super::rows::{amount, stored_amount};
 use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::MAX_CREDITS;
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use keyward_core::wire::usage::{ALLOW, Batch, KeyUsage, counted_as};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IngestOutcome {
-    /// It was added up.
+    /// The batch was added up.
     Now,
-    /// It had been before, and nothing changed.
+    /// The batch was added up before.
     Before,
 }
 
-/// Whose requests are meant.
+/// Which requests to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UsageFilter {
-    /// Those of the key of that id.
+    /// Requests of the key of that id.
     Key(String),
-    /// Those of all keys together.
+    /// Requests of all keys.
     AllKeys,
-    /// Those for which no key was found.
-    Nobody,
+    /// Requests without a known key.
+    NoKey,
 }
 
-/// The requests of one hour that ended in one verdict.
+/// The requests of one hour and verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hourly {
-    /// Its number since the Unix epoch.
+    /// The number of the hour since the Unix epoch.
     pub hour: u64,
     /// The verdict's name.
     pub verdict: String,
-    /// How many.
+    /// The number of requests.
     pub requests: u64,
 }
 
-/// What one token has reported.
+/// The reports of one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reported {
     /// The id of the token, or `token-file` for those of the data directory's file.
     pub token: String,
-    /// Of how many keys.
+    /// The number of keys.
     pub keys: u64,
-    /// How many requests.
+    /// The number of requests.
     pub requests: u64,
-    /// What it added to what the keys have spent.
+    /// The credits added to the keys' spending.
     pub credits: u64,
-    /// The number of the hour in which it last reported, since the Unix epoch.
+    /// The number of the hour of the last report, since the Unix epoch.
     pub last_hour: u64,
 }
 
-/// What was undone.
+/// The usage that was undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Undone {
-    /// How many rows of reports; one for each hour, key and verdict.
+    /// The number of rows; one for each hour, key and verdict.
     pub reports: u64,
-    /// How many requests.
+    /// The number of requests.
     pub requests: u64,
-    /// How many credits.
+    /// The number of credits.
     pub credits: u64,
 }
 
 /// The length of an hour, in milliseconds.
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 
-/// How long ago a use may have been when an edge tells of it; it counts as that long ago if it was longer.
-const LATEST_TELLING: Duration = Duration::from_secs(86_400);
-/// How long a batch may be sent again. Edges give up much sooner.
+/// The maximum age of a reported use; older ones count as that old.
+const MAX_REPORT_AGE: Duration = Duration::from_secs(86_400);
+/// How long the id of a batch is kept. Edges stop sending a batch much sooner.
 const BATCHES_KEPT: Duration = Duration::from_secs(86_400);
 const HOURS_KEPT: Duration = Duration::from_secs(400 * 86_400);
-/// How long it is kept who has reported what, and can be undone.
+/// How long the reports of each token are kept, and can be undone.
 pub const REPORTS_KEPT: Duration = Duration::from_secs(31 * 86_400);
-/// More than that of one verdict in one hour is not told apart. No key has so many, and with eight million such keys a sum
-/// still fits the database's integers.
+/// The maximum of requests of one verdict in one hour. No key reaches it, and a sum over eight million such keys still fits the
+/// database's integers.
 const MAX_REQUESTS: u64 = 1 << 40;
-/// The verdict under which requests are counted that an edge had no room to tell apart.
+/// The verdict of requests that an edge had no room to report in detail.
 const DROPPED: &str = "dropped";
-/// The key under which requests are counted for which none was found.
+/// The key of requests without a known key.
 const NO_KEY: &str = "";
-/// How many rows a statement writes: with seven values each, well below what SQLite can bind.
+/// The rows of a statement: with seven values each, well below the maximum of SQLite.
 const ROWS: usize = 2000;
-/// How many rows of reports a transaction undoes, so that others do not wait for long.
+/// The rows that one transaction undoes, so that others do not wait long.
 const UNDONE_AT_ONCE: i64 = 500;
-/// The most tokens that are listed.
+/// The maximum of listed tokens.
 const LISTED_TOKENS: i64 = 1000;
-/// How many rows a transaction sweeps, so that others do not wait for long.
-const SWEPT_AT_ONCE: u32 = 5000;
+/// The rows that one transaction purges, so that others do not wait long.
+const PURGED_AT_ONCE: u32 = 5000;
 
 impl Store {
-    /// Adds up a batch, unless it was before, and tells the edges of the keys whose credits are used up by it.
-    ///
-    /// # Errors
-    /// If it cannot be stored; nothing of it was then.
+    /// Adds up a batch once, and appends the keys whose credits it uses up to the feed.
     pub async fn take_usage(
         &self,
         by: impl Into<Authorization>,
@@ -116,17 +112,14 @@ impl Store {
     ) -> Result<IngestOutcome, Error> {
         let by = by.into();
         let token = by.actor().token_name().to_owned();
-        let _turn = self.queues.edge_permit(by.actor()).await?;
+        let _permit = self.queues.edge_permit(by.actor()).await?;
         self.mutate(by, now, |mutation| Box::pin(take(mutation, token, batch))).await
     }
 
-    /// What was reported in those hours by each token, of one key or of all; the most credits first.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The reports of each token in those hours, for one key or all; sorted by credits, descending.
     pub async fn reported_usage(&self, key: Option<&str>, hours: Range<u64>) -> Result<Vec<Reported>, Error> {
         within(READ_PATIENCE, async {
-            // Sums of whatever was reported do not fit an integer.
+            // Sums of arbitrary reports may not fit an integer.
             let mut query = Sql::new(
                 "SELECT token, COUNT(DISTINCT NULLIF(key_id, '')), SUM(CAST(requests AS DOUBLE PRECISION)),
                         SUM(CAST(credits AS DOUBLE PRECISION)) AS spent, MAX(received_hour)
@@ -152,11 +145,8 @@ impl Store {
         .await
     }
 
-    /// Takes back what a token has reported in that hour and later: requests are counted no more, and what they cost is no more
-    /// spent. When keys were last used stays as it is. If it fails, a part may be undone, and the rest can be once more.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
+    /// Undoes the reports of a token since that hour: the requests no longer count, and the credits no longer count as spent. The last use
+    /// of keys stays. If this fails in the middle, it can be repeated.
     pub async fn undo_usage(
         &self,
         by: impl Into<Authorization>,
@@ -178,9 +168,6 @@ impl Store {
     }
 
     /// The requests of those hours, by hour and verdict.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
     pub async fn usage(&self, whose: &UsageFilter, hours: Range<u64>) -> Result<Vec<Hourly>, Error> {
         within(READ_PATIENCE, async {
             let mut query =
@@ -189,9 +176,9 @@ impl Store {
             match whose {
                 UsageFilter::Key(id) => query.push(" AND key_id = ").bind(id.as_str()),
                 UsageFilter::AllKeys => query.push(" AND key_id <> ").bind(NO_KEY),
-                UsageFilter::Nobody => query.push(" AND key_id = ").bind(NO_KEY),
+                UsageFilter::NoKey => query.push(" AND key_id = ").bind(NO_KEY),
             };
-            // What was undone may leave nothing.
+            // Undone usage may leave zero.
             query.push(" GROUP BY hour, verdict HAVING SUM(requests) > 0 ORDER BY hour, verdict");
             let rows: Vec<(i64, String, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
             let hourly = |(hour, verdict, requests)| {
@@ -202,23 +189,20 @@ impl Store {
         .await
     }
 
-    /// Removes what is older than 400 days, and the ids of batches that no edge sends again; returns how much.
-    ///
-    /// # Errors
-    /// If it cannot be stored.
-    pub async fn sweep_usage(&self, now: Timestamp) -> Result<u64, Error> {
-        let mut swept = 0;
+    /// Removes usage older than 400 days, and the ids of batches that no edge sends again; returns the number of rows.
+    pub async fn purge_usage(&self, now: Timestamp) -> Result<u64, Error> {
+        let mut purged = 0;
         loop {
             let batch = self.mutate(Authorization::server(), now, |mutation| Box::pin(sweep(mutation))).await?;
-            swept += batch;
+            purged += batch;
             if batch == 0 {
-                return Ok(swept);
+                return Ok(purged);
             }
         }
     }
 }
 
-/// What is known of a key that was used.
+/// The data of a used key.
 struct Used {
     spends: bool,
     credits: Option<u64>,
@@ -244,7 +228,7 @@ async fn take(mutation: &mut Mutation, token: String, batch: Batch) -> Result<In
     Ok(IngestOutcome::Now)
 }
 
-/// What the keys have spent with a batch, and how much of that each use of one has added.
+/// The spending of keys after a batch, and how much each use of one has added.
 struct Spending<'a> {
     spent: BTreeMap<&'a str, u64>,
     added: Vec<u64>,
@@ -266,7 +250,7 @@ impl<'a> Spending<'a> {
     }
 }
 
-/// Those keys that there are.
+/// The keys that exist.
 async fn known_keys<'a>(
     mutation: &mut Mutation,
     ids: impl ExactSizeIterator<Item = &'a str>,
@@ -290,13 +274,12 @@ async fn known_keys<'a>(
         .collect()
 }
 
-/// When it was used last, as far as that can be believed.
-fn believable(last_used_ms: u64, now: Timestamp) -> Timestamp {
-    Timestamp::from_ms(last_used_ms).clamp(now.minus(LATEST_TELLING), now)
+/// The reported last use, limited to plausible times.
+fn plausible(last_used_ms: u64, now: Timestamp) -> Timestamp {
+    Timestamp::from_ms(last_used_ms).clamp(now.minus(MAX_REPORT_AGE), now)
 }
 
-/// Adds the requests to their hours. Those of a key that were refused count in the hour of its last use with them, or else
-/// in this one, as those of nobody do.
+/// Adds the requests to their hours: the hour of the key's last use, or else the current one, as for requests without a known key.
 async fn count(
     mutation: &mut Mutation,
     token: &str,
@@ -313,7 +296,7 @@ async fn count(
         }
     };
     for (usage, added) in used.iter().zip(&spending.added) {
-        let time = usage.last_used_ms.map_or(now, |time| believable(time, now));
+        let time = usage.last_used_ms.map_or(now, |time| plausible(time, now));
         for (verdict, requests) in &usage.verdicts {
             let credits = if verdict == ALLOW { *added } else { 0 };
             add(usage.key_id.as_str(), time, counted_as(verdict), *requests, credits);
@@ -344,7 +327,7 @@ async fn count(
             query.push(", ").bind(*key).push(", ").bind(stored_amount(*hour)).push(", ").bind(*verdict);
             query.push(", ").bind(stored_amount(*requests)).push(", ").bind(stored_amount(*credits)).push(")");
         }
-        // A key has at most MAX_CREDITS to spend until some are undone or set anew, so both sums stay far below what is stored.
+        // A key has at most MAX_CREDITS to spend until some are undone or set again, so both sums stay far below what is stored.
         query.push(
             " ON CONFLICT (token, received_hour, key_id, hour, verdict) DO UPDATE
              SET requests = reported_usage.requests + excluded.requests,
@@ -355,13 +338,13 @@ async fn count(
     Ok(())
 }
 
-/// Moves the last use of keys and secrets on, never back.
+/// Advances the last use of keys and secrets, never backwards.
 async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Error> {
     let now = mutation.now();
     let mut keys: BTreeMap<&str, Timestamp> = BTreeMap::new();
     let mut secrets: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
     for usage in used {
-        let Some(time) = usage.last_used_ms.map(|time| believable(time, now)) else { continue };
+        let Some(time) = usage.last_used_ms.map(|time| plausible(time, now)) else { continue };
         let key = keys.entry(&usage.key_id).or_insert(time);
         *key = time.max(*key);
         let secret = secrets.entry((&usage.secret_id, &usage.key_id)).or_insert(time);
@@ -392,7 +375,7 @@ async fn note_use(mutation: &mut Mutation, used: &[&KeyUsage]) -> Result<(), Err
     Ok(())
 }
 
-/// Stores what the keys have spent, and tells the edges of those that have no credits left now, or some again.
+/// Stores the spending of keys, and appends to the feed those whose credits are used up now, or available again.
 async fn set_spent(
     mutation: &mut Mutation,
     spent: BTreeMap<&str, u64>,
@@ -494,7 +477,7 @@ async fn undo(mutation: &mut Mutation, token: String, since_hour: u64) -> Result
     Ok(undone)
 }
 
-/// A sum, as far as it can be told exactly in JSON.
+/// A sum, limited to what JSON represents exactly.
 fn whole(sum: f64) -> u64 {
     sum.clamp(0.0, MAX_CREDITS as f64) as u64
 }
@@ -505,14 +488,14 @@ async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
         "DELETE FROM usage_batches WHERE id IN (SELECT id FROM usage_batches WHERE received_at < $1 LIMIT $2)",
     )
     .bind(now.minus(BATCHES_KEPT).as_stored())
-    .bind(i64::from(SWEPT_AT_ONCE))
+    .bind(i64::from(PURGED_AT_ONCE))
     .execute(mutation.connection())
     .await?;
     let hours = sqlx::query(
         "DELETE FROM usage WHERE (key_id, hour, verdict) IN (SELECT key_id, hour, verdict FROM usage WHERE hour < $1 LIMIT $2)",
     )
     .bind(stored_amount(now.minus(HOURS_KEPT).as_ms() / HOUR_MS))
-    .bind(i64::from(SWEPT_AT_ONCE))
+    .bind(i64::from(PURGED_AT_ONCE))
     .execute(mutation.connection())
     .await?;
     let reports = sqlx::query(
@@ -520,7 +503,7 @@ async fn sweep(mutation: &mut Mutation) -> Result<u64, Error> {
          (SELECT token, received_hour, key_id, hour, verdict FROM reported_usage WHERE received_hour < $1 LIMIT $2)",
     )
     .bind(stored_amount(now.minus(REPORTS_KEPT).as_ms() / HOUR_MS))
-    .bind(i64::from(SWEPT_AT_ONCE))
+    .bind(i64::from(PURGED_AT_ONCE))
     .execute(mutation.connection())
     .await?;
     Ok(batches.rows_affected() + hours.rows_affected() + reports.rows_affected())
@@ -650,10 +633,7 @@ mod tests {
                 of(THIS_HOUR, "revoked", 4)
             ]
         );
-        assert_eq!(
-            hours(&store, UsageFilter::Nobody).await,
-            [of(THIS_HOUR, "dropped", 2), of(THIS_HOUR, "missing", 9)]
-        );
+        assert_eq!(hours(&store, UsageFilter::NoKey).await, [of(THIS_HOUR, "dropped", 2), of(THIS_HOUR, "missing", 9)]);
         assert_eq!(store.usage(&UsageFilter::AllKeys, THIS_HOUR - 1..THIS_HOUR).await.unwrap().len(), 1);
         let key = key(&store, 1).await;
         assert_eq!((key.spent, key.version), (18, 1), "usage is no change that anybody asked for");
@@ -746,7 +726,7 @@ mod tests {
             keys.push(used(2, None, &[("allow", MAX_REQUESTS - 1)], 0));
             store.take_usage(Actor::edge(), Batch { dropped: MAX_COUNT, ..batch(n, keys) }, NOW).await.unwrap();
         }
-        for whose in [UsageFilter::Key("key_1".into()), UsageFilter::Key("key_2".into()), UsageFilter::Nobody] {
+        for whose in [UsageFilter::Key("key_1".into()), UsageFilter::Key("key_2".into()), UsageFilter::NoKey] {
             assert_eq!(hours(&store, whose).await[0].2, MAX_REQUESTS);
         }
         assert_eq!(hours(&store, UsageFilter::AllKeys).await[0].2, 2 * MAX_REQUESTS);
@@ -761,14 +741,14 @@ mod tests {
         let day = 24 * HOUR;
         let told = batch(1, vec![used(1, Some(NOW), &[("allow", 1)], 1)]);
         store.take_usage(Actor::edge(), told.clone(), NOW).await.unwrap();
-        assert_eq!(store.sweep_usage(NOW.plus(day)).await.unwrap(), 0);
+        assert_eq!(store.purge_usage(NOW.plus(day)).await.unwrap(), 0);
         assert_eq!(store.take_usage(Actor::edge(), told, NOW.plus(day)).await.unwrap(), IngestOutcome::Before);
-        assert_eq!(store.sweep_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
-        assert_eq!(store.sweep_usage(NOW.plus(31 * day)).await.unwrap(), 0);
-        assert_eq!(store.sweep_usage(NOW.plus(31 * day + HOUR)).await.unwrap(), 1, "who reported it");
-        assert_eq!(store.sweep_usage(NOW.plus(400 * day)).await.unwrap(), 0);
+        assert_eq!(store.purge_usage(NOW.plus(day + HOUR)).await.unwrap(), 1, "the id of the batch");
+        assert_eq!(store.purge_usage(NOW.plus(31 * day)).await.unwrap(), 0);
+        assert_eq!(store.purge_usage(NOW.plus(31 * day + HOUR)).await.unwrap(), 1, "who reported it");
+        assert_eq!(store.purge_usage(NOW.plus(400 * day)).await.unwrap(), 0);
         assert_eq!(hours(&store, UsageFilter::AllKeys).await.len(), 1);
-        assert_eq!(store.sweep_usage(NOW.plus(400 * day + HOUR)).await.unwrap(), 1, "the hour");
+        assert_eq!(store.purge_usage(NOW.plus(400 * day + HOUR)).await.unwrap(), 1, "the hour");
         assert_eq!(hours(&store, UsageFilter::AllKeys).await, []);
         assert_eq!(key(&store, 1).await.spent, 1, "what was spent stays so");
     }

@@ -1,7 +1,7 @@
-//! The thread on which changes are made.
+//! The thread for transactions that write.
 //!
-//! A change takes some ten steps at the database. On the threads that serve, each step would wait behind all edges that are
-//! just being told of the change before, and with thousands of them changes that come fast would wait for longer than they may.
+//! A transaction takes some ten steps. On the threads that serve requests, each step would wait behind thousands of edges that receive the
+//! change before, and rapid changes would time out.
 
 use std::io;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Writing {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Not waited for: the last clone may go where nothing may block. What was begun is waited for by `Store::close`.
+            // Not joined: the last clone may be dropped where blocking is not allowed. `Store::close` waits for the running write.
             runtime.shutdown_background();
         }
     }

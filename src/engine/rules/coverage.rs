@@ -1,7 +1,7 @@
-//! Whether a rule can ever decide: not if others before it match whatever it matches.
+//! Whether a rule can ever decide: it cannot if earlier rules match every request that it matches.
 //!
-//! Only paths as they are written count. A rule that asks for a key matches the other spelling of its paths, with or without
-//! a slash at the end, too; that alone is not what anybody writes a rule for.
+//! Only paths as they are written count. A rule that requires a key also matches the other spelling of its paths, with or
+//! without a slash at the end; that alone is no reason to keep a rule.
 
 use super::{HostMatch, PathMatch, Rule, Rules};
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ impl Rules {
     }
 }
 
-/// Each of the elements, or once none where there are none, which stands for all that there can be.
+/// Each of the elements; or `None`, which means all, if there are none.
 fn alternatives<T>(elements: &[T]) -> Vec<Option<&T>> {
     if elements.is_empty() { vec![None] } else { elements.iter().map(Some).collect() }
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_hidden_by_one_whose_paths_contain_its_own() {
+    fn rule_is_hidden_by_one_whose_paths_contain_its_own() {
         for (earlier, later, expected) in [
             ("prefix /", "exact /health", true),
             ("prefix /", "prefix /admin", true),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_and_hosts_have_to_be_covered_as_well_by_one_rule_or_several() {
+    fn methods_and_hosts_are_covered_by_one_or_more_rules() {
         let all = "prefix /";
         let at = |methods: &[&str], hosts: &[&str]| rule(all, methods, hosts);
         assert_eq!(hidden(vec![at(&["GET"], &[]), at(&[], &[])]), None);

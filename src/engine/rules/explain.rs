@@ -1,4 +1,4 @@
-//! Why a rule matches a request, or not: what [`Rules::find`] does, said rule by rule.
+//! Why a rule matches a request, or not: what [`Rules::find`] does, rule by rule.
 
 use super::{Rules, Spellings, Target, canonical_path, host_of};
 
@@ -11,7 +11,7 @@ pub enum Mismatch {
     Host,
     /// It is for other paths.
     Path,
-    /// It is for the path with or without a slash at the end, and what opens without a key is taken as it is written.
+    /// It differs by the slash at the end of the path, which counts for rules that do not require a key.
     Slash,
     /// The path can be read in two ways, and the rule is not for such.
     AmbiguousPath,
@@ -20,7 +20,7 @@ pub enum Mismatch {
 /// Whether rules match a request at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Explanation {
-    /// No rule does: the method has small letters.
+    /// No rule does: the method has lowercase letters.
     NoMethod,
     /// No rule does: the authority is not a host.
     NoHost,
@@ -40,12 +40,12 @@ pub struct Decides {
     pub rule: usize,
     /// Whether it matches the path as it was sent, and not only with or without a slash at its end.
     pub is_as_sent: bool,
-    /// The rule whose requirement is asked beside, as it matches the path as it was sent.
+    /// The rule whose requirement applies as well, as it matches the path as it was sent.
     pub also: Option<usize>,
 }
 
 impl Rules {
-    /// What every rule says to a request, up to the one that decides.
+    /// The outcome of every rule for a request, up to the one that decides.
     pub fn explain(&self, target: &Target<'_>) -> Explanation {
         if target.method.iter().any(u8::is_ascii_lowercase) {
             return Explanation::NoMethod;

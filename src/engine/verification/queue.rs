@@ -13,12 +13,13 @@
 use crate::engine::limiter::Limiter;
 use crate::engine::store::{Names, SharedStore};
 use crate::engine::verification::cache::Verified;
+use keyward_core::client_net::ClientNet;
 use keyward_core::key::digest::Digest;
 use keyward_core::key::limit::Limit;
 use keyward_core::key::secret::Secret;
 use keyward_core::wire::verify::Answer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
@@ -387,13 +388,9 @@ fn in_vain_of(client: &str) -> Option<String> {
 /// Clients without an address, which may be all clients.
 const UNKNOWN: &str = "";
 
-/// The client's network. The holder of an IPv6 address controls its /64.
+/// The client's network.
 fn network_of(client: Option<IpAddr>) -> String {
-    let client = match client.map(|client| client.to_canonical()) {
-        Some(IpAddr::V6(address)) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
-        other => other,
-    };
-    client.map_or_else(|| UNKNOWN.to_owned(), |client| client.to_string())
+    client.map_or_else(|| UNKNOWN.to_owned(), |client| ClientNet::of(client).to_string())
 }
 
 #[cfg(test)]
@@ -403,6 +400,7 @@ mod tests {
     use crate::engine::store::memory::MemoryStore;
     use crate::engine::verification::cache;
     use proptest::prelude::*;
+    use std::net::Ipv6Addr;
 
     const CLIENT: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
     const NOW: u64 = 1000;

@@ -57,7 +57,7 @@ impl HttpContext for Stream {
         #[cfg(feature = "fault-injection")]
         crate::host::proxy_wasm::fault::on_request(&headers);
         if worker.is_readiness(&headers) {
-            return worker.tell_readiness(&headers);
+            return worker.send_readiness(&headers);
         }
         worker.handle(self.context_id, &headers, None)
     }
@@ -170,7 +170,7 @@ impl Worker {
             Decision::Public => (Strip::IdentityAndCredentials, &[][..]),
             Decision::Delegated => (Strip::Identity, &[][..]),
             Decision::Refuse(refused) => return Some(self.refuse(refused.clone(), headers)),
-            Decision::Metadata(resource) => return Some(self.tell_metadata(decision, resource, headers)),
+            Decision::Metadata(resource) => return Some(self.send_metadata(decision, resource, headers)),
             Decision::Verify(_) => return None,
         };
         let changes = upstream_headers::changes(headers, &self.config.policy.dialect.sources, strip, identity);

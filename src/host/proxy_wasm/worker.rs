@@ -12,7 +12,7 @@ use crate::host::proxy_wasm::metrics::Metrics;
 use crate::host::proxy_wasm::shared::SharedData;
 use crate::host::proxy_wasm::usage::SharedReporter;
 use crate::policy::Config;
-use keyward_core::dialect::error_shape::Window;
+use keyward_core::dialect::rate_limit_fields::Window;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 

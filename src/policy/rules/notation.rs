@@ -1,28 +1,28 @@
 //! Patterns of other routers in the paths, hosts and methods of rules: what was meant, and what to write instead.
 //!
 //! A rule compares paths segment by segment, so `/admin/*` or `/admin/:id` would be compared literally and match no
-//! request; the requests that were meant would fall through to a later rule that asks for less. Nothing here decides
-//! what matches: it only finds what was written for another router. A literal character that looks like such a pattern
+//! request; the intended requests would fall through to a later rule that requires less. Nothing here decides
+//! what matches: it only finds patterns of another router. A literal character that looks like such a pattern
 //! is written percent-encoded, as paths are decoded before they are compared.
 
 use crate::engine::rules::canonical_path;
 use std::fmt::Write as _;
 
-/// What a path is to be.
+/// The kinds of paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::policy) enum PathKind {
-    /// One path as it stands.
+    /// One literal path.
     Exact,
     /// A path and everything below it.
     Prefix,
-    /// Segments, of which `{name}` stands for any one.
+    /// Segments, of which `{name}` matches any one.
     Template,
 }
 
 /// A segment as another router would read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Segment<'a> {
-    /// As it stands.
+    /// A literal.
     Literal(&'a str),
     /// Any one segment, or a part of one; with the name of a parameter, where it has one.
     One(&'a str),
@@ -30,7 +30,7 @@ enum Segment<'a> {
     Rest,
 }
 
-/// What is wrong with a path and what to write instead; `None` if nothing is.
+/// The mistake in a path, and what to write instead; `None` if there is none.
 pub(in crate::policy) fn path_mistake(kind: PathKind, written: &str) -> Option<String> {
     if written.is_empty() {
         return Some("expected a path that begins with /, got an empty string".to_owned());
@@ -78,7 +78,7 @@ fn ambiguity(written: &str) -> Option<String> {
     Some(
         "this path can be read in two ways (`;`, `\\`, a space at an end of a segment, `%` without two digits, or an encoded \
          `/`, `\\`, `.`, `;`, `%`, `?`, `#` or control character), so no request matches it: write a prefix that ends \
-         before that, with \"ambiguous_paths\": true"
+         before the ambiguous part, with \"ambiguous_paths\": true"
             .to_owned(),
     )
 }
@@ -116,7 +116,7 @@ fn split_url(written: &str) -> Option<(&str, &str)> {
     Some((host, if path.is_empty() { "/" } else { path }))
 }
 
-/// What tells that a path was written for another router, and what to write instead.
+/// The pattern of another router in a path, and what to write instead.
 fn foreign_pattern(kind: PathKind, written: &str) -> Option<String> {
     // nginx: `~ regex`, `~* regex`, `= path`, `^~ prefix`.
     let modifier = ["~*", "^~", "~", "="].into_iter().find(|modifier| written.starts_with(modifier));
@@ -194,7 +194,7 @@ fn instead(segments: &[Segment<'_>], kind: PathKind, modifier: Option<&str>) -> 
     }
 }
 
-/// A segment as whoever wrote it may have meant it.
+/// A segment as its author may have meant it.
 fn read_segment(kind: PathKind, segment: &str) -> Segment<'_> {
     let inside = |open: char, close: char| segment.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
     let many =
@@ -263,7 +263,7 @@ fn escape(pattern: &str) -> Option<(char, String)> {
     Some((literal, format!("%{:02X}", u32::from(literal))))
 }
 
-/// What is wrong with a host and what to write instead; only of one that no request can name.
+/// The mistake in a host that no request can name, and what to write instead.
 pub(in crate::policy) fn host_mistake(written: &str) -> String {
     let expected = "expected a host without its port, such as api.example.com, or *. and a domain";
     if matches!(written, "*" | "**" | ".*" | "*:*") {
@@ -294,7 +294,7 @@ pub(in crate::policy) fn host_mistake(written: &str) -> String {
     }
     if let Some((first, domain)) = plain.split_once('.').filter(|(_, domain)| is_name(domain)) {
         if first.bytes().any(|c| !(c.is_ascii_alphanumeric() || c == b'-')) {
-            return format!("{expected}: only a whole first label can be left open, write \"*.{domain}\"");
+            return format!("{expected}: a wildcard stands for the whole first label, write \"*.{domain}\"");
         }
         return format!("{expected}: write {plain:?}");
     }
@@ -359,7 +359,7 @@ const METHODS: [&str; 46] = [
     "PRI",
 ];
 
-/// What is wrong with a method and what to write instead; `None` if nothing is.
+/// The mistake in a method, and what to write instead; `None` if there is none.
 pub(in crate::policy) fn method_mistake(written: &str) -> Option<String> {
     if METHODS.contains(&written) {
         return None;
@@ -379,9 +379,9 @@ pub(in crate::policy) fn method_mistake(written: &str) -> Option<String> {
     }
     let near = METHODS.iter().filter_map(|known| Some((distance(&capitals, known).filter(|n| *n <= 2)?, known)));
     Some(match near.min() {
-        Some((_, known)) => format!("{expected}, and there is no {written:?}: did you mean {known:?}?"),
+        Some((_, known)) => format!("{expected}, got {written:?}: did you mean {known:?}?"),
         None => format!(
-            "{expected}, and Envoy takes no {written:?}: name one of the registered methods, or leave \"methods\" out"
+            "{expected}, got {written:?}, which Envoy refuses: name one of the registered methods, or leave \"methods\" out"
         ),
     })
 }
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_of_other_routers_are_reported_with_what_to_write() {
+    fn patterns_of_other_routers_have_a_replacement() {
         use PathKind::{Exact, Prefix, Template};
         for (kind, written, instead) in [
             (Prefix, "/admin/*", r#"write {"prefix": "/admin"}"#),
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_no_request_has_are_reported_with_what_to_write() {
+    fn paths_that_no_request_has_have_a_replacement() {
         for (written, expected) in [
             ("", "got an empty string"),
             ("admin", r#"write "/admin""#),
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn literal_characters_of_real_upstreams_are_taken() {
+    fn literal_characters_of_real_upstreams_are_accepted() {
         for kind in [PathKind::Exact, PathKind::Prefix, PathKind::Template] {
             for written in [
                 "/",
@@ -540,12 +540,12 @@ mod tests {
             }
         }
         assert_eq!(path_mistake(PathKind::Template, "/users/{id}/keys/{key-id}"), None);
-        let told = mistake(PathKind::Exact, "/a/*");
-        assert!(told.ends_with("a literal '*' is written %2A"), "{told}");
+        let message = mistake(PathKind::Exact, "/a/*");
+        assert!(message.ends_with("a literal '*' is written %2A"), "{message}");
     }
 
     #[test]
-    fn hosts_that_no_request_names_are_reported_with_what_to_write() {
+    fn hosts_that_no_request_names_have_a_replacement() {
         for (written, expected) in [
             ("*", "leave \"hosts\" out"),
             ("api.example.com:443", r#"write "api.example.com""#),
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_that_no_request_has_are_reported_with_what_to_write() {
+    fn methods_that_no_request_has_have_a_replacement() {
         for (written, expected) in [
             ("get", r#"write "GET""#),
             ("*", "leave \"methods\" out"),

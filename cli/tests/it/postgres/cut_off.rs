@@ -7,7 +7,7 @@ use keyward_core::FEED_PATH;
 use keyward_core::wire::age::{FEED_AGE_HEADER, feed_age_ms};
 use keyward_core::wire::cursor::Position;
 use keyward_core::wire::page::Page;
-use keyward_server::feed::OUT_OF_SIGHT_AFTER;
+use keyward_server::feed::STALE_AFTER;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -136,13 +136,13 @@ fn a_server_that_does_not_see_the_database_says_so_and_then_refuses_until_it_see
             answer.status == 200
         };
         while served(position, 1) || served(Position::Nothing, 0) {
-            assert!(revoked.elapsed() < OUT_OF_SIGHT_AFTER + DEADLINE, "it goes on for ever");
+            assert!(revoked.elapsed() < STALE_AFTER + DEADLINE, "it goes on for ever");
         }
         assert!(!served(position, 0) && !served(Position::Nothing, 0));
         assert!(served(old, 0), "what it has beyond the reader it tells");
         let from_relay = poll(&behind_relay, position, 0);
         assert_eq!(from_relay.status, 200, "a relay goes on");
-        assert!(age(&from_relay) > OUT_OF_SIGHT_AFTER / 2, "{:?}", age(&from_relay));
+        assert!(age(&from_relay) > STALE_AFTER / 2, "{:?}", age(&from_relay));
         wire.mend();
         let mended = Instant::now();
         until(|| {
@@ -158,7 +158,7 @@ fn a_server_that_does_not_see_the_database_says_so_and_then_refuses_until_it_see
     });
     reader.catch_up();
     assert!(reader.record(&key["key"]).unwrap().revoked_at_ms.is_some());
-    assert!(age(&poll(&here, reader.position, 0)) < OUT_OF_SIGHT_AFTER);
+    assert!(age(&poll(&here, reader.position, 0)) < STALE_AFTER);
 }
 
 #[test]

@@ -54,10 +54,10 @@ fn a_schema_of_a_newer_program_is_a_refused_start() {
     let mut again = Process::start_on(dir.path(), &url);
     again.kill();
     assert!(!again.log().contains("already exists"), "{}", again.log());
-    assert!(again.log().contains("the state is in PostgreSQL at "), "{}", again.log());
+    assert!(again.log().contains("location=\"PostgreSQL at "), "{}", again.log());
     database::run(&url, &[NEWER_MIGRATION]);
     let said = refusal(dir.path(), &url);
-    assert!(said.contains("made by a newer Keyward (9999; this one knows up to"), "{said}");
+    assert!(said.contains("the database schema 9999 is of a newer Keyward; this version supports up to"), "{said}");
 }
 
 #[test]

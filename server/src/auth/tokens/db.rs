@@ -1,8 +1,8 @@
-//! The tokens that were made over the API, as requests show them.
+//! Tokens created over the API.
 //!
-//! Each is looked up in the database by its digest, so that one that was revoked at any server is refused by all. Whoever
-//! has shown many bad ones gets a look-up only for what is among the digests of all tokens, which are read for all such
-//! requests together, a second apart at least: guesses cost the database nothing, and a good token still works.
+//! Each is looked up in the database by its digest, so that a token revoked at one server is refused by all. A client with many
+//! failures gets a look-up only for a token whose digest is among those of all tokens, which are read at most once a second:
+//! guesses cost the database nothing, and a valid token still works.
 
 use crate::auth::tokens::file::{RANDOM_LENGTH, TokenDigest, digest};
 use crate::clock::{Clock, Timestamp};
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync;
 
-/// The tokens that were made over the API.
+/// The tokens created over the API.
 pub struct IssuedTokens {
     store: Store,
     clock: Clock,
@@ -25,49 +25,46 @@ pub struct IssuedTokens {
     look_ups: Mutex<HashMap<TokenDigest, Arc<LookUps>>>,
 }
 
-/// The look-ups of one token. When a change is told, thousands of edges ask again at once, perhaps with the same token: they
-/// share the look-up that begins after they came, so that none is let in by what was so before.
+/// The look-ups of one token. After a change thousands of edges poll at once, perhaps with the same token: they share the look-up
+/// that starts after their requests arrived, so that none is admitted by an outdated result.
 #[derive(Default)]
 struct LookUps {
-    begun: AtomicU64,
-    /// The number of the last one that is done, and what it found; `None` if the database could not be read.
+    started: AtomicU64,
+    /// The number of the last finished look-up, and its result; `None` if the database could not be read.
     done: sync::Mutex<(u64, Option<Option<Token>>)>,
 }
 
-/// The digests of all tokens, as of a moment.
+/// The digests of all tokens, with the time they were read.
 #[derive(Default)]
 struct Known {
     digests: HashSet<TokenDigest>,
     read_at: Option<Timestamp>,
 }
 
-/// Somebody who looks a token up or waits for one who does.
-struct Asking<'a> {
+/// A request that looks a token up, or waits for another request's look-up.
+struct Lookup<'a> {
     of: &'a IssuedTokens,
     digest: &'a TokenDigest,
     look_ups: Arc<LookUps>,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Lookup<'_> {
     fn drop(&mut self) {
         let mut all = self.of.look_ups();
-        // This one and the map's: nobody else waits, and who comes from now on needs another look-up anyway.
+        // Only this request and the map refer to it: no other waits, and later ones need a new look-up anyway.
         if Arc::strong_count(&self.look_ups) <= 2 {
             all.remove(self.digest);
         }
     }
 }
 
-/// How often the use of a token is noted at most.
+/// The minimum interval between notes of a token's use.
 const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How old the digests of all tokens may be before one that is not among them counts as bad.
+/// The maximum age of the digests of all tokens, for a token that is not among them to count as bad.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// Makes a token: what is shown once, what is kept of it, and what is known of it.
-///
-/// # Errors
-/// If there is no randomness.
+/// Creates a token: its plaintext, its digest, and its record.
 pub fn issue(new: NewToken, now: Timestamp) -> Result<(Secret, TokenDigest, Token), RngError> {
     let plaintext = Secret::new(format!("{}{}", new.scope.prefix(), random::base62(RANDOM_LENGTH)?));
     let digest = digest(plaintext.expose().as_bytes());
@@ -84,16 +81,12 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(Secret, TokenDigest, Toke
 }
 
 impl IssuedTokens {
-    /// Those of that store.
+    /// The tokens of that database.
     pub fn new(store: Store, clock: Clock) -> Self {
         Self { store, clock, known: sync::Mutex::default(), noted: Mutex::default(), look_ups: Mutex::default() }
     }
 
-    /// The token that was shown, if it is one that can be used. What cannot be a token costs no look-up, and of a suspect
-    /// neither does one that is none.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
+    /// The valid token with that plaintext, if any. Malformed tokens cost no look-up, and neither do unknown ones of a suspect.
     pub async fn find(&self, shown: &[u8], is_suspect: bool) -> Result<Option<Token>, store::Error> {
         if !is_well_formed(shown) {
             return Ok(None);
@@ -107,16 +100,16 @@ impl IssuedTokens {
         Ok(token.filter(|token| token.is_valid(now)))
     }
 
-    /// What the database knows of the token at some time from now on.
+    /// The token as of some time after this call.
     async fn look_up(&self, digest: &TokenDigest) -> Result<Option<Token>, store::Error> {
         let look_ups = Arc::clone(self.look_ups().entry(*digest).or_default());
-        let asking = Asking { of: self, digest, look_ups };
-        let came = asking.look_ups.begun.load(Ordering::SeqCst);
-        let mut done = asking.look_ups.done.lock().await;
-        if done.0 > came {
+        let lookup = Lookup { of: self, digest, look_ups };
+        let arrived = lookup.look_ups.started.load(Ordering::SeqCst);
+        let mut done = lookup.look_ups.done.lock().await;
+        if done.0 > arrived {
             return done.1.clone().ok_or(store::Error::Slow);
         }
-        let number = asking.look_ups.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = lookup.look_ups.started.fetch_add(1, Ordering::SeqCst) + 1;
         let found = self.store.token_by_digest(digest).await;
         *done = (number, found.as_ref().ok().cloned());
         found
@@ -126,7 +119,7 @@ impl IssuedTokens {
         self.look_ups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the use of the token noted, without waiting for it.
+    /// Notes the use of the token in the background.
     pub fn note_use(&self, token: &Token) {
         let now = (self.clock)();
         let is_recent = |time: Timestamp| time <= now && now < time.plus(NOTE_INTERVAL);
@@ -145,24 +138,24 @@ impl IssuedTokens {
         let (store, id) = (self.store.clone(), token.id.clone());
         tokio::spawn(async move {
             if let Err(error) = store.note_token_use(&id, now, NOTE_INTERVAL).await {
-                tracing::debug!(%error, token = id, "the use of a token could not be noted");
+                tracing::debug!(%error, token = id, "failed to note token use");
             }
         });
     }
 
-    /// Has the digests of all tokens read again when they are next needed, since there is another one.
+    /// Forgets the digests of all tokens, as a token was created.
     pub async fn forget_known(&self) {
         self.known.lock().await.read_at = None;
     }
 
-    /// Whether the digest is a token's. Where the database cannot be read, as far as it is remembered.
+    /// Whether the digest is that of a token, as far as known if the database cannot be read.
     async fn is_known(&self, digest: &TokenDigest, now: Timestamp) -> bool {
         let mut known = self.known.lock().await;
         let is_fresh = |read_at: Timestamp| read_at <= now && now < read_at.plus(MAX_AGE);
         if !known.digests.contains(digest) && !known.read_at.is_some_and(is_fresh) {
             match self.store.token_digests(now).await {
                 Ok(digests) => known.digests = digests,
-                Err(error) => tracing::warn!(%error, "the digests of all tokens stay as they were"),
+                Err(error) => tracing::warn!(%error, "failed to read token digests; keeping the last ones"),
             }
             known.read_at = Some(now);
         }
@@ -170,7 +163,7 @@ impl IssuedTokens {
     }
 }
 
-/// Whether it has the form of a token, be it one of the files or one that was made over the API.
+/// Whether the text has the format of a token.
 pub(crate) fn is_well_formed(shown: &[u8]) -> bool {
     let body = shown.strip_prefix(b"kwa_").or_else(|| shown.strip_prefix(b"kwe_"));
     body.is_some_and(|body| body.len() == RANDOM_LENGTH && body.iter().all(u8::is_ascii_alphanumeric))
@@ -291,18 +284,18 @@ mod tests {
         let digest = digest(plaintext.expose().as_bytes());
         let look_ups = Arc::clone(fixture.issued.look_ups().entry(digest).or_default());
 
-        // One has begun when they come, and finds what was so before the token was made.
-        look_ups.begun.store(1, Ordering::SeqCst);
+        // A look-up has started before their arrival, and finds the state before the token was created.
+        look_ups.started.store(1, Ordering::SeqCst);
         let mut done = look_ups.done.lock().await;
         let mut together: Vec<_> = (0..100).map(|_| Box::pin(fixture.find(&plaintext, false))).collect();
         for find in &mut together {
-            assert_eq!(find.as_mut().now_or_never(), None, "it waits for the one that has begun");
+            assert_eq!(find.as_mut().now_or_never(), None, "it waits for the one that has started");
         }
         *done = (1, Some(None));
         drop(done);
         let found = futures_util::future::join_all(together).await;
         assert!(found.iter().all(|found| found.as_ref() == Some(&token)));
-        assert_eq!(look_ups.begun.load(Ordering::SeqCst), 2);
+        assert_eq!(look_ups.started.load(Ordering::SeqCst), 2);
 
         fixture.store.revoke_token(Actor::server(), token.id, Timestamp::EXAMPLE).await.unwrap();
         assert_eq!(fixture.find(&plaintext, false).await, None);

@@ -1,6 +1,6 @@
-//! The tokens that operators and edges show, as files: made at the first start, read again when asked.
+//! Tokens of operators and edges in files: created at the first start, reloaded on request.
 //!
-//! In memory there are only digests. A file that others may read is refused, not repaired: the token in it may be known.
+//! Only digests are kept in memory. A file that others can read is refused, not repaired, as its tokens may be known.
 
 use crate::private_file::{self, CreateError};
 use crate::random::{self, RngError};
@@ -14,7 +14,7 @@ use std::sync::{PoisonError, RwLock};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::watch;
 
-/// Who shows a token.
+/// Whom a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// An operator, who may do everything with keys and owners.
@@ -23,7 +23,7 @@ pub enum Audience {
     Edge,
 }
 
-/// Which tokens are valid at the moment.
+/// The tokens of the files.
 pub struct Tokens {
     /// The file of the operators' tokens; a relay has none.
     admin_file: Option<PathBuf>,
@@ -39,10 +39,10 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// The tokens cannot be used. No message repeats any of them.
+/// The token files cannot be used. No message repeats a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The operating system refused.
+    /// A file or directory cannot be read or created.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
@@ -58,26 +58,26 @@ pub enum TokenError {
         /// Its permission bits.
         mode: u32,
     },
-    /// A line is no token.
-    #[error("{}, line {line}: a token is {MIN_LENGTH} or more visible ASCII characters", path.display())]
+    /// A line is not a token.
+    #[error("{}, line {line}: expected a token of at least {MIN_LENGTH} visible ASCII characters", path.display())]
     NotAToken {
         /// The file.
         path: PathBuf,
         /// The number of the line, from 1.
         line: usize,
     },
-    /// There is no token in the file.
-    #[error("{} holds no token; remove the file and one is made", path.display())]
+    /// The file contains no token.
+    #[error("{} contains no token; remove the file to have one created", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// No token can be made.
+    /// No token can be drawn.
     #[error(transparent)]
     Random(#[from] RngError),
 }
 
-/// SHA-256 of a token: what it is found by.
+/// SHA-256 of a token, by which it is found.
 pub type TokenDigest = [u8; 32];
 
 type Digests = Vec<TokenDigest>;
@@ -99,7 +99,7 @@ impl Audience {
         }
     }
 
-    /// What its tokens begin with that are made here.
+    /// The prefix of tokens created here.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Admin => "kwa_",
@@ -109,10 +109,7 @@ impl Audience {
 }
 
 impl Tokens {
-    /// Reads the token files of the data directory, and makes what is missing.
-    ///
-    /// # Errors
-    /// If a file cannot be made or used.
+    /// Reads the token files of the data directory, and creates missing ones.
     pub fn open(data_dir: &Path) -> Result<Self, TokenError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io_error(data_dir))?;
         let admin_file = data_dir.join(Audience::Admin.file_name());
@@ -121,20 +118,14 @@ impl Tokens {
         Ok(Self { admin_file: Some(admin_file), admin: RwLock::new(admin), ..edges })
     }
 
-    /// Those of edges alone, in the data directory; makes them if they are not there.
-    ///
-    /// # Errors
-    /// If the file cannot be made or used.
+    /// Reads only the edge tokens of the data directory, and creates the file if it is missing.
     pub fn of_edges_in(data_dir: &Path) -> Result<Self, TokenError> {
         let file = data_dir.join(Audience::Edge.file_name());
         open(&file, Audience::Edge)?;
         Self::of_edges(&file)
     }
 
-    /// Those of edges alone, in a file.
-    ///
-    /// # Errors
-    /// If the file cannot be used.
+    /// Reads only edge tokens, from that file.
     pub fn of_edges(file: &Path) -> Result<Self, TokenError> {
         Ok(Self {
             admin_file: None,
@@ -145,10 +136,7 @@ impl Tokens {
         })
     }
 
-    /// Reads that audience's file again; on an error its tokens stay as they are.
-    ///
-    /// # Errors
-    /// If the file cannot be used.
+    /// Reloads the file of that audience; on an error its tokens stay as they are.
     pub fn reload(&self, audience: Audience) -> Result<(), TokenError> {
         let file = match audience {
             Audience::Admin => self.admin_file.as_deref(),
@@ -157,27 +145,27 @@ impl Tokens {
         let Some(file) = file else { return Ok(()) };
         let digests = read(file)?;
         *self.digests(audience).write().unwrap_or_else(PoisonError::into_inner) = digests;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
-    /// Rings for those who wait with a token, since one was ended.
-    pub fn ring(&self) {
+    /// Notifies requests that wait with a token that one may have been revoked.
+    pub fn notify(&self) {
         self.reloads.send_replace(());
     }
 
-    /// A bell that rings whenever a file was read again or a token was ended here from now on. Who takes one before a
-    /// token is accepted hears of everything at this server that could end that token.
+    /// Notifies whenever a file is reloaded or a token is revoked from now on. A request that subscribes before its token is
+    /// accepted learns of everything that could invalidate the token.
     pub fn reloads(&self) -> watch::Receiver<()> {
         self.reloads.subscribe()
     }
 
-    /// Whether the token is one of that audience's; takes as long whether it is or not.
+    /// Whether the token is one of that audience, in constant time.
     pub fn accept(&self, audience: Audience, token: &[u8]) -> bool {
         self.accept_digest(audience, &digest(token))
     }
 
-    /// The same of a token of which only the digest is known.
+    /// The same for the digest of a token.
     pub fn accept_digest(&self, audience: Audience, shown: &TokenDigest) -> bool {
         let digests = self.digests(audience).read().unwrap_or_else(PoisonError::into_inner);
         digests.iter().fold(Choice::from(0), |found, digest| found | digest.ct_eq(shown)).into()
@@ -191,7 +179,7 @@ impl Tokens {
     }
 }
 
-/// Reads the file, which is made if it is not there.
+/// Reads the file; creates it if it is missing.
 fn open(path: &Path, audience: Audience) -> Result<Digests, TokenError> {
     if !path.try_exists().map_err(io_error(path))? {
         create(path, audience)?;
@@ -230,7 +218,7 @@ fn read(path: &Path) -> Result<Digests, TokenError> {
     Ok(digests)
 }
 
-/// The digest of a token as it was shown.
+/// The digest of a token.
 pub fn digest(token: &[u8]) -> TokenDigest {
     Sha256::digest(token).into()
 }

@@ -1,15 +1,16 @@
-//! Keys and secrets that are made: the plaintext lives in this room only: drawn, digested, shown, gone.
+//! Creates and rotates keys. The plaintext exists only here: drawn, hashed, shown once.
 //!
-//! With an Idempotency-Key it can be drawn again for a day, by whoever holds that.
+//! With an Idempotency-Key the same request yields the same plaintext for 24 hours.
 
 use super::resource::{KeyResource, resource};
-use super::{KeyId, NO_KEY, plan_problem, with_further};
+use super::{NO_KEY, plan_problem, with_further};
 use crate::clock::Timestamp;
-use crate::http::App;
 use crate::http::answer::versioned;
+use crate::http::app::App;
 use crate::http::extract::{Document, Id};
 use crate::http::idempotency::{IdempotencyKey, Repeatable};
 use crate::http::openapi::Refused;
+use crate::http::parameters::KeyId;
 use crate::http::precondition::IfMatch;
 use crate::http::problem::ApiError;
 use crate::keys::issue::{self, issue};
@@ -25,9 +26,9 @@ use keyward_core::dialect::Dialect;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::key::secret::Secret as Plaintext;
 
-/// Makes a key
+/// Create a key
 ///
-/// The plaintext is in the answer, and is shown only this once.
+/// The plaintext is in the response, and is shown only once.
 #[utoipa::path(
     post,
     path = "/v1/keys",
@@ -35,7 +36,7 @@ use keyward_core::key::secret::Secret as Plaintext;
     tag = "keys",
     params(IdempotencyKey),
     request_body(content = ref("#/components/schemas/KeyCreate"), content_type = "application/json"),
-    responses((status = CREATED, description = "The key, with its plaintext", body = KeyResource, headers(("Location" = String, description = "Its path"), ("ETag" = String, description = "Its version."))))
+    responses((status = CREATED, description = "The key, with its plaintext", body = KeyResource, headers(("Location" = String, description = "The path of the key"), ("ETag" = String, description = "The version of the key"))))
 )]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -46,8 +47,8 @@ pub(crate) async fn create(
     let now = (app.clock)();
     let repeatable =
         idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), "POST /v1/keys", &document)).transpose()?;
-    if let Some(answer) = answer_again(&app, &by, repeatable.as_ref(), now).await? {
-        return Ok(answer);
+    if let Some(response) = replayed(&app, &by, repeatable.as_ref(), now).await? {
+        return Ok(response);
     }
     let no_plan = plan_problem(&app, &document).await?;
     let new = with_further(NewKey::read(&document, &app.dialect, now), no_plan)?;
@@ -67,9 +68,9 @@ pub(crate) async fn create(
     }
 }
 
-/// Gives a key a new secret, and ends those it has after a grace
+/// Rotate a key: issue a new secret, and invalidate the others after a grace period
 ///
-/// The plaintext is in the answer, and is shown only this once.
+/// The plaintext is in the response, and is shown only once.
 #[utoipa::path(
     post,
     path = "/v1/keys/{id}/rotate",
@@ -77,7 +78,7 @@ pub(crate) async fn create(
     tag = "keys",
     params(("id" = KeyId, Path, description = "The key's id"), IfMatch, IdempotencyKey),
     request_body(content = ref("#/components/schemas/Rotation"), content_type = "application/json"),
-    responses((status = CREATED, description = "The key, with its new plaintext", body = KeyResource, headers(("Location" = String, description = "Its path"))), Refused<409>)
+    responses((status = CREATED, description = "The key, with its new plaintext", body = KeyResource, headers(("Location" = String, description = "The path of the key"))), Refused<409>)
 )]
 pub(crate) async fn rotate(
     State(app): State<App>,
@@ -88,10 +89,11 @@ pub(crate) async fn rotate(
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    let what = format!("POST /v1/keys/{id}/rotate");
-    let repeatable = idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), &what, &document)).transpose()?;
-    if let Some(answer) = answer_again(&app, &by, repeatable.as_ref(), now).await? {
-        return Ok(answer);
+    let operation = format!("POST /v1/keys/{id}/rotate");
+    let repeatable =
+        idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), &operation, &document)).transpose()?;
+    if let Some(response) = replayed(&app, &by, repeatable.as_ref(), now).await? {
+        return Ok(response);
     }
     let Rotation { grace } = Rotation::read(&document).map_err(ApiError::Invalid)?;
     let key = app.store.key(&id).await?.ok_or(NO_KEY)?;
@@ -115,10 +117,10 @@ pub(crate) async fn rotate(
 pub(crate) fn format_of<'a>(dialect: &'a Dialect, key: &Key) -> Result<&'a KeyFormat, ApiError> {
     let format =
         dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
-    format.ok_or_else(|| ApiError::KindIsGone { kind: key.kind.clone() })
+    format.ok_or_else(|| ApiError::UnknownKind { kind: key.kind.clone() })
 }
 
-/// A new plaintext, and what is kept of it.
+/// A new plaintext, and the secret that is stored of it.
 async fn new_secret(
     app: &App,
     format: &KeyFormat,
@@ -139,7 +141,7 @@ async fn new_secret(
     Ok(issued?)
 }
 
-/// The plaintext that follows from the salt.
+/// The plaintext that is derived from the salt.
 fn draw(format: &KeyFormat, repeatable: &Repeatable, salt: &[u8; 32]) -> Result<Plaintext, ApiError> {
     let mut stream = repeatable.stream(salt);
     Ok(format.issue(|bytes| {
@@ -148,8 +150,8 @@ fn draw(format: &KeyFormat, repeatable: &Repeatable, salt: &[u8; 32]) -> Result<
     })?)
 }
 
-/// The answer to a request that came before, whatever would be said of it now.
-async fn answer_again(
+/// The response to a request that was carried out before.
+async fn replayed(
     app: &App,
     by: &Authorization,
     repeatable: Option<&Repeatable>,
@@ -160,7 +162,7 @@ async fn answer_again(
     before.map(|before| show_again(app, repeatable, &before, now)).transpose()
 }
 
-/// The key as it is now, with the plaintext as it was.
+/// The current key, with the plaintext that was issued.
 fn show_again(app: &App, repeatable: &Repeatable, before: &Before, now: Timestamp) -> Result<Response, ApiError> {
     let format = format_of(&app.dialect, &before.key)?;
     let plaintext = draw(format, repeatable, &before.salt)?;

@@ -1,7 +1,7 @@
-//! A key as the API shows it.
+//! The representation of a key in the API.
 
-use super::KeyId;
 use crate::clock::Timestamp;
+use crate::http::parameters::KeyId;
 use crate::model::{Key, Secret, State as KeyState};
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::Serialize;
@@ -14,24 +14,24 @@ use utoipa::ToSchema;
 pub(crate) struct KeyResource<'a> {
     #[schema(value_type = KeyId)]
     id: &'a str,
-    /// The plaintext, only in the answer to the request that made it.
+    /// The plaintext, only in the response to the request that issued it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key: Option<&'a str>,
     #[serde(flatten)]
     #[schema(ignore)]
     fields: Map<String, Value>,
-    /// How many credits the key has spent, as far as edges have reported.
+    /// The cost spent, as far as edges have reported.
     spent: u64,
     #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
-    /// When the key was last used, as far as edges have reported.
+    /// The last use, as far as edges have reported.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// The secrets of the key, oldest first.
+    /// The secrets, oldest first.
     secrets: Vec<SecretResource<'a>>,
 }
 
@@ -40,33 +40,33 @@ pub(crate) struct KeyResource<'a> {
 #[schema(as = Secret)]
 struct SecretResource<'a> {
     id: &'a str,
-    /// What it may be recognised by.
+    /// The part of the plaintext that is shown in lists.
     hint: &'a str,
-    /// Whether it can be used as far as its key can: `valid` or `ended`.
-    #[schema(pattern = "^(valid|ended)$")]
+    /// `valid`, or `rotated_out` once the secret was invalidated by a rotation or a call.
+    #[schema(pattern = "^(valid|rotated_out)$")]
     state: &'static str,
     created_at: Timestamp,
-    /// When it ends though the key goes on.
+    /// The end of the grace period; null for a current secret.
     #[schema(required)]
     not_after: Option<Timestamp>,
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// When it was reported as found in public.
+    /// When the secret was reported as leaked.
     #[schema(required)]
     leaked_at: Option<Timestamp>,
 }
 
-/// Some keys, the newest first.
+/// A page of keys, newest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Keys)]
 pub(super) struct ListResource<'a> {
     pub(super) keys: Vec<KeyResource<'a>>,
-    /// What to ask for with `after`, where there are more.
+    /// The `after` of the next page; null on the last page.
     #[schema(required)]
     pub(super) next: Option<&'a str>,
 }
 
-/// The key at that time, with the plaintext of its new secret if it has one.
+/// The key as of `now`, with the plaintext of its new secret if one was issued.
 pub(crate) fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) -> KeyResource<'a> {
     KeyResource {
         id: &key.id,
@@ -85,7 +85,7 @@ fn secret_resource(secret: &Secret, now: Timestamp) -> SecretResource<'_> {
     SecretResource {
         id: &secret.id,
         hint: &secret.hint,
-        state: if secret.is_valid(now) { "valid" } else { "ended" },
+        state: if secret.is_valid(now) { "valid" } else { "rotated_out" },
         created_at: secret.created_at,
         not_after: secret.not_after,
         last_used_at: secret.last_used_at,

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::model::NewKey;
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Problem, Problems};
-use keyward_core::wire::entry::Environment;
+use keyward_core::key::environment::Environment;
 use serde_json::{Map, Value, json};
 
 /// A key that asks for another one, or for a new secret of another one.

@@ -3,8 +3,8 @@
 use crate::clock::Timestamp;
 use crate::model::request::MAX_CREDITS;
 use crate::model::request::schema::{number, strings, time};
+use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
-use keyward_core::wire::entry::Environment;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Display;

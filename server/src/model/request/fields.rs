@@ -11,8 +11,6 @@ use std::net::IpAddr;
 pub(super) const MAX_NAME_LENGTH: usize = 200;
 pub(super) const MAX_SCOPE_LENGTH: usize = 64;
 pub(super) const MAX_ID_LENGTH: usize = 128;
-/// The length of the longest id of a key, in bytes.
-pub const MAX_KEY_ID_LENGTH: usize = 64;
 /// The most entries of a key's metadata.
 pub const MAX_METADATA: usize = 20;
 pub(super) const MAX_METADATA_NAME_LENGTH: usize = 64;

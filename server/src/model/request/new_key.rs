@@ -38,7 +38,8 @@ mod tests {
     use super::*;
     use crate::model::request::fields::told;
     use keyward_core::key::digest::Digest;
-    use keyward_core::wire::entry::{Body, Entry, Environment, KeyRecord};
+    use keyward_core::key::environment::Environment;
+    use keyward_core::wire::entry::{Body, Entry, KeyRecord};
     use serde_json::{Map, json};
     use std::time::Duration;
 

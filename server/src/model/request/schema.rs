@@ -2,12 +2,13 @@
 
 use super::expiry::MAX_LIFETIME_S;
 use super::fields::{
-    MAX_CREDITS, MAX_ID_LENGTH, MAX_KEY_ID_LENGTH, MAX_METADATA, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH,
-    MAX_NAME_LENGTH, MAX_SCOPE_LENGTH,
+    MAX_CREDITS, MAX_ID_LENGTH, MAX_METADATA, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH, MAX_NAME_LENGTH,
+    MAX_SCOPE_LENGTH,
 };
 use keyward_core::dialect::Dialect;
+use keyward_core::key::environment::Environment;
+use keyward_core::key::id::{KEY_ID_PREFIX, MAX_KEY_ID_LENGTH};
 use keyward_core::key::limit::{Limit, Limits};
-use keyward_core::wire::entry::Environment;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -41,7 +42,9 @@ pub fn environment() -> Value {
 
 /// The schema of the id of a key, which may be another system's.
 pub fn key_id() -> Value {
-    word("[0-9A-Za-z_-]", MAX_KEY_ID_LENGTH)
+    let mut schema = text(&format!("{KEY_ID_PREFIX}[0-9A-Za-z_-]+"));
+    insert(&mut schema, "maxLength", MAX_KEY_ID_LENGTH.into());
+    schema
 }
 
 pub(in crate::model) fn scope() -> Value {

@@ -1,10 +1,9 @@
-//! The recent changes, in memory, and the bell that wakes whoever waits for the next.
+//! The recent changes in memory, and the notification that wakes waiting polls.
 //!
-//! Thousands of edges wait for one change, so what they get is encoded once and shared. The hub does not ask where
-//! changes come from: a store publishes them in commit order, be it the one that wrote them or one that reads after
-//! another's writes. A gap in what it is told costs memory hits, never correctness: it then begins anew.
+//! Thousands of edges wait for one change, so a page is encoded once and shared. Changes are published in commit order, whether this
+//! server or another one wrote them. A gap costs cache hits, never correctness: the hub then starts again behind it.
 
-use crate::feed::page::PageEntries;
+use super::page::PageEntries;
 use bytes::Bytes;
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::cursor::{Cursor, Position};
@@ -17,26 +16,26 @@ use tokio::sync::watch;
 /// One committed change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its place in the feed.
+    /// The sequence.
     pub sequence: u64,
-    /// The chain hash there.
+    /// The chain at that sequence.
     pub chain: [u8; Cursor::CHAIN_LENGTH],
-    /// Whom it concerns.
+    /// The subject.
     pub subject: Digest,
-    /// The state that it made, as it is sent.
+    /// The entry with the new state, as it is sent.
     pub frame: Bytes,
-    /// The summary of all records there; `None` where it is not known.
+    /// The summary of all records at that sequence; `None` if unknown.
     pub summary: Option<Summary>,
 }
 
-/// What the hub has for a reader.
+/// The result for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recent {
     /// The page after the reader's cursor.
     Page(Bytes),
     /// The reader has everything that was published; with the summary of all records there.
     UpToDate(Option<Summary>),
-    /// The cursor is not one of the recent ones; the store knows more.
+    /// The cursor is not a recent one; the database may have it.
     Unknown,
 }
 
@@ -47,14 +46,14 @@ pub struct Hub {
     head: watch::Sender<u64>,
 }
 
-/// How much the ring and its pages may hold.
+/// The bounds of the ring and its pages.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most changes.
+    /// The maximum of changes.
     pub changes: usize,
-    /// The most bytes of frames.
+    /// The maximum of bytes of frames.
     pub frame_bytes: usize,
-    /// The most encoded pages that are kept for the next who asks.
+    /// The maximum of cached pages.
     pub pages: usize,
 }
 
@@ -67,7 +66,7 @@ impl Default for Bounds {
 #[derive(Debug)]
 struct Ring {
     bounds: Bounds,
-    /// Where a reader stands who lacks exactly what is in the ring.
+    /// The cursor before the first change in the ring.
     base: Cursor,
     /// The summary of all records there.
     base_summary: Option<Summary>,
@@ -79,7 +78,7 @@ struct Ring {
 }
 
 impl Hub {
-    /// A hub that knows of nothing before `base`.
+    /// A hub without changes before `base`.
     pub fn new(base: Cursor, summary: Option<Summary>, bounds: Bounds) -> Self {
         let ring = Ring {
             bounds,
@@ -93,15 +92,15 @@ impl Hub {
         Self { ring: Mutex::new(ring), head: watch::Sender::new(base.sequence) }
     }
 
-    /// Takes what was committed, in commit order, and wakes everyone who waits.
+    /// Publishes changes in commit order, and wakes waiting polls.
     pub fn publish(&self, changes: Vec<Change>) {
         let Some(last) = changes.last().map(|change| change.sequence) else { return };
         self.ring().append(changes);
         self.head.send_replace(last);
     }
 
-    /// Takes what was committed after `known`, if that is where the history stands here; otherwise nothing, since
-    /// somebody else has published meanwhile, or something is missing in between.
+    /// Publishes changes that follow `known`, if that is the head; otherwise none, as other changes were published meanwhile or some are
+    /// missing in between.
     pub fn publish_after(&self, known: &Cursor, changes: Vec<Change>) -> bool {
         let last = changes.last().map(|change| change.sequence);
         let mut ring = self.ring();
@@ -116,30 +115,30 @@ impl Hub {
         true
     }
 
-    /// Forgets everything and goes on from `head`, if the history stands at `known` here: the database has another history,
-    /// or more of it than can be told. Everyone who waits is woken to ask the store.
-    pub fn begin_anew(&self, known: &Cursor, head: Cursor, summary: Option<Summary>) -> bool {
+    /// Drops all changes and continues from `head`, if `known` is the head here: the database has another history, or too many changes.
+    /// Waiting polls are woken to read the database.
+    pub fn reset(&self, known: &Cursor, head: Cursor, summary: Option<Summary>) -> bool {
         let mut ring = self.ring();
         if ring.head() != *known {
             return false;
         }
-        ring.begin_anew(head, summary);
+        ring.reset(head, summary);
         drop(ring);
         self.head.send_replace(head.sequence);
         true
     }
 
-    /// A bell that rings at each publication from now on; its value is the last sequence.
+    /// Notifies of each publication from now on; the value is the last sequence.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
     }
 
-    /// Where the history stands.
+    /// The head of the history.
     pub fn head(&self) -> Cursor {
         self.ring().head()
     }
 
-    /// What follows for a reader that has applied all up to a sequence, and seen the head of the history there.
+    /// The page for a reader that has applied everything up to a sequence, and has seen that head.
     pub fn changes_after(&self, applied: u64, seen: &Cursor) -> Recent {
         self.ring().page_after(applied, seen)
     }
@@ -154,7 +153,7 @@ impl Ring {
         self.pages.clear();
         for change in changes {
             if change.sequence != self.head().sequence + 1 {
-                self.begin_anew(self.cursor(&change), change.summary);
+                self.reset(self.cursor(&change), change.summary);
                 continue;
             }
             self.frame_bytes += change.frame.len();
@@ -172,8 +171,8 @@ impl Ring {
         }
     }
 
-    /// After a gap nothing that was kept can be continued.
-    fn begin_anew(&mut self, base: Cursor, summary: Option<Summary>) {
+    /// Nothing in the ring can be continued after a gap.
+    fn reset(&mut self, base: Cursor, summary: Option<Summary>) {
         self.base = base;
         self.base_summary = summary;
         self.pages.clear();
@@ -226,7 +225,7 @@ impl Ring {
         )
     }
 
-    /// The subject's state after its newest change, which is this one or a later one.
+    /// The current state of the subject.
     fn current_frame<'a>(&'a self, change: &'a Change) -> &'a [u8] {
         let newest = self.newest.get(&change.subject).and_then(|sequence| {
             let index = sequence.checked_sub(self.base.sequence + 1)?;
@@ -252,7 +251,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::page::PAGE_BYTES;
+    use crate::store::page::PAGE_BYTES;
     use keyward_core::wire::cursor::chain;
     use keyward_core::wire::entry::{Body, Entry, Frames, KeyRecord};
 
@@ -327,7 +326,7 @@ mod tests {
             assert_eq!(after(&hub, &history.0), Recent::UpToDate(last));
         }
         let (known, summary) = (hub.head(), Some(Summary::of(b"?")));
-        assert!(hub.begin_anew(&known, Cursor { chain: [9; 16], ..known }, summary));
+        assert!(hub.reset(&known, Cursor { chain: [9; 16], ..known }, summary));
         assert_eq!(after(&hub, &hub.head()), Recent::UpToDate(summary));
     }
 
@@ -415,8 +414,8 @@ mod tests {
         let known = hub.head();
         let bell = hub.subscribe();
         let restored = Cursor { chain: [9; 16], ..START };
-        assert!(!hub.begin_anew(&START, restored, None));
-        assert!(hub.begin_anew(&known, restored, None));
+        assert!(!hub.reset(&START, restored, None));
+        assert!(hub.reset(&known, restored, None));
         assert!(bell.has_changed().unwrap());
         assert_eq!((after(&hub, &known), after(&hub, &START)), (Recent::Unknown, Recent::Unknown));
         assert!(is_up_to_date(&hub, &restored));

@@ -1,24 +1,24 @@
-//! The frames of one page of the feed, gathered until it is full.
+//! Collects the frames of a feed page until it is full.
 
 use keyward_core::MAX_PAGE_BYTES;
 use keyward_core::wire::entry::MAX_ENTRY_BYTES;
 use keyward_core::wire::page::MAX_HEADER_BYTES;
 
-/// How long a page becomes, in bytes. An edge accepts longer ones, but takes each in at once, on a thread that may serve
-/// requests; with shorter ones it asks more often.
-pub const PAGE_BYTES: usize = 256 << 10;
+/// The maximum size of a page, in bytes. An edge accepts larger ones, but applies each on a thread that may serve requests; with
+/// smaller ones it polls more often.
+pub(crate) const PAGE_BYTES: usize = 256 << 10;
 
 const _: () = assert!(PAGE_BYTES <= MAX_PAGE_BYTES && MAX_HEADER_BYTES + 2 + MAX_ENTRY_BYTES <= PAGE_BYTES);
 
-/// The frames of a page, as many as fit.
+/// The frames of a page.
 #[derive(Debug, Default)]
-pub struct PageEntries(Vec<u8>);
+pub(crate) struct PageEntries(Vec<u8>);
 
 impl PageEntries {
     const ROOM: usize = PAGE_BYTES - MAX_HEADER_BYTES;
 
-    /// Appends the frame, or tells that there is no room.
-    pub fn push(&mut self, frame: &[u8]) -> bool {
+    /// Appends the frame; returns false if it does not fit.
+    pub(crate) fn push(&mut self, frame: &[u8]) -> bool {
         let fits = self.0.len() + frame.len() <= Self::ROOM;
         if fits {
             self.0.extend_from_slice(frame);
@@ -27,7 +27,7 @@ impl PageEntries {
     }
 
     /// The frames so far.
-    pub fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         &self.0
     }
 }

@@ -1,9 +1,10 @@
-//! `keys report-leak`: keys that were found in public, from a file or the standard input and never from an argument.
+//! `keyward keys report-leak`: reports keys that were found in public, from a file or standard input and never from an argument.
 
-use super::client::Client;
+use super::CliError;
 use super::file::Input;
-use super::{CliError, output, print};
+use super::output::{self, OutputFormat, print};
 use clap::Args;
+use keyward_client::Client;
 use keyward_server::keys::leaks::candidates;
 use keyward_server::keys::text::{Line, Lines};
 use serde_json::{Value, json};
@@ -11,27 +12,24 @@ use std::collections::VecDeque;
 use std::io::Read;
 use std::path::PathBuf;
 
-/// Which keys were found, and where.
+/// The keys, and where they were found.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Keys are found inside other text too: in quotes, behind NAME=, in JSON. Exits with 0 if every line that is \
-                  not empty held a key of this server, and with 3 if one did not."
+    after_help = "Keys are also found inside other text: in quotes, after NAME=, in JSON. The exit code is 0 if every line that \
+                  is not empty has a key of this server, and 3 otherwise."
 )]
-pub struct ReportLeakArguments {
-    /// A text file with keys, or - for the standard input
+pub(super) struct ReportLeakArguments {
+    /// Text file with keys, or - for standard input
     file: PathBuf,
-    /// Who found them, or in what
+    /// Who reported the keys, or the program that found them
     #[arg(long)]
     source: Option<String>,
-    /// Where they were found
+    /// Where the keys were found
     #[arg(long, value_name = "URL")]
     found_at: Option<String>,
-    /// Print what became of each line as JSON
-    #[arg(long)]
-    json: bool,
 }
 
-/// Lines whose keys are to be reported.
+/// Lines whose keys are reported in the next requests.
 #[derive(Default)]
 struct Batch {
     lines: Vec<Found>,
@@ -39,26 +37,26 @@ struct Batch {
     bytes: usize,
 }
 
-/// What was found on a line.
+/// The keys found on a line.
 struct Found {
     number: u64,
     keys: Result<Vec<String>, String>,
 }
 
-/// What became of the lines so far.
+/// The number of lines so far, with and without a key of this server.
 #[derive(Default)]
 struct Counts {
     known: u64,
     others: u64,
 }
 
-/// The most keys of a request, and what they may have together in bytes.
+/// The maximum number of keys in a request, and of their bytes together.
 const MAX_KEYS: usize = 100;
 const MAX_BYTES: usize = 32 << 10;
-/// The longest line, in bytes.
+/// The maximum length of a line, in bytes.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-pub(super) fn report(client: &Client, arguments: &ReportLeakArguments) -> Result<(), CliError> {
+pub(super) fn run(client: &Client, arguments: &ReportLeakArguments, format: OutputFormat) -> Result<(), CliError> {
     let path = &arguments.file;
     let (mut reader, _) = Input::open(path)?.into_reader();
     let (mut lines, mut found) = (Lines::new(MAX_LINE_BYTES), VecDeque::new());
@@ -73,19 +71,21 @@ pub(super) fn report(client: &Client, arguments: &ReportLeakArguments) -> Result
         for line in found.drain(..) {
             batch.take(line);
             if batch.is_full() {
-                std::mem::take(&mut batch).report(client, arguments, &mut counts)?;
+                std::mem::take(&mut batch).report(client, arguments, format, &mut counts)?;
             }
         }
         if read == 0 {
             break;
         }
     }
-    batch.report(client, arguments, &mut counts)?;
+    batch.report(client, arguments, format, &mut counts)?;
     match counts {
-        Counts { known: 0, others: 0 } => Err(CliError::Partial("there is nothing in the file but empty lines".into())),
+        Counts { known: 0, others: 0 } => {
+            Err(CliError::Partial("expected lines with keys, got only empty lines".into()))
+        }
         Counts { others: 0, .. } => Ok(()),
         Counts { known, others } => Err(CliError::Partial(format!(
-            "of {} lines, {others} held no key of this server; those of the other {known} were reported",
+            "{others} of {} lines have no key of this server; the keys of the other {known} were reported",
             known + others
         ))),
     }
@@ -113,8 +113,14 @@ impl Batch {
         self.keys >= MAX_KEYS || self.bytes >= MAX_BYTES || self.lines.len() >= 10 * MAX_KEYS
     }
 
-    /// Reports the keys, and prints what became of each line.
-    fn report(self, client: &Client, arguments: &ReportLeakArguments, counts: &mut Counts) -> Result<(), CliError> {
+    /// Reports the keys, and prints the outcome for each line.
+    fn report(
+        self,
+        client: &Client,
+        arguments: &ReportLeakArguments,
+        format: OutputFormat,
+        counts: &mut Counts,
+    ) -> Result<(), CliError> {
         if self.lines.is_empty() {
             return Ok(());
         }
@@ -130,15 +136,19 @@ impl Batch {
             let count = rest.iter().take(MAX_KEYS).take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
             let request = json!({"keys": now, "source": arguments.source, "url": arguments.found_at});
-            let mut answer = client.post("/v1/leaks", &request)?;
-            match answer.get_mut("keys").map(Value::take) {
+            let mut response = client.post("/v1/leaks", &request)?;
+            match response.get_mut("keys").map(Value::take) {
                 Some(Value::Array(some)) if some.len() == count => reports.extend(some),
-                _ => return Err(CliError::Partial("the server did not say what became of each key".into())),
+                _ => {
+                    return Err(CliError::Partial(
+                        "expected an outcome for each key from the server, got another number of them".into(),
+                    ));
+                }
             }
             rest = later;
         }
         let mut reports = reports.into_iter();
-        let mut told = Vec::new();
+        let mut outcomes = Vec::new();
         for line in &self.lines {
             let of_line: Vec<_> = reports.by_ref().take(line.keys.as_ref().map_or(0, Vec::len)).collect();
             let mut known: Vec<Value> = Vec::new();
@@ -152,9 +162,12 @@ impl Batch {
                 true => counts.others += 1,
                 false => counts.known += 1,
             }
-            told.push((line, known));
+            outcomes.push((line, known));
         }
-        print(&if arguments.json { json_line(&told) } else { told.iter().map(text_lines).collect() })
+        print(&match format {
+            OutputFormat::Json => json_line(&outcomes),
+            OutputFormat::Text => outcomes.iter().map(text_lines).collect(),
+        })
     }
 }
 
@@ -162,10 +175,10 @@ fn is_known(report: &Value) -> bool {
     report.get("known") == Some(&Value::Bool(true))
 }
 
-/// What became of the lines, in the words of the API.
-fn json_line(told: &[(&Found, Vec<Value>)]) -> String {
+/// The outcomes in the format of the API, each with its line.
+fn json_line(outcomes: &[(&Found, Vec<Value>)]) -> String {
     let mut keys = Vec::new();
-    for (line, known) in told {
+    for (line, known) in outcomes {
         for mut report in known.iter().cloned() {
             if let Value::Object(fields) = &mut report {
                 fields.insert("line".to_owned(), line.number.into());
@@ -179,7 +192,7 @@ fn json_line(told: &[(&Found, Vec<Value>)]) -> String {
     output::line(&json!({"keys": keys}))
 }
 
-/// What became of the keys on a line, which is not repeated.
+/// The outcome for the keys on a line, whose text is not repeated.
 fn text_lines((line, known): &(&Found, Vec<Value>)) -> String {
     let number = line.number;
     let why = match &line.keys {
@@ -190,7 +203,7 @@ fn text_lines((line, known): &(&Found, Vec<Value>)) -> String {
     if known.is_empty() {
         return format!("line {number}  {why}\n");
     }
-    let told =
+    let outcome =
         |report| format!("line {number}  {}  {}\n", output::text(report, "key_id"), output::text(report, "action"));
-    known.iter().map(told).collect()
+    known.iter().map(outcome).collect()
 }

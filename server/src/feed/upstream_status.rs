@@ -1,7 +1,7 @@
-//! How old what a relay serves can be: when the control plane was last known to have nothing beyond it.
+//! The status of a relay's upstream, and the age of what the relay serves.
 //!
-//! While the process runs that is measured by a clock that nobody sets. Over a restart there is only the machine's clock;
-//! where that contradicts itself, the age is not known and counts as longer than any bound.
+//! The age is measured by a monotonic clock while the process runs. Over a restart there is only the system clock; if that
+//! contradicts itself, the age is unknown and exceeds any bound.
 
 use crate::clock::Timestamp;
 use crate::store::Standing;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// What a relay knows of whom it follows, for all who wait for it.
+/// What a relay knows of its upstream.
 #[derive(Debug)]
 pub struct UpstreamStatus {
     state: watch::Sender<State>,
-    hurry: Notify,
+    poll_requests: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,59 +25,59 @@ struct State {
     head: u64,
 }
 
-/// When everything that is served was known to be all there is.
+/// When the relay was known to have everything that the control plane had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Current {
-    /// When the upstream was asked.
+    /// When the request was sent to the upstream.
     asked: Instant,
-    /// When it has answered.
+    /// When the response arrived.
     answered: Instant,
-    /// How old its answer was by its own account.
+    /// The age of the response, as the upstream says.
     age: Duration,
 }
 
-/// How the upstream answers.
+/// The state of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// Nothing was heard of it since the start.
-    NotAsked,
-    /// With pages.
-    Answers,
-    /// It refuses the token.
-    RefusesToken,
-    /// With what cannot be used, or not at all.
-    Fails,
+    /// No response since the start.
+    Unknown,
+    /// It serves pages.
+    Ok,
+    /// It refuses the relay's token.
+    TokenRefused,
+    /// It does not answer, or with an error.
+    Failing,
 }
 
 impl Health {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::NotAsked => "not_asked",
-            Self::Answers => "answers",
-            Self::RefusesToken => "refuses_token",
-            Self::Fails => "fails",
+            Self::Unknown => "unknown",
+            Self::Ok => "ok",
+            Self::TokenRefused => "token_refused",
+            Self::Failing => "failing",
         }
     }
 }
 
 impl Current {
-    pub(super) fn new(asked: Instant, answered: Instant, age: Duration) -> Self {
+    pub(crate) fn new(asked: Instant, answered: Instant, age: Duration) -> Self {
         Self { asked, answered, age }
     }
 
-    /// How long before `now` that was.
+    /// The age at `now`.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.answered).saturating_add(self.age)
     }
 
-    /// Whether it is about a moment after this one.
+    /// Whether that was after this moment.
     pub fn is_later_than(&self, moment: Instant) -> bool {
         self.asked.checked_sub(self.age).is_some_and(|as_of| as_of > moment)
     }
 }
 
 impl UpstreamStatus {
-    /// The contact that a relay had when it ended.
+    /// The status from which a relay continues after a restart.
     pub fn new(standing: &Standing, now: Timestamp, started: Instant) -> Self {
         let age = match standing.current_at {
             Some(at) if at <= now => Duration::from_millis(now.as_ms() - at.as_ms()),
@@ -88,54 +88,54 @@ impl UpstreamStatus {
             Position::Changes { seen, .. } | Position::Snapshot { seen, .. } => seen.sequence,
             Position::Nothing => 0,
         };
-        let state = State { current, is_complete: standing.is_complete, upstream: Health::NotAsked, head };
-        Self { state: watch::Sender::new(state), hurry: Notify::new() }
+        let state = State { current, is_complete: standing.is_complete, upstream: Health::Unknown, head };
+        Self { state: watch::Sender::new(state), poll_requests: Notify::new() }
     }
 
-    /// As of when what is served is all there is.
+    /// As of when the relay has everything.
     pub fn current(&self) -> Current {
         self.state.borrow().current
     }
 
-    /// Whether there is anything to serve.
+    /// Whether the relay has a complete state to serve.
     pub fn is_complete(&self) -> bool {
         self.state.borrow().is_complete
     }
 
-    /// How the upstream answers.
+    /// The state of the upstream.
     pub(crate) fn upstream(&self) -> Health {
         self.state.borrow().upstream
     }
 
-    /// The last change that the upstream is known to have.
+    /// The sequence of the last change that the upstream is known to have.
     pub(crate) fn upstream_sequence(&self) -> u64 {
         self.state.borrow().head
     }
 
-    /// A bell that rings when more is known.
+    /// Notifies when the status changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<impl Sized + use<>> {
         self.state.subscribe()
     }
 
-    /// Asks for the upstream to be asked at once.
-    pub(crate) fn hurry(&self) {
-        self.hurry.notify_one();
+    /// Requests an immediate poll of the upstream.
+    pub(crate) fn request_poll(&self) {
+        self.poll_requests.notify_one();
     }
 
-    /// Waits for somebody who is in a hurry.
-    pub(super) async fn hurried(&self) {
-        self.hurry.notified().await;
+    /// Waits for a request to poll immediately.
+    pub(crate) async fn poll_requested(&self) {
+        self.poll_requests.notified().await;
     }
 
-    /// The upstream has answered with a page that was taken.
-    pub(super) fn note(&self, standing: &Standing, current: Option<Current>) {
+    /// The upstream answered with a page that was stored.
+    pub(crate) fn note(&self, standing: &Standing, current: Option<Current>) {
         self.state.send_modify(|state| {
             state.is_complete = standing.is_complete;
-            state.upstream = Health::Answers;
+            state.upstream = Health::Ok;
             if let Position::Changes { seen, .. } | Position::Snapshot { seen, .. } = standing.position {
                 state.head = seen.sequence;
             }
-            // An answer can come later than another and be older.
+            // A later response can be older than an earlier one.
             if let Some(current) = current
                 && current.age(current.answered) <= state.current.age(current.answered)
             {
@@ -144,8 +144,8 @@ impl UpstreamStatus {
         });
     }
 
-    /// It has not.
-    pub(super) fn fail(&self, health: Health) {
+    /// The poll failed.
+    pub(crate) fn fail(&self, health: Health) {
         self.state.send_modify(|state| state.upstream = health);
     }
 }
