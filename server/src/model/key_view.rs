@@ -4,8 +4,8 @@ use super::{Key, KeyFields, Owner, Secret};
 use crate::clock::Timestamp;
 use keyward_core::authorize::{KeyView, OwnerView};
 
-/// A key as it is authorized, by one of its secrets and with the owner that is stored of it. A field that is added to keys is
-/// named here once somebody has decided whether it is for that.
+/// The key as `authorize` sees it, under one of its secrets. The pattern names all fields, so that a new one does not compile
+/// until it is decided whether it matters here.
 pub fn key_view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> KeyView<'a> {
     let Key { fields, revoked_at, id: _, created_at: _, spent: _, last_used_at: _, version: _, secrets: _ } = key;
     let KeyFields {
@@ -14,11 +14,11 @@ pub fn key_view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> 
         kind,
         allow_ip,
         scopes,
-        // Limits and credits are counted at the edges.
+        // Counted at the edges.
         limits: _,
         plan: _,
         credits: _,
-        // What describes it, or is told to the upstream.
+        // Descriptive, or passed to the upstream.
         name: _,
         environment: _,
         member: _,
@@ -40,7 +40,7 @@ pub fn key_view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> 
     }
 }
 
-/// Whether a secret of a key has not ended at that time, by itself or with its key.
+/// Whether neither the key nor this secret of it is revoked or expired at that time.
 pub fn is_active(key: &Key, secret: &Secret, now: Timestamp) -> bool {
     key_view(key, secret, None).state(now.as_ms()).is_ok()
 }
