@@ -5,7 +5,8 @@
 
 use keyward_core::dialect::{BasicPart, Dialect, Source};
 use keyward_filter::engine::credential::{self, Credential, Header};
-use keyward_filter::engine::upstream_headers::{self, Strip};
+use keyward_filter::engine::rules::Strip;
+use keyward_filter::engine::upstream_headers;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 

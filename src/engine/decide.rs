@@ -6,12 +6,12 @@ use crate::engine::credential::{self, Credential, Header};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
 use crate::engine::limiter::{Limiter, Verdict, WindowState};
-use crate::engine::rate_limit_headers::{RateLimitHeaders, When};
-use crate::engine::redaction::Redaction;
-use crate::engine::rules::{Access, ProtectedResource, Requirement, Rules, Target, UNMATCHED};
+use crate::engine::policy::Policy;
+use crate::engine::rate_limit_headers::When;
+use crate::engine::rules::Strip;
+use crate::engine::rules::{Access, ProtectedResource, Requirement, Target, UNMATCHED};
 use crate::engine::snapshot::{Found, OwnerState, PlanState, ResolvedKey, Snapshot};
 use crate::engine::store::SharedStore;
-use crate::engine::upstream_headers::Strip;
 use crate::engine::verification::cache::{self, Memory, Verified};
 use crate::engine::verification::queue::{Ended, Outcome, Unverified};
 use keyward_core::authorize::{self, authorize};
@@ -30,23 +30,6 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
-
-/// What a gateway asks, and how it answers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
-    /// The system whose keys are checked and whose refusals are sent.
-    pub dialect: Dialect,
-    /// What each route asks for.
-    pub rules: Rules,
-    /// How old the last answer of the feed may be before requests are refused, in milliseconds; `None` serves on.
-    pub max_staleness_ms: Option<u64>,
-    /// The header fields that tell the upstream who is calling.
-    pub identity: Vec<&'static str>,
-    /// What clients are told of limits.
-    pub rate_limit_headers: RateLimitHeaders,
-    /// What the access log does not show of a path.
-    pub redaction: Redaction,
-}
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

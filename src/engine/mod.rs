@@ -16,6 +16,7 @@ pub mod fetcher;
 pub mod header_map;
 pub mod leader;
 pub mod limiter;
+pub mod policy;
 pub mod rate_limit_headers;
 pub mod readiness;
 pub mod redaction;

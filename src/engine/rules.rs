@@ -5,7 +5,6 @@ mod explain;
 
 pub use explain::{Decides, Explanation, Mismatch};
 
-use crate::engine::upstream_headers::Strip;
 use keyward_core::dialect::error_shape::ErrorShape;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -133,6 +132,19 @@ pub const UNMATCHED: Route = Route {
     errors: None,
     cost: NonZeroU32::MIN,
 };
+
+/// Which of the client's header fields are removed, besides those that override method or path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Strip {
+    /// The fields that the filter itself sets.
+    Identity,
+    /// The fields that the filter sets, and other spellings of a credential source's header field, which an upstream
+    /// could take for a credential though they were not read. The checked credential stays.
+    IdentityAndUnread,
+    /// The fields that the filter sets, and every source of credentials.
+    #[default]
+    IdentityAndCredentials,
+}
 
 impl Rules {
     /// The rules if none are configured.

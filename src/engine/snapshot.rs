@@ -2,12 +2,10 @@
 
 use crate::engine::bucket;
 use crate::engine::cache::Cache;
-use crate::engine::decide::Policy;
 use crate::engine::leader::continuous_since_ms;
 use crate::engine::limiter::KeyHash;
 use crate::engine::shared_state::Status;
 use crate::engine::store::{Names, SharedStore};
-use crate::engine::upstream_headers::{self, IdentityField};
 use keyward_core::authorize::{KeyView, OwnerView};
 use keyward_core::key::digest::Digest;
 use keyward_core::key::limit::Limits;
@@ -39,6 +37,9 @@ pub enum Found {
     Unreadable,
 }
 
+/// A header field that identifies the caller to the upstream.
+pub type IdentityField = (&'static str, String);
+
 /// A key, its owner and its plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedKey {
@@ -49,7 +50,8 @@ pub struct ResolvedKey {
     /// What decides for its plan.
     pub plan: PlanState,
     /// Both are made once for all requests with the key.
-    identity: OnceCell<Vec<IdentityField>>,
+    /// What [`upstream_headers`](crate::engine::upstream_headers) makes of it, once.
+    pub(in crate::engine) identity: OnceCell<Vec<IdentityField>>,
     limit_hash: OnceCell<KeyHash>,
 }
 
@@ -278,11 +280,6 @@ impl ResolvedKey {
             allowlist,
             scopes,
         }
-    }
-
-    /// The header fields that tell the upstream who is calling. A worker has one policy.
-    pub fn identity(&self, policy: &Policy) -> &[IdentityField] {
-        self.identity.get_or_init(|| upstream_headers::headers_of(self, policy))
     }
 
     /// What the key's limits are counted under.

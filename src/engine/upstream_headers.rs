@@ -2,8 +2,9 @@
 //! keeps it, and without a client's forgery of either.
 
 use crate::engine::credential::{self, Header};
-use crate::engine::decide::Policy;
-use crate::engine::snapshot::ResolvedKey;
+use crate::engine::policy::Policy;
+use crate::engine::rules::Strip;
+use crate::engine::snapshot::{IdentityField, ResolvedKey};
 use keyward_core::dialect::Source;
 use std::borrow::Cow;
 
@@ -17,9 +18,6 @@ pub enum Change<'a> {
     /// Adds a field.
     Add(&'a str, Cow<'a, [u8]>),
 }
-
-/// A header field that identifies the caller to the upstream.
-pub type IdentityField = (&'static str, String);
 
 /// The key's id, which the access log reads.
 pub const KEY_ID: &str = "x-keyward-key-id";
@@ -41,19 +39,6 @@ pub const FIELDS: [&str; 6] = [KEY_ID, KIND, OWNER, PLAN, ENVIRONMENT, SCOPES];
 /// every forwarded request, in every spelling.
 const OVERRIDES: [&str; 5] =
     ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
-
-/// Which of the client's header fields are removed, besides those that override method or path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Strip {
-    /// The fields that the filter itself sets.
-    Identity,
-    /// The fields that the filter sets, and other spellings of a credential source's header field, which an upstream
-    /// could take for a credential though they were not read. The checked credential stays.
-    IdentityAndUnread,
-    /// The fields that the filter sets, and every source of credentials.
-    #[default]
-    IdentityAndCredentials,
-}
 
 /// The changes that remove the client's disallowed header fields and add the identity.
 ///
@@ -169,6 +154,13 @@ pub fn headers_of(holder: &ResolvedKey, policy: &Policy) -> Vec<IdentityField> {
     ];
     let wanted = fields.into_iter().filter(|(name, _)| policy.identity.contains(name));
     wanted.filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+impl ResolvedKey {
+    /// The header fields that tell the upstream who is calling. A worker has one policy.
+    pub fn identity(&self, policy: &Policy) -> &[IdentityField] {
+        self.identity.get_or_init(|| headers_of(self, policy))
+    }
 }
 
 /// Whether an upstream could take the name for one that the filter sets: many read `_` as `-`, and CGI treats all

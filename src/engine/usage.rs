@@ -235,8 +235,8 @@ impl Reporter {
 mod tests {
     use super::*;
     use crate::engine::decide::Refused;
+    use crate::engine::rules::Strip;
     use crate::engine::snapshot::{OwnerState, PlanState, ResolvedKey};
-    use crate::engine::upstream_headers::Strip;
     use keyward_core::refusal::Refusal;
     use keyward_core::wire::entry::KeyRecord;
     use keyward_core::wire::usage::{MAX_KEYS, Verdicts};

@@ -7,7 +7,7 @@ mod rules;
 
 pub use digests::DigestSetting;
 
-use crate::engine::decide::Policy;
+use crate::engine::policy::Policy;
 use crate::engine::rate_limit_headers::RateLimitHeaders;
 use crate::engine::redaction::Redaction;
 use crate::engine::rules::Rules;
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use crate::engine::rate_limit_headers::When;
     use crate::engine::rules::Access;
-    use crate::engine::upstream_headers::Strip;
+    use crate::engine::rules::Strip;
 
     #[test]
     fn smallest_configuration_requires_a_key_everywhere() {
@@ -278,6 +278,38 @@ mod tests {
         assert_eq!(config.control_plane.token_env, None);
         assert!(!config.control_plane.usage);
         assert_eq!(config.snapshot.bucket_bits, 8);
+    }
+
+    #[test]
+    fn rules_that_cannot_decide_as_meant_are_rejected() {
+        let rejected = |rules: &str| {
+            let text = format!(
+                r#"{{"dialect": "graph8", "control_plane": {{"cluster": "c"}}, "readiness_path": "/ready", "rules": [{rules}]}}"#
+            );
+            Config::parse(text.as_bytes()).unwrap_err().to_string()
+        };
+        const ALL: &str = r#"{"path": {"prefix": "/"}, "access": "key"}"#;
+        for (rules, expected) in [
+            (
+                format!(r#"{ALL}, {{"path": {{"prefix": "/admin"}}, "access": "key", "scopes": ["admin"]}}"#),
+                "rules[1]: unreachable: rules[0] (prefix \"/\") matches every request that this rule matches; move this rule \
+                 before rules[0], or remove it",
+            ),
+            (
+                format!(r#"{{"path": {{"prefix": "/admin/*"}}, "access": "key", "scopes": ["admin"]}}, {ALL}"#),
+                r#"write {"prefix": "/admin"}"#,
+            ),
+            (
+                format!(r#"{{"path": {{"prefix": "/admin/:id"}}, "access": "key", "scopes": ["admin"]}}, {ALL}"#),
+                "rules[0].path.prefix",
+            ),
+            (format!(r#"{{"path": {{"exact": "/ready"}}, "access": "public"}}, {ALL}"#), "rules[0]"),
+            (r#"{"path": {"prefix": "/"}, "access": "key", "kinds": ["nonsense"]}"#.to_owned(), "rules[0].kinds[0]"),
+        ] {
+            let problems = rejected(&rules);
+            assert!(problems.contains(expected), "{rules}: {problems}");
+            println!("{problems}");
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 mod notation;
 
+use crate::engine::rules::Strip;
 use crate::engine::rules::{
     Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, Rules, ScopesByMethod, canonical_path,
 };
-use crate::engine::upstream_headers::Strip;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::error_shape::ErrorShape;
 use keyward_core::document::{Fields, Node};

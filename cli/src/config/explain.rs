@@ -9,7 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use keyward_core::dialect::Source;
 use keyward_filter::engine::rules::{Access, Explanation, Mismatch, Requirement, Rule, Target};
-use keyward_filter::engine::upstream_headers::Strip;
+use keyward_filter::engine::rules::Strip;
 use keyward_filter::policy::Config;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;

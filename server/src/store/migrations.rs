@@ -17,26 +17,23 @@ macro_rules! migrations {
     };
 }
 
-pub(super) const SQLITE: Migrations = migrations!("sqlite":
-    "0001_initial",
-    "0002_life_of_a_key",
-    "0003_share_of_an_owner",
-    "0004_token_revocations",
-    "0005_reported_usage",
-    "0007_summary_of_the_feed",
-    "0009_name_folded",
-);
+/// The schema of a server, which both databases have.
+macro_rules! server_migrations {
+    ($folder:literal) => {
+        migrations!($folder:
+            "0001_initial",
+            "0002_life_of_a_key",
+            "0003_share_of_an_owner",
+            "0004_token_revocations",
+            "0005_reported_usage",
+            "0007_summary_of_the_feed",
+            "0009_name_folded",
+        )
+    };
+}
 
-pub(super) const POSTGRES: Migrations = migrations!("postgres":
-    "0001_initial",
-    "0002_life_of_a_key",
-    "0003_share_of_an_owner",
-    "0004_token_revocations",
-    "0005_reported_usage",
-    "0007_summary_of_the_feed",
-    "0009_name_folded",
-);
-
+pub(super) const SQLITE: Migrations = server_migrations!("sqlite");
+pub(super) const POSTGRES: Migrations = server_migrations!("postgres");
 pub(super) const RELAY: Migrations = migrations!("relay": "0001_initial", "0002_summary_of_the_feed");
 
 impl Migrations {

@@ -3,10 +3,11 @@
 use crate::engine::auth_throttle::AuthThrottle;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::credential::Header;
-use crate::engine::decide::{Authorizer, Decision, Policy};
+use crate::engine::decide::{Authorizer, Decision};
 use crate::engine::digests::Digests;
 use crate::engine::feed::Now;
 use crate::engine::limiter::Limiter;
+use crate::engine::policy::Policy;
 use crate::engine::shared_state::Status;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::store::memory::MemoryStore;

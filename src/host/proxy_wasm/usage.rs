@@ -7,7 +7,7 @@ use crate::engine::usage::{Answer, Event, Failure, MAX_SECRETS, Report, Reporter
 use crate::host::proxy_wasm::clock;
 use crate::host::proxy_wasm::control_plane::{Call, read_answer, status_error};
 use crate::host::proxy_wasm::log;
-use crate::host::proxy_wasm::worker::Worker;
+use crate::host::proxy_wasm::worker::{SharedReporter, Worker};
 use crate::policy::ControlPlane;
 use keyward_core::USAGE_PATH;
 use keyward_core::key::secret::Secret;
@@ -19,8 +19,6 @@ use std::rc::Rc;
 
 /// The maximum length of a receipt, in bytes.
 const MAX_RECEIPT_BYTES: usize = 4096;
-
-pub(super) type SharedReporter = Rc<RefCell<Reporter>>;
 
 thread_local! {
     /// One reporter per control plane, by cluster and authority. Survives a change of configuration.

@@ -5,16 +5,20 @@ use crate::engine::decide::Decision;
 use crate::engine::digests::Digests;
 use crate::engine::limiter::Limiter;
 use crate::engine::snapshot::Snapshot;
+use crate::engine::usage::Reporter;
 use crate::engine::verification::cache::Verified;
 use crate::engine::verification::queue::Verifier;
 use crate::host::proxy_wasm::clock::{self, Clock};
 use crate::host::proxy_wasm::metrics::Metrics;
 use crate::host::proxy_wasm::shared::SharedData;
-use crate::host::proxy_wasm::usage::SharedReporter;
 use crate::policy::Config;
 use keyward_core::dialect::rate_limit_fields::Window;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The reporter that all contexts of this VM with one control plane share.
+pub(super) type SharedReporter = Rc<RefCell<Reporter>>;
 
 pub(super) struct Worker {
     pub(super) config: Config,

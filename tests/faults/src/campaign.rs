@@ -29,8 +29,6 @@ pub struct Options {
     pub faults: usize,
     /// Whether the server uses PostgreSQL.
     pub on_postgres: bool,
-    /// Faults to skip, each with the reason.
-    pub leave_out: Vec<(Fault, &'static str)>,
 }
 
 /// Runs a campaign and prints its progress.
@@ -73,8 +71,7 @@ async fn attempt(options: &Options) -> Result<()> {
 fn schedule(machine: &Machine, options: &Options, rng: &mut fastrand::Rng) -> Vec<(Fault, Duration)> {
     let mut possible = Vec::new();
     for fault in Fault::ALL.into_iter().filter(|fault| fault.concerns(options.on_postgres)) {
-        let unwanted = options.leave_out.iter().find(|(unwanted, _)| *unwanted == fault).map(|(_, why)| *why);
-        match fault.lacks(machine.abilities()).or(unwanted) {
+        match fault.lacks(machine.abilities()) {
             None => possible.push(fault),
             Some(why) => left_out(&format!("{fault} (faults)"), why),
         }
@@ -271,7 +268,7 @@ pub async fn run_for(time: Duration, seed: u64, faults: usize) -> Result<()> {
             if on_postgres && !postgres {
                 continue;
             }
-            run(&Options { seed, faults, on_postgres, leave_out: Vec::new() }).await?;
+            run(&Options { seed, faults, on_postgres }).await?;
             campaigns += 1;
         }
         if started.elapsed() >= time {
