@@ -62,12 +62,13 @@ mod tests {
 
     #[test]
     fn every_field_is_taken_as_it_was_meant() {
-        let key = read(json!({
+        let document = json!({
             "name": "ci", "owner": "acme/ops", "kind": "key", "environment": "test", "scopes": ["read", "a.b:c/*"],
             "allow_ip": ["192.0.2.7", "10.1.2.3/8", "2001:db8::/32"], "expires_in_s": 60,
-        }))
-        .unwrap();
-        assert_eq!(key.environment, Some(Environment::Test));
+        });
+        let new = NewKey::read(&document, &dialect("keyward"), NOW).unwrap();
+        let key = new.fields;
+        assert_eq!((new.format.prefix.as_str(), key.environment), ("kw_test_", Some(Environment::Test)));
         let networks: Vec<_> = key.allow_ip.iter().map(ToString::to_string).collect();
         assert_eq!(networks, ["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32"]);
         assert_eq!(key.expires_at, Some(NOW.plus(Duration::from_secs(60))));
