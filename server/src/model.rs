@@ -2,6 +2,7 @@
 //! sends.
 
 mod audit;
+mod delegate;
 mod import;
 mod key;
 mod key_view;
@@ -9,12 +10,13 @@ mod leak;
 mod owner;
 mod plan;
 pub mod precondition;
+mod reader;
 mod request;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
+pub use delegate::Delegator;
 pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
-pub use key::delegate::Delegator;
 pub use key::{
     FieldChanges, FieldSpec, Key, KeyFields, MetadataChange, PasswordHash, Secret, SelfService, Shape, State, Stored,
     write_cell,
@@ -24,8 +26,9 @@ pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak}
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
 pub use precondition::{Expected, Target};
+pub use reader::{MAX_CREDITS, MAX_METADATA, is_id, schema};
 pub use request::{
-    KeyChange, KeysToRevoke, MAX_CREDITS, MAX_METADATA, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation,
-    UsageToUndo, document, documents, is_id, schema,
+    KeyChange, KeysToRevoke, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo, document,
+    documents,
 };
 pub use token::{NewToken, Token, TokenScope};

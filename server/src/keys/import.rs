@@ -1,10 +1,10 @@
 //! Reads the rows of an import as a stream: JSON Lines, a JSON array or CSV, all as the same JSON documents.
 //!
-//! One row at a time is in memory, and an unreadable one does not affect the others. Lines come from [`crate::keys::text`].
+//! One row at a time is in memory, and an unreadable one does not affect the others. Lines come from [`crate::text`].
 
 use crate::keys::csv::{self, Malformed, NOT_UTF_8, Separator};
-use crate::keys::text::{Encoding, Line, Lines, Unusable};
 use crate::model::{COLUMNS, Column};
+use crate::text::{Encoding, Line, Lines, Unusable};
 use keyward_core::document::{Problem, Problems};
 use serde_json::{Map, Value};
 use std::collections::VecDeque;

@@ -4,7 +4,7 @@
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
 use super::key::{Context, Key, KeyFields, PasswordHash, Secret, Shape, kinds, read_environment};
-use super::request::{optional, time};
+use super::reader::{optional, time};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, RngError};
 use base64::Engine;

@@ -9,7 +9,6 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use utoipa::ToSchema;
 
-pub(super) mod delegate;
 mod field;
 mod fields;
 mod table;
@@ -20,6 +19,7 @@ pub use fields::{FieldChanges, FieldSpec, KeyFields, SelfService};
 pub use value::{Shape, Stored, write_cell};
 
 pub(super) use field::{Context, kinds, read_environment};
+pub(super) use value::FieldValue;
 
 /// A key: its settable fields, and what has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,26 +1,19 @@
 //! What callers may ask for, read so that all mistakes are told at once and what was read cannot be wrong.
 
 pub mod documents;
-mod expiry;
-mod fields;
 mod key_change;
 mod new_key;
 mod owner;
 mod plan;
 mod rotation;
-pub mod schema;
 mod usage;
 
-pub use fields::{MAX_CREDITS, MAX_METADATA, is_id};
 pub use key_change::KeyChange;
 pub use new_key::NewKey;
 pub use owner::{KeysToRevoke, OwnerChange, OwnerSettings};
 pub use plan::PlanSettings;
 pub use rotation::Rotation;
 pub use usage::UsageToUndo;
-
-pub(super) use expiry::{expiry, lifetime, time};
-pub(super) use fields::{change_metadata, credits, id, metadata, name, network, nullable, optional, scope};
 
 use serde_json::Value;
 

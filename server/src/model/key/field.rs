@@ -2,10 +2,10 @@
 
 use super::value::FieldValue;
 use crate::clock::Timestamp;
-use crate::model::request::{
+use crate::model::reader::schema;
+use crate::model::reader::{
     change_metadata, credits, expiry, id, metadata, name, network, nullable, optional, scope, time,
 };
-use crate::model::schema;
 use ipnet::IpNet;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::dialect::{Dialect, read_limits};

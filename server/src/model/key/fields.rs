@@ -10,7 +10,7 @@ use super::field::{
 };
 use super::table::key_fields;
 use super::value::{FieldValue, Shape, write_cell};
-use crate::model::schema::or_null;
+use crate::model::reader::schema::or_null;
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::entry::KeyRecord;
 use serde_json::{Map, Value};

@@ -1,8 +1,8 @@
 //! How the value of a field is written outside of Rust: in JSON, in a column of the database and in a cell of CSV.
 
 use crate::clock::Timestamp;
-use crate::model::request::MAX_CREDITS;
-use crate::model::request::schema::{number, strings, time};
+use crate::model::reader::MAX_CREDITS;
+use crate::model::reader::schema::{number, strings, time};
 use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
 use serde_json::{Value, json};

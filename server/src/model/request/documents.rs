@@ -4,13 +4,13 @@
 //! Some things cannot be said there and are said in words: that a time is to lie in the future, that no two limits have
 //! the same window, that all of a key has to fit into an entry of the feed.
 
-use super::fields::MAX_ID_LENGTH;
 use super::rotation::MAX_GRACE_S;
-use super::schema::{
+use crate::model::leak::{MAX_KEY_BYTES, MAX_SOURCE_LENGTH, MAX_URL_LENGTH};
+use crate::model::reader::MAX_ID_LENGTH;
+use crate::model::reader::schema::{
     credits, described, id, insert, lifetime, limits, line, list, name, number, object, one_of, or_null, scope, text,
     time,
 };
-use crate::model::leak::{MAX_KEY_BYTES, MAX_SOURCE_LENGTH, MAX_URL_LENGTH};
 use crate::model::{FieldSpec, KeyFields, MAX_REPORTED_KEYS, OwnerKind, SelfService, TokenScope};
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};

@@ -1,9 +1,9 @@
 //! A change of a key that is asked for: a JSON merge patch (RFC 7396) of what can be changed of it.
 
-use super::fields::credits;
 use crate::clock::Timestamp;
 use crate::model::Key;
 use crate::model::key::{Context, FieldChanges};
+use crate::model::reader::credits;
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Problems, read_value};
 use serde_json::Value;
@@ -43,7 +43,7 @@ impl KeyChange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::request::fields::told;
+    use crate::model::reader::told;
     use keyward_core::key::limit::Limits;
     use serde_json::json;
     use std::time::Duration;

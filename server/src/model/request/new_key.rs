@@ -36,7 +36,7 @@ impl NewKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::request::fields::told;
+    use crate::model::reader::told;
     use keyward_core::key::digest::Digest;
     use keyward_core::key::environment::Environment;
     use keyward_core::wire::entry::{Body, Entry, KeyRecord};

@@ -1,6 +1,6 @@
 //! When a key ends by itself: a time, or how long from now, within what the dialect allows.
 
-use super::fields::nullable;
+use super::nullable;
 use crate::clock::Timestamp;
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Fields, Node};

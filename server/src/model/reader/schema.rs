@@ -1,7 +1,7 @@
 //! What the readers of single values take, in the words of JSON Schema. Each schema uses the bounds of its reader.
 
 use super::expiry::MAX_LIFETIME_S;
-use super::fields::{
+use super::{
     MAX_CREDITS, MAX_ID_LENGTH, MAX_METADATA, MAX_METADATA_NAME_LENGTH, MAX_METADATA_VALUE_LENGTH, MAX_NAME_LENGTH,
     MAX_SCOPE_LENGTH,
 };

@@ -1,4 +1,9 @@
-//! What several requests have in common: how one field of them is read.
+//! Readers of single values, which several documents have in common, with the bounds of each.
+
+mod expiry;
+pub mod schema;
+
+pub(super) use expiry::{expiry, lifetime, time};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use keyward_core::document::{Fields, Node, Problems, read_value};

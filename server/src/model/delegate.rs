@@ -3,10 +3,9 @@
 //! This holds for a key that it makes, and for one whose new secret it is shown. Of what is not asked for, the new key gets
 //! what the other one has. Both functions name every field, so that a new one does not compile until they decide on it.
 
-use super::value::FieldValue;
-use super::{Key, KeyFields, SelfService};
+use super::key::{FieldValue, Key, KeyFields, SelfService};
+use super::request::NewKey;
 use crate::clock::Timestamp;
-use crate::model::NewKey;
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Problem, Problems};
 use keyward_core::key::environment::Environment;
