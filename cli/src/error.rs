@@ -4,9 +4,9 @@ use super::typed_secrets::TypedSecret;
 use keyward_client::{ClientError, RetryError};
 use keyward_server::auth::password::HashError;
 use keyward_server::keys::github::GithubKeysError;
-use keyward_server::keys::text::visible;
 use keyward_server::serve::{DialectError, StartError};
 use keyward_server::store::BackupError;
+use keyward_server::text::visible;
 use std::io;
 use std::path::PathBuf;
 

@@ -2,7 +2,7 @@
 
 use super::CliError;
 use comfy_table::{ContentArrangement, Row, Table, presets};
-use keyward_server::keys::text::visible;
+use keyward_server::text::visible;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 

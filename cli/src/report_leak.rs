@@ -6,7 +6,7 @@ use super::output::{self, OutputFormat, print};
 use clap::Args;
 use keyward_client::Client;
 use keyward_server::keys::leaks::candidates;
-use keyward_server::keys::text::{Line, Lines};
+use keyward_server::text::{Line, Lines};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::Read;

@@ -19,7 +19,6 @@ mod openapi;
 mod owners;
 mod parameters;
 mod plans;
-mod precondition;
 mod problem;
 mod relay;
 mod request_log;
@@ -32,6 +31,7 @@ mod verify;
 pub use app::{App, Services};
 pub use relay::{RelayApp, relay_router};
 
+use crate::model::precondition;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};

@@ -6,4 +6,3 @@ pub mod import;
 pub mod issue;
 pub mod leaks;
 pub mod replay_seed;
-pub mod text;

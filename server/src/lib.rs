@@ -3,7 +3,7 @@
 //! [`serve`] starts and stops a control plane or a relay, with the loops of [`jobs`]. [`http`] is the API. Behind it are the
 //! features: [`auth`], [`keys`], [`feed`] and [`relay`], which serves the feed of another control plane. [`store`] holds the
 //! state; it commits each change together with its feed entries, and keeps recent changes in its hub. Below are [`model`],
-//! [`net`], and the modules for clock, randomness and logs. Imports point down in this order. No plaintext key outlives the
+//! [`net`], and the modules for clock, randomness, logs and text. Imports point down in this order. No plaintext key outlives the
 //! request that issues it.
 
 pub mod auth;
@@ -20,3 +20,4 @@ pub mod random;
 pub mod relay;
 pub mod serve;
 pub mod store;
+pub mod text;

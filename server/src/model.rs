@@ -2,28 +2,33 @@
 //! sends.
 
 mod audit;
+mod delegate;
 mod import;
-mod inheritance;
 mod key;
 mod key_view;
 mod leak;
 mod owner;
 mod plan;
+pub mod precondition;
+mod reader;
 mod request;
-mod target;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
+pub use delegate::Delegator;
 pub use import::{COLUMNS, Column, IdSeries, Ids, ImportedKey, SECRET_FIELDS, series_of, without_names};
-pub use inheritance::{beyond, read_inheriting};
-pub use key::{Key, MAX_METADATA, PasswordHash, Secret, State};
+pub use key::{
+    FieldChanges, FieldSpec, Key, KeyFields, MetadataChange, PasswordHash, Secret, SelfService, Shape, State, Stored,
+    write_cell,
+};
 pub use key_view::{is_active, key_view};
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
 pub use plan::Plan;
+pub use precondition::{Expected, Target};
+pub use reader::{MAX_CREDITS, MAX_METADATA, is_id, schema};
 pub use request::{
-    KeyChange, KeysToRevoke, MAX_CREDITS, MetadataChange, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation,
-    UsageToUndo, document, is_id, schema,
+    KeyChange, KeysToRevoke, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo, document,
+    documents,
 };
-pub use target::{Expected, Target};
 pub use token::{NewToken, Token, TokenScope};

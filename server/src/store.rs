@@ -16,6 +16,7 @@ pub mod hub;
 mod idempotency;
 mod import;
 mod key_changes;
+mod key_error;
 mod keys;
 mod leaks;
 mod maintenance;
@@ -40,7 +41,7 @@ mod tokens;
 mod usage;
 mod writer_thread;
 
-pub use audit::{AuditPage, AuditQuery};
+pub use audit::AuditQuery;
 pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
 pub use database::{Location, RELAY_DATABASE_FILE};
@@ -48,19 +49,19 @@ pub use export::Export;
 pub use feed::FeedRead;
 pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
 pub use import::{Batch, Conflict, Imported};
-pub use key_changes::{Changed, REVOKED_AT_ONCE, SecretEnded};
-pub use keys::{KeyPage, KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS, Rotated};
+pub use key_changes::REVOKED_AT_ONCE;
+pub use key_error::KeyError;
+pub use keys::{KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS};
 pub use leaks::{FoundSecret, Leak, LeakOutcome};
-pub use owners::{OwnerPage, OwnerQuery};
-pub use plans::{PlanDeleted, PlanPage};
+pub use owners::OwnerQuery;
+pub use plans::PlanDeleted;
+pub use query_builder::Page;
 pub use queues::QueuePermit;
 pub use relay::{ApplyError, Standing, WrongPage};
 pub use retention::{Purged, RETENTION};
-pub use self_service::{
-    Asking, CreatedBy, ISSUANCE_QUOTA, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE, RotatedBy,
-};
+pub use self_service::{Asking, ISSUANCE_QUOTA, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE};
 pub use sqlite_files::{DATABASE_FILE, STATE_FILE};
-pub use tokens::{TokenPage, TokenQuery};
+pub use tokens::TokenQuery;
 pub(crate) use usage::HOUR_MS;
 pub use usage::{Hourly, IngestOutcome, REPORTS_KEPT, Reported, Undone, UsageFilter};
 

@@ -66,7 +66,7 @@ fn what_a_key_is_cannot_be_changed_and_every_mistake_is_told() {
     let change =
         json!({"kind": "key", "owner": "acme", "environment": "test", "name": null, "plan": "none", "id": "x"});
     let problem = client.ask("PATCH", &path_of(&key), Some(change)).expect(422);
-    assert_eq!(fields(&problem), ["name", "kind", "owner", "environment", "id", "plan"]);
+    assert_eq!(fields(&problem), ["name", "owner", "kind", "environment", "id", "plan"]);
     assert!(problem["errors"][1]["message"].as_str().unwrap().contains("cannot be changed"));
     client.ask("PATCH", "/v1/keys/key_unknown", Some(json!({}))).expect(404);
 }

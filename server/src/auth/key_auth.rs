@@ -316,10 +316,14 @@ mod tests {
     #[test]
     fn a_permission_is_the_keys_and_its_owners_or_its_owners_alone() {
         let list = |scopes: &[&str]| scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>();
-        let verified = |kind: &str, scopes: &[&str], permissions: Option<&[&str]>| Verified {
-            key: Key { scopes: list(scopes), ..Key::new("key_1".into(), "n".into(), kind.into(), NOW) },
-            secret: Secret::new("sec_1".into(), Digest([0; 32]), String::new(), NOW),
-            owner: Some(Owner { permissions: permissions.map(list), ..Owner::new("acme".into(), NOW) }),
+        let verified = |kind: &str, scopes: &[&str], permissions: Option<&[&str]>| {
+            let mut key = Key::new("key_1".into(), "n".into(), kind.into(), NOW);
+            key.scopes = list(scopes);
+            Verified {
+                key,
+                secret: Secret::new("sec_1".into(), Digest([0; 32]), String::new(), NOW),
+                owner: Some(Owner { permissions: permissions.map(list), ..Owner::new("acme".into(), NOW) }),
+            }
         };
         let auxot = dialect("auxot");
         assert!(auxot.has_owners_scopes("user") && !auxot.has_owners_scopes("team"));

@@ -62,7 +62,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     };
     parameters.finish()?;
     let page = app.store.audit(&query).await?;
-    let entries = page.entries.iter().map(resource).collect();
+    let entries = page.items.iter().map(resource).collect();
     json(StatusCode::OK, &ListResource { entries, next: page.next })
 }
 

@@ -4,10 +4,9 @@ use super::app::App;
 use super::openapi::schema;
 use super::parameters::Parameters;
 use super::problem::ApiError;
-use crate::clock::Timestamp;
 use crate::keys::csv;
 use crate::keys::import::Format;
-use crate::model::Key;
+use crate::model::{Key, KeyFields, Secret, write_cell};
 use crate::store::{self, Authorization, Export};
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -15,10 +14,7 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use keyward_core::key::environment::Environment;
-use serde::Serialize;
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -29,36 +25,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How many pieces are prepared ahead of the reader.
 const PIECES_AHEAD: usize = 2;
-
-#[derive(Serialize)]
-struct ExportedKey<'a> {
-    id: &'a str,
-    name: &'a str,
-    owner: Option<&'a str>,
-    member: Option<&'a str>,
-    kind: &'a str,
-    environment: Option<&'static str>,
-    scopes: &'a [String],
-    allow_ip: Vec<String>,
-    limits: Option<Vec<String>>,
-    plan: Option<&'a str>,
-    credits: Option<u64>,
-    spent: u64,
-    metadata: &'a BTreeMap<String, String>,
-    created_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    revoked_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
-    secrets: Vec<ExportedSecret<'a>>,
-}
-
-#[derive(Serialize)]
-struct ExportedSecret<'a> {
-    id: &'a str,
-    hint: &'a str,
-    created_at: Timestamp,
-    not_after: Option<Timestamp>,
-}
 
 schema!(ExportFormat, "The format of the rows", json!({"type": "string", "enum": ["jsonl", "csv"]}));
 
@@ -124,7 +90,7 @@ pub(super) async fn export(
 async fn send(mut export: Export, format: Format, pieces: mpsc::Sender<Piece>) -> Result<(), store::Error> {
     let mut text = String::new();
     if format == Format::Csv {
-        csv::write_record(COLUMNS.iter().map(|(name, _)| *name), &mut text);
+        csv::write_record(header(), &mut text);
     }
     loop {
         let keys = export.next().await?;
@@ -143,77 +109,40 @@ async fn send(mut export: Export, format: Format, pieces: mpsc::Sender<Piece>) -
     }
 }
 
-fn write(key: &Key, format: Format, out: &mut String) {
-    let key = exported(key);
-    match format {
-        Format::JsonLines => {
-            // Serialization of these fields cannot fail.
-            out.push_str(&serde_json::to_string(&key).unwrap_or_default());
-            out.push('\n');
-        }
-        Format::Csv => csv::write_record(COLUMNS.iter().map(|(_, cell)| cell(&key)), out),
-    }
-}
+/// The name of a column, and its value.
+type Column = (&'static str, fn(&Key) -> Value);
 
-fn exported(key: &Key) -> ExportedKey<'_> {
-    let secrets = key.secrets.iter().map(|secret| ExportedSecret {
-        id: &secret.id,
-        hint: &secret.hint,
-        created_at: secret.created_at,
-        not_after: secret.not_after,
-    });
-    ExportedKey {
-        id: &key.id,
-        name: &key.name,
-        owner: key.owner.as_deref(),
-        member: key.member.as_deref(),
-        kind: &key.kind,
-        environment: key.environment.map(Environment::name),
-        scopes: &key.scopes,
-        allow_ip: key.allow_ip.iter().map(ToString::to_string).collect(),
-        limits: key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect()),
-        plan: key.plan.as_deref(),
-        credits: key.credits,
-        spent: key.spent,
-        metadata: &key.metadata,
-        created_at: key.created_at,
-        expires_at: key.expires_at,
-        revoked_at: key.revoked_at,
-        last_used_at: key.last_used_at,
-        secrets: secrets.collect(),
-    }
-}
-
-/// The name of a column, and its cell for a key.
-type Column = (&'static str, fn(&ExportedKey<'_>) -> String);
-
-/// The columns, in the notation that imports read.
-const COLUMNS: [Column; 18] = [
-    ("id", |key| key.id.to_owned()),
-    ("name", |key| key.name.to_owned()),
-    ("owner", |key| text(key.owner)),
-    ("member", |key| text(key.member)),
-    ("kind", |key| key.kind.to_owned()),
-    ("environment", |key| text(key.environment)),
-    ("scopes", |key| key.scopes.join(" ")),
-    ("allow_ip", |key| key.allow_ip.join(" ")),
-    ("limits", |key| match &key.limits {
-        None => String::new(),
-        // No limits at all, unlike the dialect's default limits.
-        Some(limits) if limits.is_empty() => "[]".to_owned(),
-        Some(limits) => limits.join(" "),
+/// What a row says beside the id and the settable fields of a key.
+const OTHERS: [Column; 5] = [
+    ("spent", |key| json!(key.spent)),
+    ("created_at", |key| json!(key.created_at)),
+    ("revoked_at", |key| json!(key.revoked_at)),
+    ("last_used_at", |key| json!(key.last_used_at)),
+    ("secrets", |key| {
+        let secret = |secret: &Secret| json!({"id": secret.id, "hint": secret.hint, "created_at": secret.created_at, "not_after": secret.not_after});
+        key.secrets.iter().map(secret).collect()
     }),
-    ("plan", |key| text(key.plan)),
-    ("credits", |key| text(key.credits)),
-    ("spent", |key| key.spent.to_string()),
-    ("metadata", |key| if key.metadata.is_empty() { String::new() } else { json!(key.metadata).to_string() }),
-    ("created_at", |key| key.created_at.to_string()),
-    ("expires_at", |key| text(key.expires_at)),
-    ("revoked_at", |key| text(key.revoked_at)),
-    ("last_used_at", |key| text(key.last_used_at)),
-    ("secrets", |key| serde_json::to_value(&key.secrets).unwrap_or(Value::Null).to_string()),
 ];
 
-fn text<T: ToString>(value: Option<T>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
+fn header() -> impl Iterator<Item = &'static str> {
+    ["id"].into_iter().chain(KeyFields::SPECS.iter().map(|spec| spec.name)).chain(OTHERS.map(|(name, _)| name))
+}
+
+fn write(key: &Key, format: Format, out: &mut String) {
+    let others = || OTHERS.into_iter().map(|(name, value)| (name, value(key)));
+    match format {
+        Format::JsonLines => {
+            let mut row = Map::from_iter([("id".to_owned(), json!(key.id))]);
+            row.extend(key.shown(|_| true));
+            row.extend(others().map(|(name, value)| (name.to_owned(), value)));
+            out.push_str(&Value::Object(row).to_string());
+            out.push('\n');
+        }
+        // In words that an import reads the same way.
+        Format::Csv => {
+            let fields = key.to_json().map(|(spec, value)| spec.cell(&value));
+            let others = others().map(|(_, value)| write_cell(&value, true));
+            csv::write_record([key.id.clone()].into_iter().chain(fields).chain(others), out);
+        }
+    }
 }

@@ -11,10 +11,10 @@ use super::problem::ApiError;
 use crate::clock::Timestamp;
 use crate::keys::csv::Separator;
 use crate::keys::import::{Format, Row, Rows};
-use crate::keys::text::Encoding;
 use crate::model::{IdSeries, ImportedKey, SECRET_FIELDS, without_names};
 use crate::random;
 use crate::store::{self, Authorization, Batch, Imported};
+use crate::text::Encoding;
 use axum::Extension;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::State;
@@ -250,7 +250,7 @@ impl Import {
             Ok(document) if !misplaced_secrets(&self.app, &document).is_empty() => {
                 self.filling.fail(line, misplaced_secrets(&self.app, &document), MAX_ERRORS);
             }
-            Ok(document) => match ImportedKey::read(document, &self.app.dialect, self.now, self.ids.next()?) {
+            Ok(document) => match ImportedKey::read(&document, &self.app.dialect, self.now, self.ids.next()?) {
                 Ok(key) => self.filling.keys.push((line, key)),
                 Err(Problems(problems)) => {
                     let mistakes = problems.into_iter().map(|problem| (problem.path, problem.message));

@@ -12,7 +12,7 @@ use super::precondition::{IfMatch, Known};
 use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
 use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
-use crate::store::{Authorization, Changed, KeyQuery, SecretEnded};
+use crate::store::{Authorization, KeyError, KeyQuery};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -50,7 +50,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     let now = (app.clock)();
     let page = app.store.keys(&query, now).await?;
     let page = page.ok_or_else(|| ApiError::InvalidQuery(Problems(vec![problem("after", "key not found")])))?;
-    let keys = page.keys.iter().map(|key| resource(key, None, now)).collect();
+    let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
@@ -91,18 +91,9 @@ pub(super) async fn change(
     let created_at = app.store.key(&id).await?.ok_or(NO_KEY)?.created_at;
     let no_plan = plan_problem(&app, &document).await?;
     let change = with_further(KeyChange::read(&document, &app.dialect, created_at, now), no_plan)?;
-    match app.store.change_key(by, Target { id, expected }, change, now).await? {
-        Changed::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
-            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
-        }
-        Changed::NotActive(state) => Err(ApiError::NotActive { state, operation: "change its expiry" }),
-        Changed::TooMuchMetadata => {
-            let message = format!("the key would have more than {MAX_METADATA} entries");
-            Err(ApiError::Invalid(Problems(vec![problem("metadata", &message)])))
-        }
-        Changed::NotFound => Err(NO_KEY),
-    }
+    let key = app.store.change_key(by, Target { id, expected }, change, now).await?;
+    tracing::info!(key = key.id, owner = key.owner, version = key.version, "key changed");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
 /// Revoke a key immediately and permanently
@@ -146,19 +137,36 @@ pub(super) async fn end_secret(
     TwoIds(id, secret): TwoIds,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
-    match app.store.end_secret(by, Target { id, expected }, secret, now).await? {
-        SecretEnded::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, "secret invalidated");
-            versioned(StatusCode::OK, key.version, &resource(&key, None, now))
-        }
-        SecretEnded::NotActive(state) => Err(ApiError::NotActive { state, operation: "have a secret invalidated" }),
-        SecretEnded::LastOne => Err(ApiError::LastSecret),
-        SecretEnded::NoSuchSecret => Err(ApiError::NotFound("secret of this key")),
-        SecretEnded::NotFound => Err(NO_KEY),
-    }
+    let key = app.store.end_secret(by, Target { id, expected }, secret, now).await?;
+    tracing::info!(key = key.id, owner = key.owner, "secret invalidated");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
-const NO_KEY: ApiError = ApiError::NotFound("key");
+pub(super) const NO_KEY: ApiError = ApiError::NotFound("key");
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(error) => error.into(),
+            KeyError::NotFound => NO_KEY,
+            KeyError::NoSuchSecret => Self::NotFound("secret of this key"),
+            KeyError::NotActive { state, operation } => Self::NotActive { state, operation },
+            KeyError::LastSecret => Self::LastSecret,
+            KeyError::TooManySecrets => Self::TooManySecrets,
+            KeyError::TooManyKnownSecrets { most } => Self::TooManyKnownSecrets { most },
+            KeyError::TooMuchMetadata => {
+                let message = format!("the key would have more than {MAX_METADATA} entries");
+                Self::Invalid(Problems(vec![problem("metadata", &message)]))
+            }
+            KeyError::HasCredits => Self::CreditsNotInheritable,
+            KeyError::TooManyKeys => Self::TooManyKeys,
+            KeyError::TooSoon { retry_after } => {
+                let retry_after_s = u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+                Self::IssuanceLimitReached { retry_after_s }
+            }
+        }
+    }
+}
 
 /// The problem with the `plan` of a request, if no plan has that id. An id that no plan can have is reported by the reader of
 /// the request.

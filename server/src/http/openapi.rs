@@ -1,8 +1,8 @@
 //! The OpenAPI document: generated from the handlers (`#[utoipa::path]`), the resources (`ToSchema`) and the readers of
-//! requests ([`schema`]). Responses that operations have in common are added here, such as 401 where a token is required and
+//! requests ([`documents`]). Responses that operations have in common are added here, such as 401 where a token is required and
 //! 422 where a document is sent.
 //!
-//! [`schema`]: crate::model::schema
+//! [`documents`]: crate::model::documents
 
 use super::extract::MERGE_PATCH;
 use super::idempotency::IdempotencyKey;
@@ -118,7 +118,7 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut api = OpenApiBuilder::new().info(info()).servers(Some([Server::new("/")])).tags(Some(tags())).build();
     api.components = Some(components(dialect));
     api.merge(described);
-    let requests = crate::model::schema::all(dialect);
+    let requests = crate::model::documents::all(dialect);
     add_merge_patches(&mut api);
     for (is_safe, operation) in operations(&mut api) {
         let is_document = |body: &RequestBody| requests.iter().any(|(name, _)| carries(body, name));
@@ -136,6 +136,15 @@ pub(super) fn document(described: OpenApi, dialect: &Dialect) -> Value {
     let mut document = serde_json::to_value(&api).unwrap_or_default();
     if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
         schemas.extend(requests.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
+        for (name, fields) in crate::model::documents::shown_fields() {
+            let Some(Value::Object(schema)) = schemas.get_mut(name) else { continue };
+            if let Some(Value::Array(required)) = schema.get_mut("required") {
+                required.extend(fields.keys().map(|name| name.as_str().into()));
+            }
+            if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+                properties.extend(fields);
+            }
+        }
     }
     document
 }

@@ -70,7 +70,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     };
     parameters.finish()?;
     let page = app.store.owners(&query).await?;
-    let owners = page.owners.iter().map(resource).collect();
+    let owners = page.items.iter().map(resource).collect();
     json(StatusCode::OK, &ListResource { owners, next: page.next.as_deref() })
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     let (limit, after) = (parameters.limit(), parameters.id("after", "the id of a plan"));
     parameters.finish()?;
     let page = app.store.plans(after.as_deref(), limit).await?;
-    let plans = page.plans.iter().map(resource).collect();
+    let plans = page.items.iter().map(resource).collect();
     json(StatusCode::OK, &ListResource { plans, next: page.next.as_deref() })
 }
 

@@ -6,6 +6,8 @@
 use super::answer::json;
 use super::app::App;
 use super::extract::{Document, Id};
+use super::keys::NO_KEY;
+use super::keys::issue::format_of;
 use super::openapi::Refused as Refuses;
 use super::parameters::{KeyId, PageSize, Parameters};
 use super::problem::{ApiError, problem};
@@ -13,9 +15,9 @@ use crate::auth::auth_throttle;
 use crate::auth::key_auth::{Refused, Verified, counts_as_failure, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
-use crate::model::{Key, Rotation, State as KeyState, beyond, read_inheriting};
+use crate::model::{Delegator, FieldSpec, Key, Rotation, State as KeyState};
 use crate::random;
-use crate::store::{Asking, Authorization, CreatedBy, KeyQuery, QueuePermit, Rotated, RotatedBy};
+use crate::store::{Asking, Authorization, KeyQuery, QueuePermit};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CACHE_CONTROL;
 use axum::http::request::Parts;
@@ -25,11 +27,10 @@ use keyward_core::dialect::Source;
 use keyward_core::dialect::credential::{self, Credential, Header};
 use keyward_core::dialect::error_shape::Facts;
 use keyward_core::document::Problems;
-use keyward_core::key::environment::Environment;
 use keyward_core::key::secret::Secret as Plaintext;
 use keyward_core::refusal::Refusal;
 use serde::Serialize;
-use std::time::Duration;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 /// The path of self-service.
@@ -48,26 +49,14 @@ struct KeyResource<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key: Option<&'a str>,
-    name: &'a str,
     /// The hint of the newest secret.
     hint: &'a str,
-    /// The kind, as the dialect defines it.
-    kind: &'a str,
-    /// The environment, `live` or `test`.
-    #[schema(required, pattern = "^(live|test)$")]
-    environment: Option<&'static str>,
-    /// The permissions.
-    scopes: &'a [String],
-    /// The allowed client networks (CIDR); empty allows any.
-    allow_ip: Vec<String>,
-    /// The rate limits; null for those of the plan, or else the dialect's.
-    #[schema(required)]
-    limits: Option<Vec<String>>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    fields: Map<String, Value>,
     #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
-    #[schema(required)]
-    expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
     #[schema(required)]
@@ -151,7 +140,7 @@ pub(super) async fn list(
     }
     let now = (app.clock)();
     let page = app.store.keys_for_user(&permit, &query, now).await?.ok_or_else(no_such_key)?;
-    let keys = page.keys.iter().map(|key| resource(key, None, now)).collect();
+    let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
 
@@ -174,7 +163,7 @@ pub(super) async fn create(
     caller.check_again(&app).await?;
     let now = (app.clock)();
     let asks = &caller.verified.key;
-    let new = read_inheriting(document, &caller.verified, &app.dialect, now).map_err(ApiError::Invalid)?;
+    let new = caller.delegator(&app, |asks| asks.read(document, &app.dialect, now)).map_err(ApiError::Invalid)?;
     caller.may_issue()?;
     if asks.credits.is_some() {
         return Err(ApiError::CreditsNotInheritable);
@@ -182,28 +171,12 @@ pub(super) async fn create(
     caller.check_issuance(&app, now).await?;
     let _permit = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, &new.format, now, random::fill).await?;
-    let key = Key {
-        owner: new.owner,
-        environment: new.format.environment,
-        scopes: new.scopes,
-        allow_ip: new.allow_ip,
-        limits: new.limits,
-        expires_at: new.expires_at,
-        plan: asks.plan.clone(),
-        member: asks.member.clone(),
-        secrets: vec![secret],
-        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
-    };
+    let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     caller.check_within(&key, &app)?;
-    match app.store.create_key_by(caller.asking, key, &app.clock).await? {
-        CreatedBy::Done(key) => {
-            tracing::info!(key = key.id, owner = key.owner, by = asks.id, "key created");
-            json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
-        }
-        CreatedBy::HasCredits => Err(ApiError::CreditsNotInheritable),
-        CreatedBy::TooManyKeys => Err(ApiError::TooManyKeys),
-        CreatedBy::TooSoon { retry_after } => Err(issuance_limit_reached(retry_after)),
-    }
+    let by = asks.id.clone();
+    let key = app.store.create_key_by(caller.asking, key, &app.clock).await?;
+    tracing::info!(key = key.id, owner = key.owner, by, "key created");
+    json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
 }
 
 /// Revoke a key of the owner immediately and permanently
@@ -252,33 +225,14 @@ pub(super) async fn rotate(
     if key.id != caller.verified.key.id {
         caller.check_within(&key, &app)?;
     }
-    let format =
-        app.dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
-    let format = format.ok_or_else(|| ApiError::UnknownKind { kind: key.kind.clone() })?;
+    let format = format_of(&app.dialect, &key)?;
     caller.check_issuance(&app, now).await?;
     let _permit = app.store.user_permit(caller.asking.owner()).await?;
     let (plaintext, secret) = issue(&app.store, &app.verifier, format, now, random::fill).await?;
-    let rotated = match app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await? {
-        RotatedBy::Decided(rotated) => rotated,
-        RotatedBy::TooSoon { retry_after } => return Err(issuance_limit_reached(retry_after)),
-    };
-    match rotated {
-        Rotated::Done(key) => {
-            let by = &caller.verified.key.id;
-            tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
-            json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
-        }
-        Rotated::NotActive(state) => Err(ApiError::NotActive { state, operation: "be rotated" }),
-        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
-        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
-        Rotated::NotFound => Err(NO_KEY),
-    }
-}
-
-fn issuance_limit_reached(retry_after: Duration) -> ApiError {
-    ApiError::IssuanceLimitReached {
-        retry_after_s: u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX),
-    }
+    let by = caller.verified.key.id.clone();
+    let key = app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await?;
+    tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
+    json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
 }
 
 /// Keeps responses out of caches, which may not know that a header other than `authorization` identifies the caller.
@@ -286,8 +240,6 @@ pub(super) async fn uncached(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
-
-const NO_KEY: ApiError = ApiError::NotFound("key");
 
 impl Caller {
     /// Checks the key again after the body has arrived, as the response depends on it. The transaction that writes checks again.
@@ -305,10 +257,7 @@ impl Caller {
     /// Checks the issuance quota of the owner, before a secret is drawn and hashed.
     async fn check_issuance(&self, app: &App, now: Timestamp) -> Result<(), ApiError> {
         let permit = app.store.user_read_permit(self.asking.owner()).await?;
-        match app.store.issuance_wait(&permit, &self.asking, now).await? {
-            Some(retry_after) => Err(issuance_limit_reached(retry_after)),
-            None => Ok(()),
-        }
+        Ok(app.store.check_issuance_quota(&permit, &self.asking, now).await?)
     }
 
     /// A replaced secret may have been replaced because others know it, and a leaked one is known. Secrets that they issue
@@ -322,8 +271,12 @@ impl Caller {
     }
 
     fn check_within(&self, key: &Key, app: &App) -> Result<(), ApiError> {
-        let beyond = beyond(&self.verified, key, &app.dialect);
-        if beyond.is_empty() { Ok(()) } else { Err(ApiError::ExceedsCallerPermissions(Problems(beyond))) }
+        let found = self.delegator(app, |asks| asks.escalations(key, &app.dialect));
+        if found.is_empty() { Ok(()) } else { Err(ApiError::ExceedsCallerPermissions(Problems(found))) }
+    }
+
+    fn delegator<T>(&self, app: &App, ask: impl FnOnce(Delegator<'_>) -> T) -> T {
+        ask(Delegator { key: &self.verified.key, may: &|scope| self.verified.may(scope, &app.dialect) })
     }
 }
 
@@ -460,16 +413,10 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
     KeyResource {
         id: &key.id,
         key: plaintext.map(Plaintext::expose),
-        name: &key.name,
         hint: newest.map_or("", |secret| &secret.hint),
-        kind: &key.kind,
-        environment: key.environment.map(Environment::name),
-        scopes: &key.scopes,
-        allow_ip: key.allow_ip.iter().map(ToString::to_string).collect(),
-        limits: key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect()),
+        fields: key.shown(FieldSpec::is_shown_to_users),
         state: key.state(now).name(),
         created_at: key.created_at,
-        expires_at: key.expires_at,
         revoked_at: key.revoked_at,
         last_used_at: key.last_used_at,
         secrets: secrets.collect(),
@@ -482,6 +429,7 @@ mod tests {
     use crate::auth::auth_throttle::AuthThrottle;
     use crate::http::Services;
     use crate::net::connections::Peer;
+    use keyward_core::key::environment::Environment;
 
     use crate::model::{Actor, Secret};
 

@@ -104,7 +104,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     let page = app.store.tokens(&query).await?;
     let page = page.ok_or_else(|| ApiError::InvalidQuery(Problems(vec![problem("after", "token not found")])))?;
     let now = (app.clock)();
-    let tokens = page.tokens.iter().map(|token| resource(token, None, now)).collect();
+    let tokens = page.items.iter().map(|token| resource(token, None, now)).collect();
     json(StatusCode::OK, &ListResource { tokens, next: page.next.as_deref() })
 }
 

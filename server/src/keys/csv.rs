@@ -7,7 +7,7 @@
 //! `csv-core` is not used for reading: it takes a stray quote for text and a quote that is never closed for the end of the
 //! file's last cell, so a row could be read as another one than was meant.
 
-use crate::keys::text::{Line, Lines, Unusable};
+use crate::text::{Line, Lines, Unusable};
 use std::collections::VecDeque;
 
 /// Takes the lines of a file.

@@ -1,10 +1,10 @@
 //! Reads the rows of an import as a stream: JSON Lines, a JSON array or CSV, all as the same JSON documents.
 //!
-//! One row at a time is in memory, and an unreadable one does not affect the others. Lines come from [`crate::keys::text`].
+//! One row at a time is in memory, and an unreadable one does not affect the others. Lines come from [`crate::text`].
 
 use crate::keys::csv::{self, Malformed, NOT_UTF_8, Separator};
-use crate::keys::text::{Encoding, Line, Lines, Unusable};
 use crate::model::{COLUMNS, Column};
+use crate::text::{Encoding, Line, Lines, Unusable};
 use keyward_core::document::{Problem, Problems};
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
@@ -383,7 +383,7 @@ fn row(record: csv::Record, columns: &[Column]) -> Row {
 
 /// The column of that name, regardless of case and surrounding spaces.
 fn column(name: &str) -> Option<Column> {
-    COLUMNS.into_iter().find(|column| column.name.eq_ignore_ascii_case(name.trim()))
+    COLUMNS.iter().copied().find(|column| column.name.eq_ignore_ascii_case(name.trim()))
 }
 
 /// The columns. An unknown one is reported by number, as without a header it may be a key.
@@ -421,7 +421,7 @@ fn document(columns: &[Column], cells: &[String]) -> Result<Value, Unreadable> {
             continue;
         }
         let wrong = |expected| Unreadable::Cell { column: column.name, expected };
-        fields.insert(column.name.to_owned(), (column.read)(cell).map_err(wrong)?);
+        fields.insert(column.name.to_owned(), column.shape.read_cell(cell).map_err(wrong)?);
     }
     Ok(Value::Object(fields))
 }
@@ -671,7 +671,7 @@ mod tests {
         let made = read(format, text)
             .unwrap()
             .into_iter()
-            .map(|(_, document)| ImportedKey::read(document.unwrap(), &dialect, Timestamp::EXAMPLE, Ids::example()));
+            .map(|(_, document)| ImportedKey::read(&document.unwrap(), &dialect, Timestamp::EXAMPLE, Ids::example()));
         made.collect()
     }
 

@@ -3,9 +3,9 @@
 use crate::auth::hash_pool::{Busy, Verifier};
 use crate::auth::key_auth::{Undecided, addresses};
 use crate::keys::github::GithubKeys;
-use crate::keys::text::is_invisible;
 use crate::model::{MAX_KEY_BYTES, OnLeak};
 use crate::store::{FoundSecret, Leak, Store};
+use crate::text::is_invisible;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::secret_recognizer::SecretRecognizer;
 use keyward_core::key::secret::Secret as Plaintext;

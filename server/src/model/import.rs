@@ -3,24 +3,24 @@
 //! Read by the readers of creation requests, so that the same things can be said and all mistakes are told at once. No
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
-use super::key::{Key, PasswordHash, Secret};
-use super::request::{credits, fits, id as public_id, kinds, metadata, name, network, optional, owner, scope};
+use super::key::{Context, Key, KeyFields, PasswordHash, Secret, Shape, kinds, read_environment};
+use super::reader::{optional, time};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, RngError};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use keyward_core::dialect::Dialect;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::dialect::secret_recognizer::LOOKS_LIKE_A_SECRET;
-use keyward_core::dialect::{Dialect, read_limits};
 use keyward_core::document::{Fields, Node, Problems, read_value};
 use keyward_core::key::digest::Digest;
 use keyward_core::key::environment::Environment;
 use keyward_core::key::id::{KEY_ID_PREFIX, MAX_KEY_ID_LENGTH, is_key_id};
 use keyward_core::key::secret::Secret as Plaintext;
 use keyward_core::password_hash::{EXPECTED_ARGON2ID, EXPECTED_BCRYPT, MAX_BCRYPT_CREDENTIAL, Work};
-use keyward_core::wire::entry::{Body, KeyRecord};
 use serde_json::Value;
+use std::sync::LazyLock;
 
 /// A key that can be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +49,12 @@ pub struct IdSeries {
 }
 
 /// What a column of CSV holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name, which is that of the field.
     pub name: &'static str,
-    /// The value of a cell; or what was expected.
-    pub read: fn(&str) -> Result<Value, &'static str>,
+    /// What sort of value it has.
+    pub shape: Shape,
 }
 
 /// What is known of a secret.
@@ -80,32 +80,14 @@ const SELECTOR_LENGTHS: std::ops::RangeInclusive<usize> = 8..=64;
 /// The fields of which one tells of the secret.
 pub const SECRET_FIELDS: [&str; 6] = ["key", "sha256", "sha512", "hmac_sha256", "argon2id", "bcrypt"];
 
-/// The columns of CSV, and with them all fields of a row.
-pub const COLUMNS: [Column; 23] = [
-    text_column("id"),
-    text_column("name"),
-    text_column("key"),
-    text_column("sha256"),
-    text_column("sha512"),
-    text_column("hmac_sha256"),
-    text_column("argon2id"),
-    text_column("bcrypt"),
-    text_column("selector"),
-    text_column("hint"),
-    text_column("owner"),
-    text_column("member"),
-    text_column("kind"),
-    text_column("environment"),
-    Column { name: "scopes", read: list },
-    Column { name: "allow_ip", read: list },
-    Column { name: "limits", read: list },
-    text_column("plan"),
-    Column { name: "credits", read: number },
-    Column { name: "metadata", read: object },
-    text_column("created_at"),
-    text_column("expires_at"),
-    text_column("revoked_at"),
-];
+/// The columns of CSV, and with them all fields of a row: what tells of the secret, the settable fields of a key, and what
+/// became of it elsewhere.
+pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
+    let text = |name| Column { name, shape: Shape::Text };
+    let fields = KeyFields::SPECS.iter().map(|spec| Column { name: spec.name, shape: spec.shape });
+    let first = ["id"].into_iter().chain(SECRET_FIELDS).chain(["selector", "hint"]).map(text);
+    first.chain(fields).chain(["created_at", "revoked_at"].map(text)).collect()
+});
 
 impl IdSeries {
     /// A series of its own.
@@ -143,102 +125,38 @@ impl Ids {
 
 const SERIES_LENGTH: usize = 8;
 
-impl PartialEq for Column {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-const fn text_column(name: &'static str) -> Column {
-    Column { name, read: |cell| Ok(Value::from(cell)) }
-}
-
-/// Words between spaces. `[]` is a list of nothing, since an empty cell is no list.
-fn list(cell: &str) -> Result<Value, &'static str> {
-    Ok(if cell == "[]" { Value::Array(Vec::new()) } else { cell.split_ascii_whitespace().collect() })
-}
-
-fn number(cell: &str) -> Result<Value, &'static str> {
-    cell.parse::<u64>().map(Value::from).map_err(|_| "a whole number")
-}
-
-fn object(cell: &str) -> Result<Value, &'static str> {
-    serde_json::from_str(cell).ok().filter(Value::is_object).ok_or("a JSON object")
-}
-
 impl ImportedKey {
     /// Reads a row, at that time, of keys of that dialect.
     ///
     /// # Errors
     /// Every mistake in it.
-    pub fn read(mut document: Value, dialect: &Dialect, now: Timestamp, ids: Ids) -> Result<Self, Problems> {
-        // A null in the place of what is missing gives the mistake a field to stand at.
-        if let Value::Object(fields) = &mut document {
-            fields.entry("name").or_insert(Value::Null);
-        }
-        read_value(&document, |node| Self::read_fields(&node, dialect, now, ids)).map_err(without_names)
+    pub fn read(document: &Value, dialect: &Dialect, now: Timestamp, ids: Ids) -> Result<Self, Problems> {
+        read_value(document, |node| Self::read_fields(&node, dialect, now, ids)).map_err(without_names)
     }
 
     fn read_fields(node: &Node<'_>, dialect: &Dialect, now: Timestamp, ids: Ids) -> Option<Self> {
-        let mut fields = node.fields()?;
-        let own_id = optional(&mut fields, "id", own_id);
-        let name = fields.required("name").and_then(|n| name(&n));
-        let sort = sort(&mut fields, dialect);
-        let held = held(&mut fields, dialect, sort.as_ref());
-        let owner = owner(&mut fields, dialect);
-        let member = optional(&mut fields, "member", public_id);
-        let scopes = optional(&mut fields, "scopes", |n| n.each(scope));
-        let allow_ip = optional(&mut fields, "allow_ip", |n| n.each(network));
-        let limits = optional(&mut fields, "limits", read_limits);
-        let plan = optional(&mut fields, "plan", public_id);
-        let credits = optional(&mut fields, "credits", credits);
-        let metadata = optional(&mut fields, "metadata", metadata);
-        let created_at = optional(&mut fields, "created_at", |n| past(n, now));
-        let expires_at = optional(&mut fields, "expires_at", time);
-        let revoked_at = optional(&mut fields, "revoked_at", |n| past(n, now));
-        fields.finish();
+        let mut given = node.fields()?;
+        let own_id = optional(&mut given, "id", own_id);
+        let sort = sort(&mut given, dialect);
+        let held = held(&mut given, dialect, sort.as_ref());
+        let format = Some(held.as_ref().map(|held| held.format));
+        let fields = KeyFields::read(&mut given, &mut Context { dialect, now, created_at: None, format });
+        let created_at = optional(&mut given, "created_at", |n| past(n, now));
+        let revoked_at = optional(&mut given, "revoked_at", |n| past(n, now));
+        given.finish();
 
-        let (own_id, held, own_created_at) = (own_id?, held?, created_at?);
+        let (own_id, held, fields, own_created_at) = (own_id?, held?, fields?, created_at?);
+        fields.check_size().map_err(|error| node.problem(error.to_string())).ok()?;
         let created_at = own_created_at.unwrap_or(now);
         let has_own_id = own_id.is_some();
         let secret = Secret { hash: held.hash, ..Secret::new(ids.secret, held.digest, held.hint, created_at) };
         let key = Key {
-            owner: owner?,
-            environment: held.format.environment,
-            scopes: scopes?.unwrap_or_default(),
-            allow_ip: allow_ip?.unwrap_or_default(),
-            limits: limits?,
-            expires_at: expires_at?,
             revoked_at: revoked_at?,
-            member: member?,
-            plan: plan?,
-            metadata: metadata?.unwrap_or_default(),
-            credits: credits?,
             secrets: vec![secret],
-            ..Key::new(own_id.unwrap_or(ids.key), name?, held.format.kind.clone(), created_at)
+            ..Key::with_fields(own_id.unwrap_or(ids.key), fields, created_at)
         };
-        fits_an_entry(node, &key).then_some(Self {
-            key,
-            has_own_id,
-            has_own_created_at: own_created_at.is_some(),
-            secret_field: held.field,
-        })
+        Some(Self { key, has_own_id, has_own_created_at: own_created_at.is_some(), secret_field: held.field })
     }
-}
-
-/// Whether an edge can be told of it, whatever becomes of it.
-fn fits_an_entry(node: &Node<'_>, key: &Key) -> bool {
-    key.secrets.iter().all(|secret| {
-        let longest = KeyRecord {
-            secret_id: "-".repeat("sec_".len() + ID_LENGTH),
-            revoked_at_ms: Some(0),
-            expires_at_ms: Some(0),
-            secret_not_after_ms: Some(0),
-            credits_exhausted: true,
-            ..key.record(secret, key.created_at)
-        };
-        fits(node, Body::Key(longest))
-    })
 }
 
 /// The mistakes without the names of fields that are not known: one could be a key in the wrong place.
@@ -267,14 +185,6 @@ fn own_id(node: &Node<'_>) -> Option<String> {
     Some(id.to_owned())
 }
 
-fn time(node: &Node<'_>) -> Option<Timestamp> {
-    let time = Timestamp::parse_rfc3339(node.string()?);
-    if time.is_none() {
-        node.problem("expected a date and time as RFC 3339 writes them");
-    }
-    time
-}
-
 fn past(node: &Node<'_>, now: Timestamp) -> Option<Timestamp> {
     let time = time(node)?;
     if time > now {
@@ -289,10 +199,7 @@ fn sort<'a>(fields: &mut Fields<'a>, dialect: &Dialect) -> Option<Sort<'a>> {
         n.one_of(&kinds(dialect))?;
         n.string()
     });
-    let environment = optional(fields, "environment", |n| {
-        let environment = n.one_of(&[("live", Environment::Live), ("test", Environment::Test)])?;
-        Some((environment, n.clone()))
-    });
+    let environment = optional(fields, "environment", |n| Some((read_environment(n)?, n.clone())));
     let (kind, environment) = (kind?, environment?);
     let sort = Sort { kind, environment: environment.as_ref().map(|(environment, _)| *environment) };
     if let (Some((_, node)), None) = (environment, sort.formats(dialect).next()) {
@@ -516,7 +423,7 @@ mod tests {
     }
 
     fn read(dialect_name: &str, document: Value) -> Result<Key, Vec<String>> {
-        let read = ImportedKey::read(document, &dialect(dialect_name), NOW, Ids::example());
+        let read = ImportedKey::read(&document, &dialect(dialect_name), NOW, Ids::example());
         read.map(|imported| imported.key)
             .map_err(|problems| problems.0.into_iter().map(|problem| problem.path).collect())
     }
@@ -576,7 +483,7 @@ mod tests {
     fn password_hashes_above_a_bound_are_rejected() {
         let problems = |field: &str, hash: &str| {
             let row = json!({"name": "a", "owner": "o", field: hash, "selector": format!("user.{}", "a".repeat(16))});
-            let read = ImportedKey::read(row, &dialect("auxot"), NOW, Ids::example());
+            let read = ImportedKey::read(&row, &dialect("auxot"), NOW, Ids::example());
             read.err()
                 .map_or_else(Vec::new, |problems| problems.0.into_iter().map(|it| (it.path, it.message)).collect())
         };
@@ -616,7 +523,7 @@ mod tests {
             let dialect = Dialect::parse(dialect.as_bytes()).unwrap();
             let hash = format!("$2b$04${}", ".".repeat(53));
             let row = json!({"name": "a", "bcrypt": hash, "selector": "key_aaaaaaaa"});
-            ImportedKey::read(row, &dialect, NOW, Ids::example()).map_err(|problems| problems.to_string())
+            ImportedKey::read(&row, &dialect, NOW, Ids::example()).map_err(|problems| problems.to_string())
         };
         for length in ["68", r#"{"min": 68, "issued": 100, "max": 200}"#] {
             assert!(read(length).is_ok(), "{length}");

@@ -2,56 +2,58 @@
 
 use crate::clock::Timestamp;
 use crate::random::ID_LENGTH;
-use ipnet::IpNet;
 use keyward_core::key::digest::Digest;
-use keyward_core::key::environment::Environment;
-use keyward_core::key::limit::Limits;
+use keyward_core::key::id::MAX_KEY_ID_LENGTH;
 use keyward_core::wire::entry::{Body, Entry, EntryTooLarge, KeyRecord};
-use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use utoipa::ToSchema;
 
-/// A key.
+mod field;
+mod fields;
+mod table;
+mod value;
+
+pub use field::MetadataChange;
+pub use fields::{FieldChanges, FieldSpec, KeyFields, SelfService};
+pub use value::{Shape, Stored, write_cell};
+
+pub(super) use field::{Context, kinds, read_environment};
+pub(super) use value::FieldValue;
+
+/// A key: its settable fields, and what has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its public id.
     pub id: String,
-    /// What its users call it.
-    pub name: String,
-    /// The id of its owner.
-    pub owner: Option<String>,
-    /// What sort of key it is, in the dialect's words.
-    pub kind: String,
-    /// Whether its requests are real.
-    pub environment: Option<Environment>,
-    /// What it may do.
-    pub scopes: Vec<String>,
-    /// Where it may be used from; empty means anywhere.
-    pub allow_ip: Vec<IpNet>,
-    /// What it may use; `None` for what its plan says, or else the dialect.
-    pub limits: Option<Limits>,
+    /// Its settable fields, which are also read and written as fields of the key itself.
+    pub fields: KeyFields,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When it ends by itself.
-    pub expires_at: Option<Timestamp>,
-    /// When it was ended.
+    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// Who it is for, among those who belong to the owner.
-    pub member: Option<String>,
-    /// The id of the plan that says what it may use.
-    pub plan: Option<String>,
-    /// What its users note about it.
-    pub metadata: BTreeMap<String, String>,
-    /// How much it may spend altogether; `None` does not bound it.
-    pub credits: Option<u64>,
-    /// How much it has spent.
+    /// How many credits it has spent.
     pub spent: u64,
-    /// When it was last used, as far as the edges have told.
+    /// When it was last used, as far as edges have reported.
     pub last_used_at: Option<Timestamp>,
     /// Counts the changes to it, for conditional requests.
     pub version: u64,
-    /// What it is known by on the wire, oldest first.
+    /// Its secrets, oldest first.
     pub secrets: Vec<Secret>,
+}
+
+impl Deref for Key {
+    type Target = KeyFields;
+
+    fn deref(&self) -> &KeyFields {
+        &self.fields
+    }
+}
+
+impl DerefMut for Key {
+    fn deref_mut(&mut self) -> &mut KeyFields {
+        &mut self.fields
+    }
 }
 
 /// One secret of a key; a key in rotation has several.
@@ -80,9 +82,6 @@ pub struct Secret {
 /// A password hash: a PHC string (Argon2id) or one of bcrypt. `Debug` redacts it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
-
-/// The most entries of a key's metadata.
-pub const MAX_METADATA: usize = 20;
 
 /// Whether a key can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
@@ -131,29 +130,12 @@ impl Key {
         KeyRecord {
             key_id: self.id.clone(),
             secret_id: secret.id.clone(),
-            kind: self.kind.clone(),
-            environment: self.environment,
             revoked_at_ms: self.revoked_at.or(ended).map(Timestamp::as_ms),
-            expires_at_ms: self.expires_at.map(Timestamp::as_ms),
             secret_not_after_ms: secret.not_after.map(Timestamp::as_ms),
-            owner: self.owner.clone(),
-            scopes: self.scopes.clone(),
-            allowlist: self.allow_ip.clone(),
-            limits: self.limits.clone(),
             credits_exhausted: self.is_exhausted(),
-            plan: self.plan.clone(),
             needs_verification: secret.hash.is_some(),
+            ..self.fields.record()
         }
-    }
-
-    /// Whether edges can be told of it, now and whatever becomes of it.
-    ///
-    /// # Errors
-    /// If they cannot.
-    pub fn fits_an_entry(&self) -> Result<(), EntryTooLarge> {
-        let secret = Secret::new(String::new(), Digest([0; Digest::LENGTH]), String::new(), self.created_at);
-        let body = Body::Key(longest(self.record(&secret, self.created_at)));
-        Entry { subject: secret.digest, version: 0, body }.encode(&mut Vec::new())
     }
 
     /// Whether its credits are used up.
@@ -161,43 +143,36 @@ impl Key {
         self.credits.is_some_and(|credits| self.spent >= credits)
     }
 
-    /// A key of that id that was just made and may do nothing in particular.
+    /// A key of that id that was just made, with nothing set but its name and kind.
     pub fn new(id: String, name: String, kind: String, created_at: Timestamp) -> Self {
-        Self {
-            id,
-            name,
-            owner: None,
-            kind,
-            environment: None,
-            scopes: Vec::new(),
-            allow_ip: Vec::new(),
-            limits: None,
-            created_at,
-            expires_at: None,
-            revoked_at: None,
-            member: None,
-            plan: None,
-            metadata: BTreeMap::new(),
-            credits: None,
-            spent: 0,
-            last_used_at: None,
-            version: 1,
-            secrets: Vec::new(),
-        }
+        Self::with_fields(id, KeyFields { name, kind, ..KeyFields::default() }, created_at)
+    }
+
+    /// A key of that id that was just made.
+    pub fn with_fields(id: String, fields: KeyFields, created_at: Timestamp) -> Self {
+        Self { id, fields, created_at, revoked_at: None, spent: 0, last_used_at: None, version: 1, secrets: Vec::new() }
     }
 }
 
-/// The longest record that this one could become without a change of what it says about the key.
-pub(super) fn longest(record: KeyRecord) -> KeyRecord {
-    KeyRecord {
-        key_id: "-".repeat("key_".len() + ID_LENGTH),
-        secret_id: "-".repeat("sec_".len() + ID_LENGTH),
-        revoked_at_ms: Some(0),
-        expires_at_ms: Some(0),
-        secret_not_after_ms: Some(0),
-        credits_exhausted: true,
-        needs_verification: true,
-        ..record
+impl KeyFields {
+    /// Whether an entry of the feed has room for the key, now and whatever becomes of it: a key that only fits while it
+    /// is valid could never be revoked.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn check_size(&self) -> Result<(), EntryTooLarge> {
+        let longest = KeyRecord {
+            key_id: "-".repeat(MAX_KEY_ID_LENGTH),
+            secret_id: "-".repeat("sec_".len() + ID_LENGTH),
+            revoked_at_ms: Some(0),
+            expires_at_ms: Some(0),
+            secret_not_after_ms: Some(0),
+            credits_exhausted: true,
+            needs_verification: true,
+            ..self.record()
+        };
+        let subject = Digest([0; Digest::LENGTH]);
+        Entry { subject, version: 0, body: Body::Key(longest) }.encode(&mut Vec::new())
     }
 }
 
@@ -251,10 +226,9 @@ mod tests {
     use super::*;
 
     fn key() -> Key {
-        Key {
-            expires_at: Some(Timestamp::from_ms(10)),
-            ..Key::new("key_1".into(), "n".into(), "key".into(), Timestamp::from_ms(0))
-        }
+        let mut key = Key::new("key_1".into(), "n".into(), "key".into(), Timestamp::from_ms(0));
+        key.expires_at = Some(Timestamp::from_ms(10));
+        key
     }
 
     #[test]

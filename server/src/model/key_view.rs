@@ -1,14 +1,14 @@
 //! A key with its secret and owner, as [`keyward_core::authorize`] decides on it.
 
-use super::{Key, Owner, Secret};
+use super::{Key, KeyFields, Owner, Secret};
 use crate::clock::Timestamp;
 use keyward_core::authorize::{KeyView, OwnerView};
 
 /// The key as `authorize` sees it, under one of its secrets. The pattern names all fields, so that a new one does not compile
 /// until it is decided whether it matters here.
 pub fn key_view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> KeyView<'a> {
-    let Key {
-        revoked_at,
+    let Key { fields, revoked_at, id: _, created_at: _, spent: _, last_used_at: _, version: _, secrets: _ } = key;
+    let KeyFields {
         expires_at,
         owner: owner_id,
         kind,
@@ -18,18 +18,12 @@ pub fn key_view<'a>(key: &'a Key, secret: &Secret, owner: Option<&'a Owner>) -> 
         limits: _,
         plan: _,
         credits: _,
-        spent: _,
         // Descriptive, or passed to the upstream.
-        id: _,
         name: _,
         environment: _,
-        created_at: _,
         member: _,
         metadata: _,
-        last_used_at: _,
-        version: _,
-        secrets: _,
-    } = key;
+    } = fields;
     let owner = match (owner_id, owner) {
         (_, Some(owner)) => OwnerView::Known { disabled: owner.disabled, permissions: owner.permissions.as_deref() },
         (Some(_), None) => OwnerView::Unknown,

@@ -1,6 +1,6 @@
 //! Keys that were found in public: what a report says, and what becomes of them.
 
-use crate::keys::text::is_invisible;
+use crate::text::is_invisible;
 use keyward_core::dialect::secret_recognizer::SecretRecognizer;
 use keyward_core::document::{Node, Problems, read_value};
 use keyward_core::key::secret::Secret as Plaintext;

@@ -1,26 +1,19 @@
 //! What callers may ask for, read so that all mistakes are told at once and what was read cannot be wrong.
 
-mod expiry;
-mod fields;
+pub mod documents;
 mod key_change;
 mod new_key;
 mod owner;
 mod plan;
 mod rotation;
-pub mod schema;
 mod usage;
 
-pub use fields::{MAX_CREDITS, is_id};
-pub use key_change::{KeyChange, MetadataChange};
+pub use key_change::KeyChange;
 pub use new_key::NewKey;
 pub use owner::{KeysToRevoke, OwnerChange, OwnerSettings};
 pub use plan::PlanSettings;
 pub use rotation::Rotation;
 pub use usage::UsageToUndo;
-
-pub(super) use expiry::lifetime;
-pub(super) use fields::{credits, fits, id, metadata, name, network, optional, owner, scope};
-pub(super) use new_key::kinds;
 
 use serde_json::Value;
 

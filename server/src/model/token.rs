@@ -1,6 +1,6 @@
 //! A token that was made over the API: who may call it in the name of what. The plaintext is not among what is known.
 
-use super::request::{lifetime, name};
+use super::reader::{lifetime, name};
 use crate::clock::Timestamp;
 use keyward_core::document::{Problems, read_value};
 use serde_json::Value;

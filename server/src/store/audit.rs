@@ -1,7 +1,7 @@
 //! The audit log: appended to in the transaction of the change, and never modified.
 
 use super::database::Engine;
-use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{from_json, sequence, stored_sequence};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
@@ -22,15 +22,6 @@ pub struct AuditQuery {
     pub subject: Option<String>,
 }
 
-/// A page of entries, newest first.
-#[derive(Clone, Debug)]
-pub struct AuditPage {
-    /// The entries.
-    pub entries: Vec<AuditEntry>,
-    /// The `before` of the next page; `None` on the last page.
-    pub next: Option<u64>,
-}
-
 #[derive(sqlx::FromRow)]
 struct AuditRow {
     sequence: i64,
@@ -43,7 +34,7 @@ struct AuditRow {
 
 impl Store {
     /// The entries that match the query.
-    pub async fn audit(&self, wanted: &AuditQuery) -> Result<AuditPage, Error> {
+    pub async fn audit(&self, wanted: &AuditQuery) -> Result<Page<AuditEntry, u64>, Error> {
         within(READ_PATIENCE, async {
             let mut query =
                 Sql::new("SELECT sequence, at, actor, action, subject, details FROM audit WHERE sequence < ");
@@ -54,16 +45,12 @@ impl Store {
                     .bind_all(iter::once(subject.clone()).chain(series_of(subject)))
                     .push(")");
             }
-            // One more than requested shows whether there are more.
-            query.push(" ORDER BY sequence DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-            let mut rows: Vec<AuditRow> =
-                query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
-            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-            let more = rows.len() > limit;
-            rows.truncate(limit);
-            let entries: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
-            let next = entries.last().filter(|_| more).map(|entry| entry.sequence);
-            Ok(AuditPage { entries, next })
+            let next = |entry: &AuditRow| entry.sequence.unsigned_abs();
+            Page::of_rows(
+                query
+                    .fetch_page("sequence DESC", wanted.limit, &mut *self.database.readers.acquire().await?, next)
+                    .await?,
+            )
         })
         .await
     }
@@ -177,7 +164,7 @@ mod tests {
             });
             append.await.unwrap();
         }
-        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().entries;
+        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().items;
         let times: Vec<_> = entries.iter().rev().map(|entry| entry.at).collect();
         assert_eq!(times, [30, 30, 31, 500, 0, 1].map(second));
     }

@@ -3,8 +3,7 @@
 
 use super::keys::{Excluded, with_secrets};
 use super::pool::Transaction;
-use super::query_builder::Sql;
-use super::rows::{KEY_COLUMNS, KeyRow};
+use super::rows::{KeyRow, select_keys};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::model::Key;
 use std::sync::Arc;
@@ -42,8 +41,7 @@ impl Store {
 impl Export {
     /// The next keys, the oldest first; none at the end.
     pub async fn next(&mut self) -> Result<Vec<Key>, Error> {
-        let mut query = Sql::new("SELECT ");
-        query.push(KEY_COLUMNS).push(" FROM keys");
+        let mut query = select_keys();
         if let Some((created_at, id)) = &self.after {
             query.push(" WHERE (created_at, id) > (").bind(*created_at).push(", ").bind(id.as_str()).push(")");
         }

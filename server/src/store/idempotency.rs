@@ -4,9 +4,9 @@
 //! again. Transactions that write follow each other, so of two simultaneous requests the second finds the result of the first.
 
 use super::authorization::Access;
-use super::keys::{Excluded, MAX_KNOWN_SECRETS, Rotated};
+use super::keys::{Excluded, MAX_KNOWN_SECRETS};
 use super::mutation::Mutation;
-use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
+use super::{Authorization, Error, KeyError, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::{Key, Secret, Target};
 use sqlx::AnyConnection;
@@ -72,8 +72,8 @@ impl Store {
         grace: Duration,
         once: Once,
         now: Timestamp,
-    ) -> Result<Made<Rotated>, Error> {
-        self.mutate(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
+    ) -> Result<Made<Key>, KeyError> {
+        self.mutate_keys(by, now, move |mutation| Box::pin(rotate_once(mutation, target, secret, grace, once))).await
     }
 
     /// The result of the first request, if this is a repeated one. The authorization must still hold, as the result leads to the
@@ -108,16 +108,14 @@ async fn rotate_once(
     secret: Secret,
     grace: Duration,
     once: Once,
-) -> Result<Made<Rotated>, Error> {
+) -> Result<Made<Key>, KeyError> {
     if let Some(before) = before(mutation, &once).await? {
         return Ok(Made::Before(Box::new(before)));
     }
     let secret_id = secret.id.clone();
-    let rotated = keys::rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
-    if let Rotated::Done(key) = &rotated {
-        remember(mutation, &once, &key.id, &secret_id).await?;
-    }
-    Ok(Made::Now(rotated))
+    let key = keys::rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS).await?;
+    remember(mutation, &once, &key.id, &secret_id).await?;
+    Ok(Made::Now(key))
 }
 
 async fn before(mutation: &mut Mutation, once: &Once) -> Result<Option<Before>, Error> {

@@ -5,40 +5,11 @@ use super::folding::folded;
 use super::keys::{Excluded, find_expected, states, store_end, tell, with_secrets};
 use super::mutation::Mutation;
 use super::query_builder::Sql;
-use super::rows::{KEY_COLUMNS, KeyRow, stored_amount, to_json};
-use super::{Authorization, Error, Store, owners, plans};
+use super::rows::{KeyRow, select_keys, stored_amount};
+use super::{Authorization, Error, KeyError, Store, owners, plans};
 use crate::clock::Timestamp;
 use crate::model::{Key, KeyChange, MAX_METADATA, State, Target};
-use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
-
-/// What became of a change of a key.
-#[derive(Clone, Debug)]
-pub enum Changed {
-    /// The key is as it was asked for.
-    Done(Box<Key>),
-    /// The key has ended, so its expiry is what it was.
-    NotActive(State),
-    /// Its metadata would have more than [`MAX_METADATA`] entries.
-    TooMuchMetadata,
-    /// There is no such key.
-    NotFound,
-}
-
-/// What became of the end of one secret.
-#[derive(Clone, Debug)]
-pub enum SecretEnded {
-    /// The secret has ended.
-    Done(Box<Key>),
-    /// The key has ended, and all its secrets with it.
-    NotActive(State),
-    /// No other secret of the key is valid.
-    LastOne,
-    /// The key has no such secret.
-    NoSuchSecret,
-    /// There is no such key.
-    NotFound,
-}
+use serde_json::json;
 
 /// The most keys that are revoked in one transaction.
 pub const REVOKED_AT_ONCE: u32 = 1000;
@@ -47,31 +18,32 @@ impl Store {
     /// Changes the key. What changes nothing writes nothing.
     ///
     /// # Errors
-    /// If it cannot be stored or does not fit an entry, has another version than was expected, or there is no such plan.
+    /// If it cannot be stored or does not fit an entry, has another version than was expected, or there is no such plan; if its
+    /// metadata would have too many entries, or its expiry is to change though it has ended.
     pub async fn change_key(
         &self,
         by: impl Into<Authorization>,
         target: impl Into<Target>,
         change: KeyChange,
         now: Timestamp,
-    ) -> Result<Changed, Error> {
+    ) -> Result<Key, KeyError> {
         let target = target.into();
-        self.mutate(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
+        self.mutate_keys(by, now, move |mutation| Box::pin(apply(mutation, target, change))).await
     }
 
     /// Ends one secret of the key at once.
     ///
     /// # Errors
-    /// If it cannot be stored, or the key has another version than was expected.
+    /// If it cannot be stored, or the key has another version than was expected; if it has ended, or no other secret is valid.
     pub async fn end_secret(
         &self,
         by: impl Into<Authorization>,
         target: impl Into<Target>,
         secret_id: String,
         now: Timestamp,
-    ) -> Result<SecretEnded, Error> {
+    ) -> Result<Key, KeyError> {
         let target = target.into();
-        self.mutate(by, now, move |mutation| Box::pin(end_secret(mutation, target, secret_id))).await
+        self.mutate_keys(by, now, move |mutation| Box::pin(end_secret(mutation, target, secret_id))).await
     }
 
     /// Revokes every active key of the owner, or of one member, and tells how many; `None` if there is no such owner.
@@ -115,91 +87,56 @@ impl Store {
     }
 }
 
-async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Result<Changed, Error> {
+async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Result<Key, KeyError> {
     let now = mutation.now();
-    let Some(current) = find_expected(mutation, &target).await? else { return Ok(Changed::NotFound) };
+    let current = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     let mut key = current.clone();
     change.apply(&mut key);
     if key == current {
-        return Ok(Changed::Done(Box::new(key)));
+        return Ok(key);
     }
     if key.expires_at != current.expires_at && current.state(now) != State::Active {
-        return Ok(Changed::NotActive(current.state(now)));
+        return Err(KeyError::NotActive { state: current.state(now), operation: "change its expiry" });
     }
     if key.metadata.len() > MAX_METADATA {
-        return Ok(Changed::TooMuchMetadata);
+        return Err(KeyError::TooMuchMetadata);
     }
     if let Some(plan) = key.plan.as_ref().filter(|plan| current.plan.as_ref() != Some(plan)) {
         plans::find(mutation.connection(), plan).await?.ok_or(Error::NoSuchPlan)?;
     }
-    key.fits_an_entry()?;
+    key.check_size().map_err(Error::from)?;
     key.version += 1;
-    sqlx::query(
-        "UPDATE keys SET name = $1, member = $2, scopes = $3, allow_ip = $4, limits = $5, plan = $6, credits = $7,
-                         metadata = $8, expires_at = $9, version = $10, name_folded = $11, spent = $12
-         WHERE id = $13",
-    )
-    .bind(&key.name)
-    .bind(&key.member)
-    .bind(to_json(&key.scopes))
-    .bind(to_json(&key.allow_ip))
-    .bind(key.limits.as_ref().map(|limits| to_json(limits)))
-    .bind(&key.plan)
-    .bind(key.credits.map(stored_amount))
-    .bind(json!(key.metadata).to_string())
-    .bind(key.expires_at.map(Timestamp::as_stored))
-    .bind(stored_amount(key.version))
-    .bind(folded(&key.name))
-    .bind(stored_amount(key.spent))
-    .bind(&key.id)
-    .execute(mutation.connection())
-    .await?;
-    mutation.audit("key.changed", &key.id, what_changed(&current, &key)).await?;
+    let mut update = Sql::new("UPDATE keys SET ");
+    for (spec, value) in key.to_stored() {
+        update.push(spec.name).push(" = ").bind_stored(value).push(", ");
+    }
+    update.push("spent = ").bind(stored_amount(key.spent));
+    update.push(", version = ").bind(stored_amount(key.version));
+    update.push(", name_folded = ").bind(folded(&key.name));
+    update.push(" WHERE id = ").bind(key.id.as_str());
+    update.execute(mutation.connection(), true).await?;
+    let mut changed = current.differences(&key);
+    changed.extend(differences([("spent", json!(current.spent), json!(key.spent))]));
+    mutation.audit("key.changed", &key.id, changed).await?;
     // A name or a note is nothing to the edges.
     tell(mutation, &key, |secret| key.record(secret, now) != current.record(secret, now)).await?;
-    Ok(Changed::Done(Box::new(key)))
+    Ok(key)
 }
 
-/// Old and new of each field, except what users note: that can be anything, so only the names of its entries are told.
-fn what_changed(old: &Key, new: &Key) -> Map<String, Value> {
-    let limits =
-        |key: &Key| json!(key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect::<Vec<_>>()));
-    let networks = |key: &Key| json!(key.allow_ip.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let mut changed = differences([
-        ("name", json!(old.name), json!(new.name)),
-        ("member", json!(old.member), json!(new.member)),
-        ("scopes", json!(old.scopes), json!(new.scopes)),
-        ("allow_ip", networks(old), networks(new)),
-        ("limits", limits(old), limits(new)),
-        ("plan", json!(old.plan), json!(new.plan)),
-        ("credits", json!(old.credits), json!(new.credits)),
-        ("spent", json!(old.spent), json!(new.spent)),
-        ("expires_at", json!(old.expires_at), json!(new.expires_at)),
-    ]);
-    let names: BTreeSet<_> = old.metadata.keys().chain(new.metadata.keys()).collect();
-    let names: Vec<_> = names.into_iter().filter(|name| old.metadata.get(*name) != new.metadata.get(*name)).collect();
-    if !names.is_empty() {
-        changed.insert("metadata".to_owned(), json!(names));
-    }
-    changed
-}
-
-async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) -> Result<SecretEnded, Error> {
+async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) -> Result<Key, KeyError> {
     let now = mutation.now();
-    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(SecretEnded::NotFound) };
+    let mut key = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     let another_is_valid = key.secrets.iter().any(|secret| secret.id != secret_id && secret.is_valid(now));
     let state = key.state(now);
-    let Some(secret) = key.secrets.iter_mut().find(|secret| secret.id == secret_id) else {
-        return Ok(SecretEnded::NoSuchSecret);
-    };
+    let secret = key.secrets.iter_mut().find(|secret| secret.id == secret_id).ok_or(KeyError::NoSuchSecret)?;
     if !secret.is_valid(now) {
-        return Ok(SecretEnded::Done(Box::new(key)));
+        return Ok(key);
     }
     if state != State::Active {
-        return Ok(SecretEnded::NotActive(state));
+        return Err(KeyError::NotActive { state, operation: "have a secret invalidated" });
     }
     if !another_is_valid {
-        return Ok(SecretEnded::LastOne);
+        return Err(KeyError::LastSecret);
     }
     secret.end_at(now);
     store_end(mutation.connection(), secret).await?;
@@ -210,7 +147,7 @@ async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) 
     key.version += 1;
     mutation.audit("key.secret_ended", &key.id, details([("secret", json!(secret_id))])).await?;
     tell(mutation, &key, |secret| secret.id == secret_id).await?;
-    Ok(SecretEnded::Done(Box::new(key)))
+    Ok(key)
 }
 
 async fn revoke_some(
@@ -223,8 +160,8 @@ async fn revoke_some(
     if owners::find(mutation.connection(), &owner).await?.is_none() {
         return Ok(None);
     }
-    let mut query = Sql::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" FROM keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ");
+    let mut query = select_keys();
+    query.push(" WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ");
     query.bind(now.as_stored()).push(") AND owner = ").bind(owner.as_str());
     if let Some(member) = &member {
         query.push(" AND member = ").bind(member.as_str());
@@ -279,9 +216,9 @@ mod tests {
         }
         let active = KeyQuery { limit: 100, state: Some(State::Active), ..KeyQuery::default() };
         let left = store.keys(&active, NOW).await.unwrap().unwrap();
-        assert_eq!(left.keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["key_6"]);
+        assert_eq!(left.items.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["key_6"]);
         let of_the_owner = AuditQuery { limit: 100, before: None, subject: Some("acme".to_owned()) };
-        let batches = store.audit(&of_the_owner).await.unwrap().entries;
+        let batches = store.audit(&of_the_owner).await.unwrap().items;
         let batches: Vec<_> = batches.iter().filter_map(|entry| entry.details.get("revoked")?.as_u64()).collect();
         assert_eq!(batches, [2, 2, 2]);
     }

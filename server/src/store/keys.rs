@@ -3,11 +3,11 @@
 use super::audit::details;
 use super::folding::folded;
 use super::mutation::Mutation;
-use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::rows::{KEY_COLUMNS, KeyRow, SECRET_COLUMNS, SecretRow, stored_amount, to_json};
-use super::{Authorization, Error, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
+use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
+use super::rows::{KeyRow, SECRET_COLUMNS, SecretRow, select_keys, stored_amount};
+use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, PasswordHash, Secret, State, Target};
+use crate::model::{Key, KeyFields, Owner, PasswordHash, Secret, State, Target};
 use keyward_core::key::digest::Digest;
 use keyward_core::key::environment::Environment;
 use keyward_core::wire::entry::Body;
@@ -43,33 +43,6 @@ pub struct KeyQuery {
     pub created_before: Option<Timestamp>,
     /// Only those that end by themselves before this time.
     pub expires_before: Option<Timestamp>,
-}
-
-/// Some keys, the newest first.
-#[derive(Clone, Debug)]
-pub struct KeyPage {
-    /// The keys.
-    pub keys: Vec<Key>,
-    /// The id to go on after, where there are more.
-    pub next: Option<String>,
-}
-
-/// What became of a rotation.
-#[derive(Clone, Debug)]
-pub enum Rotated {
-    /// The key has the new secret.
-    Done(Box<Key>),
-    /// The key cannot be used any more, so neither could a new secret.
-    NotActive(State),
-    /// The key has as many secrets that are still valid as it can have.
-    TooManySecrets,
-    /// The edges know as many secrets of the key as they may.
-    TooManyKnownSecrets {
-        /// How many.
-        most: usize,
-    },
-    /// There is no such key.
-    NotFound,
 }
 
 /// The most secrets of a key that are valid at a time.
@@ -141,7 +114,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
+    pub async fn keys(&self, query: &KeyQuery, now: Timestamp) -> Result<Option<Page<Key>>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
             list(&mut transaction, query, now).await
@@ -166,7 +139,7 @@ impl Store {
         _turn: &QueuePermit,
         query: &KeyQuery,
         now: Timestamp,
-    ) -> Result<Option<KeyPage>, Error> {
+    ) -> Result<Option<Page<Key>>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.user_readers).await?;
             list(&mut transaction, query, now).await
@@ -191,7 +164,7 @@ impl Store {
     /// Gives the key a further secret, and ends those it has after the grace.
     ///
     /// # Errors
-    /// If it cannot be stored, or has another version than was expected.
+    /// If it cannot be stored, or has another version than was expected; if it has ended, or has too many secrets.
     pub async fn rotate_key(
         &self,
         by: impl Into<Authorization>,
@@ -199,9 +172,10 @@ impl Store {
         secret: Secret,
         grace: Duration,
         now: Timestamp,
-    ) -> Result<Rotated, Error> {
+    ) -> Result<Key, KeyError> {
         let target = target.into();
-        self.mutate(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS))).await
+        self.mutate_keys(by, now, move |mutation| Box::pin(rotate(mutation, target, secret, grace, MAX_KNOWN_SECRETS)))
+            .await
     }
 }
 
@@ -217,16 +191,7 @@ pub(super) async fn create(mutation: &mut Mutation, mut key: Key) -> Result<Key,
         owners::ensure(mutation, owner).await?;
     }
     insert(mutation, &[&key]).await?;
-    let facts = details([
-        ("name", json!(key.name)),
-        ("owner", json!(key.owner)),
-        ("member", json!(key.member)),
-        ("kind", json!(key.kind)),
-        ("environment", json!(key.environment.map(Environment::name))),
-        ("plan", json!(key.plan)),
-        ("expires_at", json!(key.expires_at)),
-    ]);
-    mutation.audit("key.created", &key.id, facts).await?;
+    mutation.audit("key.created", &key.id, key.audited()).await?;
     tell(mutation, &key, |_| true).await?;
     Ok(key)
 }
@@ -254,13 +219,13 @@ pub(super) async fn rotate(
     mut new: Secret,
     grace: Duration,
     most_known: usize,
-) -> Result<Rotated, Error> {
+) -> Result<Key, KeyError> {
     let now = mutation.now();
     new.created_at = now;
-    let Some(mut key) = find_expected(mutation, &target).await? else { return Ok(Rotated::NotFound) };
+    let mut key = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
     match key.state(now) {
         State::Active => {}
-        state => return Ok(Rotated::NotActive(state)),
+        state => return Err(KeyError::NotActive { state, operation: "be rotated" }),
     }
     let mut concerned = vec![new.id.clone()];
     let mut still_valid = 0;
@@ -273,10 +238,10 @@ pub(super) async fn rotate(
         }
     }
     if still_valid >= MAX_VALID_SECRETS {
-        return Ok(Rotated::TooManySecrets);
+        return Err(KeyError::TooManySecrets);
     }
     if key.secrets.iter().filter(|secret| !secret.forgotten).count() >= most_known {
-        return Ok(Rotated::TooManyKnownSecrets { most: most_known });
+        return Err(KeyError::TooManyKnownSecrets { most: most_known });
     }
     for secret in key.secrets.iter().filter(|secret| concerned.contains(&secret.id)) {
         store_end(mutation.connection(), secret).await?;
@@ -293,7 +258,7 @@ pub(super) async fn rotate(
     // As they are read again, so that whoever asks twice gets one answer.
     key.secrets.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     tell(mutation, &key, |secret| concerned.contains(&secret.id)).await?;
-    Ok(Rotated::Done(Box::new(key)))
+    Ok(key)
 }
 
 /// Tells the edges of those secrets, except what they were told to forget.
@@ -325,30 +290,16 @@ pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -
 /// Stores keys with their secrets.
 pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
     for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
-        let mut insert = Sql::of_many_values(
-            mutation.engine(),
-            "INSERT INTO keys
-             (id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, expires_at, revoked_at,
-              member, plan, metadata, credits, spent, version, name_folded)
-             VALUES ",
-        );
+        let mut insert = Sql::of_many_values(mutation.engine(), "INSERT INTO keys (");
+        insert.push(KeyFields::COLUMNS).push("id, created_at, revoked_at, spent, version, name_folded) VALUES ");
         insert.bind_rows(rows, |columns, key| {
+            for (_, value) in key.to_stored() {
+                columns.bind_stored(value);
+            }
             columns
                 .bind(key.id.as_str())
-                .bind(key.name.as_str())
-                .bind(key.owner.as_deref())
-                .bind(key.kind.as_str())
-                .bind(key.environment.map(Environment::name))
-                .bind(to_json(&key.scopes))
-                .bind(to_json(&key.allow_ip))
-                .bind(key.limits.as_ref().map(|limits| to_json(limits)))
                 .bind(key.created_at.as_stored())
-                .bind(key.expires_at.map(Timestamp::as_stored))
                 .bind(key.revoked_at.map(Timestamp::as_stored))
-                .bind(key.member.as_deref())
-                .bind(key.plan.as_deref())
-                .bind(json!(key.metadata).to_string())
-                .bind(key.credits.map(stored_amount))
                 .bind(stored_amount(key.spent))
                 .bind(stored_amount(key.version))
                 .bind(folded(&key.name));
@@ -403,8 +354,8 @@ pub(super) async fn find_with(
     id: &str,
     forgotten: Excluded<'_>,
 ) -> Result<Option<Key>, Error> {
-    let mut query = Sql::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" FROM keys WHERE id = ").bind(id);
+    let mut query = select_keys();
+    query.push(" WHERE id = ").bind(id);
     let row = query.build_as()?.fetch_optional(&mut *connection).await?;
     Ok(with_secrets(connection, row.into_iter().collect(), forgotten).await?.pop())
 }
@@ -419,9 +370,9 @@ pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> R
     }
 }
 
-async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<KeyPage>, Error> {
-    let mut query = Sql::new("SELECT ");
-    query.push(KEY_COLUMNS).push(" FROM keys WHERE 1 = 1");
+async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<Page<Key>>, Error> {
+    let mut query = select_keys();
+    query.push(" WHERE 1 = 1");
     if let Some(after) = &wanted.after {
         let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
             .bind(after)
@@ -468,14 +419,9 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
             query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
         }
     }
-    // One more than wanted tells whether there are more.
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-    let mut rows: Vec<KeyRow> = query.build_as()?.fetch_all(&mut *connection).await?;
-    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| row.id().to_owned());
-    Ok(Some(KeyPage { keys: with_secrets(connection, rows, Excluded::None).await?, next }))
+    let next = |row: &KeyRow| row.id().to_owned();
+    let rows = query.fetch_page("created_at DESC, id DESC", wanted.limit, &mut *connection, next).await?;
+    Ok(Some(Page { items: with_secrets(connection, rows.items, Excluded::None).await?, next: rows.next }))
 }
 
 /// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.

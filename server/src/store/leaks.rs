@@ -155,7 +155,7 @@ mod tests {
             assert_eq!((key.revoked_at.is_some(), key.version), (seconds > 1, version));
         }
         let query = AuditQuery { limit: 10, before: None, subject: Some("key_1".into()) };
-        let entries = store.audit(&query).await.unwrap().entries;
+        let entries = store.audit(&query).await.unwrap().items;
         let actions: Vec<_> = entries.iter().map(|entry| entry.action.as_str()).collect();
         assert_eq!(actions, ["key.leaked", "key.revoked", "key.leaked", "key.leaked", "key.created"]);
         assert_eq!(

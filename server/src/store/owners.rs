@@ -2,7 +2,7 @@
 
 use super::audit::{details, differences};
 use super::mutation::Mutation;
-use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
+use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{OWNER_COLUMNS, OwnerRow, stored_amount, to_json};
 use super::{Authorization, Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
@@ -26,15 +26,6 @@ pub struct OwnerQuery {
     pub disabled: Option<bool>,
 }
 
-/// A page of owners, sorted by id.
-#[derive(Clone, Debug)]
-pub struct OwnerPage {
-    /// The owners.
-    pub owners: Vec<Owner>,
-    /// The id to continue after; `None` on the last page.
-    pub next: Option<String>,
-}
-
 impl Store {
     /// The owner of that id.
     pub async fn owner(&self, id: &str) -> Result<Option<Owner>, Error> {
@@ -42,7 +33,7 @@ impl Store {
     }
 
     /// The owners that match the query.
-    pub async fn owners(&self, wanted: &OwnerQuery) -> Result<OwnerPage, Error> {
+    pub async fn owners(&self, wanted: &OwnerQuery) -> Result<Page<Owner>, Error> {
         within(READ_PATIENCE, async {
             let mut query = Sql::new("SELECT ");
             // No id is empty.
@@ -56,15 +47,10 @@ impl Store {
             if let Some(disabled) = wanted.disabled {
                 query.push(" AND disabled = ").bind(disabled);
             }
-            // One more than requested shows whether there are more.
-            query.push(" ORDER BY id LIMIT ").bind(i64::from(wanted.limit) + 1);
-            let rows: Vec<OwnerRow> = query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
-            let mut owners: Vec<Owner> = rows.into_iter().map(Owner::try_from).collect::<Result<_, _>>()?;
-            let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-            let more = owners.len() > limit;
-            owners.truncate(limit);
-            let next = owners.last().filter(|_| more).map(|owner| owner.id.clone());
-            Ok(OwnerPage { owners, next })
+            let next = |owner: &OwnerRow| owner.id.clone();
+            Page::of_rows(
+                query.fetch_page("id", wanted.limit, &mut *self.database.readers.acquire().await?, next).await?,
+            )
         })
         .await
     }

@@ -2,7 +2,7 @@
 
 use super::audit::{details, differences};
 use super::mutation::Mutation;
-use super::query_builder::Sql;
+use super::query_builder::{Page, Sql};
 use super::rows::{PLAN_COLUMNS, PlanRow, stored_amount, to_json};
 use super::{Authorization, Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
@@ -11,15 +11,6 @@ use keyward_core::key::digest::Digest;
 use keyward_core::wire::entry::Body;
 use serde_json::{Value, json};
 use sqlx::AnyConnection;
-
-/// A page of plans, sorted by id.
-#[derive(Clone, Debug)]
-pub struct PlanPage {
-    /// The plans.
-    pub plans: Vec<Plan>,
-    /// The id to continue after; `None` on the last page.
-    pub next: Option<String>,
-}
 
 /// The outcome of deleting a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +30,18 @@ impl Store {
     }
 
     /// Plans after that id.
-    pub async fn plans(&self, after: Option<&str>, limit: u32) -> Result<PlanPage, Error> {
+    pub async fn plans(&self, after: Option<&str>, limit: u32) -> Result<Page<Plan>, Error> {
         within(READ_PATIENCE, async {
             let mut query = Sql::new("SELECT ");
             // No id is empty.
             query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
-            // One more than requested shows whether there are more.
-            query.push(" ORDER BY id LIMIT ").bind(i64::from(limit) + 1);
-            let rows: Vec<PlanRow> = query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
-            let mut plans: Vec<Plan> = rows.into_iter().map(Plan::try_from).collect::<Result<_, _>>()?;
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let more = plans.len() > limit;
-            plans.truncate(limit);
-            let next = plans.last().filter(|_| more).map(|plan| plan.id.clone());
-            Ok(PlanPage { plans, next })
+            Page::of_rows(
+                query
+                    .fetch_page("id", limit, &mut *self.database.readers.acquire().await?, |plan: &PlanRow| {
+                        plan.id.clone()
+                    })
+                    .await?,
+            )
         })
         .await
     }

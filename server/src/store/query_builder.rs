@@ -1,8 +1,10 @@
 //! Queries that are put together at run time. sqlx's own builder writes placeholders that PostgreSQL does not know under
 //! the `Any` driver.
 
+use super::Error;
 use super::database::Engine;
-use sqlx::any::AnyArguments;
+use crate::model::Stored;
+use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::QueryAs;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
 
@@ -12,6 +14,23 @@ pub(super) struct Sql {
     numbered: bool,
     arguments: AnyArguments,
     unbound: Option<sqlx::error::BoxDynError>,
+}
+
+/// Some of a list.
+#[derive(Clone, Debug)]
+pub struct Page<T, N = String> {
+    /// The elements.
+    pub items: Vec<T>,
+    /// What to go on after, where there are more: an id, or a number of the audit log.
+    pub next: Option<N>,
+}
+
+impl<T, N> Page<T, N> {
+    /// The page with what is made of its rows.
+    pub(super) fn of_rows<R: TryInto<T, Error = Error>>(rows: Page<R, N>) -> Result<Self, Error> {
+        let items = rows.items.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(Self { items, next: rows.next })
+    }
 }
 
 /// How many rows one statement inserts: SQLite takes 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and a row of ours has
@@ -32,12 +51,22 @@ pub(super) struct Columns<'a> {
 impl Columns<'_> {
     /// Binds the next column.
     pub(super) fn bind<'t, T: Encode<'t, Any> + Type<Any>>(&mut self, value: T) -> &mut Self {
+        self.next().bind(value);
+        self
+    }
+
+    /// Binds the next column to the value of a field.
+    pub(super) fn bind_stored(&mut self, value: Stored) -> &mut Self {
+        self.next().bind_stored(value);
+        self
+    }
+
+    fn next(&mut self) -> &mut Sql {
         if self.bound > 0 {
             self.sql.push(", ");
         }
         self.bound += 1;
-        self.sql.bind(value);
-        self
+        self.sql
     }
 }
 
@@ -78,6 +107,14 @@ impl Sql {
             self.text.push('?');
         }
         self
+    }
+
+    /// Appends a placeholder with the value of a field.
+    pub(super) fn bind_stored(&mut self, value: Stored) -> &mut Self {
+        match value {
+            Stored::Text(text) => self.bind(text),
+            Stored::Number(number) => self.bind(number),
+        }
     }
 
     /// Appends placeholders with these values, between commas.
@@ -121,10 +158,30 @@ impl Sql {
         }
     }
 
+    /// The rows of a page in that order, and where to go on after it. One more than wanted tells whether there are more.
+    pub(super) async fn fetch_page<T, N>(
+        mut self,
+        order: &str,
+        limit: u32,
+        connection: &mut AnyConnection,
+        place: impl FnOnce(&T) -> N,
+    ) -> Result<Page<T, N>, Error>
+    where
+        T: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
+    {
+        self.push(" ORDER BY ").push(order).push(" LIMIT ").bind(i64::from(limit) + 1);
+        let mut items: Vec<T> = self.build_as()?.fetch_all(connection).await?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(place);
+        Ok(Page { items, next })
+    }
+
     /// The query, whose rows are read as `T`.
     pub(super) fn build_as<T>(self) -> Result<QueryAs<'static, Any, T, AnyArguments>, sqlx::Error>
     where
-        T: for<'r> FromRow<'r, sqlx::any::AnyRow>,
+        T: for<'r> FromRow<'r, AnyRow>,
     {
         match self.unbound {
             Some(error) => Err(sqlx::Error::Encode(error)),

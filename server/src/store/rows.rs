@@ -1,35 +1,43 @@
 //! What stands in a row, as the types of the rest: every column is read here, and nowhere trusted.
 
 use super::Error;
+use super::query_builder::Sql;
 use crate::clock::Timestamp;
-use crate::model::{Key, Owner, OwnerKind, PasswordHash, Plan, Secret};
+use crate::model::{FieldSpec, Key, KeyFields, Owner, OwnerKind, PasswordHash, Plan, Secret, Stored};
 use keyward_core::key::digest::Digest;
-use keyward_core::key::environment::Environment;
 use keyward_core::key::limit::Limits;
 use keyward_core::wire::cursor::Cursor;
 use keyward_core::wire::summary::Summary;
 use serde::de::DeserializeOwned;
+use sqlx::any::AnyRow;
+use sqlx::{FromRow, Row};
 
 #[derive(sqlx::FromRow)]
 pub(super) struct KeyRow {
     id: String,
-    name: String,
-    owner: Option<String>,
-    kind: String,
-    environment: Option<String>,
-    scopes: String,
-    allow_ip: String,
-    limits: Option<String>,
+    #[sqlx(flatten)]
+    fields: FieldsRow,
     created_at: i64,
-    expires_at: Option<i64>,
     revoked_at: Option<i64>,
-    member: Option<String>,
-    plan: Option<String>,
-    metadata: String,
-    credits: Option<i64>,
     spent: i64,
     last_used_at: Option<i64>,
     version: i64,
+}
+
+/// The settable fields of a key, in the order of their table.
+struct FieldsRow(Vec<Stored>);
+
+impl FromRow<'_, AnyRow> for FieldsRow {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        let column = |spec: &FieldSpec| {
+            Ok(if spec.shape.is_number() {
+                Stored::Number(row.try_get(spec.name)?)
+            } else {
+                Stored::Text(row.try_get(spec.name)?)
+            })
+        };
+        KeyFields::SPECS.iter().map(column).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -48,7 +56,7 @@ pub(super) struct SecretRow {
 
 #[derive(sqlx::FromRow)]
 pub(super) struct OwnerRow {
-    id: String,
+    pub(super) id: String,
     kind: Option<String>,
     disabled: i64,
     permissions: Option<String>,
@@ -58,7 +66,7 @@ pub(super) struct OwnerRow {
 
 #[derive(sqlx::FromRow)]
 pub(super) struct PlanRow {
-    id: String,
+    pub(super) id: String,
     limits: Option<String>,
     credits: Option<i64>,
     created_at: i64,
@@ -86,26 +94,11 @@ pub(super) struct Head {
 
 impl KeyRow {
     pub(super) fn with_secrets(self, secrets: Vec<Secret>) -> Result<Key, Error> {
-        let environment = |name: String| Environment::from_name(&name).ok_or(Error::Corrupt("key's environment"));
         Ok(Key {
-            environment: self.environment.map(environment).transpose()?,
-            scopes: from_json(&self.scopes, "key's scopes")?,
-            allow_ip: from_json::<Vec<String>>(&self.allow_ip, "key's allowlist")?
-                .iter()
-                .map(|network| network.parse().map_err(|_| Error::Corrupt("key's allowlist")))
-                .collect::<Result<_, _>>()?,
-            limits: self.limits.map(|stored| limits(&stored)).transpose()?,
             id: self.id,
-            name: self.name,
-            owner: self.owner,
-            kind: self.kind,
+            fields: KeyFields::from_stored(self.fields.0).map_err(Error::Corrupt)?,
             created_at: Timestamp::from_stored(self.created_at),
-            expires_at: self.expires_at.map(Timestamp::from_stored),
             revoked_at: self.revoked_at.map(Timestamp::from_stored),
-            member: self.member,
-            plan: self.plan,
-            metadata: from_json(&self.metadata, "key's metadata")?,
-            credits: self.credits.map(|credits| amount(credits, "key's credits")).transpose()?,
             spent: amount(self.spent, "key's spent credits")?,
             last_used_at: self.last_used_at.map(Timestamp::from_stored),
             version: amount(self.version, "key's version")?,
@@ -123,9 +116,12 @@ impl KeyRow {
     }
 }
 
-/// The columns of a key, in every query for a [`KeyRow`].
-pub(super) const KEY_COLUMNS: &str = "id, name, owner, kind, environment, scopes, allow_ip, limits, created_at, \
-                                      expires_at, revoked_at, member, plan, metadata, credits, spent, last_used_at, version";
+/// A query for [`KeyRow`]s, up to the table.
+pub(super) fn select_keys() -> Sql {
+    let mut query = Sql::new("SELECT ");
+    query.push(KeyFields::COLUMNS).push("id, created_at, revoked_at, spent, last_used_at, version FROM keys");
+    query
+}
 
 /// The columns of a secret, in every query for a [`SecretRow`].
 pub(super) const SECRET_COLUMNS: &str = "key_id, id, digest, hint, created_at, not_after, \
@@ -199,9 +195,9 @@ impl TryFrom<HeadRow> for Head {
     }
 }
 
-pub(super) fn limits(stored: &str) -> Result<Limits, Error> {
-    let corrupt = || Error::Corrupt("key's limits");
-    let texts: Vec<String> = from_json(stored, "key's limits")?;
+fn limits(stored: &str) -> Result<Limits, Error> {
+    let corrupt = || Error::Corrupt("plan's limits");
+    let texts: Vec<String> = from_json(stored, "plan's limits")?;
     let limits: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
     Limits::new(limits.map_err(|_| corrupt())?).map_err(|_| corrupt())
 }

@@ -3,7 +3,7 @@
 use super::authorization::{Access, StoredCredential};
 use super::mutation::Mutation;
 use super::pool::Pool;
-use super::query_builder::Sql;
+use super::query_builder::{Page, Sql};
 use super::tail::GLANCE_PATIENCE;
 use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Step, Store, within};
 use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
@@ -23,15 +23,6 @@ pub struct TokenQuery {
     pub limit: u32,
     /// The id to continue after.
     pub after: Option<String>,
-}
-
-/// A page of tokens, newest first.
-#[derive(Clone, Debug)]
-pub struct TokenPage {
-    /// The tokens.
-    pub tokens: Vec<Token>,
-    /// The id to continue after; `None` on the last page.
-    pub next: Option<String>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -130,7 +121,7 @@ impl Store {
     }
 
     /// The tokens that match the query; `None` if the token to continue after does not exist.
-    pub async fn tokens(&self, wanted: &TokenQuery) -> Result<Option<TokenPage>, Error> {
+    pub async fn tokens(&self, wanted: &TokenQuery) -> Result<Option<Page<Token>>, Error> {
         within(READ_PATIENCE, async {
             let mut transaction = self.database.begin_read(&self.database.readers).await?;
             list(&mut transaction, wanted).await
@@ -226,7 +217,7 @@ async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>,
     row.map(Token::try_from).transpose()
 }
 
-async fn list(connection: &mut AnyConnection, wanted: &TokenQuery) -> Result<Option<TokenPage>, Error> {
+async fn list(connection: &mut AnyConnection, wanted: &TokenQuery) -> Result<Option<Page<Token>>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(TOKEN_COLUMNS).push(" FROM tokens");
     if let Some(after) = &wanted.after {
@@ -234,14 +225,9 @@ async fn list(connection: &mut AnyConnection, wanted: &TokenQuery) -> Result<Opt
         query.push(" WHERE (created_at, id) < (").bind(last.created_at.as_stored()).push(", ");
         query.bind(after.as_str()).push(")");
     }
-    // One more than requested shows whether there are more.
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").bind(i64::from(wanted.limit) + 1);
-    let mut rows: Vec<TokenRow> = query.build_as()?.fetch_all(connection).await?;
-    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-    Ok(Some(TokenPage { tokens: rows.into_iter().map(Token::try_from).collect::<Result<_, _>>()?, next }))
+    let next = |token: &TokenRow| token.id.clone();
+    let page = query.fetch_page("created_at DESC, id DESC", wanted.limit, connection, next);
+    Page::of_rows(page.await?).map(Some)
 }
 
 impl TryFrom<TokenRow> for Token {

@@ -16,7 +16,7 @@ use crate::http::problem::ApiError;
 use crate::keys::issue::{self, issue};
 use crate::model::{Key, NewKey, Rotation, Secret, Target};
 use crate::random::{self, RngError};
-use crate::store::{Authorization, Before, Made, Rotated};
+use crate::store::{Authorization, Before, Made};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
@@ -51,22 +51,9 @@ pub(crate) async fn create(
         return Ok(response);
     }
     let no_plan = plan_problem(&app, &document).await?;
-    let new = with_further(NewKey::read(document, &app.dialect, now), no_plan)?;
+    let new = with_further(NewKey::read(&document, &app.dialect, now), no_plan)?;
     let (plaintext, secret) = new_secret(&app, &new.format, repeatable.as_ref(), now).await?;
-    let key = Key {
-        owner: new.owner,
-        environment: new.format.environment,
-        scopes: new.scopes,
-        allow_ip: new.allow_ip,
-        limits: new.limits,
-        expires_at: new.expires_at,
-        member: new.member,
-        plan: new.plan,
-        credits: new.credits,
-        metadata: new.metadata,
-        secrets: vec![secret],
-        ..Key::new(random::id("key_")?, new.name, new.format.kind, now)
-    };
+    let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     let made = match &repeatable {
         Some(repeatable) => app.store.create_key_once(by, key, repeatable.once).await?,
         None => Made::Now(app.store.create_key(by, key).await?),
@@ -116,25 +103,18 @@ pub(crate) async fn rotate(
         Some(repeatable) => app.store.rotate_key_once(by, target, secret, grace, repeatable.once, now).await?,
         None => Made::Now(app.store.rotate_key(by, target, secret, grace, now).await?),
     };
-    let rotated = match (made, repeatable) {
-        (Made::Now(rotated), _) => rotated,
-        (Made::Before(before), Some(repeatable)) => return show_again(&app, &repeatable, &before, now),
-        (Made::Before(_), None) => return Err(ApiError::CannotRepeat),
-    };
-    match rotated {
-        Rotated::Done(key) => {
+    match (made, repeatable) {
+        (Made::Now(key), _) => {
             tracing::info!(key = key.id, owner = key.owner, grace_s = grace.as_secs(), "key rotated");
             show_once(&key, &plaintext, now)
         }
-        Rotated::NotActive(state) => Err(ApiError::NotActive { state, operation: "be rotated" }),
-        Rotated::TooManySecrets => Err(ApiError::TooManySecrets),
-        Rotated::TooManyKnownSecrets { most } => Err(ApiError::TooManyKnownSecrets { most }),
-        Rotated::NotFound => Err(NO_KEY),
+        (Made::Before(before), Some(repeatable)) => show_again(&app, &repeatable, &before, now),
+        (Made::Before(_), None) => Err(ApiError::CannotRepeat),
     }
 }
 
-/// The format of keys of this kind and environment.
-fn format_of<'a>(dialect: &'a Dialect, key: &Key) -> Result<&'a KeyFormat, ApiError> {
+/// What the dialect says of keys like this one.
+pub(crate) fn format_of<'a>(dialect: &'a Dialect, key: &Key) -> Result<&'a KeyFormat, ApiError> {
     let format =
         dialect.formats.iter().find(|format| (&format.kind, format.environment) == (&key.kind, key.environment));
     format.ok_or_else(|| ApiError::UnknownKind { kind: key.kind.clone() })

@@ -3,13 +3,12 @@
 use crate::clock::Timestamp;
 use crate::http::parameters::KeyId;
 use crate::model::{Key, Secret, State as KeyState};
-use keyward_core::key::environment::Environment;
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// A key.
+/// A key. `openapi.rs` adds its settable fields to the schema.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Key)]
 pub(crate) struct KeyResource<'a> {
@@ -19,41 +18,14 @@ pub(crate) struct KeyResource<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key: Option<&'a str>,
-    /// The display name.
-    name: &'a str,
-    /// The id of its owner.
-    #[schema(required)]
-    owner: Option<&'a str>,
-    /// The member of the owner whom the key is for.
-    #[schema(required)]
-    member: Option<&'a str>,
-    /// The kind, as the dialect defines it.
-    kind: &'a str,
-    /// The environment, `live` or `test`.
-    #[schema(required, pattern = "^(live|test)$")]
-    environment: Option<&'static str>,
-    /// The permissions.
-    scopes: &'a [String],
-    /// The allowed client networks (CIDR); empty allows any.
-    allow_ip: Vec<String>,
-    /// The rate limits; null for those of the plan, or else the dialect's.
-    #[schema(required)]
-    limits: Option<Vec<String>>,
-    /// The id of its plan.
-    #[schema(required)]
-    plan: Option<&'a str>,
-    /// The total cost that the key may spend; null is unlimited.
-    #[schema(required)]
-    credits: Option<u64>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    fields: Map<String, Value>,
     /// The cost spent, as far as edges have reported.
     spent: u64,
-    /// Free-form metadata.
-    metadata: &'a BTreeMap<String, String>,
     #[schema(value_type = KeyState)]
     state: &'static str,
     created_at: Timestamp,
-    #[schema(required)]
-    expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
     /// The last use, as far as edges have reported.
@@ -99,21 +71,10 @@ pub(crate) fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: 
     KeyResource {
         id: &key.id,
         key: plaintext.map(Plaintext::expose),
-        name: &key.name,
-        owner: key.owner.as_deref(),
-        member: key.member.as_deref(),
-        kind: &key.kind,
-        environment: key.environment.map(Environment::name),
-        scopes: &key.scopes,
-        allow_ip: key.allow_ip.iter().map(ToString::to_string).collect(),
-        limits: key.limits.as_ref().map(|limits| limits.iter().map(ToString::to_string).collect()),
-        plan: key.plan.as_deref(),
-        credits: key.credits,
+        fields: key.shown(|_| true),
         spent: key.spent,
-        metadata: &key.metadata,
         state: key.state(now).name(),
         created_at: key.created_at,
-        expires_at: key.expires_at,
         revoked_at: key.revoked_at,
         last_used_at: key.last_used_at,
         secrets: key.secrets.iter().map(|secret| secret_resource(secret, now)).collect(),

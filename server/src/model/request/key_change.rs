@@ -1,48 +1,20 @@
 //! A change of a key that is asked for: a JSON merge patch (RFC 7396) of what can be changed of it.
 
-use super::expiry::expiry;
-use super::fields::{credits, id, metadata_name, metadata_value, name, network, nullable, scope};
 use crate::clock::Timestamp;
 use crate::model::Key;
-use ipnet::IpNet;
-use keyward_core::dialect::{Dialect, read_limits};
-use keyward_core::document::{Node, Problems, read_value};
-use keyward_core::key::limit::Limits;
+use crate::model::key::{Context, FieldChanges};
+use crate::model::reader::credits;
+use keyward_core::dialect::Dialect;
+use keyward_core::document::{Problems, read_value};
 use serde_json::Value;
-use std::collections::BTreeMap;
 
-/// What is to become of a key; an outer `None` leaves things as they are.
+/// What is to become of a key; `None` leaves things as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct KeyChange {
-    /// What its users call it.
-    pub name: Option<String>,
-    /// Who it is for.
-    pub member: Option<Option<String>>,
-    /// What it may do.
-    pub scopes: Option<Vec<String>>,
-    /// Where it may be used from; empty means anywhere.
-    pub allow_ip: Option<Vec<IpNet>>,
-    /// What it may use; the inner `None` for what its plan says, or else the dialect.
-    pub limits: Option<Option<Limits>>,
-    /// The id of its plan.
-    pub plan: Option<Option<String>>,
-    /// How much it may spend altogether; the inner `None` does not bound it.
-    pub credits: Option<Option<u64>>,
-    /// How much it has spent so far, where what edges reported is not so.
+    /// What is to become of its settable fields.
+    pub fields: FieldChanges,
+    /// How many credits it has spent so far, to correct what edges reported.
     pub spent: Option<u64>,
-    /// What is to become of the notes about it.
-    pub metadata: Option<MetadataChange>,
-    /// When it ends by itself; the inner `None` for never.
-    pub expires_at: Option<Option<Timestamp>>,
-}
-
-/// What is to become of a key's metadata.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetadataChange {
-    /// All of it goes.
-    Cleared,
-    /// These entries are set, or removed where there is no value; the others stay.
-    Merged(BTreeMap<String, Option<String>>),
 }
 
 impl KeyChange {
@@ -52,84 +24,27 @@ impl KeyChange {
     /// Every mistake in it.
     pub fn read(document: &Value, dialect: &Dialect, created_at: Timestamp, now: Timestamp) -> Result<Self, Problems> {
         read_value(document, |node| {
-            let mut fields = node.fields()?;
-            let name = fields.maybe("name", name);
-            let member = nullable(&mut fields, "member", id);
-            let scopes = nullable(&mut fields, "scopes", |n| n.each(scope));
-            let allow_ip = nullable(&mut fields, "allow_ip", |n| n.each(network));
-            let limits = nullable(&mut fields, "limits", read_limits);
-            let plan = nullable(&mut fields, "plan", id);
-            let spent = fields.maybe("spent", credits);
-            let credits = nullable(&mut fields, "credits", credits);
-            let metadata = nullable(&mut fields, "metadata", metadata);
-            let expires_at = expiry(&mut fields, dialect, created_at, now);
-            for fixed in ["kind", "owner", "environment"] {
-                if let Some(n) = fields.optional(fixed) {
-                    n.problem("cannot be changed; make another key instead");
-                }
-            }
-            fields.finish();
-            Some(Self {
-                name: name?,
-                member: member?,
-                scopes: scopes?.map(Option::unwrap_or_default),
-                allow_ip: allow_ip?.map(Option::unwrap_or_default),
-                limits: limits?,
-                plan: plan?,
-                credits: credits?,
-                spent: spent?,
-                metadata: metadata?.map(|entries| entries.map_or(MetadataChange::Cleared, MetadataChange::Merged)),
-                expires_at: expires_at?,
-            })
+            let mut given = node.fields()?;
+            let context = Context { dialect, now, created_at: Some(created_at), format: None };
+            let fields = FieldChanges::read(&mut given, &context);
+            let spent = given.maybe("spent", credits);
+            given.finish();
+            Some(Self { fields: fields?, spent: spent? })
         })
     }
 
     /// Changes what is to be changed.
     pub fn apply(self, key: &mut Key) {
-        set(&mut key.name, self.name);
-        set(&mut key.member, self.member);
-        set(&mut key.scopes, self.scopes);
-        set(&mut key.allow_ip, self.allow_ip);
-        set(&mut key.limits, self.limits);
-        set(&mut key.plan, self.plan);
-        set(&mut key.credits, self.credits);
-        set(&mut key.spent, self.spent);
-        set(&mut key.expires_at, self.expires_at);
-        match self.metadata {
-            None => {}
-            Some(MetadataChange::Cleared) => key.metadata.clear(),
-            Some(MetadataChange::Merged(entries)) => {
-                for (name, value) in entries {
-                    match value {
-                        Some(value) => drop(key.metadata.insert(name, value)),
-                        None => drop(key.metadata.remove(&name)),
-                    }
-                }
-            }
-        }
+        self.fields.apply(&mut key.fields);
+        key.spent = self.spent.unwrap_or(key.spent);
     }
-}
-
-fn set<T>(field: &mut T, change: Option<T>) {
-    if let Some(value) = change {
-        *field = value;
-    }
-}
-
-fn metadata(node: &Node<'_>) -> Option<BTreeMap<String, Option<String>>> {
-    let read = |(name, n): (&str, Node<'_>)| {
-        let value = if n.value().is_null() { Some(None) } else { metadata_value(&n).map(Some) };
-        metadata_name(name, &n).zip(value)
-    };
-    // Every one is read, so that every mistake is told.
-    let read: Vec<_> = node.fields()?.all().into_iter().map(read).collect();
-    read.into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::request::fields::told;
+    use crate::model::reader::told;
+    use keyward_core::key::limit::Limits;
     use serde_json::json;
     use std::time::Duration;
 
@@ -157,7 +72,7 @@ mod tests {
         key.expires_at = Some(NOW);
         read("keyward", all).unwrap().apply(&mut key);
         assert_eq!(key, bare);
-        assert_eq!(read("keyward", json!({"expires_in_s": null})).unwrap().expires_at, Some(None));
+        assert_eq!(read("keyward", json!({"expires_in_s": null})).unwrap().fields.expires_at, Some(None));
         assert_eq!(read("keyward", json!({"name": null})).unwrap_err(), [("name".into(), "is required".into())]);
     }
 
@@ -180,8 +95,8 @@ mod tests {
         )
         .unwrap_err();
         let fields: Vec<_> = problems.iter().map(|(field, _)| field.as_str()).collect();
-        assert_eq!(fields, ["metadata.a b", "metadata.n", "expires_in_s", "kind", "owner", "environment", "state"]);
-        assert!(problems[3].1.contains("cannot be changed"));
+        assert_eq!(fields, ["owner", "kind", "environment", "metadata.a b", "metadata.n", "expires_in_s", "state"]);
+        assert!(problems[..3].iter().all(|(_, message)| message.contains("cannot be changed")));
     }
 
     #[test]
@@ -190,6 +105,6 @@ mod tests {
         assert!(read("graph8", json!({"expires_in_s": 364 * day})).is_ok(), "a day of the 365 has passed");
         assert_eq!(read("graph8", json!({"expires_in_s": 364 * day + 1})).unwrap_err()[0].0, "expires_in_s");
         assert!(read("graph8", json!({"expires_in_s": 1})).is_ok(), "the first day has passed");
-        assert_eq!(read("graph8", json!({"expires_at": null})).unwrap().expires_at, Some(None));
+        assert_eq!(read("graph8", json!({"expires_at": null})).unwrap().fields.expires_at, Some(None));
     }
 }

@@ -1,6 +1,6 @@
 //! What is asked of an owner.
 
-use super::fields::{fits, id, nullable, optional, read_with_id, scope};
+use crate::model::reader::{fits, id, nullable, optional, read_with_id, scope};
 use crate::model::{Owner, OwnerKind};
 use keyward_core::document::{Fields, Node, Problems, read_value};
 use keyward_core::wire::entry::{Body, OwnerRecord};
@@ -108,7 +108,7 @@ fn kind(node: &Node<'_>) -> Option<OwnerKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::request::fields::told;
+    use crate::model::reader::told;
     use serde_json::json;
 
     #[test]

@@ -1,7 +1,7 @@
 //! A plan that is asked for.
 
-use super::fields::{credits, optional, read_with_id};
 use crate::model::Plan;
+use crate::model::reader::{credits, optional, read_with_id};
 use keyward_core::dialect::read_limits;
 use keyward_core::document::Problems;
 use keyward_core::key::limit::Limits;
@@ -41,7 +41,7 @@ impl PlanSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::request::fields::told;
+    use crate::model::reader::told;
     use serde_json::json;
 
     #[test]

@@ -1,6 +1,6 @@
 //! A rotation that is asked for.
 
-use super::fields::optional;
+use crate::model::reader::optional;
 use keyward_core::document::{Problems, read_value};
 use serde_json::Value;
 use std::time::Duration;
@@ -34,8 +34,8 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::reader::told;
     use crate::model::request::document;
-    use crate::model::request::fields::told;
     use serde_json::json;
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reported usage that is to be undone.
 
-use super::fields::MAX_ID_LENGTH;
 use crate::clock::Timestamp;
+use crate::model::reader::MAX_ID_LENGTH;
 use keyward_core::document::{Node, Problems, read_value};
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ fn time(node: &Node<'_>) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::request::fields::told;
+    use crate::model::reader::told;
     use serde_json::json;
 
     #[test]

@@ -1,6 +1,6 @@
 //! When a key ends by itself: a time, or how long from now, within what the dialect allows.
 
-use super::fields::nullable;
+use super::nullable;
 use crate::clock::Timestamp;
 use keyward_core::dialect::Dialect;
 use keyward_core::document::{Fields, Node};
@@ -11,7 +11,7 @@ pub(super) const MAX_LIFETIME_S: u64 = 100 * 365 * 86_400;
 
 /// Reads `expires_at` and `expires_in_s`, of which one may be given, for a key made at that time. `None` if there is a
 /// mistake, `Some(None)` if neither is there, and inside that `None` for never.
-pub(super) fn expiry(
+pub(crate) fn expiry(
     fields: &mut Fields<'_>,
     dialect: &Dialect,
     created_at: Timestamp,
@@ -22,13 +22,12 @@ pub(super) fn expiry(
         Some((within(n, time, dialect, created_at)?, n.clone()))
     });
     let at = nullable(fields, "expires_at", |n| {
-        let time = Timestamp::parse_rfc3339(n.string()?);
-        match time {
-            None => n.problem("expected a date and time as RFC 3339 writes them"),
-            Some(time) if time <= now => n.problem("expected a time in the future"),
-            Some(time) => return within(n, time, dialect, created_at),
+        let time = time(n)?;
+        if time <= now {
+            n.problem("expected a time in the future");
+            return None;
         }
-        None
+        within(n, time, dialect, created_at)
     });
     match (after?, at?) {
         (Some(Some((_, node))), Some(Some(_))) => {
@@ -38,6 +37,15 @@ pub(super) fn expiry(
         (Some(Some((time, _))), _) => Some(Some(Some(time))),
         (after, at) => Some(at.or(after.map(|_| None))),
     }
+}
+
+/// A date and time.
+pub(crate) fn time(node: &Node<'_>) -> Option<Timestamp> {
+    let time = Timestamp::parse_rfc3339(node.string()?);
+    if time.is_none() {
+        node.problem("expected a date and time as RFC 3339 writes them");
+    }
+    time
 }
 
 /// A whole number of seconds after which something ends by itself.

@@ -1,33 +1,73 @@
-//! Conditional requests (RFC 9110, section 13): the ETag of a key, owner or plan is its version.
+//! Conditional requests (RFC 9110, section 13): a key, owner or plan by its id, and the versions that a request is meant for.
+//! The ETag is the version.
 
-use super::problem::ApiError;
-use crate::model::Expected;
 use axum::extract::FromRequestParts;
 use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
+use std::convert::Infallible;
+
+/// One key, owner or plan that is to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its id.
+    pub id: String,
+    /// In which version; in another one it is left as it is.
+    pub expected: Expected,
+}
+
+/// Which versions a request is meant for (RFC 9110, section 13.1.1).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Expected {
+    /// Whatever there is, or nothing.
+    #[default]
+    Anything,
+    /// Whatever there is.
+    Something,
+    /// Nothing: it is to be made.
+    Nothing,
+    /// One of these; none at all fits nothing.
+    OneOf(Vec<u64>),
+}
+
+impl Expected {
+    /// Whether what is there, in that version, is what was expected.
+    pub fn fits(&self, version: Option<u64>) -> bool {
+        match (self, version) {
+            (Self::Anything, _) | (Self::Something, Some(_)) | (Self::Nothing, None) => true,
+            (Self::OneOf(versions), Some(version)) => versions.contains(&version),
+            (Self::Nothing, Some(_)) | (_, None) => false,
+        }
+    }
+}
+
+impl From<String> for Target {
+    fn from(id: String) -> Self {
+        Self { id, expected: Expected::Anything }
+    }
+}
 
 /// The versions that `If-Match` permits to change; with `If-None-Match: *` none, so that an existing resource stays.
-pub(super) struct IfMatch(pub(super) Expected);
+pub struct IfMatch(pub Expected);
 
 /// The versions that `If-None-Match` names.
-pub(super) struct Known(Expected);
+pub struct Known(Expected);
 
 /// The ETag of a version.
-pub(super) fn etag(version: u64) -> String {
+pub fn etag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
 impl Known {
     /// Whether the client knows this version.
-    pub(super) fn has(&self, version: u64) -> bool {
+    pub fn has(&self, version: u64) -> bool {
         self.0 != Expected::Anything && self.0.fits(Some(version))
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = ApiError;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let expected = versions(parts, &IF_MATCH, |tag| tag);
         let is_create_only = versions(parts, &IF_NONE_MATCH, |tag| tag) == Expected::Something;
         Ok(Self(match expected {
@@ -40,9 +80,9 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Known {
-    type Rejection = ApiError;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         // The comparison is weak (RFC 9110, section 13.1.2).
         Ok(Self(versions(parts, &IF_NONE_MATCH, |tag| tag.strip_prefix("W/").unwrap_or(tag))))
     }
@@ -103,6 +143,21 @@ mod tests {
         for field in ["", "3", "\"3", "\"03\"", "\"+3\"", "\"a,b\"", "\"99999999999999999999\"", "'3'"] {
             let (expected, known) = read(&[field]);
             assert!(!expected.fits(Some(3)) && !known.has(3), "{field}");
+        }
+    }
+
+    #[test]
+    fn what_is_expected_fits_what_is_there() {
+        let one_of = |versions: &[u64]| Expected::OneOf(versions.to_vec());
+        for (expected, nothing, third) in [
+            (Expected::Anything, true, true),
+            (Expected::Something, false, true),
+            (Expected::Nothing, true, false),
+            (one_of(&[2, 3]), false, true),
+            (one_of(&[2]), false, false),
+            (one_of(&[]), false, false),
+        ] {
+            assert_eq!((expected.fits(None), expected.fits(Some(3))), (nothing, third), "{expected:?}");
         }
     }
 }

@@ -1,8 +1,11 @@
-//! What several requests have in common: how one field of them is read.
+//! Readers of single values, which several documents have in common, with the bounds of each.
 
-use crate::model::key::MAX_METADATA;
+mod expiry;
+pub mod schema;
+
+pub(super) use expiry::{expiry, lifetime, time};
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use keyward_core::dialect::Dialect;
 use keyward_core::document::{Fields, Node, Problems, read_value};
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::entry::{Body, Entry};
@@ -13,6 +16,8 @@ use std::net::IpAddr;
 pub(super) const MAX_NAME_LENGTH: usize = 200;
 pub(super) const MAX_SCOPE_LENGTH: usize = 64;
 pub(super) const MAX_ID_LENGTH: usize = 128;
+/// The most entries of a key's metadata.
+pub const MAX_METADATA: usize = 20;
 pub(super) const MAX_METADATA_NAME_LENGTH: usize = 64;
 pub(super) const MAX_METADATA_VALUE_LENGTH: usize = 500;
 /// The most credits that a key can have or can have spent: what every reader of JSON tells from its neighbours (RFC 8259,
@@ -62,7 +67,7 @@ pub(crate) fn optional<'a, T>(
 
 /// A field that may be absent, null or given: `None` if it is there and wrong, `Some(None)` if it is absent, and inside
 /// that `None` for null.
-pub(super) fn nullable<'a, T>(
+pub(crate) fn nullable<'a, T>(
     fields: &mut Fields<'a>,
     name: &'static str,
     read: impl FnOnce(&Node<'a>) -> Option<T>,
@@ -101,18 +106,6 @@ pub(crate) fn id(node: &Node<'_>) -> Option<String> {
         return None;
     }
     Some(id.to_owned())
-}
-
-/// The id of the owner of a key, without which the dialect may have every edge refuse it.
-pub(crate) fn owner(fields: &mut Fields<'_>, dialect: &Dialect) -> Option<Option<String>> {
-    let owner = optional(fields, "owner", id)?;
-    if owner.is_none() && dialect.owner_required {
-        let message =
-            format!("is required: by the dialect {} every gateway refuses a key without an owner", dialect.name);
-        fields.problem("owner", message);
-        return None;
-    }
-    Some(owner)
 }
 
 pub(crate) fn scope(node: &Node<'_>) -> Option<String> {
@@ -173,8 +166,19 @@ pub(crate) fn metadata(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
     read.into_iter().collect()
 }
 
+/// Notes to set, or to remove where there is no value.
+pub(crate) fn change_metadata(node: &Node<'_>) -> Option<BTreeMap<String, Option<String>>> {
+    let read = |(name, n): (&str, Node<'_>)| {
+        let value = if n.value().is_null() { Some(None) } else { metadata_value(&n).map(Some) };
+        metadata_name(name, &n).zip(value)
+    };
+    // Every one is read, so that every mistake is told.
+    let read: Vec<_> = node.fields()?.all().into_iter().map(read).collect();
+    read.into_iter().collect()
+}
+
 /// The name of an entry of the metadata, which stands at the node.
-pub(super) fn metadata_name(name: &str, node: &Node<'_>) -> Option<String> {
+fn metadata_name(name: &str, node: &Node<'_>) -> Option<String> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     if !(1..=MAX_METADATA_NAME_LENGTH).contains(&name.len()) || !name.bytes().all(allowed) {
         node.problem(format!("expected a name of 1 to {MAX_METADATA_NAME_LENGTH} letters, digits and ._-"));
@@ -183,7 +187,7 @@ pub(super) fn metadata_name(name: &str, node: &Node<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-pub(super) fn metadata_value(node: &Node<'_>) -> Option<String> {
+fn metadata_value(node: &Node<'_>) -> Option<String> {
     let value = node.string()?;
     if value.chars().count() > MAX_METADATA_VALUE_LENGTH || value.chars().any(char::is_control) {
         node.problem(format!(
