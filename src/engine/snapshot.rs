@@ -49,9 +49,9 @@ pub struct ResolvedKey {
     pub owner: OwnerState,
     /// What decides for its plan.
     pub plan: PlanState,
-    /// Both are made once for all requests with the key.
-    /// What [`upstream_headers`](crate::engine::upstream_headers) makes of it, once.
+    /// What [`upstream_headers`](crate::engine::upstream_headers) makes of it, once for all requests with the key.
     pub(in crate::engine) identity: OnceCell<Vec<IdentityField>>,
+    /// What the key's limits are counted under, also made once.
     limit_hash: OnceCell<KeyHash>,
 }
 

@@ -239,8 +239,7 @@ fn read_dialect(node: &Node<'_>) -> Option<Dialect> {
 mod tests {
     use super::*;
     use crate::engine::rate_limit_headers::When;
-    use crate::engine::rules::Access;
-    use crate::engine::rules::Strip;
+    use crate::engine::rules::{Access, Strip};
 
     #[test]
     fn smallest_configuration_requires_a_key_everywhere() {

@@ -2,9 +2,9 @@
 
 mod notation;
 
-use crate::engine::rules::Strip;
 use crate::engine::rules::{
-    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, Rules, ScopesByMethod, canonical_path,
+    Access, HostMatch, PathMatch, ProtectedResource, Requirement, Route, Rule, Rules, ScopesByMethod, Strip,
+    canonical_path,
 };
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::error_shape::ErrorShape;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::bucket::{self, Input, Stamp};
 use crate::engine::digests::{HmacKey, KeyDigest};
+use crate::engine::rate_limit_headers::RateLimitHeaders;
 use crate::engine::shared_state::Status;
 use crate::engine::store::memory::MemoryStore;
 use crate::engine::store::{Names, update};

@@ -3,8 +3,7 @@
 use crate::engine::credential::Header;
 use crate::engine::decide::{self, Authorizer, Decision, Refused};
 use crate::engine::readiness::Readiness;
-use crate::engine::rules::ProtectedResource;
-use crate::engine::rules::Strip;
+use crate::engine::rules::{ProtectedResource, Strip};
 use crate::engine::upstream_headers;
 use crate::engine::verification::queue::{Busy, Ended, Outcome};
 use crate::host::proxy_wasm::headers::{self, HeaderBytes};
