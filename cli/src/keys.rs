@@ -39,7 +39,7 @@ pub(super) enum KeysCommand {
         #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
         grace: Option<Duration>,
     },
-    /// End one secret of a key immediately and permanently
+    /// Invalidate one secret of a key immediately and permanently
     EndSecret {
         /// Key's id
         id: String,
@@ -66,7 +66,7 @@ pub(super) struct CreateArguments {
     /// Member of the owner that the key is for
     #[arg(long)]
     member: Option<String>,
-    /// Kind of key, one of the dialect
+    /// Kind of the key, one of the kinds of the dialect
     #[arg(long)]
     kind: Option<String>,
     /// Environment (live or test)
@@ -325,13 +325,13 @@ const ROTATED: Issued =
 
 /// What to do if a key may have been created whose secret nobody has seen.
 const FIND_KEY: &str = "Check with `keyward keys list` whether there is a new key: its secret was not shown, and \
-                        `keyward keys rotate ID --grace 0s` gives the key another one";
+                        `keyward keys rotate ID --grace 0s` issues another one";
 
 /// What to do if that key may have a new secret that nobody has seen.
 fn find_secret(id: &str) -> String {
     let id = output::printable(id);
     format!(
         "Check with `keyward keys show {id}` whether there is a new secret: if so, the previous secrets expire after the grace \
-         period and the new one was not shown, and `keyward keys rotate {id}` gives the key another one"
+         period and the new one was not shown, and `keyward keys rotate {id}` issues another one"
     )
 }

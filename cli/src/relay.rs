@@ -32,8 +32,8 @@ pub(super) struct RelayArguments {
     /// File with the edge tokens that the relay accepts [default: edge-token in the data directory, created if absent]
     #[arg(long, env = "KEYWARD_EDGE_TOKEN_FILE", value_name = "FILE")]
     edge_token_file: Option<PathBuf>,
-    /// How long the upstream may hold a poll while there is no change, from 1s to 1min in whole seconds; edges count their
-    /// state as older by that much
+    /// How long a poll at the upstream may wait for a change, from 1s to 1min in whole seconds; edges count their data as
+    /// that much older
     #[arg(long, env = "KEYWARD_POLL_WAIT", default_value = "2s", value_parser = poll_wait, value_name = "DURATION")]
     poll_wait: Duration,
 }

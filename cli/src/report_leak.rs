@@ -21,10 +21,10 @@ use std::path::PathBuf;
 pub(super) struct ReportLeakArguments {
     /// Text file with keys, or - for standard input
     file: PathBuf,
-    /// Who reported the keys, or the program that found them
+    /// Person or program that reported the keys
     #[arg(long)]
     source: Option<String>,
-    /// Where the keys were found
+    /// URL at which the keys were found
     #[arg(long, value_name = "URL")]
     found_at: Option<String>,
 }
@@ -85,7 +85,7 @@ pub(super) fn run(client: &Client, arguments: &ReportLeakArguments, format: Outp
         }
         Counts { others: 0, .. } => Ok(()),
         Counts { known, others } => Err(CliError::Partial(format!(
-            "{others} of {} lines have no key of this server; the keys of the other {known} were reported",
+            "lines without a key of this server: {others} of {}; the keys on the other lines were reported",
             known + others
         ))),
     }

@@ -235,7 +235,7 @@ fn read_formats(node: &Node<'_>) -> Option<Vec<KeyFormat>> {
     let kinds: Vec<&str> = formats.iter().map(|format| format.kind.as_str()).collect();
     let mut are_known = true;
     for kind in formats.iter().flat_map(|format| &format.manages).filter(|kind| !kinds.contains(&kind.as_str())) {
-        node.problem(format!("no key is of the kind {kind:?} that another one manages"));
+        node.problem(format!("unknown kind {kind:?} in \"manages\": expected a kind of this dialect"));
         are_known = false;
     }
     are_known.then_some(formats)
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(managed("auxot", "team"), ["team"]);
         let format = r#"{"kind": "a", "manages": ["b"], "prefix": "a_", "alphabet": "hex", "length": 64}"#;
         let problems = Dialect::parse(format!(r#"{{"keys": [{format}]}}"#).as_bytes()).unwrap_err();
-        let expected = "keys: no key is of the kind \"b\" that another one manages";
+        let expected = "keys: unknown kind \"b\" in \"manages\": expected a kind of this dialect";
         assert!(problems.to_string().contains(expected), "{problems}");
     }
 

@@ -26,6 +26,7 @@ mod owners;
 mod page;
 mod page_cache;
 mod plans;
+mod pool;
 mod query_builder;
 mod queues;
 mod relay;
@@ -74,8 +75,8 @@ use keyward_core::wire::entry::EntryTooLarge;
 use maintenance::Health;
 use mutation::Mutation;
 use page_cache::Pages;
+use pool::Pool;
 use queues::Queues;
-use sqlx::AnyPool;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -412,7 +413,9 @@ impl Store {
                 return Ok(());
             }
             let asked = Instant::now();
-            sqlx::query("SELECT sequence FROM head").fetch_one(&self.database.guard_readers).await?;
+            sqlx::query("SELECT sequence FROM head")
+                .fetch_one(&mut *self.database.guard_readers.acquire().await?)
+                .await?;
             *answered_at = Some(asked);
             Ok(())
         })
@@ -526,11 +529,11 @@ async fn within<T>(patience: Duration, question: impl Future<Output = Result<T, 
 }
 
 /// Draws the epoch of a new database.
-async fn begin_history(writer: &AnyPool) -> Result<(), Error> {
+async fn begin_history(writer: &Pool) -> Result<(), Error> {
     sqlx::query("INSERT INTO head (id, epoch, sequence, chain) VALUES (1, $1, 0, $2) ON CONFLICT (id) DO NOTHING")
         .bind(random::number()?.cast_signed())
         .bind(vec![0_u8; keyward_core::wire::cursor::Cursor::CHAIN_LENGTH])
-        .execute(writer)
+        .execute(&mut *writer.acquire().await?)
         .await?;
     Ok(())
 }

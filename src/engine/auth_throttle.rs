@@ -1,13 +1,13 @@
-//! Who sends bad keys, and whether it has been too many: failures by client address, in a table of fixed size that all
-//! workers of one process share.
+//! Throttles clients that send bad keys: counts failures by client address, in a table of fixed size that all workers of
+//! one process share. The threshold is `guessing` in the configuration; the server has a throttle of its own.
 //!
-//! A client is a [`ClientNet`]. Its failures are counted for a minute from the first on; past the threshold, bad keys from
-//! there are told to come back when that minute is over, and not counted. A good key is found before anybody asks here, so it
-//! is never held back.
+//! A client is a [`ClientNet`]. Its failures are counted for a minute from the first on; past the threshold, its bad keys
+//! are rate limited until that minute is over, and not counted. Good keys do not reach the throttle, so they are never
+//! delayed.
 //!
 //! A failure reads one bucket, and is added to it on tick: until then it counts in its own worker only. The table holds at
-//! most [`BUCKETS`] times [`SLOTS`] clients; where a bucket is full, the one with the fewest failures makes room. So this
-//! takes 328 KiB at most, and whoever has many addresses is not stopped by it: 128 random bits do that.
+//! most [`BUCKETS`] times [`SLOTS`] clients; in a full bucket, the client with the fewest failures is replaced. So the
+//! table takes 328 KiB at most, and does not stop a client with many addresses: the 128 random bits of a key do.
 
 use crate::engine::store::{self, SharedStore};
 use keyward_core::client_net::ClientNet;

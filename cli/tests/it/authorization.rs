@@ -476,7 +476,7 @@ fn an_import_stops_with_its_token_and_says_what_is_stored() {
     assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
     let problem: Value = serde_json::from_str(body).unwrap();
     assert_eq!(problem["type"], "urn:keyward:problem:import_stopped");
-    assert!(problem["detail"].as_str().unwrap().contains("after 10000 keys were stored"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("stored keys: 10000;"), "{problem}");
     assert_eq!(imported(), 10_000);
 }
 

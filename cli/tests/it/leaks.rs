@@ -363,7 +363,7 @@ fn the_command_line_reads_leaked_keys_from_a_file_or_the_standard_input() {
         stderr(&told)
     );
     assert_eq!(told.status.code(), Some(3));
-    assert!(stderr(&told).contains("1 of 2 lines have no key of this server"), "{}", stderr(&told));
+    assert!(stderr(&told).contains("lines without a key of this server: 1 of 2"), "{}", stderr(&told));
     std::fs::write(&file, second["key"].as_str().unwrap()).unwrap();
     let told = run(&["-", "--json"], std::fs::File::open(&file).unwrap().into());
     let outcome = &serde_json::from_slice::<Value>(&told.stdout).unwrap()["keys"][0];

@@ -57,7 +57,7 @@ fn a_plan_goes_once_no_key_is_on_it_and_the_edges_hear_of_it() {
     let key = client.create(json!({"name": "a", "plan": "pro"}));
     let delete = || client.ask("DELETE", "/v1/plans/pro", None);
     let problem = delete().expect(409);
-    assert!(problem["detail"].as_str().unwrap().contains("1 keys known to the edges"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("edges know 1 of its keys"), "{problem}");
     client.ask("PATCH", &path_of(&key), Some(json!({"plan": null}))).expect(200);
     let mut reader = Reader::new(client.clone());
     reader.catch_up();

@@ -675,7 +675,7 @@ fn a_page_that_cannot_be_believed_is_refused_and_nothing_of_it_served() {
     let log = relay.log_so_far();
     for told in [
         "not a feed page",
-        "damaged on the way",
+        "damaged in transit",
         "framing",
         "too large",
         "does not continue",

@@ -569,7 +569,7 @@ fn header_text(node: &Node<'_>) -> Option<String> {
 fn field_name(node: &Node<'_>) -> Option<String> {
     let name = node.nonempty()?;
     if !name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
-        node.problem("expected the name of a header field: small letters, digits and -");
+        node.problem("expected the name of a header field: lowercase letters, digits and -");
         return None;
     }
     Some(name.to_owned())

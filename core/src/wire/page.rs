@@ -50,10 +50,10 @@ pub enum UnreadablePage {
     #[error("not a feed page")]
     NotAPage,
     /// It is framed in a version that is not known here.
-    #[error("a feed page of version {0}, where {VERSION} is known")]
+    #[error("expected a feed page of version {VERSION}, got version {0}")]
     UnknownVersion(u8),
     /// It is not what was sent: a part is missing, or bits were flipped on the way.
-    #[error("the page was damaged on the way: its checksum does not match")]
+    #[error("the page was damaged in transit: its checksum does not match")]
     Damaged,
     /// It is what was sent, and its lengths do not add up or it contradicts itself.
     #[error("the framing of the page cannot be read")]

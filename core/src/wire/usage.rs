@@ -104,10 +104,10 @@ pub struct Receipt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableUsage {
     /// It is longer than [`MAX_BODY_BYTES`].
-    #[error("a batch takes at most {MAX_BODY_BYTES} bytes")]
+    #[error("expected at most {MAX_BODY_BYTES} bytes")]
     TooLong,
     /// It is not JSON, or a field is missing or of another type.
-    #[error("it cannot be read: line {line}, column {column}")]
+    #[error("unreadable JSON at line {line}, column {column}")]
     Form {
         /// The line, from 1.
         line: usize,
@@ -115,18 +115,18 @@ pub enum UnreadableUsage {
         column: usize,
     },
     /// It has more than [`MAX_KEYS`] keys.
-    #[error("{0} keys are more than the {MAX_KEYS} of a batch")]
+    #[error("expected at most {MAX_KEYS} keys, got {0}")]
     TooManyKeys(usize),
     /// An id is empty, too long, or has other characters than visible ASCII without quotes.
-    #[error("keys[{0}] has an id that cannot be one")]
+    #[error("invalid id in keys[{0}]")]
     BadId(usize),
     /// A map of verdicts has too many names, or one that cannot be a verdict's.
     #[error(
-        "the name of a verdict is up to {MAX_VERDICT_BYTES} small letters and underscores, and there are at most {MAX_VERDICTS}"
+        "expected at most {MAX_VERDICTS} verdicts, with names of at most {MAX_VERDICT_BYTES} lowercase letters and underscores"
     )]
     BadVerdict,
     /// A number is larger than [`MAX_COUNT`].
-    #[error("a number is larger than {MAX_COUNT}")]
+    #[error("expected numbers of at most {MAX_COUNT}")]
     TooLarge,
     /// More credits than the allowed requests can have cost, at [`MAX_COST`] each.
     #[error("keys[{0}] has more credits than its allowed requests can cost, {MAX_COST} each at most")]
@@ -135,7 +135,7 @@ pub enum UnreadableUsage {
 
 /// Why a text is not the id of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the id of a batch is 32 hex digits")]
+#[error("expected 32 hexadecimal digits")]
 pub struct ParseBatchIdError;
 
 /// Whether the use of a key with this id can be told: 1 to [`MAX_ID_BYTES`] visible ASCII characters, none of which

@@ -33,7 +33,7 @@ pub enum Answer {
 
 /// The answer is none that can be understood; it says nothing of the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer to a verification cannot be understood")]
+#[error("unreadable response to a verification")]
 pub struct UnreadableAnswer;
 
 impl Answer {

@@ -76,7 +76,7 @@ pub(super) enum ApiError {
     LastSecret,
     #[error("ETag mismatch: the resource has changed; fetch it and retry")]
     PreconditionFailed,
-    #[error("{keys} keys known to the edges are on this plan; move them to another plan first")]
+    #[error("the plan is in use: edges know {keys} of its keys; move these to another plan first")]
     PlanInUse { keys: u64 },
     #[error("expected one Idempotency-Key of 16 to 255 visible ASCII characters, bare or in quotes")]
     InvalidIdempotencyKey,
@@ -96,14 +96,13 @@ pub(super) enum ApiError {
     #[error("expected content-type {expected}, got {}", given.as_deref().unwrap_or("none"))]
     UnsupportedMediaType { expected: &'static str, given: Option<String> },
     #[error(
-        "the import stopped after {imported} keys were stored ({source}); send the same file again with \
-         on_conflict=skip",
+        "the import stopped ({source}); stored keys: {imported}; send the same file again with on_conflict=skip",
         source = stopped_by(source)
     )]
     ImportStopped { imported: u64, source: store::Error },
     #[error(
-        "the rest of the body did not arrive in time; the import stopped after {imported} keys were stored; send the same \
-         file again with on_conflict=skip"
+        "the rest of the body did not arrive in time; stored keys: {imported}; send the same file again with \
+         on_conflict=skip"
     )]
     ImportTooSlow { imported: u64 },
     #[error(

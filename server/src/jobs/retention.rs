@@ -1,4 +1,5 @@
-//! Purges revoked and expired keys, and old usage, at intervals.
+//! Purges revoked and expired keys, and old usage, at intervals. Which keys are purged is decided in `store/retention.rs`, which
+//! usage in `store/usage.rs`, and which idempotent requests in `store/idempotency.rs`.
 
 use crate::clock::Clock;
 use crate::store::{Purged, Store};

@@ -47,7 +47,11 @@ impl Store {
                     .push(")");
             }
             let next = |entry: &AuditRow| entry.sequence.unsigned_abs();
-            Page::of_rows(query.fetch_page("sequence DESC", wanted.limit, &self.database.readers, next).await?)
+            Page::of_rows(
+                query
+                    .fetch_page("sequence DESC", wanted.limit, &mut *self.database.readers.acquire().await?, next)
+                    .await?,
+            )
         })
         .await
     }

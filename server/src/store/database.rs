@@ -4,6 +4,7 @@
 //! booleans, so they are selected as numbers.
 
 use super::migrations::{self, Migrations};
+use super::pool::{Pool, Transaction};
 use super::sqlite_files::{DATABASE_FILE, Files, Locked, check_room, free_bytes};
 use super::{Error, folding};
 use keyward_core::key::secret::Secret;
@@ -12,7 +13,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
+use sqlx::{AnyConnection, ConnectOptions, Connection};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,17 +69,17 @@ pub(super) enum Engine {
 #[derive(Clone, Debug)]
 pub(super) struct Database {
     pub(super) engine: Engine,
-    pub(super) writer: AnyPool,
+    pub(super) writer: Pool,
     /// For reads of operators.
-    pub(super) readers: AnyPool,
+    pub(super) readers: Pool,
     /// For reads of users.
-    pub(super) user_readers: AnyPool,
+    pub(super) user_readers: Pool,
     /// For long operations: exports, imports and the retention.
-    pub(super) bulk_readers: AnyPool,
+    pub(super) bulk_readers: Pool,
     /// For look-ups of tokens and keys, and health checks. Each reads a few rows by an index, so that none waits long.
-    pub(super) guard_readers: AnyPool,
+    pub(super) guard_readers: Pool,
     /// The feed's own, so that operators do not wait behind a thousand edges, nor edges behind operators.
-    pub(super) feed_readers: AnyPool,
+    pub(super) feed_readers: Pool,
     /// How PostgreSQL is reached for its notifications, which the `Any` driver does not have.
     notifications: Option<PgConnectOptions>,
     /// What only an SQLite database has.
@@ -112,6 +113,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SQLITE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection to an unavailable server is retried before the request fails.
 const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection that comes back may take to answer, after a query that was given up too.
+const POSTGRES_RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The channel of PostgreSQL on which servers are notified of changes.
@@ -147,21 +150,24 @@ impl Database {
         let keeper = open_sqlite(&format!("sqlite:{path}"), &locked, application_id(file), migrations).await;
         let keeper = keeper.map_err(|error| cause(error, directory, locked.database()))?;
         let checkpoint_pages = checkpoint_pages(directory);
-        let writer = sqlite_pool(1)
+        let writer = sqlite_options(1)
             .after_connect(move |connection, _| Box::pin(configure_sqlite_writer(connection, checkpoint_pages)));
-        let writer = writer.connect(&format!("sqlite:{path}")).await?;
+        let writer = Pool::new(writer.connect(&format!("sqlite:{path}")).await?, None);
         if file == DATABASE_FILE {
             folding::fold_names(&mut *writer.acquire().await?).await?;
         }
-        let readers = format!("sqlite:{path}?mode=ro");
+        let read_only = format!("sqlite:{path}?mode=ro");
+        let sqlite_readers = async |connections| {
+            sqlite_options(connections).connect(&read_only).await.map(|readers| Pool::new(readers, None))
+        };
         Ok(Self {
             engine: Engine::Sqlite,
             writer,
-            readers: sqlite_pool(READERS).connect(&readers).await?,
-            user_readers: sqlite_pool(USER_READERS).connect(&readers).await?,
-            bulk_readers: sqlite_pool(BULK_READERS).connect(&readers).await?,
-            guard_readers: sqlite_pool(GUARD_READERS).connect(&readers).await?,
-            feed_readers: sqlite_pool(FEED_READERS).connect(&readers).await?,
+            readers: sqlite_readers(READERS).await?,
+            user_readers: sqlite_readers(USER_READERS).await?,
+            bulk_readers: sqlite_readers(BULK_READERS).await?,
+            guard_readers: sqlite_readers(GUARD_READERS).await?,
+            feed_readers: sqlite_readers(FEED_READERS).await?,
             notifications: None,
             sqlite: Some(Arc::new(Sqlite { files: locked.watch()?, keeper: Mutex::new(Some(keeper)) })),
         })
@@ -176,14 +182,18 @@ impl Database {
         migrations::POSTGRES.apply(&mut connection).await?;
         folding::fold_names(&mut connection).await?;
         connection.close().await?;
+        let postgres_pool = async |connections| {
+            let pool = postgres_pool_options(connections).connect_with(options.clone()).await?;
+            Ok::<_, sqlx::Error>(Pool::new(pool, Some(POSTGRES_RELEASE_TIMEOUT)))
+        };
         Ok(Self {
             engine: Engine::Postgres,
-            writer: postgres_pool(WRITERS).connect_with(options.clone()).await?,
-            readers: postgres_pool(READERS).connect_with(options.clone()).await?,
-            user_readers: postgres_pool(USER_READERS).connect_with(options.clone()).await?,
-            bulk_readers: postgres_pool(BULK_READERS).connect_with(options.clone()).await?,
-            guard_readers: postgres_pool(GUARD_READERS).connect_with(options.clone()).await?,
-            feed_readers: postgres_pool(FEED_READERS).connect_with(options).await?,
+            writer: postgres_pool(WRITERS).await?,
+            readers: postgres_pool(READERS).await?,
+            user_readers: postgres_pool(USER_READERS).await?,
+            bulk_readers: postgres_pool(BULK_READERS).await?,
+            guard_readers: postgres_pool(GUARD_READERS).await?,
+            feed_readers: postgres_pool(FEED_READERS).await?,
             notifications: Some(notifications),
             sqlite: None,
         })
@@ -206,21 +216,21 @@ impl Database {
     }
 
     /// A transaction that sees one state from its first query to its last.
-    pub(super) async fn begin_read(&self, pool: &AnyPool) -> Result<Transaction<'static, Any>, Error> {
+    pub(super) async fn begin_read(&self, pool: &Pool) -> Result<Transaction, Error> {
         let begin = match self.engine {
             Engine::Sqlite => "BEGIN",
             Engine::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
-        Ok(pool.begin_with(begin).await?)
+        Ok(pool.begin(begin).await?)
     }
 
     /// A transaction that has waited for those that write, and lets no other write until it ends.
-    pub(super) async fn begin_write(&self) -> Result<Transaction<'static, Any>, Error> {
+    pub(super) async fn begin_write(&self) -> Result<Transaction, Error> {
         match self.engine {
-            Engine::Sqlite => Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?),
+            Engine::Sqlite => Ok(self.writer.begin("BEGIN IMMEDIATE").await?),
             Engine::Postgres => {
                 // Whatever the database's default is: what it sees has to be newer than the lock.
-                let mut transaction = self.writer.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+                let mut transaction = self.writer.begin("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
                 sqlx::query("SELECT id FROM head FOR UPDATE").execute(&mut *transaction).await?;
                 Ok(transaction)
             }
@@ -334,26 +344,23 @@ fn postgres_options(url: &str) -> Result<AnyConnectOptions, Error> {
 }
 
 /// Brings the schema up to date. PostgreSQL lets one do so at a time; an SQLite database has one server.
-fn pool(connections: u32) -> AnyPoolOptions {
+fn pool_options(connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
 }
 
 /// All connections are made at once: later there may be no file descriptor to be had.
-fn sqlite_pool(connections: u32) -> AnyPoolOptions {
-    pool(connections)
+fn sqlite_options(connections: u32) -> AnyPoolOptions {
+    pool_options(connections)
         .min_connections(connections)
         .acquire_timeout(SQLITE_ACQUIRE_TIMEOUT)
         .after_connect(|connection, _| Box::pin(configure_sqlite(connection)))
         .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
 }
 
-fn postgres_pool(connections: u32) -> AnyPoolOptions {
-    pool(connections)
-        .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql(POSTGRES_SETTINGS).execute(connection).await.map(drop) })
-        })
-        .after_release(|connection, _| Box::pin(answers(connection)))
+fn postgres_pool_options(connections: u32) -> AnyPoolOptions {
+    pool_options(connections).acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT).after_connect(|connection, _| {
+        Box::pin(async move { sqlx::raw_sql(POSTGRES_SETTINGS).execute(connection).await.map(drop) })
+    })
 }
 
 /// Opens the database, makes sure that it is one of this program, and brings its schema up to date.
@@ -454,13 +461,6 @@ async fn configure_sqlite_writer(connection: &mut AnyConnection, checkpoint_page
 fn checkpoint_pages(directory: &Path) -> u64 {
     const PAGE_BYTES: u64 = 4096;
     free_bytes(directory).map_or(32_768, |free| (free / 8 / PAGE_BYTES).clamp(256, 32_768))
-}
-
-/// Whether the connection can be used again. The pool itself asks that too, but waits for the answer, and so for the whole time
-/// that the system takes to give up a silently broken connection, whose place is occupied meanwhile.
-async fn answers(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    timeout(POSTGRES_ACQUIRE_TIMEOUT, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-    Ok(true)
 }
 
 /// Whether the connection can be used again. SQLite ends some transactions itself, such as those that fill the disk; sqlx

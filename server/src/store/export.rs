@@ -2,10 +2,10 @@
 //! timeouts.
 
 use super::keys::{Excluded, with_secrets};
+use super::pool::Transaction;
 use super::rows::{KeyRow, select_keys};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::model::Key;
-use sqlx::{Any, Transaction};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -16,7 +16,7 @@ const KEYS_AT_A_TIME: i64 = 500;
 
 /// An export in progress.
 pub struct Export {
-    transaction: Transaction<'static, Any>,
+    transaction: Transaction,
     /// The last key that was read, by its age.
     after: Option<(i64, String)>,
     _place: OwnedSemaphorePermit,

@@ -206,7 +206,7 @@ mod tests {
         for (now, remembered) in [(last, 1), (NOW.plus(REPEATABLE_FOR), 0)] {
             store.purge_expired(now, crate::store::RETENTION).await.unwrap();
             let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM idempotency")
-                .fetch_one(&store.database.readers)
+                .fetch_one(&mut *store.database.readers.acquire().await.unwrap())
                 .await
                 .unwrap();
             assert_eq!(rows, remembered);

@@ -279,7 +279,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         sqlx::query("INSERT INTO plans (id, credits, created_at, version) VALUES ('pro', 7, 0, 1)")
-            .execute(&store.database.writer)
+            .execute(&mut *store.database.writer.acquire().await.unwrap())
             .await
             .unwrap();
         let on = |plan: &'static str, credits| {

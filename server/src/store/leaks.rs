@@ -51,7 +51,7 @@ impl Store {
                 );
                 query.bind_all(some.iter().map(|digest| digest.0.as_slice())).push(")");
                 let rows: Vec<(Vec<u8>, String, String, Option<String>)> =
-                    query.build_as()?.fetch_all(&self.database.readers).await?;
+                    query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
                 for (stored, key_id, secret_id, hash) in rows {
                     let leak = Leak { key_id, secret_id };
                     found.push(FoundSecret { digest: digest(stored)?, leak, hash: hash.map(PasswordHash::new) });

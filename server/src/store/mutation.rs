@@ -6,6 +6,7 @@ use super::authorization::{Access, Authorization};
 use super::database::{Database, Engine};
 use super::feed::full_head;
 use super::hub::Change;
+use super::pool::Transaction;
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{Head, digest, stored_sequence};
 use crate::clock::Timestamp;
@@ -14,7 +15,7 @@ use keyward_core::wire::cursor::{Cursor, chain};
 use keyward_core::wire::entry::{Body, Entry};
 use keyward_core::wire::summary::Summary;
 use serde_json::{Map, Value};
-use sqlx::{Any, AnyConnection, Transaction};
+use sqlx::AnyConnection;
 use std::collections::HashMap;
 
 /// How many changes the log keeps. An edge that missed more takes a snapshot.
@@ -22,7 +23,7 @@ pub(super) const KEPT_CHANGES: u64 = 100_000;
 
 /// A transaction in progress; dropped without [`Mutation::commit`], nothing of it has happened.
 pub(super) struct Mutation {
-    transaction: Transaction<'static, Any>,
+    transaction: Transaction,
     by: Authorization,
     now: Timestamp,
     /// What its entries of the audit log bear; `None` until there is one.
@@ -257,12 +258,12 @@ pub(super) async fn cut_log(connection: &mut AnyConnection, head: u64, kept_chan
 mod tests {
     use super::*;
     use crate::model::Actor;
+    use crate::store::pool::PooledConnection;
     use crate::store::{FeedRead, Location, Store};
     use keyward_core::wire::cursor::Position;
     use keyward_core::wire::entry::{Frames, KeyRecord};
     use keyward_core::wire::page::{Extent, Page};
     use sqlx::Connection;
-    use sqlx::pool::PoolConnection;
     use std::sync::Arc;
 
     const KEPT: u64 = 3;
@@ -288,7 +289,7 @@ mod tests {
     }
 
     async fn count(store: &Store, query: &'static str) -> i64 {
-        sqlx::query_scalar(query).fetch_one(&store.database.readers).await.unwrap()
+        sqlx::query_scalar(query).fetch_one(&mut *store.database.readers.acquire().await.unwrap()).await.unwrap()
     }
 
     #[tokio::test]
@@ -385,7 +386,10 @@ mod tests {
         let store = Store::open(&Location::Directory(dir.path().to_owned())).await.unwrap();
         let path = dir.path().join(crate::store::DATABASE_FILE);
         let mut other = AnyConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
-        sqlx::query("PRAGMA busy_timeout = 0").execute(&store.database.writer).await.unwrap();
+        sqlx::query("PRAGMA busy_timeout = 0")
+            .execute(&mut *store.database.writer.acquire().await.unwrap())
+            .await
+            .unwrap();
         let append = || {
             store.mutate(Actor::server(), Timestamp::EXAMPLE, |mutation| {
                 Box::pin(mutation.append(Digest([1; 32]), Body::Removed))
@@ -416,9 +420,9 @@ mod tests {
     }
 
     /// Takes every connection with which the feed is read and followed.
-    async fn hold_readers(store: &Store) -> Vec<PoolConnection<Any>> {
+    async fn hold_readers(store: &Store) -> Vec<PooledConnection> {
         let pool = &store.database.feed_readers;
-        let all = (0..pool.options().get_max_connections()).map(|_| pool.acquire());
+        let all = (0..pool.max_connections()).map(|_| pool.acquire());
         futures_util::future::try_join_all(all).await.unwrap()
     }
 

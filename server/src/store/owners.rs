@@ -48,7 +48,9 @@ impl Store {
                 query.push(" AND disabled = ").bind(disabled);
             }
             let next = |owner: &OwnerRow| owner.id.clone();
-            Page::of_rows(query.fetch_page("id", wanted.limit, &self.database.readers, next).await?)
+            Page::of_rows(
+                query.fetch_page("id", wanted.limit, &mut *self.database.readers.acquire().await?, next).await?,
+            )
         })
         .await
     }

@@ -36,7 +36,11 @@ impl Store {
             // No id is empty.
             query.push(PLAN_COLUMNS).push(" FROM plans WHERE id > ").bind(after.unwrap_or_default());
             Page::of_rows(
-                query.fetch_page("id", limit, &self.database.readers, |plan: &PlanRow| plan.id.clone()).await?,
+                query
+                    .fetch_page("id", limit, &mut *self.database.readers.acquire().await?, |plan: &PlanRow| {
+                        plan.id.clone()
+                    })
+                    .await?,
             )
         })
         .await

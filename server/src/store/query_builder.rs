@@ -6,7 +6,7 @@ use super::database::Engine;
 use crate::model::Stored;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::QueryAs;
-use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, Executor, FromRow, Type};
+use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, FromRow, Type};
 
 /// A query and what is bound in it. No value ever becomes part of the text.
 pub(super) struct Sql {
@@ -163,14 +163,14 @@ impl Sql {
         mut self,
         order: &str,
         limit: u32,
-        executor: impl Executor<'_, Database = Any>,
+        connection: &mut AnyConnection,
         place: impl FnOnce(&T) -> N,
     ) -> Result<Page<T, N>, Error>
     where
         T: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
     {
         self.push(" ORDER BY ").push(order).push(" LIMIT ").bind(i64::from(limit) + 1);
-        let mut items: Vec<T> = self.build_as()?.fetch_all(executor).await?;
+        let mut items: Vec<T> = self.build_as()?.fetch_all(connection).await?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = items.len() > limit;
         items.truncate(limit);

@@ -233,7 +233,7 @@ impl Store {
 pub(super) async fn begin(database: &Database) -> Result<(), Error> {
     sqlx::query("INSERT INTO upstream (id, position, complete) VALUES (1, $1, 0) ON CONFLICT (id) DO NOTHING")
         .bind(encoded(&Position::Nothing))
-        .execute(&database.writer)
+        .execute(&mut *database.writer.acquire().await?)
         .await?;
     Ok(())
 }

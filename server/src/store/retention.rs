@@ -73,7 +73,8 @@ impl Store {
     async fn candidates(&self, which: &'static str, ended_until: Timestamp) -> Result<Vec<String>, Error> {
         let mut query = Sql::with_value("SELECT secrets.id ", which, ended_until.as_stored());
         query.push(" LIMIT ").bind(i64::from(FOUND_AT_ONCE));
-        let found: Vec<(String,)> = query.build_as()?.fetch_all(&self.database.bulk_readers).await?;
+        let found: Vec<(String,)> =
+            query.build_as()?.fetch_all(&mut *self.database.bulk_readers.acquire().await?).await?;
         Ok(found.into_iter().map(|(id,)| id).collect())
     }
 }
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged { purged: 3, restored: 0 });
         assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged::default());
         let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed")
-            .fetch_all(&store.database.readers)
+            .fetch_all(&mut *store.database.readers.acquire().await.unwrap())
             .await
             .unwrap();
         assert_eq!(left, [[1; 32]]);
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(store.purge_expired(later, RETENTION).await.unwrap(), Purged::default());
         let known: Vec<Vec<u8>> =
             sqlx::query_scalar("SELECT subject FROM edge_entries WHERE NOT removed ORDER BY subject")
-                .fetch_all(&store.database.readers)
+                .fetch_all(&mut *store.database.readers.acquire().await.unwrap())
                 .await
                 .unwrap();
         assert_eq!(known, [[1; 32], [2; 32]]);

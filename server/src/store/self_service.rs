@@ -373,9 +373,15 @@ mod tests {
         for (plan, credits) in [("free", "NULL"), ("paid", "5")] {
             let insert =
                 format!("INSERT INTO plans (id, credits, created_at, version) VALUES ('{plan}', {credits}, 0, 1)");
-            sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&store.database.writer).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(insert))
+                .execute(&mut *store.database.writer.acquire().await.unwrap())
+                .await
+                .unwrap();
             let assign = format!("UPDATE keys SET plan = '{plan}' WHERE id = 'key_1'");
-            sqlx::query(sqlx::AssertSqlSafe(assign)).execute(&store.database.writer).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(assign))
+                .execute(&mut *store.database.writer.acquire().await.unwrap())
+                .await
+                .unwrap();
             let made = store.create_key_by(asking.clone(), key(if plan == "free" { 3 } else { 4 }), &at(NOW)).await;
             assert_eq!(made.is_ok(), plan == "free", "{plan}");
             assert_eq!(matches!(made, Err(KeyError::HasCredits)), plan == "paid", "{plan}");
@@ -397,7 +403,10 @@ mod tests {
     /// Sets the TAT of every owner.
     async fn set_tat(store: &Store, full_at: Timestamp) {
         let set = format!("UPDATE owners SET share_full_at = {}", full_at.as_stored());
-        sqlx::query(sqlx::AssertSqlSafe(set)).execute(&store.database.writer).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(set))
+            .execute(&mut *store.database.writer.acquire().await.unwrap())
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -444,7 +453,7 @@ mod tests {
         let rotated = store.rotate_key_by(asking, revoked, secret, Duration::ZERO, &at(NOW)).await;
         assert!(matches!(rotated, Err(KeyError::NotActive { .. })), "{rotated:?}");
         let shares: Option<i64> = sqlx::query_scalar("SELECT MAX(share_full_at) FROM owners")
-            .fetch_one(&store.database.readers)
+            .fetch_one(&mut *store.database.readers.acquire().await.unwrap())
             .await
             .unwrap();
         assert_eq!(shares, None);
@@ -473,7 +482,10 @@ mod tests {
             "INSERT INTO secrets (id, key_id, digest, hint, created_at, not_after, forgotten) VALUES {}",
             secrets.join(", ").replace("sec_", "sec_of_3_")
         );
-        sqlx::query(sqlx::AssertSqlSafe(insert)).execute(&store.database.writer).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(insert))
+            .execute(&mut *store.database.writer.acquire().await.unwrap())
+            .await
+            .unwrap();
         let secret = |n: u8| Secret::new(format!("sec_{n}"), Digest([n; 32]), String::new(), NOW);
         let rotate = async |n: u8| {
             let key = store.key("key_3").await.unwrap().unwrap();
@@ -486,7 +498,7 @@ mod tests {
         rotated.unwrap();
         // Once the edges have forgotten them there is room again.
         let forget = "UPDATE secrets SET forgotten = true WHERE id LIKE 'sec_of_3_%'";
-        sqlx::query(forget).execute(&store.database.writer).await.unwrap();
+        sqlx::query(forget).execute(&mut *store.database.writer.acquire().await.unwrap()).await.unwrap();
         assert_eq!(store.key("key_3").await.unwrap().unwrap().secrets.len(), 1);
         rotate(10).await.unwrap();
     }

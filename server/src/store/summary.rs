@@ -131,7 +131,10 @@ mod tests {
         let location = Location::Directory(dir.path().to_owned());
         let store = opened(location.clone()).await;
         change(&store, &[(1, false)]).await;
-        sqlx::query("UPDATE head SET sequence = sequence + 1").execute(&store.database.writer).await.unwrap();
+        sqlx::query("UPDATE head SET sequence = sequence + 1")
+            .execute(&mut *store.database.writer.acquire().await.unwrap())
+            .await
+            .unwrap();
         assert_eq!(known(&store).await, None);
         change(&store, &[(2, false)]).await;
         assert_eq!(known(&store).await, None, "nothing is added to what is not known");
@@ -180,7 +183,7 @@ mod tests {
 
         sqlx::query("UPDATE edge_entries SET entry = $1 WHERE version = 2")
             .bind(first.as_slice())
-            .execute(&relay.database.writer)
+            .execute(&mut *relay.database.writer.acquire().await.unwrap())
             .await
             .unwrap();
         relay.close().await;

@@ -2,6 +2,7 @@
 
 use super::authorization::{Access, StoredCredential};
 use super::mutation::Mutation;
+use super::pool::Pool;
 use super::query_builder::{Page, Sql};
 use super::rows::row;
 use super::tail::GLANCE_PATIENCE;
@@ -10,7 +11,7 @@ use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
 use crate::clock::{Clock, Timestamp};
 use crate::model::{Actor, Token, TokenScope};
 use serde_json::{Map, json};
-use sqlx::{AnyConnection, AnyPool};
+use sqlx::AnyConnection;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +101,8 @@ impl Store {
         query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE digest = ").bind(digest.as_slice());
         // Simultaneous requests with the same token wait for this.
         within(PATIENCE, async {
-            let row: Option<TokenRow> = query.build_as()?.fetch_optional(&self.database.guard_readers).await?;
+            let row: Option<TokenRow> =
+                query.build_as()?.fetch_optional(&mut *self.database.guard_readers.acquire().await?).await?;
             row.map(Token::try_from).transpose()
         })
         .await
@@ -113,7 +115,7 @@ impl Store {
                 "SELECT digest FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
             )
             .bind(now.as_stored())
-            .fetch_all(&self.database.guard_readers)
+            .fetch_all(&mut *self.database.guard_readers.acquire().await?)
             .await?;
             digests.into_iter().map(|stored| stored.try_into().map_err(|_| Error::Corrupt("token's digest"))).collect()
         })
@@ -164,7 +166,7 @@ impl Store {
         .bind(now.as_stored())
         .bind(id)
         .bind(now.minus(interval).as_stored())
-        .execute(&self.database.writer)
+        .execute(&mut *self.database.writer.acquire().await?)
         .await?;
         Ok(())
     }
@@ -189,8 +191,8 @@ async fn create(mutation: &mut Mutation, mut token: Token, digest: TokenDigest) 
 }
 
 /// The number of tokens revoked so far.
-pub(super) async fn revocations(readers: &AnyPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT token_revocations FROM head").fetch_one(readers).await
+pub(super) async fn revocations(readers: &Pool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT token_revocations FROM head").fetch_one(&mut *readers.acquire().await?).await
 }
 
 async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Error> {

@@ -130,7 +130,8 @@ impl Store {
                 query.push(" AND key_id = ").bind(key);
             }
             query.push(" GROUP BY token ORDER BY spent DESC, token LIMIT ").bind(LISTED_TOKENS);
-            let rows: Vec<(String, i64, f64, f64, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let rows: Vec<(String, i64, f64, f64, i64)> =
+                query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
             let reported = |(token, keys, requests, credits, last_hour)| {
                 Ok(Reported {
                     token,
@@ -180,7 +181,8 @@ impl Store {
             };
             // Undone usage may leave zero.
             query.push(" GROUP BY hour, verdict HAVING SUM(requests) > 0 ORDER BY hour, verdict");
-            let rows: Vec<(i64, String, i64)> = query.build_as()?.fetch_all(&self.database.readers).await?;
+            let rows: Vec<(i64, String, i64)> =
+                query.build_as()?.fetch_all(&mut *self.database.readers.acquire().await?).await?;
             let hourly = |(hour, verdict, requests)| {
                 Ok(Hourly { hour: amount(hour, "hour")?, verdict, requests: amount(requests, "number of requests")? })
             };
@@ -638,8 +640,10 @@ mod tests {
         assert_eq!(store.usage(&UsageFilter::AllKeys, THIS_HOUR - 1..THIS_HOUR).await.unwrap().len(), 1);
         let key = key(&store, 1).await;
         assert_eq!((key.spent, key.version), (18, 1), "usage is no change that anybody asked for");
-        let audited: Vec<String> =
-            sqlx::query_scalar("SELECT action FROM audit").fetch_all(&store.database.readers).await.unwrap();
+        let audited: Vec<String> = sqlx::query_scalar("SELECT action FROM audit")
+            .fetch_all(&mut *store.database.readers.acquire().await.unwrap())
+            .await
+            .unwrap();
         assert_eq!(audited, ["key.created"; 2]);
     }
 
