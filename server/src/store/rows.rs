@@ -15,7 +15,8 @@ use sqlx::{FromRow, Row};
 /// A row whose fields are the columns of these names. Instead of sqlx's derive macro, for which Cargo compiles both
 /// database drivers a second time, for the machine that builds.
 macro_rules! row {
-    ($visible:vis struct $row:ident { $($field_visible:vis $column:ident: $type:ty,)+ }) => {
+    ($(#[$meta:meta])* $visible:vis struct $row:ident { $($field_visible:vis $column:ident: $type:ty,)+ }) => {
+        $(#[$meta])*
         $visible struct $row {
             $($field_visible $column: $type,)+
         }

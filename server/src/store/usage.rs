@@ -403,8 +403,8 @@ async fn set_spent(
     Ok(())
 }
 
-/// Some of what a token has reported in that hour and later.
 row! {
+    /// Some of what a token has reported in that hour and later.
     struct ReportRow {
         received_hour: i64,
         key_id: String,
