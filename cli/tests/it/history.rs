@@ -5,7 +5,8 @@ use keyward_core::key::digest::Digest;
 use keyward_core::wire::cursor::chain;
 use keyward_core::wire::entry::{Body, Frames};
 use keyward_core::wire::summary::Summary;
-use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, FromRow, Row};
 use std::collections::{BTreeMap, HashMap};
 
 /// What a database holds, as an edge would know it.
@@ -16,13 +17,24 @@ pub(crate) struct History {
     pub(crate) log: Vec<Digest>,
 }
 
-#[derive(sqlx::FromRow)]
 struct Link {
     sequence: i64,
     subject: Vec<u8>,
     chain: Vec<u8>,
     version: i64,
     entry: Vec<u8>,
+}
+
+impl FromRow<'_, AnyRow> for Link {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            sequence: row.try_get("sequence")?,
+            subject: row.try_get("subject")?,
+            chain: row.try_get("chain")?,
+            version: row.try_get("version")?,
+            entry: row.try_get("entry")?,
+        })
+    }
 }
 
 impl History {

@@ -2,7 +2,7 @@
 
 use super::database::Engine;
 use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
-use super::rows::{from_json, sequence, stored_sequence};
+use super::rows::{from_json, row, sequence, stored_sequence};
 use super::{Error, READ_PATIENCE, Store, within};
 use crate::clock::Timestamp;
 use crate::model::{Actor, AuditEntry, series_of};
@@ -22,14 +22,15 @@ pub struct AuditQuery {
     pub subject: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
-struct AuditRow {
-    sequence: i64,
-    at: i64,
-    actor: String,
-    action: String,
-    subject: String,
-    details: String,
+row! {
+    struct AuditRow {
+        sequence: i64,
+        at: i64,
+        actor: String,
+        action: String,
+        subject: String,
+        details: String,
+    }
 }
 
 impl Store {

@@ -3,7 +3,7 @@
 use super::database::Database;
 use super::hub::{Bounds, Change, Hub};
 use super::page::PageEntries;
-use super::rows::{HEAD_COLUMNS, Head, HeadRow, chain, digest, sequence, stored_sequence};
+use super::rows::{HEAD_COLUMNS, Head, HeadRow, chain, digest, row, sequence, stored_sequence};
 use super::{Error, PATIENCE, Store, within};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -94,12 +94,13 @@ pub(super) async fn recent(database: &Database, bounds: Bounds) -> Result<Hub, E
     Ok(hub)
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct ChangeRow {
-    sequence: i64,
-    chain: Vec<u8>,
-    subject: Vec<u8>,
-    entry: Vec<u8>,
+row! {
+    pub(super) struct ChangeRow {
+        sequence: i64,
+        chain: Vec<u8>,
+        subject: Vec<u8>,
+        entry: Vec<u8>,
+    }
 }
 
 impl TryFrom<ChangeRow> for Change {

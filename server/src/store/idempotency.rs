@@ -6,6 +6,7 @@
 use super::authorization::Access;
 use super::keys::{Excluded, MAX_KNOWN_SECRETS};
 use super::mutation::Mutation;
+use super::rows::row;
 use super::{Authorization, Error, KeyError, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::{Key, Secret, Target};
@@ -154,12 +155,13 @@ pub(super) async fn forget_old(mutation: &mut Mutation) -> Result<(), Error> {
     Ok(())
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    fingerprint: Vec<u8>,
-    key_id: String,
-    secret_id: String,
-    salt: Vec<u8>,
+row! {
+    struct Row {
+        fingerprint: Vec<u8>,
+        key_id: String,
+        secret_id: String,
+        salt: Vec<u8>,
+    }
 }
 
 async fn find(connection: &mut AnyConnection, once: &Once, now: Timestamp) -> Result<Option<Before>, Error> {

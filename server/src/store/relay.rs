@@ -11,7 +11,7 @@ use super::feed::{cursor_at, full_head, head};
 use super::hub::Change;
 use super::mutation::{Committed, KEPT_CHANGES, cut_log, write_log};
 use super::query_builder::{ROWS_OF_A_STATEMENT, Sql, keep};
-use super::rows::{Head, digest, sequence, stored_sequence};
+use super::rows::{Head, digest, row, sequence, stored_sequence};
 use super::summary;
 use super::tail::{MOST, WRITERS_PATIENCE};
 use super::{Error, LATE, PATIENCE, Store, lock, within};
@@ -81,19 +81,21 @@ const UNKNOWN_CHAIN: [u8; Cursor::CHAIN_LENGTH] = [0; Cursor::CHAIN_LENGTH];
 /// The place of a history's log that is known though its change is not: no subject is all zeros.
 const NO_SUBJECT: [u8; 32] = [0; 32];
 
-#[derive(sqlx::FromRow)]
-struct UpstreamRow {
-    position: Vec<u8>,
-    base: Option<Vec<u8>>,
-    complete: i64,
-    current_at: Option<i64>,
+row! {
+    struct UpstreamRow {
+        position: Vec<u8>,
+        base: Option<Vec<u8>>,
+        complete: i64,
+        current_at: Option<i64>,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-struct StagedRow {
-    version: i64,
-    subject: Vec<u8>,
-    entry: Vec<u8>,
+row! {
+    struct StagedRow {
+        version: i64,
+        subject: Vec<u8>,
+        entry: Vec<u8>,
+    }
 }
 
 impl Store {

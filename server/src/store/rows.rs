@@ -12,11 +12,29 @@ use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-#[derive(sqlx::FromRow)]
+/// A row whose fields are the columns of these names. Instead of sqlx's derive macro, for which Cargo compiles both
+/// database drivers a second time, for the machine that builds.
+macro_rules! row {
+    ($(#[$meta:meta])* $visible:vis struct $row:ident { $($field_visible:vis $column:ident: $type:ty,)+ }) => {
+        $(#[$meta])*
+        $visible struct $row {
+            $($field_visible $column: $type,)+
+        }
+
+        impl sqlx::FromRow<'_, sqlx::any::AnyRow> for $row {
+            fn from_row(row: &sqlx::any::AnyRow) -> Result<Self, sqlx::Error> {
+                use sqlx::Row as _;
+                Ok(Self { $($column: row.try_get(stringify!($column))?,)+ })
+            }
+        }
+    };
+}
+pub(super) use row;
+
 pub(super) struct KeyRow {
     id: String,
-    #[sqlx(flatten)]
-    fields: FieldsRow,
+    /// The settable fields, in the order of their table.
+    fields: Vec<Stored>,
     created_at: i64,
     revoked_at: Option<i64>,
     spent: i64,
@@ -24,62 +42,71 @@ pub(super) struct KeyRow {
     version: i64,
 }
 
-/// The settable fields of a key, in the order of their table.
-struct FieldsRow(Vec<Stored>);
-
-impl FromRow<'_, AnyRow> for FieldsRow {
+impl FromRow<'_, AnyRow> for KeyRow {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
-        let column = |spec: &FieldSpec| {
+        let field = |spec: &FieldSpec| {
             Ok(if spec.shape.is_number() {
                 Stored::Number(row.try_get(spec.name)?)
             } else {
                 Stored::Text(row.try_get(spec.name)?)
             })
         };
-        KeyFields::SPECS.iter().map(column).collect::<Result<_, _>>().map(Self)
+        Ok(Self {
+            id: row.try_get("id")?,
+            fields: KeyFields::SPECS.iter().map(field).collect::<Result<_, sqlx::Error>>()?,
+            created_at: row.try_get("created_at")?,
+            revoked_at: row.try_get("revoked_at")?,
+            spent: row.try_get("spent")?,
+            last_used_at: row.try_get("last_used_at")?,
+            version: row.try_get("version")?,
+        })
     }
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct SecretRow {
-    pub(super) key_id: String,
-    id: String,
-    digest: Vec<u8>,
-    hint: String,
-    created_at: i64,
-    not_after: Option<i64>,
-    forgotten: i64,
-    hash: Option<String>,
-    last_used_at: Option<i64>,
-    leaked_at: Option<i64>,
+row! {
+    pub(super) struct SecretRow {
+        pub(super) key_id: String,
+        id: String,
+        digest: Vec<u8>,
+        hint: String,
+        created_at: i64,
+        not_after: Option<i64>,
+        forgotten: i64,
+        hash: Option<String>,
+        last_used_at: Option<i64>,
+        leaked_at: Option<i64>,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct OwnerRow {
-    pub(super) id: String,
-    kind: Option<String>,
-    disabled: i64,
-    permissions: Option<String>,
-    created_at: i64,
-    version: i64,
+row! {
+    pub(super) struct OwnerRow {
+        pub(super) id: String,
+        kind: Option<String>,
+        disabled: i64,
+        permissions: Option<String>,
+        created_at: i64,
+        version: i64,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct PlanRow {
-    pub(super) id: String,
-    limits: Option<String>,
-    credits: Option<i64>,
-    created_at: i64,
-    version: i64,
+row! {
+    pub(super) struct PlanRow {
+        pub(super) id: String,
+        limits: Option<String>,
+        credits: Option<i64>,
+        created_at: i64,
+        version: i64,
+    }
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct HeadRow {
-    epoch: i64,
-    sequence: i64,
-    chain: Vec<u8>,
-    summary: Option<Vec<u8>>,
-    summary_at: Option<i64>,
+row! {
+    pub(super) struct HeadRow {
+        epoch: i64,
+        sequence: i64,
+        chain: Vec<u8>,
+        summary: Option<Vec<u8>>,
+        summary_at: Option<i64>,
+    }
 }
 
 /// The columns of the head, in every query for a [`HeadRow`].
@@ -96,7 +123,7 @@ impl KeyRow {
     pub(super) fn with_secrets(self, secrets: Vec<Secret>) -> Result<Key, Error> {
         Ok(Key {
             id: self.id,
-            fields: KeyFields::from_stored(self.fields.0).map_err(Error::Corrupt)?,
+            fields: KeyFields::from_stored(self.fields).map_err(Error::Corrupt)?,
             created_at: Timestamp::from_stored(self.created_at),
             revoked_at: self.revoked_at.map(Timestamp::from_stored),
             spent: amount(self.spent, "key's spent credits")?,

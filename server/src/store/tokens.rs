@@ -4,6 +4,7 @@ use super::authorization::{Access, StoredCredential};
 use super::mutation::Mutation;
 use super::pool::Pool;
 use super::query_builder::{Page, Sql};
+use super::rows::row;
 use super::tail::GLANCE_PATIENCE;
 use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Step, Store, within};
 use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
@@ -25,15 +26,16 @@ pub struct TokenQuery {
     pub after: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
-struct TokenRow {
-    id: String,
-    name: String,
-    scope: String,
-    created_at: i64,
-    expires_at: Option<i64>,
-    revoked_at: Option<i64>,
-    last_used_at: Option<i64>,
+row! {
+    struct TokenRow {
+        id: String,
+        name: String,
+        scope: String,
+        created_at: i64,
+        expires_at: Option<i64>,
+        revoked_at: Option<i64>,
+        last_used_at: Option<i64>,
+    }
 }
 
 /// The columns of a token, in every query for a [`TokenRow`].

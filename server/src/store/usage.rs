@@ -8,7 +8,7 @@
 use super::audit::details;
 use super::mutation::Mutation;
 use super::query_builder::Sql;
-use super::rows::{amount, stored_amount};
+use super::rows::{amount, row, stored_amount};
 use super::{Authorization, Error, READ_PATIENCE, Store, keys, within};
 use crate::clock::Timestamp;
 use crate::model::MAX_CREDITS;
@@ -403,15 +403,16 @@ async fn set_spent(
     Ok(())
 }
 
-/// Some of what a token has reported in that hour and later.
-#[derive(sqlx::FromRow)]
-struct ReportRow {
-    received_hour: i64,
-    key_id: String,
-    hour: i64,
-    verdict: String,
-    requests: i64,
-    credits: i64,
+row! {
+    /// Some of what a token has reported in that hour and later.
+    struct ReportRow {
+        received_hour: i64,
+        key_id: String,
+        hour: i64,
+        verdict: String,
+        requests: i64,
+        credits: i64,
+    }
 }
 
 async fn undo(mutation: &mut Mutation, token: String, since_hour: u64) -> Result<Undone, Error> {
