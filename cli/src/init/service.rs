@@ -2,24 +2,26 @@
 
 use super::answers::Answers;
 
-/// As in docs/guides/deployment.md.
-const SHIPPED: &str = include_str!("keyward.service");
+/// The unit that the Debian package installs.
+const SHIPPED: &str = include_str!("../../../deploy/systemd/keyward.service");
+
+/// What options are inserted before.
+const LAST_OPTION: &str = " --data-dir ";
 
 pub(super) fn render(answers: &Answers) -> String {
-    let mut service = SHIPPED.to_owned();
-    // Where the control plane is behind a proxy with TLS, the proxy has the port that edges use.
-    if answers.control_plane.ca_file.is_none() {
-        service = service.replace("127.0.0.1:8081", &listen(answers));
+    let mut options = format!(" --listen {}", listen(answers));
+    if answers.dialect != "keyward" {
+        options += &format!(" --dialect {}", answers.dialect);
     }
-    if answers.dialect == "keyward" {
-        service
-    } else {
-        service.replace(" --data-dir ", &format!(" --dialect {} --data-dir ", answers.dialect))
-    }
+    SHIPPED.replace(LAST_OPTION, &(options + LAST_OPTION))
 }
 
 /// Loopback, unless the gateway reaches the control plane by another address of its machine.
 fn listen(answers: &Answers) -> String {
+    // Where the control plane is behind a proxy with TLS, the proxy has the port that edges use.
+    if answers.control_plane.ca_file.is_some() {
+        return "127.0.0.1:8081".to_owned();
+    }
     match answers.control_plane.ip() {
         Some(ip) => std::net::SocketAddr::new(ip, answers.control_plane.port).to_string(),
         None if answers.control_plane.host == "localhost" => format!("127.0.0.1:{}", answers.control_plane.port),
@@ -43,14 +45,15 @@ mod tests {
     }
 
     #[test]
-    fn service_is_the_one_of_the_documentation() {
-        let page = include_str!("../../../docs/guides/deployment.md");
-        assert!(page.contains(SHIPPED), "docs/guides/deployment.md has another unit than cli/src/init/keyward.service");
+    fn service_is_the_shipped_one_with_options() {
+        let service = rendered("http://127.0.0.1:8081", "keyward");
+        let (before, after) = SHIPPED.split_once(LAST_OPTION).unwrap();
+        assert!(before.ends_with("/keyward serve") && !after.contains(LAST_OPTION));
+        assert_eq!(service, format!("{before} --listen 127.0.0.1:8081{LAST_OPTION}{after}"));
     }
 
     #[test]
     fn service_listens_where_the_gateway_connects_to() {
-        assert_eq!(rendered("http://127.0.0.1:8081", "keyward"), SHIPPED);
         assert!(
             rendered("http://10.0.0.5:9000", "exona").contains("--listen 10.0.0.5:9000 --dialect exona --data-dir")
         );
