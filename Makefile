@@ -50,7 +50,7 @@ selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e deploy-
 	@$(PRODUCT) tools/test $@
 
 # Runs envoy/envoy.yaml in func-e and envoy/mesh/envoy-gateway.yaml in Envoy Gateway, which are built as Go modules once,
-# in .keyward/mesh: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
+# in .keyward/tools: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
 test-mesh: cargo
 	@$(PRODUCT) tools/test mesh
 

@@ -1,7 +1,7 @@
 //! Runs the resources of `envoy/mesh` in the programs for which they are written: func-e and Envoy Gateway, each
 //! with a real Envoy.
 //!
-//! `tools/mesh-tools` installs the programs as Go modules, and runs the tests in a network namespace: Envoy Gateway
+//! `tools/go-tool` builds the programs, and `tools/mesh-sandbox` runs the tests in a network namespace: Envoy Gateway
 //! listens on fixed ports of all addresses, which no other process must use or reach.
 
 pub mod load;

@@ -1,8 +1,9 @@
-//! The programs of `tests/mesh/tools.txt`, as `tools/mesh-tools` installs them.
+//! The programs that the tests run, as `tools/go-tool` builds them.
 
-use keyward_harness::{Failure, Result, artifacts, left_out};
+use keyward_harness::{Failure, artifacts, left_out};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A program, with the version of its Go module.
 #[derive(Clone, Debug)]
@@ -13,43 +14,43 @@ pub struct Tool {
     pub version: String,
 }
 
-/// The version of a program in `tests/mesh/tools.txt`.
-fn pinned(name: &str) -> Option<String> {
-    let text = include_str!("../tools.txt");
-    for line in text.lines() {
-        if let [tool, _, version] = *line.split_whitespace().collect::<Vec<_>>()
-            && tool == name
-        {
-            return Some(version.to_owned());
-        }
-    }
-    None
-}
-
 /// A program that is installed, or `None` after a note of what is left out.
+///
+/// # Panics
+/// If `tools/go-tool` cannot be run, or does not know the program.
 pub fn tool(name: &str, check: &str) -> Option<Tool> {
     if std::env::var_os("KEYWARD_MESH_SANDBOX").is_none() {
         left_out(check, "run by `make test-mesh`, in a network namespace of its own");
         return None;
     }
-    let path = directory().join("bin").join(name);
-    match pinned(name) {
-        Some(version) if path.is_file() => Some(Tool { path, version }),
-        _ => {
-            left_out(check, &format!("{name} is not installed; see the output of tools/mesh-tools"));
-            None
+    let path = match go_tool(&[name]) {
+        Ok(path) => PathBuf::from(path),
+        Err(reason) => {
+            left_out(check, &reason);
+            return None;
         }
+    };
+    let version = go_tool(&["version", name]).unwrap_or_else(|reason| panic!("tools/go-tool version {name}: {reason}"));
+    Some(Tool { path, version })
+}
+
+/// What `tools/go-tool` prints; why not, where it says that the machine cannot have the program.
+fn go_tool(arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(artifacts::root().join("tools/go-tool"));
+    // The network namespace has no way to what could be installed.
+    let output = command.args(arguments).env("KEYWARD_INSTALL", "no").output();
+    let output = output.unwrap_or_else(|error| panic!("tools/go-tool: {error}"));
+    let reason = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
+        Some(77) => Err(reason),
+        _ => panic!("tools/go-tool {arguments:?}: {reason}"),
     }
 }
 
-/// Where `tools/mesh-tools` installs.
-fn directory() -> PathBuf {
-    artifacts::root().join(".keyward/mesh")
-}
-
 /// The version of an Envoy, such as 1.40.0.
-pub fn envoy_version(envoy: &Path) -> Result<String> {
-    let output = std::process::Command::new(envoy)
+pub fn envoy_version(envoy: &Path) -> keyward_harness::Result<String> {
+    let output = Command::new(envoy)
         .arg("--version")
         .output()
         .map_err(|error| Failure::new(format!("{}: {error}", envoy.display())))?;
@@ -60,7 +61,7 @@ pub fn envoy_version(envoy: &Path) -> Result<String> {
 }
 
 /// Writes a file whole: a program that watches the directory never reads a part of it.
-pub fn replace_file(path: &Path, content: &str) -> Result<()> {
+pub fn replace_file(path: &Path, content: &str) -> keyward_harness::Result<()> {
     let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", path.display()));
     // Programs that watch the directory ignore hidden files.
     let partial = path.with_file_name(format!(".{}.partial", path.file_name().unwrap_or_default().display()));
