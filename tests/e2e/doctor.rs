@@ -104,11 +104,7 @@ async fn wrong_tokens_and_permissions_are_found() {
 
 #[tokio::test]
 async fn missing_guard_is_found() {
-    let gateway = Gateway::builder()
-        .configure(|config| config.http_filters().retain(|filter| filter["name"] != "keyward_guard"))
-        .start()
-        .await
-        .unwrap();
+    let gateway = Gateway::builder().configure(|config| _ = config.remove_guard()).start().await.unwrap();
     let (code, report) = examined(&gateway, &[]).await;
     assert_eq!((code, with_outcome(&report, "failed")), (Some(1), vec!["configuration", "envoy"]), "{report:#}");
 }

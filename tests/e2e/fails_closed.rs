@@ -5,12 +5,8 @@ use keyward_harness::{Gateway, Request, artifacts};
 
 #[tokio::test]
 async fn guard_refuses_everything_without_the_filter() {
-    let gateway = Gateway::builder()
-        .configure(|config| config.http_filters()[0]["disabled"] = true.into())
-        .without_snapshot()
-        .start()
-        .await
-        .unwrap();
+    let gateway =
+        Gateway::builder().configure(|config| _ = config.disable_filter()).without_snapshot().start().await.unwrap();
     let created = gateway.control_plane.create_named("demo").await.unwrap();
     let mut workers = gateway.envoy.every_worker().await.unwrap();
     for path in ["/", "/health", "/keyward/ready"] {

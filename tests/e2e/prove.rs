@@ -137,9 +137,7 @@ async fn what_cannot_be_seen_from_outside_is_not_passed() {
 async fn gateway_without_filter_and_guard_fails() {
     let gateway = Gateway::builder()
         .configure(|config| {
-            let filters = config.http_filters();
-            filters[0]["disabled"] = true.into();
-            filters.retain(|filter| filter["name"] != "keyward_guard");
+            config.disable_filter().remove_guard();
         })
         .without_snapshot()
         .start()
@@ -160,12 +158,8 @@ async fn gateway_without_filter_and_guard_fails() {
 
 #[tokio::test]
 async fn guard_alone_is_told_from_the_filter() {
-    let gateway = Gateway::builder()
-        .configure(|config| config.http_filters()[0]["disabled"] = true.into())
-        .without_snapshot()
-        .start()
-        .await
-        .unwrap();
+    let gateway =
+        Gateway::builder().configure(|config| _ = config.disable_filter()).without_snapshot().start().await.unwrap();
     let (code, report) = proved(&gateway, &[]).await;
     assert_eq!(code, Some(1));
     assert_eq!((outcome(&report, "no_key"), outcome(&report, "guard")), ("failed", "passed"), "{report:#}");
@@ -173,11 +167,7 @@ async fn guard_alone_is_told_from_the_filter() {
 
 #[tokio::test]
 async fn missing_guard_fails() {
-    let gateway = Gateway::builder()
-        .configure(|config| config.http_filters().retain(|filter| filter["name"] != "keyward_guard"))
-        .start()
-        .await
-        .unwrap();
+    let gateway = Gateway::builder().configure(|config| _ = config.remove_guard()).start().await.unwrap();
     let (code, report) = proved(&gateway, &[]).await;
     assert_eq!(code, Some(1));
     assert_eq!((outcome(&report, "no_key"), outcome(&report, "guard")), ("passed", "failed"), "{report:#}");
@@ -263,7 +253,7 @@ async fn limit_that_two_gateways_count_apart_fails() {
     assert_eq!(outcome(&report, "revocation"), "passed", "{report:#}");
 }
 
-/// The gateway loses the control plane as soon as a key is to be revoked.
+/// The gateway loses its control plane before the request that revokes the key is passed on.
 #[tokio::test]
 async fn revocation_that_does_not_arrive_fails() {
     let is_cut = Arc::new(AtomicBool::new(false));

@@ -23,6 +23,9 @@ pub const CONTROL_PLANE: &str = "keyward_control_plane";
 /// The cluster of the rate-limit service. Every cluster but these two is an upstream.
 pub const RATE_LIMIT: &str = "rate_limit";
 
+/// The HTTP filter that lets no request without a verdict pass.
+const GUARD: &str = "keyward_guard";
+
 /// The HTTP filter that calls the rate-limit service.
 pub const RATE_LIMIT_FILTER: &str = "envoy.filters.http.ratelimit";
 
@@ -111,7 +114,7 @@ impl EnvoyConfig {
         let position = |filters: &[Value], name: &str| {
             filters.iter().position(|filter| filter["name"] == name).unwrap_or_else(|| panic!("no filter {name}"))
         };
-        let guard = position(filters, "keyward_guard");
+        let guard = position(filters, GUARD);
         merge(&mut filters[guard]["typed_config"]["rules"]["policies"], &variant.policies);
         filters.splice(guard..guard, variant.before_guard);
         let keyward = position(filters, "keyward");
@@ -206,12 +209,32 @@ impl EnvoyConfig {
         first.unwrap_or_else(|| panic!("{message}"))
     }
 
+    /// Turns the filter off, so that only the guard stands before the upstream.
+    #[track_caller]
+    pub fn disable_filter(&mut self) -> &mut Self {
+        self.named_filter("keyward")["disabled"] = true.into();
+        self
+    }
+
+    /// Removes the guard behind the filter.
+    #[track_caller]
+    pub fn remove_guard(&mut self) -> &mut Self {
+        self.named_filter(GUARD);
+        self.http_filters().retain(|filter| filter["name"] != GUARD);
+        self
+    }
+
+    #[track_caller]
+    fn named_filter(&mut self, name: &str) -> &mut Value {
+        let message = self.describe(&format!("no filter {name:?}"));
+        let filter = self.http_filters().iter_mut().find(|filter| filter["name"] == name);
+        filter.unwrap_or_else(|| panic!("{message}"))
+    }
+
     /// The configuration of the rate-limit filter.
     #[track_caller]
     pub fn rate_limit_filter(&mut self) -> &mut Value {
-        let message = self.describe("no rate-limit filter");
-        let filter = self.http_filters().iter_mut().find(|filter| filter["name"] == RATE_LIMIT_FILTER);
-        filter.map(|filter| &mut filter["typed_config"]).unwrap_or_else(|| panic!("{message}"))
+        &mut self.named_filter(RATE_LIMIT_FILTER)["typed_config"]
     }
 
     /// The routes of the gateway.
@@ -636,7 +659,7 @@ mod tests {
             found.next().unwrap().pointer(pointer).unwrap().clone()
         };
         let mut shipped = EnvoyConfig::shipped().unwrap();
-        let guard = shipped.http_filters().iter().find(|filter| filter["name"] == "keyward_guard").unwrap().clone();
+        let guard = shipped.http_filters().iter().find(|filter| filter["name"] == GUARD).unwrap().clone();
         let filter = shipped.filter().clone();
         let patch = "/spec/jsonPatches/0/operation/value";
         assert_eq!(named(&gateway, "EnvoyPatchPolicy", "keyward-guard", patch), guard);
