@@ -155,7 +155,7 @@ fn admin_token(check: &mut Check, url: &str) {
             "it may not create or change keys",
             "create one with `keyward tokens create --scope write` if it should",
         ),
-        Permission::Invalid => check.fail("it was revoked meanwhile", "run again"),
+        Permission::Invalid => check.fail("the token was revoked during the check", "run again"),
         Permission::Unknown(error) => check.cannot(error, "run again, and look into the control plane's log"),
     }
 }
@@ -177,7 +177,7 @@ fn edge_token(check: &mut Check, url: &str) {
             if permission(client.get("/v1/keys?limit=1")) == Permission::Allowed =>
         {
             check.fail(
-                "it is an operator's token: whoever reads Envoy's environment can manage keys with it, and Envoy \
+                "this is an operator token: whoever reads Envoy's environment can manage keys with it, and Envoy \
              gets no keys",
                 "create one with `keyward tokens create --scope edge`, give it to Envoy, and replace this one",
             )

@@ -6,7 +6,7 @@ use keyward_core::dialect::Dialect;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// What the gateway is to be.
+/// The answers, from which the files are written.
 #[derive(Clone, Debug)]
 pub(super) struct Answers {
     pub(super) upstream: Server,

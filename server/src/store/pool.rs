@@ -1,7 +1,7 @@
 //! A pool of connections that gives up a connection which does not answer when it comes back.
 //!
-//! sqlx asks a connection that is returned whether it still answers, and waits for that without a limit; the
-//! connection keeps its place in the pool meanwhile. If the database vanishes silently (a host that is down, a
+//! sqlx pings a connection that is returned, and waits for the answer without a limit; until then the connection
+//! keeps its place in the pool. If the database vanishes silently (a host that is down, a
 //! firewall that drops packets), every place of a busy pool can be lost so for as long as the system resends, which is a
 //! quarter of an hour on Linux. Everything that takes connections from a pool does so here, where that wait is bounded.
 

@@ -187,7 +187,7 @@ fn report(check: &mut Check, path: &str, who: &str, tried: &Tried) {
     }
     if !tried.unknown.is_empty() {
         check.cannot(
-            format!("{who}, it cannot be told who has answered {}", named(&tried.unknown)),
+            format!("{who}, it is unknown whether filter or upstream answered {}", named(&tried.unknown)),
             "run against an upstream that echoes its request, with --echo",
         );
     }

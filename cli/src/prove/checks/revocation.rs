@@ -53,7 +53,7 @@ impl Run<'_> {
             let (request, ended, gateway) = (Arc::clone(&request), ended.clone(), self.gateway.clone());
             watching.spawn(watch_connection(connection, gateway, request, accepted_status, pause_of(number), ended));
         }
-        // The other threads go on meanwhile.
+        // This blocks; the connections are watched on other threads.
         let revoked = self.keys.revoke(&key);
         let revoked_at = Instant::now();
         if let Err(error) = revoked {
