@@ -45,6 +45,7 @@ mod load;
 mod operation;
 #[cfg(test)]
 mod owners;
+#[cfg(test)]
 mod pause;
 #[cfg(test)]
 mod plans;
