@@ -21,7 +21,7 @@ use keyward_core::refusal::Refusal;
 use keyward_core::wire::entry::{Body, Entry, Frames, KeyRecord, OwnerRecord};
 use keyward_core::wire::verify::Answer;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 const KEY: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdef";
 const GUESS: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdeX";
@@ -141,7 +141,7 @@ impl Process {
     }
 
     /// Answers the verification that a request requires; returns the result that the request waited for.
-    fn ask(&mut self, worker: usize, credential: &str, outcome: Outcome) -> Rc<Ended> {
+    fn ask(&mut self, worker: usize, credential: &str, outcome: Outcome) -> Arc<Ended> {
         let Decision::Verify(what) = self.decide(worker, credential) else { panic!("expected a verification") };
         self.streams += 1;
         let (now_ms, stream) = (self.now.monotonic_ms, self.streams);
@@ -254,6 +254,17 @@ fn revocation_and_expiry_are_shown_to_holders_only() {
         process.key(change);
         assert_eq!(process.verdict(0, KEY), "unknown", "no verification is sent");
     }
+}
+
+/// A pause does not end a key, so it is verified meanwhile, and nothing of the pause is left once it is resumed.
+#[test]
+fn paused_key_is_verified_and_guesses_learn_nothing() {
+    let mut process = Process::new();
+    process.key(|key| key.paused = true);
+    assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "paused");
+    assert_eq!(process.verdict_after(0, GUESS, Outcome::Answered(Answer::Wrong)), "unknown");
+    process.key(|_| {});
+    assert_eq!([process.verdict(0, KEY), process.verdict(1, KEY)], ["allow", "allow"]);
 }
 
 #[test]
