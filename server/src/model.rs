@@ -13,6 +13,7 @@ mod plan;
 pub mod precondition;
 mod reader;
 mod request;
+mod role;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
@@ -33,4 +34,5 @@ pub use request::{
     KeyChange, KeysToRevoke, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo, document,
     documents,
 };
-pub use token::{NewToken, Token, TokenScope};
+pub use role::Role;
+pub use token::{NewToken, Token};

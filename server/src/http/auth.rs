@@ -1,14 +1,15 @@
-//! Authentication by bearer token: middleware that refuses requests without a valid token of the required scope.
+//! Authentication by bearer token: middleware that refuses requests without a valid token of the required role.
 //!
 //! File tokens are compared first. They need no database, so operators and edges with one are admitted while it is unavailable.
 
 use super::app::App;
 use super::problem::ApiError;
+use super::roles;
 use crate::auth::tokens::file::Audience;
 use crate::clock::Timestamp;
-use crate::model::TokenScope;
+use crate::model::Role;
 use crate::store::Authorization;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
@@ -26,20 +27,22 @@ pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
 
 pub(super) async fn require_admin(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    require(&app, Audience::Admin, request, next).await
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let required = roles::required(request.method(), route);
+    require(&app, required, request, next).await
 }
 
 pub(super) async fn require_edge(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    require(&app, Audience::Edge, request, next).await
+    require(&app, Role::Edge, request, next).await
 }
 
-async fn require(app: &App, audience: Audience, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn require(app: &App, required: Role, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let token_reloads = TokenReloads(app.tokens.reloads());
-    let by = authorization(app, audience, &parts).await?;
+    let by = authorization(app, required, &parts).await?;
     parts.extensions.insert(token_reloads);
     // Held until the response is there. Exports continue in the background, and are bounded separately.
-    let reads = audience == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
+    let reads = required.audience() == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
     let _permit = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
@@ -48,7 +51,8 @@ async fn require(app: &App, audience: Audience, request: Request, next: Next) ->
 }
 
 /// Authenticates the bearer token. Transactions that write check the authorization again.
-async fn authorization(app: &App, audience: Audience, request: &Parts) -> Result<Authorization, ApiError> {
+async fn authorization(app: &App, required: Role, request: &Parts) -> Result<Authorization, ApiError> {
+    let audience = required.audience();
     let shown = request.headers.contains_key(AUTHORIZATION);
     let Some(token) = bearer(&request.headers) else { return Err(ApiError::Unauthorized { shown }) };
     if let Some(by) = Authorization::of_file_token(&app.tokens, audience, token, &app.clock) {
@@ -69,16 +73,14 @@ async fn authorization(app: &App, audience: Audience, request: &Parts) -> Result
         let wait = client.and_then(|client| app.auth_throttle.failed(client, (app.clock)()));
         return Err(wait.map_or_else(refused, |retry_after_s| ApiError::TooManyFailures { retry_after_s }));
     };
-    match (audience, token.scope) {
-        (Audience::Admin, TokenScope::Write) | (Audience::Edge, TokenScope::Edge) => {}
-        (Audience::Admin, TokenScope::Read) if matches!(request.method, Method::GET | Method::HEAD) => {}
-        (Audience::Admin, TokenScope::Read) => return Err(ApiError::InsufficientScope(TokenScope::Write)),
-        (Audience::Admin, TokenScope::Edge) | (Audience::Edge, TokenScope::Read | TokenScope::Write) => {
-            return Err(refused());
-        }
+    if token.role.audience() != audience {
+        return Err(refused());
+    }
+    if !token.role.includes(required) {
+        return Err(ApiError::InsufficientRole { role: token.role, required });
     }
     app.issued_tokens.note_use(&token);
-    Ok(Authorization::of_issued_token(&app.tokens, audience, &token, &app.clock))
+    Ok(Authorization::of_issued_token(&app.tokens, required, &token, &app.clock))
 }
 
 fn token_name(audience: Audience) -> &'static str {
