@@ -49,8 +49,8 @@ test: cargo
 selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e deploy-check faults-brief: cargo
 	@$(PRODUCT) tools/test $@
 
-# Runs envoy/envoy.yaml in func-e and envoy/mesh/envoy-gateway.yaml in Envoy Gateway, which are built as Go modules once,
-# in .keyward/tools: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
+# Runs envoy/envoy.yaml in func-e and the resources of envoy/mesh in Envoy Gateway and Istio, which are built as Go modules
+# once, in .keyward/tools: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
 test-mesh: cargo
 	@$(PRODUCT) tools/test mesh
 
@@ -147,7 +147,7 @@ help:
 	@echo 'make deploy-check  Check the Helm chart, the manifests, the container images and the archives of a release'
 	@echo 'make faults        Inject kills, full disks and network faults under load for FAULT_SECONDS (300), and check that no'
 	@echo '                   acknowledged change is lost; SEED=… repeats the same faults; faults-brief: each fault once'
-	@echo 'make test-mesh     Run Keyward in func-e and Envoy Gateway, which are built as Go modules (needs Go):'
+	@echo 'make test-mesh     Run Keyward in func-e, Envoy Gateway and Istio, which are built as Go modules (needs Go):'
 	@echo '                   docs/reference/mesh-compatibility.md'
 	@echo 'make budget        Write the current cost of requests to tests/host_calls/budget.json: host calls, callbacks,'
 	@echo '                   instructions'

@@ -649,6 +649,28 @@ mod tests {
         }
     }
 
+    /// Guard and settings of the TrafficExtension's file equal those of Istio's other file, and its filter the shipped one.
+    #[test]
+    fn istio_traffic_extension_matches_the_envoy_filter() {
+        let read = |name: &str| -> Vec<Value> {
+            let text = fs::read_to_string(artifacts::root().join("envoy/mesh").join(name)).unwrap();
+            serde_saphyr::from_multiple(&text).unwrap()
+        };
+        let patches = |resource: &Value| -> Vec<(Value, Value)> {
+            let patches = resource["spec"]["configPatches"].as_array().unwrap().iter();
+            patches.map(|patch| (patch["applyTo"].clone(), patch["patch"]["value"].clone())).collect()
+        };
+        let (filter, extension) = (read("istio.yaml"), read("istio-traffic-extension.yaml"));
+        let mut expected = patches(&filter[0]);
+        expected.retain(|(_, value)| value["name"] != "keyward");
+        assert_eq!(patches(&extension[0]), expected);
+        assert_eq!(extension[1]["kind"], "TrafficExtension");
+        let mut configuration = extension[1].pointer("/spec/wasm/pluginConfig").unwrap().clone();
+        let mut shipped = EnvoyConfig::shipped().unwrap();
+        configuration["control_plane"]["cluster"] = shipped.filter()["control_plane"]["cluster"].clone();
+        assert_eq!(&configuration, shipped.filter());
+    }
+
     /// Filter, guard and cluster of Envoy Gateway equal the shipped ones except for the module and the cluster's address.
     #[test]
     fn envoy_gateway_policies_match_the_shipped_configuration() {
