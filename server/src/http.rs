@@ -98,10 +98,12 @@ impl Routes {
             .routes(routes!(openapi::show));
         let for_operators = OpenApiRouter::default()
             .routes(routes!(keys::list, keys::issue::create))
+            .routes(routes!(keys::counts))
             .routes(routes!(keys::show, keys::change, keys::revoke))
             .routes(routes!(import::import))
             .routes(routes!(export::export))
             .routes(routes!(keys::issue::rotate))
+            .routes(routes!(keys::why::why))
             .routes(routes!(keys::pause))
             .routes(routes!(keys::resume))
             .routes(routes!(keys::end_secret))

@@ -8,12 +8,14 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::{Operation, PathItem};
 
 /// Method, path and required role.
-const TABLE: [(&str, &str, Role); 30] = [
+const TABLE: [(&str, &str, Role); 32] = [
     ("GET", "/v1/keys", Role::Viewer),
     ("POST", "/v1/keys", Role::Operator),
+    ("GET", "/v1/keys/counts", Role::Viewer),
     ("GET", "/v1/keys/{id}", Role::Viewer),
     ("PATCH", "/v1/keys/{id}", Role::Operator),
     ("DELETE", "/v1/keys/{id}", Role::Operator),
+    ("GET", "/v1/keys/{id}/why", Role::Viewer),
     ("POST", "/v1/keys/{id}/rotate", Role::Operator),
     ("POST", "/v1/keys/{id}/pause", Role::Operator),
     ("POST", "/v1/keys/{id}/resume", Role::Operator),
