@@ -44,6 +44,8 @@ mod lists;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod mcp;
+#[cfg(test)]
 mod operation;
 #[cfg(test)]
 mod owners;
