@@ -84,7 +84,7 @@ const EXPIRY: &str = "COALESCE(expires_at, 9223372036854775807)";
 
 /// Fewer than this many keys are found by an index and then sorted. Of more, the first page is soon found among all keys in the
 /// order of the list.
-const MANY: i64 = 5_000;
+const MANY: i64 = 2_000;
 
 impl KeySort {
     /// Every order, as it is named in the API.
