@@ -15,6 +15,9 @@ struct Fixture {
     keys: Vec<Value>,
 }
 
+/// When the last key was created.
+const CREATED: u64 = NOW_MS + NAMES.len() as u64;
+
 const NAMES: [&str; 8] = ["delta", "Alpha", "charlie", "bravo", "alpha", "Écho", "golf", "foxtrot"];
 
 impl Fixture {
@@ -33,7 +36,8 @@ impl Fixture {
             client.create(new)
         });
         let keys: Vec<Value> = keys.collect();
-        let now = NOW_MS + NAMES.len() as u64;
+        server.advance(seconds(10));
+        let now = CREATED + seconds(10);
         let fixture = Self { server, client, keys };
         let used = |n: usize, ago_ms: u64, credits: u64| KeyUsage {
             key_id: fixture.id(n).to_owned(),
@@ -122,7 +126,7 @@ fn filters_find_the_keys_and_counts_agree_with_them() {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
         humantime::format_rfc3339_millis(time).to_string()
     };
-    let now = NOW_MS + NAMES.len() as u64;
+    let now = CREATED + seconds(10);
     for (query, expected) in [
         ("&leaked=true".to_owned(), vec!["alpha"]),
         ("&in_rotation=true".to_owned(), vec!["golf"]),
@@ -130,9 +134,13 @@ fn filters_find_the_keys_and_counts_agree_with_them() {
         ("&used=true".to_owned(), vec!["bravo", "charlie", "delta", "Écho"]),
         ("&used=false&state=active".to_owned(), vec!["Alpha", "alpha", "golf"]),
         (format!("&used_after={}", time(now - 5000)), vec!["bravo", "delta"]),
-        (format!("&unused_since={}", time(now - 4000)), vec!["charlie", "delta", "Écho"]),
-        (format!("&expires_after={}", time(now + 995_000)), vec!["Alpha", "alpha"]),
-        (format!("&expires_before={}", time(now + 995_000)), vec!["foxtrot"]),
+        (
+            format!("&unused_since={}", time(now - 4000)),
+            vec!["Alpha", "alpha", "charlie", "delta", "foxtrot", "golf", "Écho"],
+        ),
+        (format!("&unused_since={}&used=true", time(now - 8000)), vec!["charlie"]),
+        (format!("&expires_after={}", time(CREATED + 995_000)), vec!["Alpha", "alpha"]),
+        (format!("&expires_before={}", time(CREATED + 995_000)), vec!["foxtrot"]),
         ("&state=paused".to_owned(), vec!["foxtrot"]),
     ] {
         let mut expected: Vec<_> = expected.into_iter().map(str::to_owned).collect();
@@ -146,10 +154,10 @@ fn filters_find_the_keys_and_counts_agree_with_them() {
     }
 
     fixture.client.ask("DELETE", &path_of(&fixture.keys[2]), None).expect(200);
-    fixture.server.advance(seconds(995));
+    fixture.server.advance(seconds(985));
     // The key `foxtrot`, which was paused, has expired meanwhile, and the grace period of `golf` is over.
-    let now = now + 995_000;
-    let counts = fixture.counts("?expiring_within_s=60&unused_for_s=998");
+    let now = CREATED + seconds(995);
+    let counts = fixture.counts("?expiring_within_s=60&unused_for_s=990");
     let of = |query: &str| json!(sorted(query).len());
     for (name, query) in [
         ("total", String::new()),
@@ -158,7 +166,7 @@ fn filters_find_the_keys_and_counts_agree_with_them() {
         ("revoked", "&state=revoked".to_owned()),
         ("expired", "&state=expired".to_owned()),
         ("expiring", format!("&state=active&expires_before={}", time(now + 60_000))),
-        ("unused", format!("&state=active&unused_since={}", time(now - 998_000))),
+        ("unused", format!("&state=active&unused_since={}", time(now - 990_000))),
         ("never_used", "&state=active&used=false".to_owned()),
         ("low_credits", "&state=active&low_credits=true".to_owned()),
         ("in_rotation", "&state=active&in_rotation=true".to_owned()),
