@@ -22,6 +22,10 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 
+/// The role of the token of the request.
+#[derive(Clone, Copy)]
+pub(super) struct HeldRole(pub(super) Role);
+
 /// When the token of the request expires.
 #[derive(Clone, Copy)]
 pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
@@ -39,11 +43,12 @@ pub(super) async fn require_edge(State(app): State<App>, request: Request, next:
 async fn require(app: &App, required: Role, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let token_reloads = TokenReloads(app.tokens.reloads());
-    let by = authorization(app, required, &parts).await?;
+    let (by, role) = authorization(app, required, &parts).await?;
     parts.extensions.insert(token_reloads);
     // Held until the response is there. Exports continue in the background, and are bounded separately.
     let reads = required.audience() == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
     let _permit = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
+    parts.extensions.insert(HeldRole(role));
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
     parts.extensions.insert(by);
@@ -51,12 +56,12 @@ async fn require(app: &App, required: Role, request: Request, next: Next) -> Res
 }
 
 /// Authenticates the bearer token. Transactions that write check the authorization again.
-async fn authorization(app: &App, required: Role, request: &Parts) -> Result<Authorization, ApiError> {
+async fn authorization(app: &App, required: Role, request: &Parts) -> Result<(Authorization, Role), ApiError> {
     let audience = required.audience();
     let shown = request.headers.contains_key(AUTHORIZATION);
     let Some(token) = bearer(&request.headers) else { return Err(ApiError::Unauthorized { shown }) };
     if let Some(by) = Authorization::of_file_token(&app.tokens, audience, token, &app.clock) {
-        return Ok(by);
+        return Ok((by, if audience == Audience::Admin { Role::Admin } else { Role::Edge }));
     }
     // Told by its prefix, which reveals nothing that its sender does not know.
     let refused = || match other_credential(audience, token, &app.dialect) {
@@ -80,7 +85,7 @@ async fn authorization(app: &App, required: Role, request: &Parts) -> Result<Aut
         return Err(ApiError::InsufficientRole { role: token.role, required });
     }
     app.issued_tokens.note_use(&token);
-    Ok(Authorization::of_issued_token(&app.tokens, required, &token, &app.clock))
+    Ok((Authorization::of_issued_token(&app.tokens, required, &token, &app.clock), token.role))
 }
 
 fn token_name(audience: Audience) -> &'static str {
