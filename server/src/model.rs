@@ -12,6 +12,7 @@ mod plan;
 pub mod precondition;
 mod reader;
 mod request;
+mod session;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
@@ -31,4 +32,5 @@ pub use request::{
     KeyChange, KeysToRevoke, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo, document,
     documents,
 };
+pub use session::{SESSION_IDLE, SESSION_LIFETIME, Session, SessionCredential};
 pub use token::{NewToken, Token, TokenScope};
