@@ -31,6 +31,16 @@ pub(super) enum KeysCommand {
         /// Key's id
         id: String,
     },
+    /// Pause a key: it is refused until it is resumed
+    Pause {
+        /// Key's id
+        id: String,
+    },
+    /// Resume a paused key
+    Resume {
+        /// Key's id
+        id: String,
+    },
     /// Create a new secret for a key and print it, once; the previous secrets stay valid for a grace period
     Rotate {
         /// Key's id
@@ -114,7 +124,7 @@ pub(super) struct ListArguments {
     #[arg(long, value_name = "live|test")]
     env: Option<String>,
     /// Only keys in this state
-    #[arg(long, value_name = "active|revoked|expired")]
+    #[arg(long, value_name = "active|paused|revoked|expired")]
     state: Option<String>,
     /// Only keys whose name contains this text, in any case
     #[arg(long, value_name = "PART")]
@@ -219,6 +229,8 @@ pub(super) fn run(server: &ControlPlane, command: KeysCommand, format: OutputFor
             client.patch(&path, &arguments.document())?
         }
         KeysCommand::Revoke { id } => client.delete(&path(&id))?,
+        KeysCommand::Pause { id } => client.post(&format!("{}/pause", path(&id)), &json!({}))?,
+        KeysCommand::Resume { id } => client.post(&format!("{}/resume", path(&id)), &json!({}))?,
         KeysCommand::EndSecret { id, secret } => {
             // A key pasted instead of the id must reach neither a URL nor a message.
             if !secret.starts_with("sec_") {
@@ -240,6 +252,8 @@ impl KeysCommand {
             Self::Change(ChangeArguments { id, .. })
             | Self::Show { id }
             | Self::Revoke { id }
+            | Self::Pause { id }
+            | Self::Resume { id }
             | Self::Rotate { id, .. }
             | Self::EndSecret { id, .. } => Some(id),
         }

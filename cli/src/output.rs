@@ -159,7 +159,7 @@ fn secrets(key: &Value) -> &[Value] {
 
 /// One key, a field a line.
 pub(super) fn key(key: &Value) -> String {
-    const FIELDS: [&str; 18] = [
+    const FIELDS: [&str; 20] = [
         "id",
         "name",
         "owner",
@@ -178,6 +178,8 @@ pub(super) fn key(key: &Value) -> String {
         "created_at",
         "expires_at",
         "revoked_at",
+        "paused_at",
+        "paused_by",
     ];
     let any_network = key.get("allow_ip").and_then(Value::as_array).is_some_and(Vec::is_empty);
     let without_metadata = key.get("metadata").and_then(Value::as_object).is_some_and(Map::is_empty);

@@ -1,8 +1,8 @@
 //! May this key do this now? The one decision, for edge and server.
 //!
 //! [`KeyView`] borrows from an edge's record or from a stored key, so both keep their own types and a request allocates
-//! nothing. The checks have one order: revoked (the key, or this secret of it), expired, owner, kind, client address, scopes.
-//! The first that fails is the result.
+//! nothing. The checks have one order: revoked (the key, or this secret of it), expired, paused, owner, kind, client address,
+//! scopes. The first that fails is the result.
 //!
 //! Not decided here: which key a credential is, and whether limits and credits are left, which edges count. The environment of
 //! a key refuses nothing; the upstream gets it in a header.
@@ -21,6 +21,8 @@ pub struct KeyView<'a> {
     pub secret_not_after_ms: Option<u64>,
     /// When the key expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: Option<u64>,
+    /// Whether it is paused.
+    pub is_paused: bool,
     /// Its owner.
     pub owner: OwnerView<'a>,
     /// Its kind, in the dialect's words.
@@ -63,6 +65,8 @@ pub enum Denial<'a> {
     Revoked,
     /// The key is past its expiry.
     Expired,
+    /// The key is paused.
+    Paused,
     /// It has no owner where the dialect requires one, or its owner is disabled or unknown.
     Unassociated,
     /// Keys of its kind are not accepted.
@@ -105,11 +109,11 @@ pub fn authorize<'r>(
 }
 
 impl KeyView<'_> {
-    /// Checks the key by itself, without its owner.
+    /// Checks what ends a key for good.
     ///
     /// For a key stored as a password hash this comes before verification, so that no hash is computed for a key that is
-    /// revoked or expired. The owner is checked after verification: an owner can be enabled again, and only a client with
-    /// the whole key may learn that it is disabled.
+    /// revoked or expired. Pause and owner are checked after verification: a key can be resumed and an owner enabled again,
+    /// and only a client with the whole key may learn that it is paused or its owner disabled.
     ///
     /// # Errors
     /// If the key or this secret is revoked, or the key is expired.
@@ -121,12 +125,15 @@ impl KeyView<'_> {
         if is_past(self.expires_at_ms) { Err(Denial::Expired) } else { Ok(()) }
     }
 
-    /// Checks what does not depend on the request: [state](Self::state), then owner.
+    /// Checks what does not depend on the request: [state](Self::state), pause, owner.
     ///
     /// # Errors
     /// The first check that fails.
     pub fn usable(&self, dialect: &Dialect, now_ms: u64) -> Result<(), Denial<'static>> {
         self.state(now_ms)?;
+        if self.is_paused {
+            return Err(Denial::Paused);
+        }
         let is_associated = match self.owner {
             OwnerView::None => !dialect.owner_required,
             OwnerView::Unknown => false,
@@ -158,6 +165,7 @@ impl<'a> Denial<'a> {
         match self {
             Self::Revoked => Refusal::Revoked,
             Self::Expired => Refusal::Expired,
+            Self::Paused => Refusal::Paused,
             Self::Unassociated => Refusal::Unassociated,
             Self::WrongKind => Refusal::WrongKind,
             Self::ForbiddenIp => Refusal::ForbiddenIp,
@@ -169,7 +177,9 @@ impl<'a> Denial<'a> {
     pub fn scope(self) -> &'a str {
         match self {
             Self::InsufficientScope(scope) => scope,
-            Self::Revoked | Self::Expired | Self::Unassociated | Self::WrongKind | Self::ForbiddenIp => "",
+            Self::Revoked | Self::Expired | Self::Paused | Self::Unassociated | Self::WrongKind | Self::ForbiddenIp => {
+                ""
+            }
         }
     }
 }
@@ -194,6 +204,7 @@ mod tests {
         is_revoked: false,
         secret_not_after_ms: None,
         expires_at_ms: None,
+        is_paused: false,
         owner: OwnerView::None,
         kind: "key",
         allowlist: &[],
@@ -213,6 +224,7 @@ mod tests {
             is_revoked: true,
             secret_not_after_ms: Some(NOW),
             expires_at_ms: Some(NOW),
+            is_paused: true,
             owner: OwnerView::None,
             kind: "key",
             allowlist: &allowlist,
@@ -226,6 +238,8 @@ mod tests {
         key.secret_not_after_ms = Some(NOW + 1);
         denials.push(decide(&key));
         key.expires_at_ms = Some(NOW + 1);
+        denials.push(decide(&key));
+        key.is_paused = false;
         denials.push(decide(&key));
         key.owner = OwnerView::Unknown;
         denials.push(decide(&key));
@@ -245,6 +259,7 @@ mod tests {
                 Err(Denial::Revoked),
                 Err(Denial::Revoked),
                 Err(Denial::Expired),
+                Err(Denial::Paused),
                 Err(Denial::Unassociated),
                 Err(Denial::Unassociated),
                 Err(Denial::Unassociated),
@@ -267,6 +282,7 @@ mod tests {
             let denials = [
                 Denial::Revoked,
                 Denial::Expired,
+                Denial::Paused,
                 Denial::Unassociated,
                 Denial::WrongKind,
                 Denial::ForbiddenIp,
@@ -287,6 +303,13 @@ mod tests {
             assert_eq!(decide(&KeyView { secret_not_after_ms: Some(time), ..KEY }), secret, "{time}");
             assert_eq!(decide(&KeyView { expires_at_ms: Some(time), ..KEY }), key, "{time}");
         }
+    }
+
+    #[test]
+    fn a_pause_is_checked_after_the_state() {
+        let key = KeyView { is_paused: true, ..KEY };
+        assert_eq!(key.state(NOW), Ok(()));
+        assert_eq!(key.usable(&dialect("keyward"), NOW), Err(Denial::Paused));
     }
 
     #[test]

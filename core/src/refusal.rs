@@ -20,6 +20,8 @@ pub enum Refusal {
     Revoked,
     /// The key is past its expiry.
     Expired,
+    /// The key is paused, and can be resumed.
+    Paused,
     /// The key belongs to no organization where one is asked for, or its owner is disabled.
     Unassociated,
     /// This kind of key is not accepted on this route.
@@ -70,7 +72,7 @@ pub enum Class {
 
 impl Refusal {
     /// Every refusal, in order of decision.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Unavailable,
         Self::Missing,
         Self::Jwt,
@@ -78,6 +80,7 @@ impl Refusal {
         Self::Unknown,
         Self::Revoked,
         Self::Expired,
+        Self::Paused,
         Self::Unassociated,
         Self::WrongKind,
         Self::ForbiddenIp,
@@ -92,7 +95,7 @@ impl Refusal {
             Self::Unavailable => Stage::Snapshot,
             Self::Missing | Self::Jwt | Self::Malformed => Stage::Credential,
             Self::Unknown => Stage::Record,
-            Self::Revoked | Self::Expired | Self::Unassociated => Stage::Key,
+            Self::Revoked | Self::Expired | Self::Paused | Self::Unassociated => Stage::Key,
             Self::WrongKind | Self::ForbiddenIp | Self::InsufficientScope => Stage::Request,
             Self::RateLimited => Stage::Limits,
             Self::QuotaExhausted => Stage::Credits,
@@ -108,6 +111,7 @@ impl Refusal {
             | Self::Unknown
             | Self::Revoked
             | Self::Expired
+            | Self::Paused
             | Self::Unassociated => Class::Unauthenticated,
             Self::WrongKind | Self::ForbiddenIp | Self::InsufficientScope => Class::Forbidden,
             Self::RateLimited => Class::Limited,
@@ -126,6 +130,7 @@ impl Refusal {
             Self::Unknown => "unknown",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
+            Self::Paused => "paused",
             Self::Unassociated => "unassociated",
             Self::WrongKind => "wrong_kind",
             Self::ForbiddenIp => "forbidden_ip",
@@ -138,6 +143,26 @@ impl Refusal {
     /// The refusal of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|refusal| refusal.name() == name)
+    }
+
+    /// The refusal as which a dialect answers this one if it does not name it; `None` for the answer of the class.
+    pub fn answered_as(self) -> Option<Self> {
+        match self {
+            Self::Paused => Some(Self::Revoked),
+            Self::Unavailable
+            | Self::Missing
+            | Self::Jwt
+            | Self::Malformed
+            | Self::Unknown
+            | Self::Revoked
+            | Self::Expired
+            | Self::Unassociated
+            | Self::WrongKind
+            | Self::ForbiddenIp
+            | Self::InsufficientScope
+            | Self::RateLimited
+            | Self::QuotaExhausted => None,
+        }
     }
 
     /// Whether it is decided after a key's record was found, so that the key's id is known.
@@ -206,6 +231,17 @@ mod tests {
         let mut stages = Refusal::ALL.map(Refusal::stage).to_vec();
         stages.dedup();
         assert_eq!(stages, Stage::ALL);
+    }
+
+    /// So the substitute has the same status by class, and no fact that the other one lacks.
+    #[test]
+    fn substitutes_share_stage_class_and_challenge() {
+        for refusal in Refusal::ALL {
+            let Some(other) = refusal.answered_as() else { continue };
+            let of = |refusal: Refusal| (refusal.stage(), refusal.class(), refusal.challenge_error());
+            assert_eq!(of(refusal), of(other));
+            assert_eq!(other.answered_as(), None);
+        }
     }
 
     #[test]

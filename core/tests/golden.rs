@@ -49,6 +49,7 @@ fn newer_entries() -> Vec<Entry> {
     let key = |key_id: &str| KeyRecord { key_id: key_id.into(), kind: "key".into(), ..KeyRecord::default() };
     let on_plan = KeyRecord { plan: Some("pro".into()), ..key("key_2") };
     let hashed = KeyRecord { needs_verification: true, ..key("key_3") };
+    let paused = KeyRecord { paused: true, ..key("key_5") };
     let plan = |limits| Body::Plan(PlanRecord { limits });
     vec![
         Entry { subject: Digest::of_plan("pro"), version: 10, body: plan(Some(limits())) },
@@ -57,6 +58,7 @@ fn newer_entries() -> Vec<Entry> {
         Entry { subject: Digest::of_sha512(&[5; 64]), version: 13, body: Body::Key(on_plan) },
         Entry { subject: Digest::of_hmac_sha256(&[2; 32]), version: 14, body: Body::Key(key("key_4")) },
         Entry { subject: Digest::of_selector(b"exo_live_"), version: 15, body: Body::Key(hashed) },
+        Entry { subject: Digest::of_key(b"exo_live_p"), version: 16, body: Body::Key(paused) },
     ]
 }
 

@@ -104,6 +104,8 @@ impl Routes {
             .routes(routes!(import::import))
             .routes(routes!(export::export))
             .routes(routes!(keys::issue::rotate))
+            .routes(routes!(keys::pause))
+            .routes(routes!(keys::resume))
             .routes(routes!(keys::end_secret))
             .routes(routes!(usage::of_key))
             .routes(routes!(owners::list))
@@ -127,7 +129,9 @@ impl Routes {
         let for_users = OpenApiRouter::default()
             .routes(routes!(self_service::list, self_service::create))
             .routes(routes!(self_service::revoke))
-            .routes(routes!(self_service::rotate));
+            .routes(routes!(self_service::rotate))
+            .routes(routes!(self_service::pause))
+            .routes(routes!(self_service::resume));
         let for_webhooks = OpenApiRouter::default().routes(routes!(leaks::github));
         Self {
             for_all,

@@ -8,6 +8,7 @@ mod key;
 mod key_view;
 mod leak;
 mod owner;
+mod pause;
 mod plan;
 pub mod precondition;
 mod reader;
@@ -25,6 +26,7 @@ pub use key::{
 pub use key_view::{is_active, key_view};
 pub use leak::{LeakAction, LeakReport, MAX_KEY_BYTES, MAX_REPORTED_KEYS, OnLeak};
 pub use owner::{Owner, OwnerKind};
+pub use pause::{Pause, PausedBy};
 pub use plan::Plan;
 pub use precondition::{Expected, Target};
 pub use reader::{MAX_CREDITS, MAX_METADATA, is_id, schema};

@@ -25,6 +25,7 @@ mod mutation;
 mod owners;
 mod page;
 mod page_cache;
+mod pause;
 mod plans;
 mod pool;
 mod query_builder;

@@ -13,6 +13,7 @@ fn acme() -> Value {
         "unknown",
         "revoked",
         "expired",
+        "paused",
         "unassociated",
         "wrong_kind",
         "forbidden_ip",

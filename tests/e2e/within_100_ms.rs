@@ -54,6 +54,47 @@ async fn hashed_key_is_revoked_within_100_ms() {
     }
 }
 
+/// A paused key is refused, and accepted again once it is resumed, on every worker within 100 ms.
+#[tokio::test]
+async fn pause_and_resumption_take_effect_within_100_ms() {
+    let gateway = Gateway::start().await.unwrap();
+    let mut workers = gateway.envoy.every_worker().await.unwrap();
+    let created = gateway.control_plane.create_named("paused").await.unwrap();
+    let request = Request::get("/").bearer(&created.key);
+    workers.until_status(&request, 200, GIVEN_UP).await.unwrap();
+    let path = format!("/v1/keys/{}", created.id);
+    let post = async |action: &str| {
+        let answer = gateway.control_plane.api("POST", &format!("{path}/{action}"), None).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    for attempt in Attempt::several() {
+        let (mut pause, mut resumption) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            post("pause").await;
+            pause.push(time_until(&mut workers, &request, 401).await);
+            post("resume").await;
+            resumption.push(time_until(&mut workers, &request, 200).await);
+        }
+        if attempt.keeps(PROMISED, &[("pause", p99("pause", pause)), ("resumption", p99("resumption", resumption))]) {
+            break;
+        }
+    }
+    post("pause").await;
+    workers.until_status(&request, 401, GIVEN_UP).await.unwrap();
+    for answer in workers.send(&request).await.unwrap() {
+        assert_eq!(answer.json()["code"], "paused");
+    }
+    // A revocation stays, whatever was paused before.
+    gateway.control_plane.revoke(&created.id).await.unwrap();
+    for action in ["resume", "pause"] {
+        let answer = gateway.control_plane.api("POST", &format!("{path}/{action}"), None).await.unwrap();
+        assert_eq!(answer.status, 409, "{}", answer.text());
+    }
+    for answer in workers.send(&request).await.unwrap() {
+        assert_eq!((answer.status, &answer.json()["code"] == "allow"), (401, false));
+    }
+}
+
 /// The time from now, when the API has answered, until the last worker answers with this status.
 async fn time_until(workers: &mut WorkerConnections, request: &Request, status: u16) -> Duration {
     let started = Instant::now();

@@ -70,6 +70,7 @@ const NUMBERS: &[&str] = &[
     "SELECT COUNT(*) FROM usage_batches",
     "SELECT COUNT(*) FROM reported_usage",
     "SELECT CAST(SUM(version) AS BIGINT) FROM owners",
+    "SELECT COUNT(*) FROM keys WHERE paused_at IS NOT NULL",
     "SELECT CAST(COALESCE(SUM(version), 0) AS BIGINT) FROM plans",
     "SELECT sequence FROM head",
 ];
@@ -120,6 +121,11 @@ impl Fixture {
             "changeKey" => (format!("/v1/keys/{id}"), Some(json!({"name": "b"}))),
             "revokeKey" => (format!("/v1/keys/{id}"), None),
             "rotateKey" => (format!("/v1/keys/{id}/rotate"), Some(json!({"grace_s": 9}))),
+            "pauseKey" => (format!("/v1/keys/{id}/pause"), None),
+            "resumeKey" => {
+                client.ask("POST", &format!("/v1/keys/{id}/pause"), None).expect(200);
+                (format!("/v1/keys/{id}/resume"), None)
+            }
             "invalidateSecret" => {
                 let rotate = json!({"grace_s": 80_000});
                 client.ask("POST", &format!("/v1/keys/{id}/rotate"), Some(rotate)).expect(201);
@@ -177,6 +183,14 @@ impl Fixture {
             }
             "createOwnKey" => ("/api-keys".to_owned(), Some(json!({"name": "b"}))),
             "revokeOwnKey" => (format!("/api-keys/{id}"), None),
+            "pauseOwnKey" => (format!("/api-keys/{id}/pause"), None),
+            "resumeOwnKey" => {
+                // One that ends before any key that asks.
+                let own = client.create(json!({"name": "own", "owner": "acme", "expires_in_s": 50}));
+                let path = format!("/api-keys/{}", own["id"].as_str().unwrap());
+                client.send("POST", &format!("{path}/pause"), Some(plaintext), None).expect(200);
+                (format!("{path}/resume"), None)
+            }
             "rotateOwnKey" => {
                 // One that ends before any key that asks.
                 let own = client.create(json!({"name": "own", "owner": "acme", "expires_in_s": 50}));

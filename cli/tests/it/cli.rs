@@ -75,6 +75,9 @@ fn key_is_created_shown_rotated_listed_and_revoked() {
     assert!(stdout(&list).starts_with("ID ") && line.contains(hint), "{list:?}");
     let shown = run(&["keys", "show", id]);
     assert!(stdout(&shown).contains("  rotated out since ") && stdout(&shown).contains("  valid\n"), "{shown:?}");
+    for (command, state) in [("pause", "paused"), ("resume", "active")] {
+        assert_eq!(document(&run(&["keys", command, id, "--json"]))["state"], state);
+    }
     assert_eq!(document(&run(&["keys", "revoke", id, "--json"]))["state"], "revoked");
     assert_eq!(document(&run(&["keys", "list", "--state", "active", "--json"])), json!({"keys": [], "next": null}));
 }
@@ -203,7 +206,7 @@ fn key_instead_of_an_id_is_neither_sent_nor_repeated() {
     // One that lacks its end cannot be told from other words.
     let key = created["key"].as_str().unwrap();
     for key in [key, &key[..key.len() - 1]] {
-        for command in ["show", "revoke", "rotate"] {
+        for command in ["show", "revoke", "rotate", "pause", "resume"] {
             let refused = run(&server, dir.path(), &["keys", command, key]);
             assert_eq!(refused.status.code(), Some(2), "{command}");
             assert!(!stderr(&refused).contains(&key[..12]), "{refused:?}");

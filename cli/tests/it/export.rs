@@ -44,13 +44,18 @@ fn an_export_has_every_key_oldest_first_with_everything_but_what_leads_to_its_se
     ];
     import(&server, rows.map(|row| format!("{row}\n")).concat());
     server.advance(1);
-    let rotated = client.ask("POST", &format!("/v1/keys/{}/rotate", made["id"].as_str().unwrap()), None).expect(201);
+    let path = format!("/v1/keys/{}", made["id"].as_str().unwrap());
+    client.ask("POST", &format!("{path}/pause"), None).expect(200);
+    let rotated = client.ask("POST", &format!("{path}/rotate"), None).expect(201);
 
     let text = export(&server, "");
     let keys = lines(&text);
     assert_eq!(keys.len(), 3);
     let first = &keys[0];
-    for field in ["id", "owner", "kind", "environment", "scopes", "allow_ip", "limits", "created_at", "expires_at"] {
+    assert!(first["paused_at"].is_string(), "{first}");
+    for field in
+        ["id", "owner", "kind", "environment", "scopes", "allow_ip", "limits", "created_at", "expires_at", "paused_at"]
+    {
         assert_eq!(first[field], rotated[field], "{field}");
     }
     for (n, secret) in first["secrets"].as_array().unwrap().iter().enumerate() {

@@ -146,7 +146,7 @@ fn everything_that_a_row_says_is_kept() {
         "id": "key_legacy-7", "name": "ci", "sha256": sha256_of(1), "owner": "acme", "member": "bob", "kind": "key",
         "environment": "live", "scopes": ["read"], "allow_ip": ["192.0.2.1"], "limits": ["10/s"], "credits": 5,
         "metadata": {"team": "ops"}, "created_at": "2020-01-01T00:00:00Z", "expires_at": "2020-02-01T00:00:00Z",
-        "revoked_at": "2020-01-15T00:00:00Z", "hint": "kw_live_abcd…",
+        "revoked_at": "2020-01-15T00:00:00Z", "paused_at": "2020-01-14T00:00:00Z", "hint": "kw_live_abcd…",
     });
     assert_eq!(counts(&import(&client, "", &[row])), [1, 0, 0]);
     let key = client.get("/v1/keys/key_legacy-7").expect(200);
@@ -159,6 +159,8 @@ fn everything_that_a_row_says_is_kept() {
         ("created_at", json!("2020-01-01T00:00:00.000Z")),
         ("expires_at", json!("2020-02-01T00:00:00.000Z")),
         ("revoked_at", json!("2020-01-15T00:00:00.000Z")),
+        ("paused_at", json!("2020-01-14T00:00:00.000Z")),
+        ("paused_by", json!("operator")),
         ("state", json!("revoked")),
     ] {
         assert_eq!(key[field], value, "{field}");

@@ -48,6 +48,8 @@ mod operation;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
+mod pause;
+#[cfg(test)]
 mod plans;
 #[cfg(test)]
 mod postgres;

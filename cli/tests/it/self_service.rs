@@ -78,6 +78,8 @@ fn there_is_no_self_service_unless_it_is_asked_for() {
         ("POST", "/api-keys".to_owned()),
         ("DELETE", path(&key)),
         ("POST", path(&key) + "/rotate"),
+        ("POST", path(&key) + "/pause"),
+        ("POST", path(&key) + "/resume"),
     ] {
         assert_eq!(fixture.ask(&key, method, &path, None).expect(404)["type"], "urn:keyward:problem:not_found");
     }
@@ -152,7 +154,7 @@ fn the_key_of_another_owner_is_as_good_as_none() {
     let (key, other) = (fixture.make(json!({})), fixture.make(json!({"owner": "globex"})));
     let nobodys = fixture.make(json!({"owner": null}));
     let unknown = json!({"id": "key_00000000000000000000"});
-    for (method, suffix) in [("DELETE", ""), ("POST", "/rotate")] {
+    for (method, suffix) in [("DELETE", ""), ("POST", "/rotate"), ("POST", "/pause"), ("POST", "/resume")] {
         let ask = |target: &Value| fixture.ask(&key, method, &(path(target) + suffix), None).expect(404);
         assert_eq!(ask(&other), ask(&unknown));
         assert_eq!(ask(&nobodys), ask(&unknown));
@@ -166,11 +168,12 @@ fn the_key_of_another_owner_is_as_good_as_none() {
 #[test]
 fn a_key_that_an_edge_would_refuse_is_refused_in_the_dialects_words() {
     let fixture = exograph();
-    let [revoked, expired, disabled, rotated] =
-        [json!({}), json!({"expires_in_s": 9}), json!({"owner": "off"}), json!({})]
+    let [revoked, expired, paused, disabled, rotated] =
+        [json!({}), json!({"expires_in_s": 9}), json!({}), json!({"owner": "off"}), json!({})]
             .map(|document| fixture.make(document));
     let admin = |method: &str, path: String, document| fixture.client.ask(method, &path, Some(document));
     admin("DELETE", format!("/v1/keys/{}", revoked["id"].as_str().unwrap()), json!({})).expect(200);
+    admin("POST", format!("/v1/keys/{}/pause", paused["id"].as_str().unwrap()), json!({})).expect(200);
     admin("PATCH", "/v1/owners/off".to_owned(), json!({"disabled": true})).expect(200);
     let rotate = format!("/v1/keys/{}/rotate", rotated["id"].as_str().unwrap());
     admin("POST", rotate, json!({"grace_s": 5})).expect(201);
@@ -180,6 +183,7 @@ fn a_key_that_an_edge_would_refuse_is_refused_in_the_dialects_words() {
     for (what, key) in [
         ("revoked", &revoked),
         ("expired", &expired),
+        ("paused", &paused),
         ("disabled", &disabled),
         ("rotated", &rotated),
         ("unknown", &unknown),
@@ -549,4 +553,54 @@ fn of_two_rotations_at_once_with_one_key_neither_is_lost_without_a_word() {
     // The other one came too late: to verify, or to write.
     assert!(statuses.iter().all(|status| [201, 403, 503].contains(status)), "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 1);
+}
+
+#[test]
+fn users_resume_what_users_paused_and_no_more_than_they_may_issue() {
+    let fixture = exograph();
+    let key = fixture.make(json!({"scopes": ["read"]}));
+    let other = fixture.make(json!({"scopes": ["read"]}));
+    let stronger = fixture.make(json!({"scopes": ["read", "write"]}));
+    let post = |asks: &Value, target: &Value, action: &str, status: u16| {
+        fixture.ask(asks, "POST", &format!("{}/{action}", path(target)), None).expect(status)
+    };
+    let admin = |target: &Value, action: &str| {
+        let path = format!("/v1/keys/{}/{action}", target["id"].as_str().unwrap());
+        fixture.client.ask("POST", &path, None).expect(200)
+    };
+
+    let paused = post(&key, &other, "pause", 200);
+    assert_eq!((&paused["state"], &paused["paused_by"]), (&json!("paused"), &json!("self_service")));
+    assert_refused(fixture.ask(&other, "GET", "/api-keys", None), "a paused key");
+    assert_refused(fixture.ask(&other, "POST", &(path(&other) + "/resume"), None), "a key that would resume itself");
+    assert_eq!(post(&key, &other, "resume", 200)["state"], "active");
+    assert_eq!(fixture.ask(&other, "GET", "/api-keys", None).status, 200);
+
+    post(&key, &stronger, "pause", 200);
+    let problem = post(&key, &stronger, "resume", 403);
+    assert_eq!(problem["type"], "urn:keyward:problem:exceeds_caller_permissions");
+    assert_eq!(admin(&stronger, "resume")["state"], "active");
+
+    // An operator's pause is an operator's to undo, also where a user paused the key before.
+    post(&key, &other, "pause", 200);
+    assert_eq!(admin(&other, "pause")["paused_by"], "operator");
+    assert_eq!(post(&key, &other, "pause", 200)["paused_by"], "operator");
+    assert_eq!(post(&key, &other, "resume", 403)["type"], "urn:keyward:problem:paused_by_operator");
+    admin(&other, "resume");
+
+    fixture.ask(&key, "DELETE", &path(&other), None).expect(200);
+    for action in ["pause", "resume"] {
+        assert_eq!(post(&key, &other, action, 409)["type"], "urn:keyward:problem:not_active");
+    }
+    // A secret that was replaced may be in other hands.
+    post(&key, &stronger, "pause", 200);
+    let rotated = fixture.ask(&key, "POST", &(path(&key) + "/rotate"), None).expect(201);
+    assert_eq!(post(&key, &stronger, "resume", 403)["type"], "urn:keyward:problem:secret_replaced");
+    assert!(rotated["key"].is_string());
+    // Whoever pauses its own key is out.
+    post(&rotated, &rotated, "pause", 200);
+    assert_refused(fixture.ask(&rotated, "GET", "/api-keys", None), "a key that has paused itself");
+    let id = key["id"].as_str().unwrap();
+    let entry = fixture.client.get("/v1/audit?limit=1").expect(200)["entries"][0].clone();
+    assert_eq!((&entry["actor"], &entry["action"]), (&json!(format!("key:{id}")), &json!("key.paused")));
 }

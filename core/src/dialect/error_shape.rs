@@ -1,7 +1,7 @@
 //! What every refusal looks like on the wire, compiled from data when the configuration is read.
 //!
-//! The reply to a refusal is that of its reason, else of its class, else a built-in problem document. So a new reason makes no
-//! existing dialect invalid.
+//! The reply to a refusal is that of its reason, else of the reason as which it is answered ([`Refusal::answered_as`]), else
+//! of its class, else a built-in problem document. So a new reason makes no existing dialect invalid.
 //!
 //! A body is a JSON template. A string that is exactly `"{name}"` becomes the value of that name; inside a longer
 //! string, `{name}` becomes its text and `{{` a brace. Names are the answer's own fields (`code`, `message`, …) and
@@ -154,6 +154,7 @@ impl ErrorShape {
     /// The answer to a refusal, with the fields that HTTP asks for: `www-authenticate` on every 401 (RFC 9110, section
     /// 15.5.2; its parameters are those of RFC 6750, section 3), `retry-after` on every 429 and 503.
     pub fn render(&self, refusal: Refusal, facts: &Facts<'_>) -> Rendered {
+        let refusal = self.answered(refusal);
         let reply = self.reply(refusal);
         let content_type = reply.content_type.map_or_else(|| self.content_type.clone(), str::to_owned);
         let mut headers = vec![(Cow::Borrowed("content-type"), content_type)];
@@ -189,7 +190,13 @@ impl ErrorShape {
 
     /// The status of a refusal.
     pub fn status(&self, refusal: Refusal) -> u16 {
-        self.reply(refusal).status
+        self.reply(self.answered(refusal)).status
+    }
+
+    /// The refusal that is answered: this one, unless the shape does not name it and it is answered as another one.
+    fn answered(&self, refusal: Refusal) -> Refusal {
+        let is_named = self.by_reason.iter().any(|(of, _)| *of == refusal);
+        refusal.answered_as().filter(|_| !is_named).unwrap_or(refusal)
     }
 
     fn reply(&self, refusal: Refusal) -> &Reply {
@@ -627,6 +634,27 @@ mod tests {
         );
         let facts = Facts { limit: 10, window_s: 60, ..Facts::default() };
         assert_eq!(body(Refusal::RateLimited, &facts), r#"{"error":{"code":10,"message":"a \"60\" {","n":1}}"#);
+    }
+
+    #[test]
+    fn a_pause_without_words_is_answered_as_revoked() {
+        let facts = Facts { key_id: "key_1", ..Facts::default() };
+        let words = |name: &str| serde_json::json!({"status": 401, "code": "{verdict}", "message": name});
+        let render = |named: &[&str]| {
+            let shape = least(|value| {
+                let all = named.iter().map(|name| ((*name).to_owned(), words(name)));
+                value["verdicts"] = Value::Object(all.collect());
+            });
+            let shape = shape.unwrap();
+            (shape.render(Refusal::Paused, &facts), shape.render(Refusal::Revoked, &facts))
+        };
+        let (paused, revoked) = render(&["revoked"]);
+        assert_eq!(paused, revoked);
+        assert!(paused.body.contains(r#""code":"revoked""#), "{}", paused.body);
+        let (paused, revoked) = render(&["revoked", "paused"]);
+        assert!(paused.body.contains(r#""code":"paused""#) && paused != revoked, "{}", paused.body);
+        let (paused, revoked) = render(&[]);
+        assert_eq!(paused, revoked);
     }
 
     #[test]

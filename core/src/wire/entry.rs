@@ -63,6 +63,8 @@ pub struct KeyRecord {
     pub allowlist: Vec<IpNet>,
     /// What it may use; `None` for what its plan says, or else the dialect.
     pub limits: Option<Limits>,
+    /// Whether it is refused until it is resumed.
+    pub paused: bool,
     /// Whether its credits are used up.
     pub credits_exhausted: bool,
     /// The plan's name; its own entry has what this key may use.
@@ -158,6 +160,7 @@ mod key_field {
     pub(super) const CREDITS_EXHAUSTED: u8 = 12;
     pub(super) const PLAN: u8 = 13;
     pub(super) const NEEDS_VERIFICATION: u8 = 14;
+    pub(super) const PAUSED: u8 = 15;
 }
 
 mod owner_field {
@@ -250,6 +253,9 @@ impl KeyRecord {
         if self.needs_verification {
             put(out, key_field::NEEDS_VERIFICATION, &[])?;
         }
+        if self.paused {
+            put(out, key_field::PAUSED, &[])?;
+        }
         Ok(())
     }
 
@@ -272,6 +278,7 @@ impl KeyRecord {
                 key_field::CREDITS_EXHAUSTED => key.credits_exhausted = true,
                 key_field::PLAN => key.plan = Some(text(tag, value)?),
                 key_field::NEEDS_VERIFICATION => key.needs_verification = true,
+                key_field::PAUSED => key.paused = true,
                 _ if tag & IGNORABLE != 0 => {}
                 _ => return Err(UnreadableEntry::UnknownCriticalField(tag)),
             }
@@ -492,6 +499,7 @@ mod tests {
             scopes: vec!["read".into(), "write".into()],
             allowlist: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
             limits: Some(two_limits()),
+            paused: true,
             credits_exhausted: true,
             plan: Some("pro".into()),
             needs_verification: true,

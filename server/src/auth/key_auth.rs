@@ -113,12 +113,13 @@ pub fn addresses(format: Option<&KeyFormat>, hmac_pepper: Option<&Plaintext>, ke
 }
 
 /// Whether a refusal counts as failed authentication of the client. A credential that cannot be a key counts; a key whose
-/// owner is disabled does not, as its sender was issued one.
+/// owner is disabled or that is paused does not, as its sender was issued one.
 pub fn counts_as_failure(refusal: Refusal) -> bool {
     match refusal {
         Refusal::Jwt | Refusal::Malformed | Refusal::Unknown | Refusal::Revoked | Refusal::Expired => true,
         Refusal::Unavailable
         | Refusal::Missing
+        | Refusal::Paused
         | Refusal::Unassociated
         | Refusal::WrongKind
         | Refusal::ForbiddenIp
@@ -228,6 +229,8 @@ mod tests {
         create(&store, 4, |key| key.secrets[0].not_after = Some(at(10))).await;
         create(&store, 5, |key| key.owner = Some("acme".into())).await;
         create(&store, 6, |key| key.owner = Some("off".into())).await;
+        create(&store, 8, |key| key.owner = Some("off".into())).await;
+        store.pause_key(Actor::server(), "key_8".to_owned(), NOW).await.unwrap();
         let disabled = OwnerChange { disabled: Some(true), ..OwnerChange::default() };
         store.change_owner(Actor::server(), "off".to_owned(), disabled, NOW).await.unwrap();
         for (n, now, expected) in [
@@ -240,6 +243,7 @@ mod tests {
             (5, 0, None),
             (6, 0, Some(Refusal::Unassociated)),
             (7, 0, Some(Refusal::Unknown)),
+            (8, 0, Some(Refusal::Paused)),
         ] {
             assert_eq!(refusal(&store, &plaintext(n), at(now)).await, expected, "{n} at {now}");
         }

@@ -113,10 +113,11 @@ async fn send(mut export: Export, format: Format, pieces: mpsc::Sender<Piece>) -
 type Column = (&'static str, fn(&Key) -> Value);
 
 /// What a row says beside the id and the settable fields of a key.
-const OTHERS: [Column; 5] = [
+const OTHERS: [Column; 6] = [
     ("spent", |key| json!(key.spent)),
     ("created_at", |key| json!(key.created_at)),
     ("revoked_at", |key| json!(key.revoked_at)),
+    ("paused_at", |key| json!(key.pause.map(|pause| pause.at))),
     ("last_used_at", |key| json!(key.last_used_at)),
     ("secrets", |key| {
         let secret = |secret: &Secret| json!({"id": secret.id, "hint": secret.hint, "created_at": secret.created_at, "not_after": secret.not_after});

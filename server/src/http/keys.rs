@@ -40,7 +40,7 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
         plan: parameters.id("plan", "the id of a plan"),
         kinds: parameters.text("kind", "a kind of key").into_iter().collect(),
         environment: parameters.take("environment", "live or test", Environment::from_name),
-        state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
+        state: parameters.take("state", "active, paused, revoked or expired", KeyState::from_name),
         name: parameters.text("name", "a part of a name"),
         created_after: parameters.time("created_after"),
         created_before: parameters.time("created_before"),
@@ -119,6 +119,52 @@ pub(super) async fn revoke(
     versioned(StatusCode::OK, key.version, &resource(&key, None, now))
 }
 
+/// Pause a key: it is refused until it is resumed
+///
+/// Pausing it again changes nothing. A pause does not invalidate anything: rotate or revoke a key whose secret is known to others.
+#[utoipa::path(
+    post,
+    path = "/v1/keys/{id}/pause",
+    operation_id = "pauseKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
+    responses((status = OK, description = "The key after the change", body = KeyResource), Refused<409>)
+)]
+pub(super) async fn pause(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IfMatch(expected): IfMatch,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let key = app.store.pause_key(by, Target { id, expected }, now).await?;
+    tracing::info!(key = key.id, owner = key.owner, "key paused");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
+}
+
+/// Resume a paused key
+///
+/// Resuming a key that is not paused changes nothing. A revoked or expired key cannot be resumed.
+#[utoipa::path(
+    post,
+    path = "/v1/keys/{id}/resume",
+    operation_id = "resumeKey",
+    tag = "keys",
+    params(("id" = KeyId, Path, description = "The key's id"), IfMatch),
+    responses((status = OK, description = "The key after the change", body = KeyResource), Refused<409>)
+)]
+pub(super) async fn resume(
+    State(app): State<App>,
+    Extension(by): Extension<Authorization>,
+    IfMatch(expected): IfMatch,
+    Id(id): Id,
+) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let key = app.store.resume_key(by, Target { id, expected }, now).await?;
+    tracing::info!(key = key.id, owner = key.owner, "key resumed");
+    versioned(StatusCode::OK, key.version, &resource(&key, None, now))
+}
+
 /// Invalidate a secret of a key before its grace period is over
 ///
 /// The last valid secret cannot be invalidated: revoke the key instead.
@@ -151,6 +197,7 @@ impl From<KeyError> for ApiError {
             KeyError::NotFound => NO_KEY,
             KeyError::NoSuchSecret => Self::NotFound("secret of this key"),
             KeyError::NotActive { state, operation } => Self::NotActive { state, operation },
+            KeyError::PausedByOperator => Self::PausedByOperator,
             KeyError::LastSecret => Self::LastSecret,
             KeyError::TooManySecrets => Self::TooManySecrets,
             KeyError::TooManyKnownSecrets { most } => Self::TooManyKnownSecrets { most },

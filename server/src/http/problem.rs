@@ -39,6 +39,8 @@ pub(crate) enum ApiError {
     SecretLeaked,
     #[error("the calling key has credits, which a new key would duplicate; ask an operator to create the key")]
     CreditsNotInheritable,
+    #[error("an operator paused the key; ask an operator to resume it")]
+    PausedByOperator,
     #[error("the requested key exceeds the permissions of the calling key; see errors")]
     ExceedsCallerPermissions(Problems),
     #[error(
@@ -70,7 +72,7 @@ pub(crate) enum ApiError {
     Invalid(Problems),
     #[error("some query parameters are invalid; see errors")]
     InvalidQuery(Problems),
-    #[error("the key is {}; only an active key can {operation}", state.name())]
+    #[error("the key is {}; only a key that is neither revoked nor expired can {operation}", state.name())]
     NotActive { state: State, operation: &'static str },
     #[error("this is the last valid secret of the key; revoke the key instead")]
     LastSecret,
@@ -251,6 +253,7 @@ impl ApiError {
             Self::ExceedsCallerPermissions(_) => {
                 (StatusCode::FORBIDDEN, "exceeds_caller_permissions", "Caller permissions exceeded")
             }
+            Self::PausedByOperator => (StatusCode::FORBIDDEN, "paused_by_operator", "Paused by an operator"),
             Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys", "Too many keys"),
             Self::NotAvailableOnRelay => (StatusCode::NOT_FOUND, "not_available_on_relay", "Not available on a relay"),
             Self::UpstreamUnavailable => {

@@ -15,7 +15,7 @@ use crate::auth::auth_throttle;
 use crate::auth::key_auth::{Refused, Verified, counts_as_failure, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
-use crate::model::{Delegator, FieldSpec, Key, Rotation, State as KeyState};
+use crate::model::{Delegator, FieldSpec, Key, PausedBy, Rotation, State as KeyState};
 use crate::random;
 use crate::store::{Asking, Authorization, KeyQuery, QueuePermit};
 use axum::extract::{FromRequestParts, State};
@@ -59,6 +59,12 @@ struct KeyResource<'a> {
     created_at: Timestamp,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
+    /// Since when the key is paused.
+    #[schema(required)]
+    paused_at: Option<Timestamp>,
+    /// Who paused the key; only an operator can resume what an operator paused.
+    #[schema(required, value_type = Option<PausedBy>)]
+    paused_by: Option<&'static str>,
     #[schema(required)]
     last_used_at: Option<Timestamp>,
     secrets: Vec<SecretResource<'a>>,
@@ -126,7 +132,7 @@ pub(super) async fn list(
         limit: parameters.limit(),
         after: parameters.text("after", "the id of a key"),
         owner: Some(caller.asking.owner().to_owned()),
-        state: parameters.take("state", "active, revoked or expired", KeyState::from_name),
+        state: parameters.take("state", "active, paused, revoked or expired", KeyState::from_name),
         environment: caller.asking.environment(),
         kinds: caller.asking.kinds().to_vec(),
         ..KeyQuery::default()
@@ -233,6 +239,51 @@ pub(super) async fn rotate(
     let key = app.store.rotate_key_by(caller.asking, key, secret, rotation.grace, &app.clock).await?;
     tracing::info!(key = key.id, owner = key.owner, by, grace_s = rotation.grace.as_secs(), "key rotated");
     json(StatusCode::CREATED, &resource(&key, Some(&plaintext), now))
+}
+
+/// Pause a key of the owner: it is refused until it is resumed
+///
+/// A key that pauses itself is resumed with another key of the owner, or by an operator.
+#[utoipa::path(
+    post,
+    path = "/api-keys/{id}/pause",
+    operation_id = "pauseOwnKey",
+    tag = "self-service",
+    params(("id" = KeyId, Path, description = "The key's id")),
+    responses((status = OK, description = "The key after the change", body = KeyResource), Refuses<409>)
+)]
+pub(super) async fn pause(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let _permit = app.store.user_permit(caller.asking.owner()).await?;
+    let key = app.store.pause_key_by(caller.asking, id, &app.clock).await?;
+    tracing::info!(key = key.id, owner = key.owner, by = caller.verified.key.id, "key paused");
+    json(StatusCode::OK, &resource(&key, None, now))
+}
+
+/// Resume a key of the owner that was paused by self-service
+///
+/// The calling key must be one that may create such a key.
+#[utoipa::path(
+    post,
+    path = "/api-keys/{id}/resume",
+    operation_id = "resumeOwnKey",
+    tag = "self-service",
+    params(("id" = KeyId, Path, description = "The key's id")),
+    responses((status = OK, description = "The key after the change", body = KeyResource), Refuses<409>)
+)]
+pub(super) async fn resume(caller: Caller, State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
+    let now = (app.clock)();
+    let read_permit = app.store.user_read_permit(caller.asking.owner()).await?;
+    let key = caller.visible(&app, &read_permit, &id).await?.ok_or(NO_KEY)?;
+    drop(read_permit);
+    // Others may know the secret of a key that was paused.
+    caller.may_issue()?;
+    caller.check_within(&key, &app)?;
+    let _permit = app.store.user_permit(caller.asking.owner()).await?;
+    let by = caller.verified.key.id.clone();
+    let key = app.store.resume_key_by(caller.asking, key, &app.clock).await?;
+    tracing::info!(key = key.id, owner = key.owner, by, "key resumed");
+    json(StatusCode::OK, &resource(&key, None, now))
 }
 
 /// Keeps responses out of caches, which may not know that a header other than `authorization` identifies the caller.
@@ -418,6 +469,8 @@ fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: Timestamp) 
         state: key.state(now).name(),
         created_at: key.created_at,
         revoked_at: key.revoked_at,
+        paused_at: key.pause.map(|pause| pause.at),
+        paused_by: key.pause.map(|pause| pause.by.name()),
         last_used_at: key.last_used_at,
         secrets: secrets.collect(),
     }

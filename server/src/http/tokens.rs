@@ -8,7 +8,7 @@ use super::parameters::{PageSize, Parameters};
 use super::problem::{ApiError, problem};
 use crate::auth::tokens::db;
 use crate::clock::Timestamp;
-use crate::model::{NewToken, State as KeyState, Token, TokenScope};
+use crate::model::{NewToken, Token, TokenScope};
 use crate::random;
 use crate::store::Authorization;
 use crate::store::TokenQuery;
@@ -35,7 +35,8 @@ struct TokenResource<'a> {
     name: &'a str,
     #[schema(value_type = TokenScope)]
     scope: &'static str,
-    #[schema(value_type = KeyState)]
+    /// `active`, `revoked` or `expired`.
+    #[schema(pattern = "^(active|revoked|expired)$")]
     state: &'static str,
     created_at: Timestamp,
     #[schema(required)]

@@ -4,6 +4,7 @@
 //! message repeats a value, and no field that is not known is named: either could be a key.
 
 use super::key::{Context, Key, KeyFields, PasswordHash, Secret, Shape, kinds, read_environment};
+use super::pause::{Pause, PausedBy};
 use super::reader::{optional, time};
 use crate::clock::Timestamp;
 use crate::random::{self, ID_LENGTH, RngError};
@@ -86,7 +87,7 @@ pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     let text = |name| Column { name, shape: Shape::Text };
     let fields = KeyFields::SPECS.iter().map(|spec| Column { name: spec.name, shape: spec.shape });
     let first = ["id"].into_iter().chain(SECRET_FIELDS).chain(["selector", "hint"]).map(text);
-    first.chain(fields).chain(["created_at", "revoked_at"].map(text)).collect()
+    first.chain(fields).chain(["created_at", "revoked_at", "paused_at"].map(text)).collect()
 });
 
 impl IdSeries {
@@ -143,6 +144,7 @@ impl ImportedKey {
         let fields = KeyFields::read(&mut given, &mut Context { dialect, now, created_at: None, format });
         let created_at = optional(&mut given, "created_at", |n| past(n, now));
         let revoked_at = optional(&mut given, "revoked_at", |n| past(n, now));
+        let paused_at = optional(&mut given, "paused_at", |n| past(n, now));
         given.finish();
 
         let (own_id, held, fields, own_created_at) = (own_id?, held?, fields?, created_at?);
@@ -152,6 +154,7 @@ impl ImportedKey {
         let secret = Secret { hash: held.hash, ..Secret::new(ids.secret, held.digest, held.hint, created_at) };
         let key = Key {
             revoked_at: revoked_at?,
+            pause: paused_at?.map(|at| Pause { at, by: PausedBy::Operator }),
             secrets: vec![secret],
             ..Key::with_fields(own_id.unwrap_or(ids.key), fields, created_at)
         };

@@ -1,5 +1,6 @@
 //! A key and its secrets. The plaintext is not among what is known of them.
 
+use super::pause::Pause;
 use crate::clock::Timestamp;
 use crate::random::ID_LENGTH;
 use keyward_core::key::digest::Digest;
@@ -32,6 +33,8 @@ pub struct Key {
     pub created_at: Timestamp,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// Since when it is paused, and by whom.
+    pub pause: Option<Pause>,
     /// How many credits it has spent.
     pub spent: u64,
     /// When it was last used, as far as edges have reported.
@@ -89,6 +92,8 @@ pub struct PasswordHash(String);
 pub enum State {
     /// It can.
     Active,
+    /// It can once it is resumed.
+    Paused,
     /// Somebody ended it.
     Revoked,
     /// It ended by itself.
@@ -100,6 +105,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Paused => "paused",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
         }
@@ -107,7 +113,15 @@ impl State {
 
     /// The state of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Active, Self::Revoked, Self::Expired].into_iter().find(|state| state.name() == name)
+        [Self::Active, Self::Paused, Self::Revoked, Self::Expired].into_iter().find(|state| state.name() == name)
+    }
+
+    /// Whether the key is over for good. A paused one is not.
+    pub fn has_ended(self) -> bool {
+        match self {
+            Self::Active | Self::Paused => false,
+            Self::Revoked | Self::Expired => true,
+        }
     }
 }
 
@@ -118,6 +132,8 @@ impl Key {
             State::Revoked
         } else if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
             State::Expired
+        } else if self.pause.is_some() {
+            State::Paused
         } else {
             State::Active
         }
@@ -132,6 +148,7 @@ impl Key {
             secret_id: secret.id.clone(),
             revoked_at_ms: self.revoked_at.or(ended).map(Timestamp::as_ms),
             secret_not_after_ms: secret.not_after.map(Timestamp::as_ms),
+            paused: self.pause.is_some(),
             credits_exhausted: self.is_exhausted(),
             needs_verification: secret.hash.is_some(),
             ..self.fields.record()
@@ -150,7 +167,17 @@ impl Key {
 
     /// A key of that id that was just made.
     pub fn with_fields(id: String, fields: KeyFields, created_at: Timestamp) -> Self {
-        Self { id, fields, created_at, revoked_at: None, spent: 0, last_used_at: None, version: 1, secrets: Vec::new() }
+        Self {
+            id,
+            fields,
+            created_at,
+            revoked_at: None,
+            pause: None,
+            spent: 0,
+            last_used_at: None,
+            version: 1,
+            secrets: Vec::new(),
+        }
     }
 }
 
@@ -167,6 +194,7 @@ impl KeyFields {
             revoked_at_ms: Some(0),
             expires_at_ms: Some(0),
             secret_not_after_ms: Some(0),
+            paused: true,
             credits_exhausted: true,
             needs_verification: true,
             ..self.record()
@@ -224,6 +252,7 @@ impl Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::PausedBy;
 
     fn key() -> Key {
         let mut key = Key::new("key_1".into(), "n".into(), "key".into(), Timestamp::from_ms(0));
@@ -237,6 +266,18 @@ mod tests {
         assert_eq!(key().state(Timestamp::from_ms(10)), State::Expired);
         let revoked = Key { revoked_at: Some(Timestamp::from_ms(1)), ..key() };
         assert_eq!(revoked.state(Timestamp::from_ms(11)), State::Revoked);
+    }
+
+    #[test]
+    fn a_pause_hides_neither_revocation_nor_expiry() {
+        let at = Timestamp::from_ms;
+        let paused = Key { pause: Some(Pause { at: at(1), by: PausedBy::Operator }), ..key() };
+        assert_eq!((paused.state(at(9)), paused.state(at(10))), (State::Paused, State::Expired));
+        let revoked = Key { revoked_at: Some(at(2)), ..paused };
+        assert_eq!(revoked.state(at(9)), State::Revoked);
+        let secret = Secret::new(String::new(), Digest([0; 32]), String::new(), at(0));
+        let record = revoked.record(&secret, at(9));
+        assert_eq!((record.revoked_at_ms, record.paused), (Some(2), true));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::query_builder::Sql;
 use super::rows::{KeyRow, select_keys, stored_amount};
 use super::{Authorization, Error, KeyError, Store, owners, plans};
 use crate::clock::Timestamp;
-use crate::model::{Key, KeyChange, MAX_METADATA, State, Target};
+use crate::model::{Key, KeyChange, MAX_METADATA, Target};
 use serde_json::json;
 
 /// The most keys that are revoked in one transaction.
@@ -95,7 +95,7 @@ async fn apply(mutation: &mut Mutation, target: Target, change: KeyChange) -> Re
     if key == current {
         return Ok(key);
     }
-    if key.expires_at != current.expires_at && current.state(now) != State::Active {
+    if key.expires_at != current.expires_at && current.state(now).has_ended() {
         return Err(KeyError::NotActive { state: current.state(now), operation: "change its expiry" });
     }
     if key.metadata.len() > MAX_METADATA {
@@ -132,7 +132,7 @@ async fn end_secret(mutation: &mut Mutation, target: Target, secret_id: String) 
     if !secret.is_valid(now) {
         return Ok(key);
     }
-    if state != State::Active {
+    if state.has_ended() {
         return Err(KeyError::NotActive { state, operation: "have a secret invalidated" });
     }
     if !another_is_valid {
@@ -194,7 +194,7 @@ async fn revoke_some(
 mod tests {
     use super::*;
     use crate::model::Actor;
-    use crate::model::Secret;
+    use crate::model::{Secret, State};
     use crate::store::{AuditQuery, KeyQuery, Location};
     use keyward_core::key::digest::Digest;
 

@@ -27,6 +27,9 @@ pub enum KeyError {
         /// What it cannot do.
         operation: &'static str,
     },
+    /// An operator paused the key, and users cannot resume it.
+    #[error("an operator paused the key")]
+    PausedByOperator,
     /// No other secret of the key is valid.
     #[error("no other secret of the key is valid")]
     LastSecret,

@@ -223,9 +223,8 @@ pub(super) async fn rotate(
     let now = mutation.now();
     new.created_at = now;
     let mut key = find_expected(mutation, &target).await?.ok_or(KeyError::NotFound)?;
-    match key.state(now) {
-        State::Active => {}
-        state => return Err(KeyError::NotActive { state, operation: "be rotated" }),
+    if key.state(now).has_ended() {
+        return Err(KeyError::NotActive { state: key.state(now), operation: "be rotated" });
     }
     let mut concerned = vec![new.id.clone()];
     let mut still_valid = 0;
@@ -291,7 +290,9 @@ pub(super) async fn store_end(connection: &mut AnyConnection, secret: &Secret) -
 pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(), Error> {
     for rows in keys.chunks(ROWS_OF_A_STATEMENT) {
         let mut insert = Sql::of_many_values(mutation.engine(), "INSERT INTO keys (");
-        insert.push(KeyFields::COLUMNS).push("id, created_at, revoked_at, spent, version, name_folded) VALUES ");
+        insert
+            .push(KeyFields::COLUMNS)
+            .push("id, created_at, revoked_at, paused_at, paused_by, spent, version, name_folded) VALUES ");
         insert.bind_rows(rows, |columns, key| {
             for (_, value) in key.to_stored() {
                 columns.bind_stored(value);
@@ -300,6 +301,8 @@ pub(super) async fn insert(mutation: &mut Mutation, keys: &[&Key]) -> Result<(),
                 .bind(key.id.as_str())
                 .bind(key.created_at.as_stored())
                 .bind(key.revoked_at.map(Timestamp::as_stored))
+                .bind(key.pause.map(|pause| pause.at.as_stored()))
+                .bind(key.pause.map(|pause| pause.by.name()))
                 .bind(stored_amount(key.spent))
                 .bind(stored_amount(key.version))
                 .bind(folded(&key.name));
@@ -415,8 +418,9 @@ async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp)
         Some(State::Expired) => {
             query.push(" AND revoked_at IS NULL AND expires_at <= ").bind(now);
         }
-        Some(State::Active) => {
+        Some(state @ (State::Active | State::Paused)) => {
             query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
+            query.push(if state == State::Paused { " AND paused_at IS NOT NULL" } else { " AND paused_at IS NULL" });
         }
     }
     let next = |row: &KeyRow| row.id().to_owned();

@@ -28,6 +28,7 @@ macro_rules! server_migrations {
             "0005_reported_usage",
             "0007_summary_of_the_feed",
             "0009_name_folded",
+            "0010_pause",
             "0020_sessions",
         )
     };

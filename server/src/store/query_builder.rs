@@ -34,7 +34,7 @@ impl<T, N> Page<T, N> {
 }
 
 /// How many rows one statement inserts: SQLite takes 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and a row of ours has
-/// fewer than 20.
+/// at most 20.
 pub(super) const ROWS_OF_A_STATEMENT: usize = 500;
 
 /// Whether a statement of so many rows comes again and again.

@@ -3,7 +3,7 @@
 use super::Error;
 use super::query_builder::Sql;
 use crate::clock::Timestamp;
-use crate::model::{FieldSpec, Key, KeyFields, Owner, OwnerKind, PasswordHash, Plan, Secret, Stored};
+use crate::model::{FieldSpec, Key, KeyFields, Owner, OwnerKind, PasswordHash, Pause, PausedBy, Plan, Secret, Stored};
 use keyward_core::key::digest::Digest;
 use keyward_core::key::limit::Limits;
 use keyward_core::wire::cursor::Cursor;
@@ -37,6 +37,8 @@ pub(super) struct KeyRow {
     fields: Vec<Stored>,
     created_at: i64,
     revoked_at: Option<i64>,
+    paused_at: Option<i64>,
+    paused_by: Option<String>,
     spent: i64,
     last_used_at: Option<i64>,
     version: i64,
@@ -56,6 +58,8 @@ impl FromRow<'_, AnyRow> for KeyRow {
             fields: KeyFields::SPECS.iter().map(field).collect::<Result<_, sqlx::Error>>()?,
             created_at: row.try_get("created_at")?,
             revoked_at: row.try_get("revoked_at")?,
+            paused_at: row.try_get("paused_at")?,
+            paused_by: row.try_get("paused_by")?,
             spent: row.try_get("spent")?,
             last_used_at: row.try_get("last_used_at")?,
             version: row.try_get("version")?,
@@ -121,11 +125,16 @@ pub(super) struct Head {
 
 impl KeyRow {
     pub(super) fn with_secrets(self, secrets: Vec<Secret>) -> Result<Key, Error> {
+        let pause = self.paused_at.map(|at| {
+            let by = self.paused_by.as_deref().and_then(PausedBy::from_name).ok_or(Error::Corrupt("pause of a key"))?;
+            Ok::<_, Error>(Pause { at: Timestamp::from_stored(at), by })
+        });
         Ok(Key {
             id: self.id,
             fields: KeyFields::from_stored(self.fields).map_err(Error::Corrupt)?,
             created_at: Timestamp::from_stored(self.created_at),
             revoked_at: self.revoked_at.map(Timestamp::from_stored),
+            pause: pause.transpose()?,
             spent: amount(self.spent, "key's spent credits")?,
             last_used_at: self.last_used_at.map(Timestamp::from_stored),
             version: amount(self.version, "key's version")?,
@@ -146,7 +155,8 @@ impl KeyRow {
 /// A query for [`KeyRow`]s, up to the table.
 pub(super) fn select_keys() -> Sql {
     let mut query = Sql::new("SELECT ");
-    query.push(KeyFields::COLUMNS).push("id, created_at, revoked_at, spent, last_used_at, version FROM keys");
+    let others = "id, created_at, revoked_at, paused_at, paused_by, spent, last_used_at, version FROM keys";
+    query.push(KeyFields::COLUMNS).push(others);
     query
 }
 

@@ -6,9 +6,9 @@
 use super::authorization::{Access, StoredCredential};
 use super::keys;
 use super::mutation::Mutation;
-use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Step, Store, owners, within};
+use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Step, Store, owners, pause, within};
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Key, Owner, Secret, is_active};
+use crate::model::{Actor, Key, Owner, PausedBy, Secret, is_active};
 use keyward_core::dialect::Dialect;
 use keyward_core::key::environment::Environment;
 use sqlx::AnyConnection;
@@ -138,6 +138,24 @@ impl Store {
         self.mutate(by, clock(), |mutation| Box::pin(revoke(mutation, asking, id))).await
     }
 
+    /// Pauses a key that the calling key may see.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or the one that asks was changed meanwhile; if there is no such key, or it has ended.
+    pub async fn pause_key_by(&self, asking: Asking, id: String, clock: &Clock) -> Result<Key, KeyError> {
+        let by = Authorization::of_key(asking.clone(), clock);
+        self.mutate_keys(by, clock(), |mutation| Box::pin(pause(mutation, asking, id))).await
+    }
+
+    /// Resumes a key, as it was when this was decided.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or one of the keys was changed meanwhile; if it has ended, or an operator paused it.
+    pub async fn resume_key_by(&self, asking: Asking, key: Key, clock: &Clock) -> Result<Key, KeyError> {
+        let by = Authorization::of_key(asking, clock);
+        self.mutate_keys(by, clock(), |mutation| Box::pin(resume(mutation, key))).await
+    }
+
     /// Gives a key, as it was when this was decided, a further secret, and ends those it has after the grace.
     ///
     /// # Errors
@@ -191,6 +209,22 @@ async fn revoke(mutation: &mut Mutation, asking: Asking, id: String) -> Result<O
     match keys::find(mutation.connection(), &id).await? {
         Some(key) if asking.may_see(&key) => keys::revoke(mutation, id.into()).await,
         _ => Ok(None),
+    }
+}
+
+async fn pause(mutation: &mut Mutation, asking: Asking, id: String) -> Result<Key, KeyError> {
+    match keys::find(mutation.connection(), &id).await? {
+        Some(key) if asking.may_see(&key) => pause::pause(mutation, id.into(), PausedBy::SelfService).await,
+        _ => Err(KeyError::NotFound),
+    }
+}
+
+async fn resume(mutation: &mut Mutation, key: Key) -> Result<Key, KeyError> {
+    match keys::find(mutation.connection(), &key.id).await? {
+        Some(current) if current.version == key.version => {
+            pause::resume(mutation, key.id.into(), PausedBy::SelfService).await
+        }
+        _ => Err(Error::Changed.into()),
     }
 }
 

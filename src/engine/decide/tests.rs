@@ -193,6 +193,17 @@ fn a_key_is_refused_from_the_moment_it_is_revoked_or_ends() {
 }
 
 #[test]
+fn a_paused_key_is_refused_until_it_is_resumed() {
+    let mut edge = Fixture::open();
+    edge.key(|key| key.paused = true);
+    assert_eq!(edge.verdict(), "paused");
+    edge.key(|_| {});
+    assert_eq!(edge.verdict(), "allow");
+    edge.key(|key| (key.paused, key.revoked_at_ms) = (true, Some(1)));
+    assert_eq!(edge.verdict(), "revoked");
+}
+
+#[test]
 fn an_owner_decides_for_its_keys() {
     let mut edge = Fixture::open();
     edge.key(|key| key.owner = Some("acme".into()));

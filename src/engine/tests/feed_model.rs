@@ -32,6 +32,7 @@ const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_000 };
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Active,
+    Paused,
     Revoked,
     Removed,
     /// A plan that allows this many requests a second.
@@ -132,9 +133,9 @@ fn encoded(subject: Digest, version: u64, state: State) -> Vec<u8> {
     let body = match state {
         State::Removed => Body::Removed,
         State::Plan(requests) => Body::Plan(plan(requests)),
-        State::Active | State::Revoked => {
-            let plan = plan_of(&subject).map(str::to_owned);
-            Body::Key(KeyRecord { key_id: "k".into(), revoked_at_ms, plan, ..KeyRecord::default() })
+        State::Active | State::Paused | State::Revoked => {
+            let (plan, paused) = (plan_of(&subject).map(str::to_owned), state == State::Paused);
+            Body::Key(KeyRecord { key_id: "k".into(), revoked_at_ms, plan, paused, ..KeyRecord::default() })
         }
     };
     let mut out = Vec::new();
@@ -161,6 +162,8 @@ fn plan(requests: u32) -> PlanRecord {
 enum Op {
     Plan(usize, u32),
     Create(u8),
+    Pause(u8),
+    Resume(u8),
     Revoke(u8),
     Remove(u8),
     Backup,
@@ -191,6 +194,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         2 => (0..PLANS.len(), any::<u32>()).prop_map(|(n, requests)| Op::Plan(n, requests)),
         4 => key().prop_map(Op::Create),
+        2 => key().prop_map(Op::Pause),
+        2 => key().prop_map(Op::Resume),
         3 => key().prop_map(Op::Revoke),
         1 => key().prop_map(Op::Remove),
         1 => Just(Op::Backup),
@@ -274,8 +279,18 @@ impl World {
                     self.database.change(subject(key), State::Active);
                 }
             }
-            Op::Revoke(key) => {
+            Op::Pause(key) => {
                 if self.database.state(&subject(key)) == Some(State::Active) {
+                    self.database.change(subject(key), State::Paused);
+                }
+            }
+            Op::Resume(key) => {
+                if self.database.state(&subject(key)) == Some(State::Paused) {
+                    self.database.change(subject(key), State::Active);
+                }
+            }
+            Op::Revoke(key) => {
+                if matches!(self.database.state(&subject(key)), Some(State::Active | State::Paused)) {
                     self.database.change(subject(key), State::Revoked);
                     self.revoked_at.insert(subject(key), self.time);
                 }
@@ -415,7 +430,7 @@ impl World {
         }
     }
 
-    /// Always: a key once revoked here is not accepted again, and no bucket's stamp decreases.
+    /// Always: a key once revoked here is neither accepted nor merely paused again, and no bucket's stamp decreases.
     fn check_invariants(&mut self) {
         let damaged: Vec<u32> = (0..1 << BUCKET_BITS).filter(|index| self.is_damaged(*index)).collect();
         for index in 0..1 << BUCKET_BITS {
@@ -438,8 +453,8 @@ impl World {
                 Some(State::Revoked) => {
                     self.seen_revoked.insert(subject(key));
                 }
-                Some(State::Active) => {
-                    assert!(!self.seen_revoked.contains(&subject(key)), "the revoked key {key} is accepted again");
+                Some(state @ (State::Active | State::Paused)) => {
+                    assert!(!self.seen_revoked.contains(&subject(key)), "the revoked key {key} is {state:?} again");
                 }
                 _ => {}
             }
@@ -523,6 +538,7 @@ impl World {
 fn state_of(found: &Found) -> Option<State> {
     match found {
         Found::Key(holder) if holder.key.revoked_at_ms.is_some() => Some(State::Revoked),
+        Found::Key(holder) if holder.key.paused => Some(State::Paused),
         Found::Key(_) => Some(State::Active),
         Found::Nothing => None,
         Found::Unreadable => panic!("an unreadable record"),

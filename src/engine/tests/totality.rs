@@ -127,6 +127,7 @@ enum State {
     Revoked,
     Rotated,
     Expired,
+    Paused,
     Unowned,
     OwnerDisabled,
     OwnerUnknown,
@@ -153,13 +154,14 @@ enum State {
 
 impl State {
     /// Some states are repeated, since only one dialect has keys that are verified.
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::Active,
         Self::Pinned,
         Self::Limited,
         Self::Revoked,
         Self::Rotated,
         Self::Expired,
+        Self::Paused,
         Self::Unowned,
         Self::OwnerDisabled,
         Self::OwnerUnknown,
@@ -217,6 +219,7 @@ impl State {
             Self::Revoked => key.revoked_at_ms = Some(NOW.wall_ms - 1),
             Self::Rotated => key.secret_not_after_ms = Some(NOW.wall_ms),
             Self::Expired => key.expires_at_ms = Some(NOW.wall_ms),
+            Self::Paused => key.paused = true,
             Self::Unowned => key.owner = None,
             Self::OwnerDisabled => key.owner = Some("disabled".to_owned()),
             Self::OwnerUnknown => key.owner = Some("unknown".to_owned()),

@@ -256,6 +256,17 @@ fn revocation_and_expiry_are_shown_to_holders_only() {
     }
 }
 
+/// A pause does not end a key, so it is verified meanwhile, and nothing of the pause is left once it is resumed.
+#[test]
+fn paused_key_is_verified_and_guesses_learn_nothing() {
+    let mut process = Process::new();
+    process.key(|key| key.paused = true);
+    assert_eq!(process.verdict_after(0, KEY, right("sec_1")), "paused");
+    assert_eq!(process.verdict_after(0, GUESS, Outcome::Answered(Answer::Wrong)), "unknown");
+    process.key(|_| {});
+    assert_eq!([process.verdict(0, KEY), process.verdict(1, KEY)], ["allow", "allow"]);
+}
+
 #[test]
 fn cached_result_belongs_to_one_secret() {
     let mut process = Process::new();

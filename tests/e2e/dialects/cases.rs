@@ -28,7 +28,7 @@ const fn case(
     Case { verdict, path, key, status, challenge, body }
 }
 
-pub(crate) const KEYWARD: [Case; 13] = [
+pub(crate) const KEYWARD: [Case; 14] = [
     case(
         "unavailable",
         "/v1/things",
@@ -86,6 +86,14 @@ pub(crate) const KEYWARD: [Case; 13] = [
         r#"{"type":"urn:keyward:problem:expired","title":"Expired API key","status":401,"detail":"The API key key_expired expired at 2024-01-01T00:00:00Z.","code":"expired","request_id":"{request_id}"}"#,
     ),
     case(
+        "paused",
+        "/v1/things",
+        "paused",
+        401,
+        r#"Bearer realm="keyward", error="invalid_token""#,
+        r#"{"type":"urn:keyward:problem:paused","title":"Paused API key","status":401,"detail":"The API key key_paused is paused.","code":"paused","request_id":"{request_id}"}"#,
+    ),
+    case(
         "unassociated",
         "/v1/things",
         "unassociated",
@@ -135,7 +143,7 @@ pub(crate) const KEYWARD: [Case; 13] = [
     ),
 ];
 
-pub(crate) const EXOGRAPH: [Case; 13] = [
+pub(crate) const EXOGRAPH: [Case; 14] = [
     case(
         "unavailable",
         "/agent/interactions",
@@ -193,6 +201,14 @@ pub(crate) const EXOGRAPH: [Case; 13] = [
         r#"{"error":{"code":"invalid_api_key","message":"Invalid or expired API key"}}"#,
     ),
     case(
+        "paused",
+        "/agent/interactions",
+        "paused",
+        401,
+        r#"Bearer realm="exograph", error="invalid_token""#,
+        r#"{"error":{"code":"invalid_api_key","message":"Invalid or expired API key"}}"#,
+    ),
+    case(
         "unassociated",
         "/agent/interactions",
         "unassociated",
@@ -242,7 +258,7 @@ pub(crate) const EXOGRAPH: [Case; 13] = [
     ),
 ];
 
-pub(crate) const EXONA: [Case; 13] = [
+pub(crate) const EXONA: [Case; 14] = [
     case(
         "unavailable",
         "/v1/score",
@@ -300,6 +316,14 @@ pub(crate) const EXONA: [Case; 13] = [
         r#"{"error":{"code":"INVALID_API_KEY","message":"The key is malformed, revoked, or does not exist.","request_id":"{request_id}"}}"#,
     ),
     case(
+        "paused",
+        "/v1/score",
+        "paused",
+        401,
+        r#"Bearer realm="exona", error="invalid_token""#,
+        r#"{"error":{"code":"INVALID_API_KEY","message":"The key is malformed, revoked, or does not exist.","request_id":"{request_id}"}}"#,
+    ),
+    case(
         "unassociated",
         "/v1/score",
         "unassociated",
@@ -349,7 +373,7 @@ pub(crate) const EXONA: [Case; 13] = [
     ),
 ];
 
-pub(crate) const GRAPH8: [Case; 13] = [
+pub(crate) const GRAPH8: [Case; 14] = [
     case(
         "unavailable",
         "/api/v1/contacts",
@@ -407,6 +431,14 @@ pub(crate) const GRAPH8: [Case; 13] = [
         r#"{"detail":"API key expired"}"#,
     ),
     case(
+        "paused",
+        "/api/v1/contacts",
+        "paused",
+        401,
+        r#"Bearer realm="graph8", error="invalid_token""#,
+        r#"{"detail":"Invalid API key"}"#,
+    ),
+    case(
         "unassociated",
         "/api/v1/contacts",
         "unassociated",
@@ -456,7 +488,7 @@ pub(crate) const GRAPH8: [Case; 13] = [
     ),
 ];
 
-pub(crate) const AI_API: [Case; 13] = [
+pub(crate) const AI_API: [Case; 14] = [
     case(
         "unavailable",
         "/v1/things",
@@ -514,6 +546,14 @@ pub(crate) const AI_API: [Case; 13] = [
         r#"{"success":false,"error":{"code":"EXPIRED_API_KEY","message":"The API key has expired","details":{"expired_at":"2024-01-01T00:00:00Z"}}}"#,
     ),
     case(
+        "paused",
+        "/v1/things",
+        "paused",
+        401,
+        r#"Bearer realm="ai-api", error="invalid_token""#,
+        r#"{"success":false,"error":{"code":"INVALID_API_KEY","message":"The provided API key is invalid","details":{"key_id":"key_paused"}}}"#,
+    ),
+    case(
         "unassociated",
         "/v1/things",
         "unassociated",
@@ -563,7 +603,7 @@ pub(crate) const AI_API: [Case; 13] = [
     ),
 ];
 
-pub(crate) const AUXOT: [Case; 13] = [
+pub(crate) const AUXOT: [Case; 14] = [
     case(
         "unavailable",
         "/api/agents",
@@ -621,6 +661,14 @@ pub(crate) const AUXOT: [Case; 13] = [
         r#"{"error":{"type":"authentication_error","message":"Invalid API key"}}"#,
     ),
     case(
+        "paused",
+        "/api/agents",
+        "paused",
+        401,
+        r#"Bearer realm="auxot", error="invalid_token""#,
+        r#"{"error":{"type":"authentication_error","message":"Invalid API key"}}"#,
+    ),
+    case(
         "unassociated",
         "/api/agents",
         "unassociated",
@@ -670,7 +718,7 @@ pub(crate) const AUXOT: [Case; 13] = [
     ),
 ];
 
-pub(crate) const ANTHROPIC: [Case; 13] = [
+pub(crate) const ANTHROPIC: [Case; 14] = [
     case(
         "unavailable",
         "/api/anthropic/v1/messages",
@@ -728,6 +776,14 @@ pub(crate) const ANTHROPIC: [Case; 13] = [
         r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#,
     ),
     case(
+        "paused",
+        "/api/anthropic/v1/messages",
+        "paused",
+        401,
+        r#"Bearer realm="api", error="invalid_token""#,
+        r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#,
+    ),
+    case(
         "unassociated",
         "/api/anthropic/v1/messages",
         "unassociated",
@@ -777,7 +833,7 @@ pub(crate) const ANTHROPIC: [Case; 13] = [
     ),
 ];
 
-pub(crate) const OPENAI: [Case; 13] = [
+pub(crate) const OPENAI: [Case; 14] = [
     case(
         "unavailable",
         "/api/openai/v1/models",
@@ -830,6 +886,14 @@ pub(crate) const OPENAI: [Case; 13] = [
         "expired",
         "/api/openai/v1/models",
         "expired",
+        401,
+        r#"Bearer realm="api", error="invalid_token""#,
+        r#"{"error":{"message":"Incorrect API key provided.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#,
+    ),
+    case(
+        "paused",
+        "/api/openai/v1/models",
+        "paused",
         401,
         r#"Bearer realm="api", error="invalid_token""#,
         r#"{"error":{"message":"Incorrect API key provided.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#,

@@ -12,9 +12,10 @@ use serde_json::json;
 /// A fault of a key, in the order of decision, and the change that causes it.
 type Fault = (&'static str, fn(&mut KeyRecord));
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     ("revoked", |key| key.revoked_at_ms = Some(u64::MAX)),
     ("expired", |key| key.expires_at_ms = Some(1)),
+    ("paused", |key| key.paused = true),
     ("unassociated", |key| key.owner = Some("gone".to_owned())),
     ("wrong_kind", |key| key.kind = "internal".to_owned()),
     ("forbidden_ip", |key| key.allowlist = vec!["2001:db8::/32".parse().unwrap()]),

@@ -73,6 +73,7 @@ impl Records {
             ("revoked", KeyRecord { revoked_at_ms: Some(now_ms - 60_000), ..plain("revoked") }),
             ("replaced", KeyRecord { secret_not_after_ms: Some(now_ms - 60_000), ..plain("replaced") }),
             ("expired", KeyRecord { expires_at_ms: Some(EXPIRED_AT_MS), ..plain("expired") }),
+            ("paused", KeyRecord { paused: true, ..plain("paused") }),
             ("unassociated", KeyRecord { owner: self.inactive_owner(), ..plain("unassociated") }),
             ("elsewhere", KeyRecord { allowlist: vec!["192.0.2.0/24".parse().unwrap()], ..plain("elsewhere") }),
             (

@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::http::parameters::KeyId;
-use crate::model::{Key, Secret, State as KeyState};
+use crate::model::{Key, PausedBy, Secret, State as KeyState};
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -28,6 +28,12 @@ pub(crate) struct KeyResource<'a> {
     created_at: Timestamp,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
+    /// Since when the key is paused.
+    #[schema(required)]
+    paused_at: Option<Timestamp>,
+    /// Who paused the key; only an operator can resume what an operator paused.
+    #[schema(required, value_type = Option<PausedBy>)]
+    paused_by: Option<&'static str>,
     /// The last use, as far as edges have reported.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
@@ -76,6 +82,8 @@ pub(crate) fn resource<'a>(key: &'a Key, plaintext: Option<&'a Plaintext>, now: 
         state: key.state(now).name(),
         created_at: key.created_at,
         revoked_at: key.revoked_at,
+        paused_at: key.pause.map(|pause| pause.at),
+        paused_by: key.pause.map(|pause| pause.by.name()),
         last_used_at: key.last_used_at,
         secrets: key.secrets.iter().map(|secret| secret_resource(secret, now)).collect(),
     }
