@@ -80,6 +80,8 @@ pub(crate) fn router(app: App, api: Router, config: &ConsoleConfig) -> Router {
         .route("/console/keys/{id}/usage.csv", get(pages::key::usage_csv))
         .route("/console/keys/{id}/edit", get(pages::edit_key::form).post(pages::edit_key::change))
         .route("/console/keys/{id}/rotate", get(pages::rotate::form).post(pages::rotate::rotate))
+        .route("/console/keys/{id}/pause", post(pages::revoke::pause))
+        .route("/console/keys/{id}/resume", post(pages::revoke::resume))
         .route("/console/keys/{id}/revoke", get(pages::revoke::form).post(pages::revoke::revoke))
         .route(
             "/console/keys/{id}/secrets/{secret}/end",

@@ -665,6 +665,12 @@ fn key_is_changed_rotated_and_revoked() {
     assert_eq!(ended.status, 303);
     assert_eq!(shown()["secrets"][0]["state"], "rotated_out");
 
+    let form_token = field(&browser.get(&path("")), "form_token");
+    for (action, state) in [("pause", "paused"), ("resume", "active")] {
+        let done = browser.post(&path(&format!("/{action}")), &[("form_token", &form_token)]);
+        assert_eq!((done.status, done.header("location")), (303, path(&format!("?done={action}d")).as_str()));
+        assert_eq!(shown()["state"], state);
+    }
     let wrong = browser.submit(&path("/revoke"), &[("confirmation", "n")]);
     assert_eq!((wrong.status, &shown()["state"]), (422, &json!("active")));
     let revoked = browser.submit(&path("/revoke"), &[("confirmation", "m")]);

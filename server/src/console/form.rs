@@ -27,11 +27,6 @@ impl Fields {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.trim()).unwrap_or_default()
     }
 
-    /// Every value of a field.
-    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.trim())
-    }
-
     /// The words of a field, between white space or commas.
     pub(super) fn words(&self, name: &str) -> Vec<&str> {
         self.get(name).split([',', ' ', '\t', '\r', '\n', ';']).filter(|word| !word.is_empty()).collect()

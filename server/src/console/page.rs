@@ -38,7 +38,9 @@ const NAVIGATION: [Link; 2] = [
 ];
 
 /// What was done, by the name in the query of the page to which the browser is sent afterwards.
-const NOTICES: [(&str, &str); 3] = [
+const NOTICES: [(&str, &str); 5] = [
+    ("paused", "The key was paused. It is refused until it is resumed."),
+    ("resumed", "The key was resumed."),
     ("changed", "The key was changed."),
     ("revoked", "The key was revoked. Edges that keep up with the changes refuse it within 100 ms."),
     ("secret-ended", "The secret was invalidated."),

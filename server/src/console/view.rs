@@ -37,6 +37,8 @@ pub(super) struct KeyView {
     pub(super) expires_at: Option<Moment>,
     pub(super) revoked_at: Option<Moment>,
     pub(super) last_used_at: Option<Moment>,
+    pub(super) paused_at: Option<Moment>,
+    pub(super) paused_by: Option<String>,
     pub(super) secrets: Vec<SecretView>,
     /// The plaintext, in the answer to the request that issued it.
     pub(super) key: Option<String>,
@@ -181,9 +183,14 @@ impl KeyView {
         self.credits.map(|credits| credits.saturating_sub(self.spent))
     }
 
-    /// Whether it can be changed, rotated and revoked.
+    /// Whether it is revoked, and cannot be changed, rotated or paused any more.
     pub(super) fn is_revoked(&self) -> bool {
         self.state == "revoked"
+    }
+
+    /// Whether it can be rotated: it is active or paused.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self.state.as_str(), "active" | "paused")
     }
 }
 

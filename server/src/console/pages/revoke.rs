@@ -1,4 +1,4 @@
-//! The forms to revoke a key and to invalidate one of its secrets.
+//! The forms to revoke a key, to pause and resume it, and to invalidate one of its secrets.
 
 use super::Mistakes;
 use super::key::key;
@@ -74,6 +74,26 @@ pub(in crate::console) async fn revoke(
     };
     let page = page(&session, &id, Mistakes::of(failure)?).await?;
     Ok(page::render(StatusCode::UNPROCESSABLE_ENTITY, &page))
+}
+
+/// Pauses the key.
+pub(in crate::console) async fn pause(
+    Path(id): Path<String>,
+    SignedForm { session, .. }: SignedForm,
+) -> Result<Response, Failure> {
+    let request = ApiRequest::new(Method::POST, format!("/v1/keys/{}/pause", escape(&id)));
+    session.api().call(request).await?;
+    Ok(see_other(&format!("/console/keys/{}?done=paused", escape(&id))))
+}
+
+/// Resumes the key.
+pub(in crate::console) async fn resume(
+    Path(id): Path<String>,
+    SignedForm { session, .. }: SignedForm,
+) -> Result<Response, Failure> {
+    let request = ApiRequest::new(Method::POST, format!("/v1/keys/{}/resume", escape(&id)));
+    session.api().call(request).await?;
+    Ok(see_other(&format!("/console/keys/{}?done=resumed", escape(&id))))
 }
 
 pub(in crate::console) async fn secret_form(
