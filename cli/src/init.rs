@@ -179,7 +179,7 @@ fn next_steps(directory: &Path, has_token: bool) -> Vec<String> {
     } else {
         steps.push(
             "give Envoy the edge token as KEYWARD_EDGE_TOKEN in its environment: it is in edge-token of the control plane's data directory, \
-             or create one with `keyward tokens create --scope edge`"
+             or create one with `keyward tokens create --role edge`"
                 .to_owned(),
         );
     }

@@ -103,6 +103,9 @@ pub(super) struct CreateArguments {
     /// Lifetime, such as 30d
     #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
     expires_in: Option<Duration>,
+    /// Create the key although it lacks an owner, a kind or permissions that the dialect requires
+    #[arg(long)]
+    force: bool,
 }
 
 /// Which keys to list.
@@ -206,7 +209,8 @@ pub(super) fn run(server: &ControlPlane, command: KeysCommand, format: OutputFor
     let client = server.client()?;
     let key = match command {
         KeysCommand::Create(arguments) => {
-            let key = client.post_with_retry("/v1/keys", &arguments.document());
+            let path = if arguments.force { "/v1/keys?force=true" } else { "/v1/keys" };
+            let key = client.post_with_retry(path, &arguments.document());
             let key = key.map_err(|error| CliError::of_retry(error, FIND_KEY.to_owned()))?;
             return format.print_issued(&key, &CREATED);
         }

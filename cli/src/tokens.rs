@@ -17,9 +17,9 @@ pub(super) enum TokensCommand {
         /// Name of the token
         #[arg(long)]
         name: String,
-        /// Access: read everything, change everything, or what edges need
-        #[arg(long, value_name = "read|write|edge")]
-        scope: String,
+        /// Role: see everything, also change keys and owners, also plans and tokens, or what edges need
+        #[arg(long, value_name = "viewer|operator|admin|edge")]
+        role: String,
         /// Lifetime, such as 30d [default: no expiry]
         #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
         expires_in: Option<Duration>,
@@ -47,23 +47,23 @@ pub(super) fn run(server: &ControlPlane, command: TokensCommand, format: OutputF
     let client = server.client()?;
     let path = |id: &str| format!("/v1/tokens/{}", escape(id));
     let token = match command {
-        TokensCommand::Create { name, scope, expires_in } => {
+        TokensCommand::Create { name, role, expires_in } => {
             let request = document([
                 ("name", Some(name.into())),
-                ("scope", Some(scope.into())),
+                ("role", Some(role.into())),
                 ("expires_in_s", expires_in.map(|lifetime| lifetime.as_secs().into())),
             ]);
             return format.print_issued(&client.post("/v1/tokens", &request)?, &ISSUED);
         }
         TokensCommand::List => {
             let tokens = client.list("/v1/tokens", "tokens", &[])?;
-            let columns = ["id", "name", "scope", "state", "created_at", "expires_at", "last_used_at"];
+            let columns = ["id", "name", "role", "state", "created_at", "expires_at", "last_used_at"];
             return format.print_list("tokens", tokens, |tokens| output::table(&columns, tokens));
         }
         TokensCommand::Show { id } => client.get(&path(&id))?,
         TokensCommand::Revoke { id } => client.delete(&path(&id))?,
     };
-    let fields = ["id", "name", "scope", "state", "created_at", "expires_at", "revoked_at", "last_used_at"];
+    let fields = ["id", "name", "role", "state", "created_at", "expires_at", "revoked_at", "last_used_at"];
     format.print(&token, |token| output::fields(token, &fields))
 }
 

@@ -25,6 +25,10 @@ pub struct Dialect {
     pub formats: Vec<KeyFormat>,
     /// Whether a key must belong to an owner to be accepted.
     pub owner_required: bool,
+    /// Whether a new key must name its kind; otherwise it is of the first one.
+    pub kind_required: bool,
+    /// Whether a new key must have a permission, unless it has those of its owner.
+    pub scopes_required: bool,
     /// The permission that holds all others, if there is one.
     pub superscope: Option<String>,
     /// What a key may use that has no limits of its own; empty limits nothing.
@@ -104,6 +108,8 @@ impl Dialect {
         let sources = fields.required("sources").and_then(|n| some_of(&n, Source::read));
         let formats = fields.required("keys").and_then(|n| read_formats(&n));
         let owner_required = fields.optional("owner_required").map_or(Some(false), |n| n.boolean());
+        let kind_required = fields.optional("kind_required").map_or(Some(false), |n| n.boolean());
+        let scopes_required = fields.optional("scopes_required").map_or(Some(false), |n| n.boolean());
         let superscope = fields.maybe("superscope", |n| n.nonempty().map(str::to_owned));
         let limits = fields.optional("limits").map_or(Some(Limits::default()), |n| read_limits(&n));
         let expiry_days = fields.maybe("expiry_days", read_expiry_days);
@@ -114,11 +120,18 @@ impl Dialect {
             sources: sources?,
             formats: formats?,
             owner_required: owner_required?,
+            kind_required: kind_required?,
+            scopes_required: scopes_required?,
             superscope: superscope?,
             limits: limits?,
             expiry_days: expiry_days?,
             errors: errors?,
         })
+    }
+
+    /// The same dialect, as it reads requests for keys that no gateway may accept: nothing is required of a new key.
+    pub fn without_requirements(&self) -> Self {
+        Self { owner_required: false, kind_required: false, scopes_required: false, ..self.clone() }
     }
 
     /// The format that a credential has.

@@ -22,6 +22,7 @@ mod plans;
 mod problem;
 mod relay;
 mod request_log;
+mod roles;
 mod secret_in_url;
 mod self_service;
 mod sessions;
@@ -133,9 +134,11 @@ impl Routes {
             .routes(routes!(self_service::pause))
             .routes(routes!(self_service::resume));
         let for_webhooks = OpenApiRouter::default().routes(routes!(leaks::github));
+        let mut for_operators = for_operators;
+        roles::describe(for_operators.get_openapi_mut());
         Self {
             for_all,
-            for_operators: called_by(Caller::Operator, for_operators),
+            for_operators,
             for_edges: called_by(Caller::Edge, for_edges),
             for_users: called_by(Caller::User, for_users),
             for_webhooks: called_by(Caller::Github, for_webhooks),

@@ -13,6 +13,7 @@ mod plan;
 pub mod precondition;
 mod reader;
 mod request;
+mod role;
 mod session;
 mod token;
 
@@ -34,5 +35,6 @@ pub use request::{
     KeyChange, KeysToRevoke, NewKey, OwnerChange, OwnerSettings, PlanSettings, Rotation, UsageToUndo, document,
     documents,
 };
+pub use role::Role;
 pub use session::{SESSION_IDLE, SESSION_LIFETIME, Session, SessionCredential};
-pub use token::{NewToken, Token, TokenScope};
+pub use token::{NewToken, Token};

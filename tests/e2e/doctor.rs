@@ -92,7 +92,7 @@ async fn wrong_tokens_and_permissions_are_found() {
     let (code, report) = examined(&gateway, &[("KEYWARD_ADMIN_TOKEN", edge)]).await;
     assert_eq!((code, with_outcome(&report, "failed")), (Some(1), vec!["admin_token"]), "{report:#}");
 
-    let created = gateway.control_plane.api("POST", "/v1/tokens", Some(&json!({"name": "r", "scope": "read"}))).await;
+    let created = gateway.control_plane.api("POST", "/v1/tokens", Some(&json!({"name": "r", "role": "viewer"}))).await;
     let read = created.unwrap().json()["token"].as_str().unwrap().to_owned();
     let (code, report) = examined(&gateway, &[("KEYWARD_ADMIN_TOKEN", read)]).await;
     assert_eq!((code, with_outcome(&report, "warning")), (Some(0), vec!["admin_token"]), "{report:#}");

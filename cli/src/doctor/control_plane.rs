@@ -96,8 +96,8 @@ fn compare_version(check: &mut Check, url: &str) {
 #[derive(Debug, PartialEq, Eq)]
 enum Permission {
     Allowed,
-    /// A token of another scope.
-    OtherScope,
+    /// A token of another role.
+    OtherRole,
     /// Unknown, or of the other audience.
     Invalid,
     Unknown(String),
@@ -107,8 +107,8 @@ fn permission(answer: Result<Value, ClientError>) -> Permission {
     match answer {
         Ok(_) => Permission::Allowed,
         Err(ClientError::Refused { status: 401, .. }) => Permission::Invalid,
-        Err(ClientError::Refused { status: 403, problem, .. }) if problem.name() == "insufficient_scope" => {
-            Permission::OtherScope
+        Err(ClientError::Refused { status: 403, problem, .. }) if problem.name() == "insufficient_role" => {
+            Permission::OtherRole
         }
         // Allowed, and refused for what it holds.
         Err(ClientError::Refused { status: 400 | 422, .. }) => Permission::Allowed,
@@ -130,20 +130,20 @@ fn admin_token(check: &mut Check, url: &str) {
     let client = Client::new(url.to_owned(), token);
     match permission(client.get("/v1/keys?limit=1")) {
         Permission::Allowed => check.pass("it may read"),
-        Permission::OtherScope | Permission::Invalid if is_edges => {
+        Permission::OtherRole | Permission::Invalid if is_edges => {
             return check.fail(
                 "it is the token of an edge",
                 "set KEYWARD_ADMIN_TOKEN to the token of an operator: those begin with kwa_",
             );
         }
-        Permission::OtherScope => {
-            return check.fail("it may not manage keys", "create one with `keyward tokens create --scope write`");
+        Permission::OtherRole => {
+            return check.fail("it may not manage keys", "create one with `keyward tokens create --role operator`");
         }
         Permission::Invalid => {
             return check.fail(
                 "the control plane does not know it: it was revoked, has expired, or belongs to another control plane",
                 "take the one in admin-token of the server's data directory, or create one with `keyward tokens \
-                 create --scope write`",
+                 create --role operator`",
             );
         }
         Permission::Unknown(error) => return check.cannot(error, "run again, and look into the control plane's log"),
@@ -151,9 +151,9 @@ fn admin_token(check: &mut Check, url: &str) {
     // A key without a name is never created.
     match permission(client.post("/v1/keys", &json!({}))) {
         Permission::Allowed => check.pass("it may create and change keys"),
-        Permission::OtherScope => check.warn(
+        Permission::OtherRole => check.warn(
             "it may not create or change keys",
-            "create one with `keyward tokens create --scope write` if it should",
+            "create one with `keyward tokens create --role operator` if it should",
         ),
         Permission::Invalid => check.fail("the token was revoked during the check", "run again"),
         Permission::Unknown(error) => check.cannot(error, "run again, and look into the control plane's log"),
@@ -173,19 +173,19 @@ fn edge_token(check: &mut Check, url: &str) {
     // No page is read: the position is none.
     match permission(client.get("/v1/edge/feed?after=none")) {
         Permission::Allowed => check.pass("it is valid for the feed"),
-        Permission::OtherScope | Permission::Invalid
+        Permission::OtherRole | Permission::Invalid
             if permission(client.get("/v1/keys?limit=1")) == Permission::Allowed =>
         {
             check.fail(
                 "this is an operator token: whoever reads Envoy's environment can manage keys with it, and Envoy \
              gets no keys",
-                "create one with `keyward tokens create --scope edge`, give it to Envoy, and replace this one",
+                "create one with `keyward tokens create --role edge`, give it to Envoy, and replace this one",
             )
         }
-        Permission::OtherScope | Permission::Invalid => check.fail(
+        Permission::OtherRole | Permission::Invalid => check.fail(
             "the control plane does not know it, so a gateway with it gets no keys",
             "take the one in edge-token of the server's data directory, or create one with `keyward tokens \
-             create --scope edge`",
+             create --role edge`",
         ),
         Permission::Unknown(error) => check.cannot(error, "run again, and look into the control plane's log"),
     }

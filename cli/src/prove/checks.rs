@@ -74,7 +74,7 @@ impl Stopped {
         match self {
             Self::ControlPlane(_) => {
                 "check the control plane and its token with `keyward doctor`: creating and revoking keys needs \
-                 the scope write"
+                 the role operator"
             }
             Self::Gateway(_) => "check that the gateway runs and its URL is right, with `keyward doctor --gateway URL`",
             Self::NoGoodKey => "first see to it that valid_key passes",

@@ -37,6 +37,9 @@ pub(super) struct Removal {
 const ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Some keys are to be refused by the gateway, such as one without permissions.
+const FORCED: &str = "/v1/keys?force=true";
+
 impl<'a> TestKeys<'a> {
     pub(super) fn new(client: &'a Client, name: String, fields: Map<String, Value>) -> Self {
         Self { client, name, fields, created: AtomicUsize::new(0) }
@@ -50,7 +53,7 @@ impl<'a> TestKeys<'a> {
         // Counted first: also where the response is lost, there may be a key.
         self.created.fetch_add(1, Ordering::Relaxed);
         let remedy = "the key has an expiry, and is revoked at the end of this run if the control plane answers again";
-        let created = self.client.post_with_retry("/v1/keys", &document.into()).map_err(|error| {
+        let created = self.client.post_with_retry(FORCED, &document.into()).map_err(|error| {
             if !error.outcome_unknown {
                 self.created.fetch_sub(1, Ordering::Relaxed);
             }

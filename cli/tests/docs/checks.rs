@@ -19,7 +19,7 @@ struct Repository {
     paths: BTreeSet<String>,
     /// Every `KEYWARD_…` in a file that is not documentation.
     variables: BTreeSet<String>,
-    /// Every `keyward_…` in src/host/proxy_wasm/metrics.rs.
+    /// Every `keyward_…` in src/host/metrics.rs.
     metrics: BTreeSet<String>,
     /// The targets of the Makefile.
     targets: BTreeSet<String>,
@@ -55,7 +55,7 @@ impl Repository {
     fn take(&mut self, path: &str, text: &str) {
         match path {
             "Makefile" => self.targets = targets(text),
-            "src/host/proxy_wasm/metrics.rs" => self.metrics = words(text, "keyward_", |c| c.is_ascii_lowercase()),
+            "src/host/metrics.rs" => self.metrics = words(text, "keyward_", |c| c.is_ascii_lowercase()),
             _ => {}
         }
         if path.ends_with(".md") && (!path.contains('/') || path.starts_with("docs/")) {
@@ -329,7 +329,7 @@ fn with_page(text: &str) -> Repository {
     }
     repository.take("Makefile", "OUT := x\n.PHONY: all\nbuild: wasm\nunit lint: cargo\n\t@echo a: b\n");
     repository.take("src/engine/x.rs", "KEYWARD_LISTEN");
-    repository.take("src/host/proxy_wasm/metrics.rs", "keyward_feed_pages keyward_requests_{name}");
+    repository.take("src/host/metrics.rs", "keyward_feed_pages keyward_requests_{name}");
     repository.take("docs/b.md", "# Title\n");
     repository.take("docs/a.md", text);
     repository

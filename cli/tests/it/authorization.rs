@@ -153,9 +153,9 @@ impl Fixture {
                 client.ask("PUT", &path, None).expect(201);
                 (path, None)
             }
-            "createToken" => ("/v1/tokens".to_owned(), Some(json!({"name": "t", "scope": "write"}))),
+            "createToken" => ("/v1/tokens".to_owned(), Some(json!({"name": "t", "role": "admin"}))),
             "revokeToken" => {
-                let token = client.ask("POST", "/v1/tokens", Some(json!({"name": "t", "scope": "read"}))).expect(201);
+                let token = client.ask("POST", "/v1/tokens", Some(json!({"name": "t", "role": "viewer"}))).expect(201);
                 (format!("/v1/tokens/{}", token["id"].as_str().unwrap()), None)
             }
             "reportLeaks" => ("/v1/leaks".to_owned(), Some(json!({"keys": [plaintext]}))),
@@ -225,8 +225,8 @@ impl Fixture {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Some(match (caller, end) {
             ("operator" | "edge", End::Revoked | End::Expired) => {
-                let scope = if caller == "edge" { "edge" } else { "write" };
-                let mut new = json!({"name": "ends", "scope": scope});
+                let role = if caller == "edge" { "edge" } else { "admin" };
+                let mut new = json!({"name": "ends", "role": role});
                 if end == End::Expired {
                     new["expires_in_s"] = 60.into();
                 }
@@ -418,6 +418,61 @@ fn the_same_requests_are_carried_out_where_the_credential_stays() {
     }
 }
 
+/// The least role for an operation: everybody reads, operators change keys and owners, admins the rest.
+fn least_role(method: &str, path: &str) -> usize {
+    let of_admins = ["/v1/plans", "/v1/tokens", "/v1/usage/undo"];
+    match method {
+        "GET" => 0,
+        _ if of_admins.iter().any(|prefix| path.starts_with(prefix)) => 2,
+        _ => 1,
+    }
+}
+
+/// Every operation, with every role.
+#[test]
+fn each_role_may_call_its_operations_and_no_others() {
+    const ROLES: [&str; 3] = ["viewer", "operator", "admin"];
+    let fixture = Fixture::start();
+    let tokens = ROLES.map(|role| {
+        let made = fixture.client.ask("POST", "/v1/tokens", Some(json!({"name": role, "role": role}))).expect(201);
+        made["token"].as_str().unwrap().to_owned()
+    });
+    let description = fixture.client.get("/v1/openapi.json").expect(200);
+    let mut checked = 0;
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, said) in item.as_object().unwrap() {
+            let Some(described) = said["security"][0].get("operator") else { continue };
+            let (method, least) = (method.to_uppercase(), least_role(&method.to_uppercase(), path));
+            assert_eq!(described, &json!([ROLES[least]]), "{method} {path}");
+            let operation = said["operationId"].as_str().unwrap();
+            for (rank, token) in tokens.iter().enumerate() {
+                let value = format!("Bearer {token}");
+                let fields: Fields = Box::new(move |_| vec![("authorization".to_owned(), value.clone())]);
+                let credential = Credential { fields, ended_by: String::new(), end: End::Revoked, file: None };
+                let answer = if method == "GET" {
+                    let path = path.replace("{id}", "key_1");
+                    fixture.client.send(&method, &path, Some(token), None)
+                } else {
+                    let case = fixture.case(operation, &method);
+                    let before = fixture.numbers();
+                    let answer = case.send(&fixture.client, &credential);
+                    let is_unchanged = fixture.numbers() == before;
+                    assert_eq!(is_unchanged, rank < least, "{} {operation}: {answer:?}", ROLES[rank]);
+                    answer
+                };
+                checked += 1;
+                if rank < least {
+                    let expected = json!("urn:keyward:problem:insufficient_role");
+                    assert_eq!((answer.status, &answer.json()["type"]), (403, &expected), "{operation}");
+                } else {
+                    assert!(![401, 403].contains(&answer.status), "{} {operation}: {answer:?}", ROLES[rank]);
+                }
+            }
+        }
+    }
+    assert!(checked >= 90, "{checked}");
+}
+
 #[test]
 fn an_answer_with_a_plaintext_is_not_repeated_to_a_token_that_was_revoked() {
     let fixture = Fixture::start();
@@ -435,7 +490,7 @@ fn an_answer_with_a_plaintext_is_not_repeated_to_a_token_that_was_revoked() {
 #[test]
 fn a_token_that_is_revoked_makes_no_other_with_the_rest_of_its_body() {
     let fixture = Fixture::start();
-    let new = json!({"name": "thief", "scope": "write"});
+    let new = json!({"name": "thief", "role": "admin"});
     let made = fixture.client.ask("POST", "/v1/tokens", Some(new)).expect(201);
     let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
     let value = format!("Bearer {token}");
@@ -473,7 +528,7 @@ fn a_relay_hands_nothing_on_for_a_token_that_was_removed() {
 #[test]
 fn an_import_stops_with_its_token_and_says_what_is_stored() {
     let fixture = Fixture::start();
-    let made = fixture.client.ask("POST", "/v1/tokens", Some(json!({"name": "t", "scope": "write"}))).expect(201);
+    let made = fixture.client.ask("POST", "/v1/tokens", Some(json!({"name": "t", "role": "admin"}))).expect(201);
     let address = fixture.client.url.strip_prefix("http://").unwrap();
     let mut connection = TcpStream::connect(address).unwrap();
     let head = format!(
@@ -528,7 +583,7 @@ fn an_export_breaks_off_with_its_token() {
     let bearer = format!("Bearer {}", fixture.client.admin);
     let fields = [("authorization", bearer.as_str()), ("content-type", "application/x-ndjson")];
     fixture.client.send_with("POST", "/v1/keys/import", &fields, Some(rows.into())).expect(200);
-    let made = fixture.client.ask("POST", "/v1/tokens", Some(json!({"name": "t", "scope": "read"}))).expect(201);
+    let made = fixture.client.ask("POST", "/v1/tokens", Some(json!({"name": "t", "role": "viewer"}))).expect(201);
     let address = fixture.client.url.strip_prefix("http://").unwrap();
     let mut connection = TcpStream::connect(address).unwrap();
     let head = format!(

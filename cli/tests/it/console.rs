@@ -131,8 +131,8 @@ fn started(dir: &Path) -> (TestServer, Client, Browser) {
     (server, client, browser)
 }
 
-fn token(client: &Client, scope: &str) -> (String, String) {
-    let made = client.ask("POST", "/v1/tokens", Some(json!({"name": "ci", "scope": scope}))).expect(201);
+fn token(client: &Client, role: &str) -> (String, String) {
+    let made = client.ask("POST", "/v1/tokens", Some(json!({"name": "ci", "role": role}))).expect(201);
     (made["id"].as_str().unwrap().to_owned(), made["token"].as_str().unwrap().to_owned())
 }
 
@@ -184,7 +184,7 @@ fn sign_in_does_not_say_what_is_wrong() {
     let client = server.client();
     let edge = token(&client, "edge").1;
     let key = client.create(json!({"name": "n"}))["key"].as_str().unwrap().to_owned();
-    let revoked = token(&client, "write");
+    let revoked = token(&client, "admin");
     client.ask("DELETE", &format!("/v1/tokens/{}", revoked.0), None).expect(200);
     let mut pages = Vec::new();
     for wrong in ["", "x", &format!("kwa_{}", "a".repeat(43)), &client.edge, &edge, &key, &revoked.1] {
@@ -206,7 +206,7 @@ fn guessing_at_sign_in_is_throttled_and_a_good_token_works() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let good = token(&client, "write").1;
+    let good = token(&client, "admin").1;
     let mut browser = Browser::new(&server.address);
     let statuses: Vec<_> = (0..12).map(|n| browser.sign_in(&format!("kwa_{n:043}"), "/console").status).collect();
     assert_eq!(statuses, [vec![401; 10], vec![429; 2]].concat());
@@ -223,7 +223,7 @@ fn session_ends_with_its_token() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let (id, plaintext) = token(&client, "write");
+    let (id, plaintext) = token(&client, "admin");
     let (mut browser, mut other) =
         (Browser::signed_in(&server.address, &plaintext), Browser::signed_in(&server.address, &client.admin));
     let page = browser.get("/console/keys/new");
@@ -368,6 +368,9 @@ fn every_page_has_the_header_fields_that_bound_it() {
         answers.push((path.to_owned(), browser.get(path)));
         answers.push((path.to_owned(), stranger.get(path)));
     }
+    for path in PAGES {
+        answers.push((path.to_owned(), browser.get(path)));
+    }
     for end in ["", "?tab=secrets", "?tab=json", "/edit", "/rotate", "/revoke", "/usage.csv"] {
         answers.push((key(end), browser.get(&key(end))));
     }
@@ -413,6 +416,23 @@ fn every_page_has_the_header_fields_that_bound_it() {
     assert_eq!(stranger.get("/console/assets/..%2Fconsole.rs").status, 404);
 }
 
+/// The pages without an id in their path.
+const PAGES: [&str; 13] = [
+    "/console",
+    "/console/keys",
+    "/console/keys/new",
+    "/console/owners",
+    "/console/plans",
+    "/console/plans/new",
+    "/console/usage",
+    "/console/audit",
+    "/console/leaks",
+    "/console/import",
+    "/console/tokens",
+    "/console/sessions",
+    "/console/sign-in",
+];
+
 /// What somebody may write where a name is asked for.
 const HOSTILE: [&str; 8] = [
     "<script>alert(1)</script>",
@@ -432,7 +452,7 @@ fn hostile_names_are_text_on_every_page() {
     for hostile in HOSTILE {
         // Where only ids are taken, white space is refused.
         let id = hostile.replace(' ', "/").replace('\u{202e}', "");
-        let made = client.ask("POST", "/v1/tokens", Some(json!({"name": hostile, "scope": "write"}))).expect(201);
+        let made = client.ask("POST", "/v1/tokens", Some(json!({"name": hostile, "role": "admin"}))).expect(201);
         let plan = format!("/v1/plans/{}", escape(&id));
         let plan_status = client.ask("PUT", &plan, Some(json!({}))).status;
         assert!(plan_status == 201 || plan_status == 422, "{plan_status}");
@@ -443,7 +463,12 @@ fn hostile_names_are_text_on_every_page() {
         }
         let key = client.ask("POST", "/v1/keys", Some(document.clone()));
         // A name that the API refuses cannot reach a page as that of a key; it can as the value of a form.
-        let mut paths = vec!["/console".to_owned(), "/console/keys".to_owned(), "/console/keys/new".to_owned()];
+        let mut paths: Vec<_> = PAGES.iter().map(|path| (*path).to_owned()).collect();
+        paths.push(format!("/console/owners/{}", escape(&id)));
+        paths.push(format!("/console/owners/{}/revoke-keys?member={}", escape(&id), escape(&id)));
+        paths.push(format!("/console/plans/edit/{}", escape(&id)));
+        paths.push(format!("/console/tokens/{}/revoke", made["id"].as_str().unwrap()));
+        paths.push(format!("/console/audit?subject={}", escape(hostile)));
         if key.status == 201 {
             let id = key.json()["id"].as_str().unwrap().to_owned();
             client.ask("PATCH", &format!("/v1/keys/{id}"), Some(json!({"name": format!("{hostile} 2")}))).expect(200);
@@ -528,7 +553,7 @@ fn sign_in_leads_to_no_other_site() {
 fn new_key_is_shown_once_and_is_in_no_other_page() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client, _) = started(dir.path());
-    let (token_id, plaintext) = token(&client, "write");
+    let (token_id, plaintext) = token(&client, "admin");
     let mut browser = Browser::signed_in(&server.address, &plaintext);
     let hidden = hidden_fields(&browser.get("/console/keys/new"));
     let form = [
@@ -685,7 +710,7 @@ fn read_only_session_sees_everything_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client, _) = started(dir.path());
     let id = client.create(json!({"name": "n"}))["id"].as_str().unwrap().to_owned();
-    let mut viewer = Browser::signed_in(&server.address, &token(&client, "read").1);
+    let mut viewer = Browser::signed_in(&server.address, &token(&client, "viewer").1);
     for path in
         ["/console", "/console/keys", &format!("/console/keys/{id}"), &format!("/console/keys/{id}?tab=secrets")]
     {
@@ -696,16 +721,37 @@ fn read_only_session_sees_everything_and_changes_nothing() {
         }
         assert!(text(&page).contains("read-only"));
     }
+    for path in PAGES {
+        assert_eq!(viewer.get(path).status, 200, "{path}");
+    }
     for (path, form) in [
         (format!("/console/keys/{id}/revoke"), vec![("confirmation", "n")]),
         (format!("/console/keys/{id}/rotate"), vec![("grace", "0")]),
         (format!("/console/keys/{id}/edit"), vec![("name", "m")]),
         ("/console/keys/new".to_owned(), vec![("name", "m"), ("expires", "90")]),
+        ("/console/plans/new".to_owned(), vec![("id", "p")]),
     ] {
         let answer = viewer.submit(&path, &form);
         assert!(matches!(answer.status, 403 | 422), "{path}: {}", answer.status);
-        assert!(text(&answer).contains("read-only"), "{path}");
+        assert!(text(&answer).contains("the role"), "{path}: {}", text(&answer));
     }
+    // Of these, the viewer has no form.
+    let form_token = field(&viewer.get("/console"), "form_token");
+    let newest = client.get("/v1/tokens").expect(200)["tokens"][0]["id"].as_str().unwrap().to_owned();
+    for (path, form) in [
+        ("/console/owners", vec![("id", "new")]),
+        ("/console/leaks", vec![("keys", "x")]),
+        ("/console/import", vec![("rows", "name\nn"), ("action", "import")]),
+        ("/console/tokens", vec![("name", "n"), ("role", "admin"), ("newest", newest.as_str())]),
+        ("/console/sessions/sess_1/end", vec![]),
+        ("/console/tokens/tok_1/revoke", vec![]),
+    ] {
+        let form: Vec<_> = form.into_iter().chain([("form_token", form_token.as_str())]).collect();
+        let status = viewer.post(path, &form).status;
+        assert!(matches!(status, 403 | 404 | 422), "{path}: {status}");
+    }
+    assert_eq!(client.get("/v1/tokens").expect(200)["tokens"].as_array().unwrap().len(), 1);
+    assert_eq!(client.get("/v1/owners").expect(200)["owners"], json!([]));
     let keys = client.get("/v1/keys").expect(200);
     assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
     assert_eq!((&keys["keys"][0]["name"], &keys["keys"][0]["state"]), (&json!("n"), &json!("active")));
@@ -771,4 +817,136 @@ fn console_can_be_off_or_at_an_address_of_its_own() {
     let root = browser.get("/");
     assert_eq!(root.header("location"), "/console");
     assert_ne!(browser.get("/v1/keys").status, 200, "the API is not there");
+}
+
+#[test]
+fn owner_is_created_bounded_disabled_and_offboarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, client, mut browser) = started(dir.path());
+    let form_token = field(&browser.get("/console/owners"), "form_token");
+    let made = browser.post("/console/owners", &[("form_token", &form_token), ("id", "a/b c"), ("new_kind", "team")]);
+    assert_eq!(made.status, 422, "an id has no space");
+    let made = browser.post("/console/owners", &[("form_token", &form_token), ("id", "a/b"), ("new_kind", "team")]);
+    assert_eq!((made.status, made.header("location")), (303, "/console/owners/a%2Fb"));
+    for (name, member) in [("one", "bob"), ("two", "bob"), ("three", "eve")] {
+        client.create(json!({"name": name, "owner": "a/b", "member": member}));
+    }
+    let path = "/console/owners/a%2Fb";
+    let shown = || client.get("/v1/owners/a%2Fb").expect(200);
+    let version = field(&browser.get(path), "version");
+    let with = |fields: &[(&'static str, &'static str)]| {
+        let mut form = vec![("form_token", form_token.clone())];
+        form.extend(fields.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        form
+    };
+    let bounded = with(&[("kind", "team"), ("bounded", "yes"), ("permissions", "a b"), ("action", "save")]);
+    let post = |browser: &mut Browser, path: &str, form: &[(&str, String)]| {
+        let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        browser.post(path, &form)
+    };
+    assert_eq!(post(&mut browser, path, &bounded).status, 303);
+    assert_eq!((&shown()["permissions"], &shown()["kind"]), (&json!(["a", "b"]), &json!("team")));
+    let mut stale = with(&[("action", "disable")]);
+    stale.push(("version", version));
+    assert_eq!(post(&mut browser, path, &stale).status, 422, "the owner was changed since");
+    for (action, disabled) in [("disable", true), ("enable", false)] {
+        assert_eq!(post(&mut browser, path, &with(&[("action", action)])).status, 303);
+        assert_eq!(shown()["disabled"], disabled);
+    }
+    let page = browser.get(&format!("{path}/revoke-keys?member=bob"));
+    assert!(text(&page).contains("<strong>2</strong> active keys"), "{}", text(&page));
+    let revoke = format!("{path}/revoke-keys");
+    let unconfirmed = post(&mut browser, &revoke, &with(&[("member", "bob"), ("confirmation", "a/b")]));
+    assert_eq!(unconfirmed.status, 422);
+    let confirmed = post(&mut browser, &revoke, &with(&[("member", "bob"), ("confirmation", "bob")]));
+    assert_eq!(confirmed.status, 303);
+    let active = client.get("/v1/keys?state=active").expect(200);
+    assert_eq!((&active["keys"][0]["member"], &active["next"]), (&json!("eve"), &Value::Null));
+}
+
+#[test]
+fn plan_is_created_changed_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, client, mut browser) = started(dir.path());
+    let made = browser.submit("/console/plans/new", &[("id", "pro"), ("limits", "10/s 100/min"), ("credits", "5")]);
+    assert_eq!(made.status, 303, "{}", text(&made));
+    let shown = || client.get("/v1/plans/pro").expect(200);
+    assert_eq!((&shown()["limits"], &shown()["credits"]), (&json!(["10/s", "100/min"]), &json!(5)));
+    assert_eq!(browser.submit("/console/plans/new", &[("id", "pro")]).status, 422, "it would replace the plan");
+    client.create(json!({"name": "n", "plan": "pro"}));
+    assert!(text(&browser.get("/console/plans/edit/pro")).contains("apply at once to 1 active keys"));
+    assert_eq!(browser.submit("/console/plans/edit/pro", &[("limits", "20/s"), ("action", "save")]).status, 303);
+    assert_eq!((&shown()["limits"], &shown()["credits"]), (&json!(["20/s"]), &Value::Null));
+    let used = browser.submit("/console/plans/edit/pro", &[("action", "delete")]);
+    assert!(used.status == 422 && text(&used).contains("the plan is in use"), "{}", text(&used));
+    browser.submit("/console/plans/new", &[("id", "free")]);
+    assert_eq!(browser.submit("/console/plans/edit/free", &[("action", "delete")]).status, 303);
+    client.get("/v1/plans/free").expect(404);
+}
+
+#[test]
+fn token_is_shown_once_and_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, client, mut browser) = started(dir.path());
+    let hidden = hidden_fields(&browser.get("/console/tokens"));
+    let form = [
+        ("form_token", hidden["form_token"].as_str()),
+        ("newest", &hidden["newest"]),
+        ("name", "grafana"),
+        ("role", "viewer"),
+        ("days", "30"),
+    ];
+    let page = browser.post("/console/tokens", &form);
+    assert_eq!(page.status, 201, "{}", text(&page));
+    let plaintext = secret(&page);
+    assert_eq!(client.send("GET", "/v1/keys", Some(&plaintext), None).status, 200);
+    assert!(text(&page).contains("keyward tokens create --name grafana --role viewer --expires-in 30d"));
+    let again = browser.post("/console/tokens", &form);
+    assert_eq!((again.status, again.header("location")), (303, "/console/tokens"));
+    let tokens = client.get("/v1/tokens").expect(200);
+    assert_eq!(tokens["tokens"].as_array().unwrap().len(), 1);
+    assert!(!contains(&browser.get("/console/tokens").body, &plaintext));
+    let mut other = Browser::signed_in(&server.address, &plaintext);
+    let id = tokens["tokens"][0]["id"].as_str().unwrap();
+    let sessions = browser.get("/console/sessions");
+    assert!(text(&sessions).contains(id) && text(&sessions).contains("this one"));
+    assert_eq!(browser.submit(&format!("/console/tokens/{id}/revoke"), &[]).status, 303);
+    assert!(is_signed_out(&mut other));
+    let mut third = Browser::signed_in(&server.address, &client.admin);
+    let session = client.get("/v1/sessions").expect(200)["sessions"][0]["id"].as_str().unwrap().to_owned();
+    let end = [("form_token", hidden["form_token"].as_str())];
+    assert_eq!(browser.post(&format!("/console/sessions/{session}/end"), &end).status, 303);
+    assert!(is_signed_out(&mut third) && !is_signed_out(&mut browser));
+}
+
+#[test]
+fn leaked_keys_are_compared_and_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, client, mut browser) = started(dir.path());
+    let key = client.create(json!({"name": "n"}));
+    let (id, plaintext) = (key["id"].as_str().unwrap(), key["key"].as_str().unwrap());
+    let unknown = format!("kw_live_{}", "A".repeat(36));
+    let answer =
+        browser.submit("/console/leaks", &[("keys", &format!("{unknown}\r\n{plaintext}\r\n")), ("source", "a log")]);
+    assert_eq!(answer.status, 200, "{}", text(&answer));
+    assert!(text(&answer).contains("not a key of this server") && text(&answer).contains(id));
+    assert!(!contains(&answer.body, plaintext) && !contains(&answer.body, &unknown));
+    assert_eq!(client.get(&format!("/v1/keys/{id}")).expect(200)["state"], "revoked");
+    server.stop();
+    assert!(!contains(&stored(dir.path()), plaintext));
+}
+
+#[test]
+fn rows_are_checked_before_they_are_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, client, mut browser) = started(dir.path());
+    let rows = format!("name,sha256\r\ngood,{}\r\nbad,x\r\n", "a".repeat(64));
+    let checked = browser.submit("/console/import", &[("rows", &rows), ("action", "check")]);
+    assert_eq!(checked.status, 200, "{}", text(&checked));
+    assert!(text(&checked).contains("Would be imported") && text(&checked).contains("data-label=\"Line\">3<"));
+    assert_eq!(client.get("/v1/keys").expect(200)["keys"], json!([]));
+    let imported = browser.submit("/console/import", &[("rows", &rows), ("action", "import")]);
+    assert_eq!(imported.status, 200, "{}", text(&imported));
+    assert!(!contains(&imported.body, &"a".repeat(64)));
+    assert_eq!(client.get("/v1/keys").expect(200)["keys"][0]["name"], "good");
 }

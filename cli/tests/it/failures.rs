@@ -13,8 +13,8 @@ fn after_ten_bad_tokens_of_an_address_more_are_told_when_to_come_back_and_good_o
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let made = |scope| client.ask("POST", "/v1/tokens", Some(json!({"name": "n", "scope": scope}))).expect(201);
-    let [before, edge] = ["read", "edge"].map(made);
+    let made = |role| client.ask("POST", "/v1/tokens", Some(json!({"name": "n", "role": role}))).expect(201);
+    let [before, edge] = ["viewer", "edge"].map(made);
     for n in 0..10 {
         assert_eq!(guess(&client, n).status, 401, "{n}");
         server.advance(seconds(1));
@@ -26,7 +26,7 @@ fn after_ten_bad_tokens_of_an_address_more_are_told_when_to_come_back_and_good_o
         assert_eq!(refused.expect(429)["type"], "urn:keyward:problem:too_many_failures");
     }
     assert_eq!(client.send("GET", "/v1/keys", Some("garbage"), None).status, 429);
-    let after = made("read");
+    let after = made("viewer");
     for (path, token) in [("/v1/keys", &before), ("/v1/keys", &after), (FEED_PATH, &edge)] {
         assert_eq!(client.send("GET", path, token["token"].as_str(), None).status, 200, "{path}");
     }
@@ -59,7 +59,7 @@ fn a_good_token_in_the_wrong_place_is_no_guess() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let edge = client.ask("POST", "/v1/tokens", Some(json!({"name": "n", "scope": "edge"}))).expect(201);
+    let edge = client.ask("POST", "/v1/tokens", Some(json!({"name": "n", "role": "edge"}))).expect(201);
     for _ in 0..20 {
         assert_eq!(client.send("GET", "/v1/keys", edge["token"].as_str(), None).status, 401);
         assert_eq!(client.send("GET", "/v1/keys", Some(&client.edge), None).status, 401);

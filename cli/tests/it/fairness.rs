@@ -51,11 +51,11 @@ fn started() -> Fixture {
     });
     let mut client = server.client();
     // Made over the API, so that each request has to look its token up in the database.
-    let token = |scope: &str| {
-        let made = client.ask("POST", "/v1/tokens", Some(json!({"name": scope, "scope": scope}))).expect(201);
+    let token = |role: &str| {
+        let made = client.ask("POST", "/v1/tokens", Some(json!({"name": role, "role": role}))).expect(201);
         text(&made["token"]).to_owned()
     };
-    let (admin, edge) = (token("write"), token("edge"));
+    let (admin, edge) = (token("admin"), token("edge"));
     (client.admin, client.edge) = (admin, edge);
     let rows: String = (0..1000_usize)
         .map(|n| {
@@ -88,8 +88,8 @@ fn timed<T>(longest: &mut Duration, ask: impl FnOnce() -> T) -> T {
 
 impl Fixture {
     /// A token that was made over the API.
-    fn token(&self, scope: &str) -> String {
-        let made = self.client.ask("POST", "/v1/tokens", Some(json!({"name": "attacker", "scope": scope}))).expect(201);
+    fn token(&self, role: &str) -> String {
+        let made = self.client.ask("POST", "/v1/tokens", Some(json!({"name": "attacker", "role": role}))).expect(201);
         text(&made["token"]).to_owned()
     }
 
@@ -219,7 +219,7 @@ fn a_user_who_makes_and_rotates_keys() {
 #[test]
 fn an_operator_who_lists_all_keys() {
     let fixture = started();
-    let token = fixture.token("read");
+    let token = fixture.token("viewer");
     fixture.compare(|n| match n % 2 {
         0 => fixture.status("GET", "/v1/keys?limit=1000", &token, None),
         _ => fixture.status("GET", "/v1/usage", &token, None),
@@ -229,7 +229,7 @@ fn an_operator_who_lists_all_keys() {
 #[test]
 fn an_operator_who_makes_keys() {
     let fixture = started();
-    let token = fixture.token("write");
+    let token = fixture.token("admin");
     fixture.compare(|_| fixture.status("POST", "/v1/keys", &token, Some(br#"{"name": "n"}"#.to_vec())));
 }
 

@@ -32,7 +32,7 @@ fn written_configuration_passes_check_config() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
     assert!(text.contains("could not check: Envoy's own validation: no envoy is in PATH"), "{text}");
-    assert!(text.contains("keyward tokens create --scope edge"), "{text}");
+    assert!(text.contains("keyward tokens create --role edge"), "{text}");
     let file = dir.path().join("out/envoy.yaml");
     let checked = program().arg("check-config").arg(&file).output().unwrap();
     assert_eq!(stdout(&checked), format!("{}: no mistakes, 0 warnings\n", file.display()));

@@ -1,6 +1,6 @@
 //! Keys over the API.
 
-use crate::harness::{Client, Reader, TestServer, fields, path_of, seconds};
+use crate::harness::{Client, NOW_MS, Reader, TestServer, fields, path_of, seconds};
 use keyward_core::dialect::Dialect;
 use keyward_core::key::environment::Environment;
 use keyward_core::wire::entry::Frames;
@@ -48,6 +48,27 @@ fn all_mistakes_of_a_request_are_told_at_once() {
     assert_eq!(problem["errors"][2]["message"], "expected one of \"key\"");
     assert_eq!(problem["type"], "urn:keyward:problem:invalid");
     assert_eq!(problem["status"], 422);
+}
+
+#[test]
+fn key_that_no_gateway_would_accept_is_created_only_by_force() {
+    for (name, missing) in [("ai-api", "scopes"), ("graph8", "owner")] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = TestServer::start_as(dir.path(), NOW_MS, |config| {
+            config.dialect = Dialect::built_in(name).unwrap().unwrap()
+        });
+        let client = server.client();
+        let ask = |query: &str| client.ask("POST", &format!("/v1/keys{query}"), Some(json!({"name": "a"})));
+        for query in ["", "?force=false"] {
+            let problem = ask(query).expect(422);
+            assert_eq!(fields(&problem), [missing], "{name}");
+            assert!(problem["errors"][0]["message"].as_str().unwrap().contains(&format!(" {name} ")), "{problem}");
+        }
+        assert_eq!(fields(&ask("?force=yes&colour=red").expect(400)), ["force", "colour"]);
+        let key = ask("?force=true").expect(201);
+        assert_eq!(client.get("/v1/keys").expect(200)["keys"].as_array().unwrap().len(), 1);
+        assert_eq!((&key["owner"], &key["scopes"]), (&Value::Null, &json!([])));
+    }
 }
 
 #[test]

@@ -58,8 +58,8 @@ fn whoever_shows_another_secret_than_a_token_of_that_kind_is_told_what_it_is() {
     let server = TestServer::start(dir.path());
     let client = server.client();
     let key = client.create(serde_json::json!({"name": "a"}))["key"].as_str().unwrap().to_owned();
-    let token = |scope: &str| {
-        let token = serde_json::json!({"name": "a", "scope": scope});
+    let token = |role: &str| {
+        let token = serde_json::json!({"name": "a", "role": role});
         client.ask("POST", "/v1/tokens", Some(token)).expect(201)["token"].as_str().unwrap().to_owned()
     };
     for (path, shown, what) in [
@@ -68,7 +68,7 @@ fn whoever_shows_another_secret_than_a_token_of_that_kind_is_told_what_it_is() {
         ("/v1/keys", key.clone(), "expected an operator token, got an API key"),
         ("/v1/keys", "something-else".to_owned(), "invalid token"),
         (FEED_PATH, client.admin.clone(), "expected an edge token, got an operator token"),
-        (FEED_PATH, token("read"), "expected an edge token, got an operator token"),
+        (FEED_PATH, token("viewer"), "expected an edge token, got an operator token"),
         (FEED_PATH, key, "expected an edge token, got an API key"),
     ] {
         let answer = client.send("GET", path, Some(&shown), None);

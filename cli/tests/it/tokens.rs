@@ -12,9 +12,9 @@ fn create(client: &Client, document: Value) -> Value {
     client.ask("POST", "/v1/tokens", Some(document)).expect(201)
 }
 
-/// The plaintext of a new token of that scope.
-fn token(client: &Client, scope: &str) -> String {
-    create(client, json!({"name": "n", "scope": scope}))["token"].as_str().unwrap().to_owned()
+/// The plaintext of a new token of that role.
+fn token(client: &Client, role: &str) -> String {
+    create(client, json!({"name": "n", "role": role}))["token"].as_str().unwrap().to_owned()
 }
 
 /// The same client with another token for everything.
@@ -29,7 +29,7 @@ fn a_new_token_is_shown_once_and_only_its_digest_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let answer = client.ask("POST", "/v1/tokens", Some(json!({"name": "ci", "scope": "read", "expires_in_s": 60})));
+    let answer = client.ask("POST", "/v1/tokens", Some(json!({"name": "ci", "role": "viewer", "expires_in_s": 60})));
     assert_eq!(answer.header("cache-control"), "no-store");
     let location = answer.header("location").to_owned();
     let created = answer.expect(201);
@@ -49,30 +49,33 @@ fn a_new_token_is_shown_once_and_only_its_digest_is_kept() {
 }
 
 #[test]
-fn a_token_opens_what_its_scope_says_and_nothing_else() {
+fn token_permits_what_its_role_says_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let [read, write, edge] = ["read", "write", "edge"].map(|scope| token(&client, scope));
-    let new_token = json!({"name": "n", "scope": "read"}).to_string().into_bytes();
+    let roles = ["viewer", "operator", "admin", "edge"].map(|role| token(&client, role));
+    let new_token = json!({"name": "n", "role": "viewer"}).to_string().into_bytes();
     let new_key = json!({"name": "n"}).to_string().into_bytes();
     for (method, path, body, expected) in [
-        ("GET", "/v1/keys", None, [200, 200, 401]),
-        ("GET", "/v1/tokens", None, [200, 200, 401]),
-        ("HEAD", "/v1/keys", None, [200, 200, 401]),
-        ("POST", "/v1/keys", Some(new_key), [403, 201, 401]),
-        ("POST", "/v1/tokens", Some(new_token), [403, 201, 401]),
-        ("DELETE", "/v1/tokens/tok_1", None, [403, 404, 401]),
-        ("PATCH", "/v1/owners/acme", None, [403, 404, 401]),
-        ("GET", FEED_PATH, None, [401, 401, 200]),
+        ("GET", "/v1/keys", None, [200, 200, 200, 401]),
+        ("GET", "/v1/tokens", None, [200, 200, 200, 401]),
+        ("HEAD", "/v1/keys", None, [200, 200, 200, 401]),
+        ("POST", "/v1/keys", Some(new_key), [403, 201, 201, 401]),
+        ("POST", "/v1/tokens", Some(new_token), [403, 403, 201, 401]),
+        ("DELETE", "/v1/tokens/tok_1", None, [403, 403, 404, 401]),
+        ("PATCH", "/v1/owners/acme", None, [403, 404, 404, 401]),
+        ("PUT", "/v1/plans/pro", None, [403, 403, 201, 401]),
+        ("GET", FEED_PATH, None, [401, 401, 401, 200]),
     ] {
-        let statuses = [&read, &write, &edge].map(|token| client.send(method, path, Some(token), body.clone()).status);
+        let statuses = roles.each_ref().map(|token| client.send(method, path, Some(token), body.clone()).status);
         assert_eq!(statuses, expected, "{method} {path}");
     }
-    let refused = client.send("DELETE", "/v1/keys/key_1", Some(&read), None);
-    let challenge = "Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"write\"";
+    let refused = client.send("DELETE", "/v1/keys/key_1", Some(&roles[0]), None);
+    let challenge = "Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"operator\"";
     assert_eq!(refused.header("www-authenticate"), challenge);
-    assert_eq!(refused.expect(403)["type"], "urn:keyward:problem:insufficient_scope");
+    let problem = refused.expect(403);
+    assert_eq!(problem["type"], "urn:keyward:problem:insufficient_role");
+    assert_eq!(problem["detail"], "the token has the role viewer; expected a token of role operator");
 }
 
 #[test]
@@ -81,7 +84,7 @@ fn a_token_ends_when_it_is_revoked_or_expires_and_stays_revoked() {
     let server = TestServer::start(dir.path());
     let client = server.client();
     let [revoked, expiring] =
-        [json!({"name": "n", "scope": "write"}), json!({"name": "n", "scope": "write", "expires_in_s": 9})]
+        [json!({"name": "n", "role": "admin"}), json!({"name": "n", "role": "admin", "expires_in_s": 9})]
             .map(|document| create(&client, document));
     let works = |token: &Value| client.send("GET", "/v1/keys", token["token"].as_str(), None).status == 200;
     assert!(works(&revoked) && works(&expiring));
@@ -104,7 +107,7 @@ fn a_list_goes_on_where_it_stopped_and_all_mistakes_are_told_at_once() {
     let server = TestServer::start(dir.path());
     let client = server.client();
     for n in 0..5 {
-        create(&client, json!({"name": format!("{n}"), "scope": "read"}));
+        create(&client, json!({"name": format!("{n}"), "role": "viewer"}));
         server.advance(1);
     }
     let mut names = Vec::new();
@@ -120,7 +123,7 @@ fn a_list_goes_on_where_it_stopped_and_all_mistakes_are_told_at_once() {
     let fields = |problem: &Value| problem["errors"].as_array().unwrap().len();
     assert_eq!(fields(&client.get("/v1/tokens?limit=0&colour=red").expect(400)), 2);
     assert_eq!(fields(&client.get("/v1/tokens?after=tok_unknown").expect(400)), 1);
-    assert_eq!(fields(&client.ask("POST", "/v1/tokens", Some(json!({"scope": "all"}))).expect(422)), 2);
+    assert_eq!(fields(&client.ask("POST", "/v1/tokens", Some(json!({"role": "all"}))).expect(422)), 2);
 }
 
 #[test]
@@ -128,7 +131,7 @@ fn the_last_use_of_a_token_is_told_to_the_minute() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());
     let client = server.client();
-    let created = create(&client, json!({"name": "n", "scope": "read"}));
+    let created = create(&client, json!({"name": "n", "role": "viewer"}));
     let using = with(&client, created["token"].as_str().unwrap());
     let path = format!("/v1/tokens/{}", created["id"].as_str().unwrap());
     let last_used_at = || client.get(&path).expect(200)["last_used_at"].clone();
@@ -146,7 +149,7 @@ fn the_log_and_the_audit_name_the_token_that_has_done_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), "trace");
     let client = Client::new(&process.url, dir.path());
-    let created = create(&client, json!({"name": "n", "scope": "write"}));
+    let created = create(&client, json!({"name": "n", "role": "admin"}));
     let (id, plaintext) = (created["id"].as_str().unwrap(), created["token"].as_str().unwrap());
     let key = with(&client, plaintext).create(json!({"name": "a"}));
     client.ask("DELETE", &format!("/v1/tokens/{id}"), None).expect(200);
@@ -169,7 +172,7 @@ fn a_long_poll_ends_with_the_token_it_was_asked_with() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), "keyward_server=trace");
     let client = Client::new(&process.url, dir.path());
-    let created = create(&client, json!({"name": "n", "scope": "edge"}));
+    let created = create(&client, json!({"name": "n", "role": "edge"}));
     let polling = with(&client, created["token"].as_str().unwrap());
     let mut reader = Reader::new(polling.clone());
     reader.catch_up();
@@ -181,7 +184,7 @@ fn a_long_poll_ends_with_the_token_it_was_asked_with() {
     assert_eq!(Page::decode(&waiting.join().unwrap()).unwrap().next(), position);
     assert_eq!(client.send("GET", FEED_PATH, created["token"].as_str(), None).status, 401);
 
-    let short = create(&client, json!({"name": "n", "scope": "edge", "expires_in_s": 1}));
+    let short = create(&client, json!({"name": "n", "role": "edge", "expires_in_s": 1}));
     let expiring = with(&client, short["token"].as_str().unwrap());
     let waiting = std::thread::spawn(move || expiring.feed(position, 60));
     until(|| waiting.is_finished());
@@ -210,7 +213,7 @@ fn a_token_is_made_shown_listed_and_revoked_on_the_command_line() {
     let run = |arguments: &[&str]| {
         program().args(arguments).current_dir(dir.path()).env("KEYWARD_URL", &server.address).output().unwrap()
     };
-    let created = run(&["tokens", "create", "--name", "ci", "--scope", "read", "--expires-in", "30d"]);
+    let created = run(&["tokens", "create", "--name", "ci", "--role", "viewer", "--expires-in", "30d"]);
     let plaintext = stdout(&created).trim_end();
     assert!(plaintext.starts_with("kwa_") && plaintext.len() == 47, "{created:?}");
     let id = stderr(&created).split(' ').next().unwrap();
@@ -223,8 +226,8 @@ fn a_token_is_made_shown_listed_and_revoked_on_the_command_line() {
     assert!(works());
     let shown: Value = serde_json::from_slice(&run(&["tokens", "show", id, "--json"]).stdout).unwrap();
     assert_eq!(
-        (&shown["name"], &shown["scope"], &shown["expires_at"]),
-        (&json!("ci"), &json!("read"), &json!("2027-02-14T08:00:00.000Z"))
+        (&shown["name"], &shown["role"], &shown["expires_at"]),
+        (&json!("ci"), &json!("viewer"), &json!("2027-02-14T08:00:00.000Z"))
     );
     let list = run(&["tokens", "list"]);
     assert!(stdout(&list).starts_with("ID ") && stdout(&list).contains(id), "{list:?}");
@@ -235,5 +238,5 @@ fn a_token_is_made_shown_listed_and_revoked_on_the_command_line() {
         let refused = run(&["tokens", command, plaintext]);
         assert!(refused.status.code() == Some(2) && !stderr(&refused).contains(&plaintext[..12]), "{refused:?}");
     }
-    assert_eq!(run(&["tokens", "create", "--name", "ci", "--scope", "all"]).status.code(), Some(1));
+    assert_eq!(run(&["tokens", "create", "--name", "ci", "--role", "all"]).status.code(), Some(1));
 }

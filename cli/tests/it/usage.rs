@@ -182,7 +182,7 @@ fn what_a_stolen_edge_token_reported_is_seen_and_undone() {
     let server = TestServer::start(dir.path());
     let client = server.client();
     let key = client.create(json!({"name": "a", "credits": 100}));
-    let made = client.ask("POST", "/v1/tokens", Some(json!({"name": "edge", "scope": "edge"}))).expect(201);
+    let made = client.ask("POST", "/v1/tokens", Some(json!({"name": "edge", "role": "edge"}))).expect(201);
     let thief = client.at(&client.url, made["token"].as_str().unwrap());
     let token = made["id"].as_str().unwrap();
     let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());

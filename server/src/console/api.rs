@@ -24,6 +24,8 @@ pub(super) struct ApiRequest {
     /// The path, with its query.
     pub(super) path: String,
     pub(super) document: Option<Value>,
+    /// Another body than a document, with its media type.
+    pub(super) text: Option<(&'static str, String)>,
     /// The value of `Idempotency-Key`.
     pub(super) once: Option<String>,
     /// The value of `If-Match`.
@@ -79,11 +81,15 @@ pub(super) fn query<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>
 
 impl ApiRequest {
     pub(super) fn new(method: Method, path: String) -> Self {
-        Self { method, path, document: None, once: None, version: None }
+        Self { method, path, document: None, text: None, once: None, version: None }
     }
 
     pub(super) fn with_document(self, document: Value) -> Self {
         Self { document: Some(document), ..self }
+    }
+
+    pub(super) fn with_text(self, media_type: &'static str, text: String) -> Self {
+        Self { text: Some((media_type, text)), ..self }
     }
 
     /// The same request is carried out once, however often its form is sent.
@@ -123,11 +129,15 @@ impl Api {
 
     /// Sends a request.
     pub(super) async fn call(&self, request: ApiRequest) -> Result<Reply, Failure> {
-        let body = request.document.map_or_else(Body::empty, |document| Body::from(document.to_string()));
+        let (media_type, body) = match (request.text, request.document) {
+            (Some((media_type, text)), _) => (media_type, Body::from(text)),
+            (None, Some(document)) => ("application/json", Body::from(document.to_string())),
+            (None, None) => ("application/json", Body::empty()),
+        };
         let mut built = Request::new(body);
         *built.method_mut() = request.method;
         *built.uri_mut() = request.path.parse().map_err(|_| Failure::internal("invalid path"))?;
-        built.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        built.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         for (name, value) in [("idempotency-key", request.once), (IF_MATCH.as_str(), request.version)] {
             let Some(value) = value else { continue };
             let value = HeaderValue::try_from(value).map_err(|_| Failure::bad_request("The form is incomplete."))?;

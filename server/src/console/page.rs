@@ -16,8 +16,12 @@ pub(super) struct Shell {
     pub(super) form_token: String,
     /// The name of the token with which the session was begun.
     pub(super) token_name: String,
-    /// Whether the token may change anything.
+    /// The role of the token.
+    pub(super) role: &'static str,
+    /// Whether the token may change keys and owners.
     pub(super) may_write: bool,
+    /// Whether the token may change plans, tokens and sessions.
+    pub(super) may_administer: bool,
     /// The time of the request.
     pub(super) now: Timestamp,
     /// What was just done.
@@ -32,15 +36,29 @@ pub(super) struct Link {
     pub(super) part: &'static str,
 }
 
-const NAVIGATION: [Link; 2] = [
+const NAVIGATION: [Link; 10] = [
     Link { name: "Overview", path: "/console", part: "overview" },
     Link { name: "Keys", path: "/console/keys", part: "keys" },
+    Link { name: "Owners", path: "/console/owners", part: "owners" },
+    Link { name: "Plans", path: "/console/plans", part: "plans" },
+    Link { name: "Usage", path: "/console/usage", part: "usage" },
+    Link { name: "Audit log", path: "/console/audit", part: "audit" },
+    Link { name: "Leaks", path: "/console/leaks", part: "leaks" },
+    Link { name: "Import", path: "/console/import", part: "import" },
+    Link { name: "Tokens", path: "/console/tokens", part: "tokens" },
+    Link { name: "Sessions", path: "/console/sessions", part: "sessions" },
 ];
 
 /// What was done, by the name in the query of the page to which the browser is sent afterwards.
-const NOTICES: [(&str, &str); 5] = [
+const NOTICES: [(&str, &str); 11] = [
     ("paused", "The key was paused. It is refused until it is resumed."),
     ("resumed", "The key was resumed."),
+    ("owner-changed", "The owner was changed."),
+    ("keys-revoked", "The keys were revoked."),
+    ("plan-saved", "The plan was saved."),
+    ("plan-deleted", "The plan was deleted."),
+    ("token-revoked", "The token was revoked, and its sessions have ended."),
+    ("session-ended", "The session was ended."),
     ("changed", "The key was changed."),
     ("revoked", "The key was revoked. Edges that keep up with the changes refuse it within 100 ms."),
     ("secret-ended", "The secret was invalidated."),

@@ -1,13 +1,21 @@
 //! The pages, one file each.
 
+pub(super) mod audit;
 pub(super) mod edit_key;
+pub(super) mod import;
 pub(super) mod key;
 pub(super) mod keys;
+pub(super) mod leaks;
 pub(super) mod new_key;
 pub(super) mod overview;
+pub(super) mod owners;
+pub(super) mod plans;
 pub(super) mod reveal;
 pub(super) mod revoke;
 pub(super) mod rotate;
+pub(super) mod sessions;
+pub(super) mod tokens;
+pub(super) mod usage;
 
 use super::api::{Failure, FieldError};
 use super::session::Session;

@@ -12,7 +12,7 @@ use super::page::{self, Shell};
 use crate::auth::tokens::file::{Audience, RANDOM_LENGTH};
 use crate::clock::Timestamp;
 use crate::http::{ApiError, Credential, authenticate};
-use crate::model::{Actor, Session as Stored, SessionCredential, TokenScope};
+use crate::model::{Actor, Role, Session as Stored, SessionCredential};
 use crate::random;
 use askama::Template;
 use axum::extract::{FromRequestParts, State};
@@ -72,21 +72,22 @@ impl Session {
         self.now
     }
 
-    /// Whether the token may change anything. The API decides; pages only leave out what would be refused.
-    fn may_write(&self) -> bool {
-        match &self.credential {
-            Credential::FileToken(_) => true,
-            Credential::Issued(token) => token.scope == TokenScope::Write,
-        }
+    /// The public id of the session.
+    pub(super) fn id(&self) -> &str {
+        &self.stored.id
     }
 
     /// What all pages show, for a page in that part of the navigation.
     pub(super) fn shell(&self, active: &'static str) -> Shell {
+        let role = self.credential.role();
         Shell {
             active,
             form_token: form_token(self.cookie()),
             token_name: self.token_name.clone(),
-            may_write: self.may_write(),
+            // The API decides; pages only leave out what it would refuse.
+            may_write: role.includes(Role::Operator),
+            may_administer: role.includes(Role::Admin),
+            role: role.name(),
             now: self.now,
             notice: None,
         }
@@ -176,7 +177,7 @@ pub(super) async fn sign_in(State(console): State<Console>, parts: Parts, fields
     let token = fields.get("token").as_bytes();
     let found = authenticate(app, Audience::Admin, token, &parts.extensions, &parts.headers).await;
     // An edge token of the database is found, and opens nothing here.
-    let found = found.and_then(|found| found.authorization(app, Audience::Admin, &Method::GET).map(|by| (found, by)));
+    let found = found.and_then(|found| found.authorization(app, Role::Viewer).map(|by| (found, by)));
     let (credential, by) = match found {
         Ok(found) => found,
         Err(ApiError::TooManyFailures { retry_after_s }) => {

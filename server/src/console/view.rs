@@ -63,8 +63,95 @@ pub(super) struct Keys {
 
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct OwnerView {
+    pub(super) id: String,
+    pub(super) kind: Option<String>,
+    pub(super) created_at: Moment,
     pub(super) disabled: bool,
     pub(super) permissions: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Owners {
+    pub(super) owners: Vec<OwnerView>,
+    pub(super) next: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct TokenView {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) role: String,
+    pub(super) state: String,
+    pub(super) created_at: Moment,
+    pub(super) expires_at: Option<Moment>,
+    pub(super) last_used_at: Option<Moment>,
+    /// The plaintext, in the answer to the request that issued it.
+    pub(super) token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Tokens {
+    pub(super) tokens: Vec<TokenView>,
+    pub(super) next: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct SessionView {
+    pub(super) id: String,
+    pub(super) token: String,
+    pub(super) user_agent: String,
+    pub(super) created_at: Moment,
+    pub(super) last_seen_at: Moment,
+    pub(super) expires_at: Moment,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Sessions {
+    pub(super) sessions: Vec<SessionView>,
+    pub(super) next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LeakOutcomes {
+    pub(super) keys: Vec<LeakOutcome>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LeakOutcome {
+    pub(super) key_id: Option<String>,
+    pub(super) action: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ImportReport {
+    pub(super) imported: u64,
+    pub(super) skipped: u64,
+    pub(super) failed: u64,
+    pub(super) dry_run: bool,
+    pub(super) errors: Vec<RowError>,
+    pub(super) more_errors: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RowError {
+    pub(super) line: u64,
+    pub(super) field: String,
+    pub(super) message: String,
+}
+
+/// What edges reported with each token.
+#[derive(Debug, Deserialize)]
+pub(super) struct Reports {
+    pub(super) tokens: Vec<ReportsOfToken>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ReportsOfToken {
+    pub(super) token: String,
+    pub(super) keys: u64,
+    pub(super) requests: u64,
+    pub(super) credits: u64,
+    pub(super) last_reported_at: Moment,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -77,6 +164,7 @@ pub(super) struct PlanView {
 #[derive(Debug, Deserialize)]
 pub(super) struct Plans {
     pub(super) plans: Vec<PlanView>,
+    pub(super) next: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -88,9 +176,10 @@ pub(super) struct AuditView {
     pub(super) details: serde_json::Map<String, Value>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Audit {
     pub(super) entries: Vec<AuditView>,
+    pub(super) next: Option<u64>,
 }
 
 /// Requests by verdict.
@@ -191,6 +280,13 @@ impl KeyView {
     /// Whether it can be rotated: it is active or paused.
     pub(super) fn is_alive(&self) -> bool {
         matches!(self.state.as_str(), "active" | "paused")
+    }
+}
+
+impl OwnerView {
+    /// Whether it is of that kind.
+    pub(super) fn is_of(&self, kind: &str) -> bool {
+        self.kind.as_deref() == Some(kind)
     }
 }
 

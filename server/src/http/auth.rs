@@ -1,14 +1,15 @@
-//! Authentication by bearer token: middleware that refuses requests without a valid token of the required scope.
+//! Authentication by bearer token: middleware that refuses requests without a valid token of the required role.
 //!
 //! File tokens are compared first. They need no database, so operators and edges with one are admitted while it is unavailable.
 
 use super::app::App;
 use super::problem::ApiError;
+use super::roles;
 use crate::auth::tokens::file::{self, Audience, TokenDigest};
 use crate::clock::Timestamp;
-use crate::model::{Token, TokenScope};
+use crate::model::{Role, Token};
 use crate::store::Authorization;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, Method};
@@ -26,24 +27,26 @@ pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
 
 pub(super) async fn require_admin(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    require(&app, Audience::Admin, request, next).await
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let required = roles::required(request.method(), route);
+    require(&app, required, request, next).await
 }
 
 pub(super) async fn require_edge(State(app): State<App>, request: Request, next: Next) -> Result<Response, ApiError> {
-    require(&app, Audience::Edge, request, next).await
+    require(&app, Role::Edge, request, next).await
 }
 
-async fn require(app: &App, audience: Audience, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn require(app: &App, required: Role, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let token_reloads = TokenReloads(app.tokens.reloads());
     let credential = match parts.extensions.remove::<Credential>() {
         Some(signed_in) => signed_in,
-        None => credential(app, audience, &parts).await?,
+        None => credential(app, required.audience(), &parts).await?,
     };
-    let by = credential.authorization(app, audience, &parts.method)?;
+    let by = credential.authorization(app, required)?;
     parts.extensions.insert(token_reloads);
     // Held until the response is there. Exports continue in the background, and are bounded separately.
-    let reads = audience == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
+    let reads = required.audience() == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
     let _permit = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
@@ -61,13 +64,9 @@ pub(crate) enum Credential {
 }
 
 impl Credential {
-    /// The authorization for a request of that method. Transactions that write check it again.
-    pub(crate) fn authorization(
-        &self,
-        app: &App,
-        audience: Audience,
-        method: &Method,
-    ) -> Result<Authorization, ApiError> {
+    /// The authorization for a request that requires this role. Transactions that write check it again.
+    pub(crate) fn authorization(&self, app: &App, required: Role) -> Result<Authorization, ApiError> {
+        let audience = required.audience();
         let token = match self {
             Self::FileToken(digest) => {
                 let by = Authorization::of_file_token_digest(&app.tokens, audience, *digest, &app.clock);
@@ -75,17 +74,23 @@ impl Credential {
             }
             Self::Issued(token) => token,
         };
-        match (audience, token.scope) {
-            (Audience::Admin, TokenScope::Write) | (Audience::Edge, TokenScope::Edge) => {}
-            (Audience::Admin, TokenScope::Read) if matches!(*method, Method::GET | Method::HEAD) => {}
-            (Audience::Admin, TokenScope::Read) => return Err(ApiError::InsufficientScope(TokenScope::Write)),
-            (Audience::Admin, TokenScope::Edge) | (Audience::Edge, TokenScope::Read | TokenScope::Write) => {
-                let found = token_name(if audience == Audience::Admin { Audience::Edge } else { Audience::Admin });
-                return Err(ApiError::WrongCredential { expected: token_name(audience), found });
-            }
+        if token.role.audience() != audience {
+            let (expected, found) = (token_name(audience), token_name(token.role.audience()));
+            return Err(ApiError::WrongCredential { expected, found });
+        }
+        if !token.role.includes(required) {
+            return Err(ApiError::InsufficientRole { role: token.role, required });
         }
         app.issued_tokens.note_use(token);
-        Ok(Authorization::of_issued_token(&app.tokens, audience, token, &app.clock))
+        Ok(Authorization::of_issued_token(&app.tokens, required, token, &app.clock))
+    }
+
+    /// The role of the token.
+    pub(crate) fn role(&self) -> Role {
+        match self {
+            Self::FileToken(_) => Role::Admin,
+            Self::Issued(token) => token.role,
+        }
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) async fn import(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let dry_run = parameters.take("dry_run", "true or false", |text| text.parse::<bool>().ok());
+    let dry_run = parameters.boolean("dry_run");
     let skip_known = parameters.take("on_conflict", "fail or skip", |text| match text {
         "fail" => Some(false),
         "skip" => Some(true),

@@ -8,6 +8,7 @@ use super::extract::MERGE_PATCH;
 use super::idempotency::IdempotencyKey;
 use super::precondition::{IfMatch, Known};
 use super::problem::Problem;
+use crate::model::Role;
 use axum::Extension;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -71,8 +72,8 @@ pub(super) struct Description(pub(super) Bytes);
 /// Who may call an operation; each has a security scheme.
 #[derive(Clone, Copy)]
 pub(super) enum Caller {
-    /// With an operator token.
-    Operator,
+    /// With an operator token of that role or a higher one.
+    Operator(Role),
     /// With an edge token.
     Edge,
     /// With a key (self-service).
@@ -218,27 +219,43 @@ fn tags() -> Vec<Tag> {
 }
 
 impl Caller {
-    const ALL: [Self; 4] = [Self::Operator, Self::Edge, Self::User, Self::Github];
+    /// One for each scheme.
+    const ALL: [Self; 4] = [Self::Operator(Role::Viewer), Self::Edge, Self::User, Self::Github];
 
     fn scheme(self) -> &'static str {
         match self {
-            Self::Operator => "operator",
+            Self::Operator(_) => "operator",
             Self::Edge => "edge",
             Self::User => "user",
             Self::Github => "github",
         }
     }
 
-    fn requirement(self) -> Vec<SecurityRequirement> {
-        vec![SecurityRequirement::new::<_, [&str; 0], &str>(self.scheme(), [])]
+    /// OpenAPI lets the scopes of a bearer scheme be names of roles.
+    pub(super) fn requirement(self) -> Vec<SecurityRequirement> {
+        let roles: &[&str] = match self {
+            Self::Operator(role) => &[role.name()],
+            Self::Edge | Self::User | Self::Github => &[],
+        };
+        vec![SecurityRequirement::new(self.scheme(), roles.iter().copied())]
+    }
+
+    /// Whether it is the caller of the operation.
+    fn calls(self, operation: &Operation) -> bool {
+        let is = |caller: Self| operation.security == Some(caller.requirement());
+        match self {
+            Self::Operator(_) => Role::ALL.into_iter().any(|role| is(Self::Operator(role))),
+            Self::Edge | Self::User | Self::Github => is(self),
+        }
     }
 
     fn described(self, dialect: &Dialect) -> SecurityScheme {
         match self {
-            Self::Operator => {
-                bearer("An operator token: from the file `admin-token`, or a token of scope `read` or `write`.")
-            }
-            Self::Edge => bearer("An edge token: from the file `edge-token`, or a token of scope `edge`."),
+            Self::Operator(_) => bearer(
+                "An operator token: from the file `admin-token`, or a token of role `viewer`, `operator` or `admin`. \
+                 Operations name the least role that they require; a line of the file has the role `admin`.",
+            ),
+            Self::Edge => bearer("An edge token: from the file `edge-token`, or a token of role `edge`."),
             Self::User => key_scheme(dialect),
             Self::Github => {
                 const DESCRIPTION: &str =
@@ -339,9 +356,10 @@ impl<const STATUS: u16> IntoResponses for Refused<STATUS> {
 
 /// Adds the error responses that follow from the kind of operation.
 fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: bool, dialect: &Dialect) {
-    let is_called_by = |caller: Caller| operation.security == Some(caller.requirement());
+    let is_called_by = |caller: Caller| caller.calls(operation);
     let is_for_users = is_called_by(Caller::User);
-    let by_token = is_called_by(Caller::Operator) || is_called_by(Caller::Edge);
+    let by_operator = is_called_by(Caller::Operator(Role::Viewer));
+    let by_token = by_operator || is_called_by(Caller::Edge);
     // Edges send no JSON document.
     let has_document = has_document && !is_called_by(Caller::Edge);
     let has_caller = Caller::ALL.into_iter().any(is_called_by);
@@ -349,8 +367,8 @@ fn add_common_refusals(operation: &mut Operation, is_safe: bool, has_document: b
         // Also for a secret in the path.
         (400, has_document || has_parameter(operation) || has_idempotency_key(operation)),
         (401, has_caller),
-        // For a read-only token.
-        (403, is_called_by(Caller::Operator) && !is_safe),
+        // For a token of a lower role; every one may read.
+        (403, by_operator && !is_safe),
         (404, has(operation, ParameterIn::Path, "")),
         (409, has_idempotency_key(operation)),
         (412, has(operation, ParameterIn::Header, IF_MATCH)),

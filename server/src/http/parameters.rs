@@ -83,6 +83,11 @@ impl Parameters {
         })
     }
 
+    /// Whether it is true.
+    pub(super) fn boolean(&mut self, name: &str) -> Option<bool> {
+        self.take(name, "true or false", |text| text.parse().ok())
+    }
+
     /// The id of an owner, a member or a plan.
     pub(super) fn id(&mut self, name: &str, expected: &str) -> Option<String> {
         self.take(name, expected, |text| is_id(text).then(|| text.to_owned()))

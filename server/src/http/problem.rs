@@ -5,7 +5,7 @@
 use crate::auth::hash_pool::Busy;
 use crate::auth::key_auth::Undecided;
 use crate::keys::issue::IssueError;
-use crate::model::{State, TokenScope};
+use crate::model::{Role, State};
 use crate::net::connections::CloseConnection;
 use crate::random::RngError;
 use crate::store;
@@ -27,8 +27,8 @@ pub(crate) enum ApiError {
     WrongCredential { expected: &'static str, found: &'static str },
     #[error("the credential was revoked or removed, or expired, while the request was being sent; nothing was changed")]
     NotAuthorized,
-    #[error("the token is read-only; expected a token of scope {}", .0.name())]
-    InsufficientScope(TokenScope),
+    #[error("the token has the role {}; expected a token of role {}", role.name(), required.name())]
+    InsufficientRole { role: Role, required: Role },
     #[error("too many failed authentications from this address, this one included; retry after {retry_after_s} s")]
     TooManyFailures { retry_after_s: u64 },
     #[error("self-service requires a key with an owner")]
@@ -240,7 +240,7 @@ impl ApiError {
             Self::Unauthorized { .. } | Self::WrongCredential { .. } | Self::NotAuthorized => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "Valid token required")
             }
-            Self::InsufficientScope(_) => (StatusCode::FORBIDDEN, "insufficient_scope", "Insufficient scope"),
+            Self::InsufficientRole { .. } => (StatusCode::FORBIDDEN, "insufficient_role", "Insufficient role"),
             Self::TooManyFailures { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_failures", "Too many failed authentications")
             }
@@ -364,9 +364,10 @@ impl IntoResponse for ApiError {
                 };
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::InsufficientScope(scope) => {
+            // RFC 6750, section 3.1.
+            Self::InsufficientRole { required, .. } => {
                 let challenge =
-                    format!("Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"{}\"", scope.name());
+                    format!("Bearer realm=\"keyward\", error=\"insufficient_scope\", scope=\"{}\"", required.name());
                 if let Ok(challenge) = HeaderValue::try_from(challenge) {
                     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 }

@@ -8,7 +8,7 @@ use super::parameters::{PageSize, Parameters};
 use super::problem::{ApiError, problem};
 use crate::auth::tokens::db;
 use crate::clock::Timestamp;
-use crate::model::{NewToken, Token, TokenScope};
+use crate::model::{NewToken, Role, Token};
 use crate::random;
 use crate::store::Authorization;
 use crate::store::TokenQuery;
@@ -33,8 +33,8 @@ struct TokenResource<'a> {
     token: Option<&'a str>,
     /// The display name.
     name: &'a str,
-    #[schema(value_type = TokenScope)]
-    scope: &'static str,
+    #[schema(value_type = Role)]
+    role: &'static str,
     /// `active`, `revoked` or `expired`.
     #[schema(pattern = "^(active|revoked|expired)$")]
     state: &'static str,
@@ -81,7 +81,7 @@ pub(super) async fn create(
     let (plaintext, digest, token) = db::issue(new, now)?;
     let token = app.store.create_token(by, token, digest).await?;
     app.issued_tokens.forget_known().await;
-    tracing::info!(token = token.id, scope = token.scope.name(), "token created");
+    tracing::info!(token = token.id, role = token.role.name(), "token created");
     let mut response = json(StatusCode::CREATED, &resource(&token, Some(plaintext.expose()), now))?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(location) = HeaderValue::try_from(format!("/v1/tokens/{}", token.id)) {
@@ -141,7 +141,7 @@ pub(super) async fn revoke(
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
     let token = app.store.revoke_token(by, id, now).await?.ok_or(NO_TOKEN)?;
-    tracing::info!(token = token.id, scope = token.scope.name(), "token revoked");
+    tracing::info!(token = token.id, role = token.role.name(), "token revoked");
     json(StatusCode::OK, &resource(&token, None, now))
 }
 
@@ -152,7 +152,7 @@ fn resource<'a>(token: &'a Token, plaintext: Option<&'a str>, now: Timestamp) ->
         id: &token.id,
         token: plaintext,
         name: &token.name,
-        scope: token.scope.name(),
+        role: token.role.name(),
         state: token.state(now),
         created_at: token.created_at,
         expires_at: token.expires_at,

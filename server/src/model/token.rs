@@ -1,10 +1,10 @@
-//! A token that was made over the API: who may call it in the name of what. The plaintext is not among what is known.
+//! A token that was made over the API: who may call it with which role. The plaintext is not among what is known.
 
 use super::reader::{lifetime, name};
+use super::role::Role;
 use crate::clock::Timestamp;
 use keyward_core::document::{Problems, read_value};
 use serde_json::Value;
-use utoipa::ToSchema;
 
 /// A token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +13,8 @@ pub struct Token {
     pub id: String,
     /// What its users call it.
     pub name: String,
-    /// What it opens.
-    pub scope: TokenScope,
+    /// What its holder may do.
+    pub role: Role,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ends by itself.
@@ -25,54 +25,15 @@ pub struct Token {
     pub last_used_at: Option<Timestamp>,
 }
 
-/// What a token opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub enum TokenScope {
-    /// To look at everything that operators can look at.
-    Read,
-    /// Everything that operators can do, tokens among it.
-    Write,
-    /// What an edge asks for, and nothing of what operators do.
-    Edge,
-}
-
 /// A token that can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewToken {
     /// What its users call it.
     pub name: String,
-    /// What it opens.
-    pub scope: TokenScope,
+    /// What its holder may do.
+    pub role: Role,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
-}
-
-impl TokenScope {
-    /// Every scope.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Edge];
-
-    /// The name in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Edge => "edge",
-        }
-    }
-
-    /// The scope of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scope| scope.name() == name)
-    }
-
-    /// What such a token begins with, as those of the files do.
-    pub fn prefix(self) -> &'static str {
-        match self {
-            Self::Read | Self::Write => "kwa_",
-            Self::Edge => "kwe_",
-        }
-    }
 }
 
 impl Token {
@@ -101,20 +62,20 @@ impl NewToken {
     pub fn read(mut document: Value, now: Timestamp) -> Result<Self, Problems> {
         // A null in the place of what is missing gives the mistake a field to stand at.
         if let Value::Object(fields) = &mut document {
-            for required in ["name", "scope"] {
+            for required in ["name", "role"] {
                 fields.entry(required).or_insert(Value::Null);
             }
         }
         read_value(&document, |node| {
             let mut fields = node.fields()?;
             let name = fields.required("name").and_then(|n| name(&n));
-            let scopes = TokenScope::ALL.map(|scope| (scope.name(), scope));
-            let scope = fields.required("scope").and_then(|n| n.one_of(&scopes));
+            let roles = Role::ALL.map(|role| (role.name(), role));
+            let role = fields.required("role").and_then(|n| n.one_of(&roles));
             let expires_at = fields.maybe("expires_in_s", |n| {
                 if n.value().is_null() { Some(None) } else { lifetime(n).map(|lifetime| Some(now.plus(lifetime))) }
             });
             fields.finish();
-            Some(Self { name: name?, scope: scope?, expires_at: expires_at?.flatten() })
+            Some(Self { name: name?, role: role?, expires_at: expires_at?.flatten() })
         })
     }
 }
@@ -132,22 +93,22 @@ mod tests {
     }
 
     #[test]
-    fn a_name_and_a_scope_are_enough_and_no_end_is_none() {
+    fn a_name_and_a_role_are_enough_and_no_end_is_none() {
         for document in
-            [json!({"name": "ci", "scope": "read"}), json!({"name": "ci", "scope": "read", "expires_in_s": null})]
+            [json!({"name": "ci", "role": "viewer"}), json!({"name": "ci", "role": "viewer", "expires_in_s": null})]
         {
             let token = read(document).unwrap();
-            assert_eq!((token.name.as_str(), token.scope, token.expires_at), ("ci", TokenScope::Read, None));
+            assert_eq!((token.name.as_str(), token.role, token.expires_at), ("ci", Role::Viewer, None));
         }
-        let ending = read(json!({"name": "ci", "scope": "edge", "expires_in_s": 60})).unwrap();
+        let ending = read(json!({"name": "ci", "role": "edge", "expires_in_s": 60})).unwrap();
         assert_eq!(ending.expires_at, Some(NOW.plus(Duration::from_secs(60))));
     }
 
     #[test]
     fn all_mistakes_are_told_at_once_each_at_its_field() {
-        assert_eq!(read(json!({})).unwrap_err(), ["name", "scope"]);
-        let wrong = json!({"name": "", "scope": "admin", "expires_in_s": 0, "scopes": []});
-        assert_eq!(read(wrong).unwrap_err(), ["name", "scope", "expires_in_s", "scopes"]);
+        assert_eq!(read(json!({})).unwrap_err(), ["name", "role"]);
+        let wrong = json!({"name": "", "role": "write", "expires_in_s": 0, "scope": "write"});
+        assert_eq!(read(wrong).unwrap_err(), ["name", "role", "expires_in_s", "scope"]);
     }
 
     #[test]
@@ -155,7 +116,7 @@ mod tests {
         let token = Token {
             id: "tok_1".into(),
             name: "ci".into(),
-            scope: TokenScope::Write,
+            role: Role::Admin,
             created_at: NOW,
             expires_at: Some(NOW.plus(Duration::from_millis(10))),
             revoked_at: None,

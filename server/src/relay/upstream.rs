@@ -52,7 +52,7 @@ pub enum UpstreamError {
     },
     /// The file contains an operator token.
     #[error(
-        "expected an edge token ({2}…) in {0}, got an operator token ({1}…); create one with `keyward tokens create --scope edge`",
+        "expected an edge token ({2}…) in {0}, got an operator token ({1}…); create one with `keyward tokens create --role edge`",
         path.display(),
         Audience::Admin.prefix(),
         Audience::Edge.prefix()

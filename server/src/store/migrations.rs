@@ -29,6 +29,7 @@ macro_rules! server_migrations {
             "0007_summary_of_the_feed",
             "0009_name_folded",
             "0010_pause",
+            "0011_roles",
             "0020_sessions",
         )
     };

@@ -9,7 +9,7 @@ use super::tail::GLANCE_PATIENCE;
 use super::{Authorization, Error, PATIENCE, READ_PATIENCE, Step, Store, within};
 use crate::auth::tokens::file::{Audience, TokenDigest, Tokens};
 use crate::clock::{Clock, Timestamp};
-use crate::model::{Actor, Token, TokenScope};
+use crate::model::{Actor, Role, Token};
 use serde_json::{Map, json};
 use sqlx::AnyConnection;
 use std::collections::HashSet;
@@ -30,7 +30,7 @@ row! {
     struct TokenRow {
         id: String,
         name: String,
-        scope: String,
+        role: String,
         created_at: i64,
         expires_at: Option<i64>,
         revoked_at: Option<i64>,
@@ -39,26 +39,27 @@ row! {
 }
 
 /// The columns of a token, in every query for a [`TokenRow`].
-const TOKEN_COLUMNS: &str = "id, name, scope, created_at, expires_at, revoked_at, last_used_at";
+const TOKEN_COLUMNS: &str = "id, name, role, created_at, expires_at, revoked_at, last_used_at";
 
 /// A token by which a request was authenticated.
 struct ShownToken {
-    audience: Audience,
+    /// The role that the request requires.
+    required: Role,
     id: String,
     expires_at: Option<Timestamp>,
 }
 
 impl Authorization {
-    /// By a valid token created over the API.
-    pub fn of_issued_token(tokens: &Arc<Tokens>, audience: Audience, token: &Token, clock: &Clock) -> Self {
-        let shown = ShownToken { audience, id: token.id.clone(), expires_at: token.expires_at };
+    /// By a valid token created over the API, for a request that requires that role.
+    pub fn of_issued_token(tokens: &Arc<Tokens>, required: Role, token: &Token, clock: &Clock) -> Self {
+        let shown = ShownToken { required, id: token.id.clone(), expires_at: token.expires_at };
         Self::of_stored(Actor::token(&token.id), shown, Some(Arc::clone(tokens)), clock)
     }
 }
 
 impl StoredCredential for ShownToken {
     fn is_operators(&self) -> bool {
-        self.audience == Audience::Admin
+        self.required.audience() == Audience::Admin
     }
 
     fn expires_at(&self) -> Option<Timestamp> {
@@ -69,12 +70,10 @@ impl StoredCredential for ShownToken {
         Box::pin(async move {
             let token = find(connection, &self.id).await?.filter(|token| token.is_valid(now));
             let token = token.ok_or(Error::NotAuthorized)?;
-            match (self.audience, token.scope, access) {
-                (Audience::Admin, TokenScope::Write, _)
-                | (Audience::Admin, TokenScope::Read, Access::Read)
-                | (Audience::Edge, TokenScope::Edge, _) => Ok(()),
-                _ => Err(Error::NotAuthorized),
-            }
+            // No operator's change is made with a role that only reads, whatever the route requires.
+            let may_write = token.role.includes(Role::Operator) || token.role == Role::Edge;
+            let is_permitted = token.role.includes(self.required) && (access == Access::Read || may_write);
+            if is_permitted { Ok(()) } else { Err(Error::NotAuthorized) }
         })
     }
 }
@@ -174,17 +173,17 @@ impl Store {
 
 async fn create(mutation: &mut Mutation, mut token: Token, digest: TokenDigest) -> Result<Token, Error> {
     token.created_at = mutation.now();
-    sqlx::query("INSERT INTO tokens (id, name, digest, scope, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)")
+    sqlx::query("INSERT INTO tokens (id, name, digest, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(&token.id)
         .bind(&token.name)
         .bind(digest.as_slice())
-        .bind(token.scope.name())
+        .bind(token.role.name())
         .bind(token.created_at.as_stored())
         .bind(token.expires_at.map(Timestamp::as_stored))
         .execute(mutation.connection())
         .await?;
     let details =
-        [("name", json!(token.name)), ("scope", json!(token.scope.name())), ("expires_at", json!(token.expires_at))];
+        [("name", json!(token.name)), ("role", json!(token.role.name())), ("expires_at", json!(token.expires_at))];
     let details = details.map(|(name, value)| (name.to_owned(), value));
     mutation.audit("token.created", &token.id, Map::from_iter(details)).await?;
     Ok(token)
@@ -237,7 +236,7 @@ impl TryFrom<TokenRow> for Token {
 
     fn try_from(row: TokenRow) -> Result<Self, Error> {
         Ok(Self {
-            scope: TokenScope::from_name(&row.scope).ok_or(Error::Corrupt("token's scope"))?,
+            role: Role::from_name(&row.role).ok_or(Error::Corrupt("token's role"))?,
             id: row.id,
             name: row.name,
             created_at: Timestamp::from_stored(row.created_at),
@@ -264,7 +263,7 @@ mod tests {
         let token = Token {
             id: "tok_1".into(),
             name: "ci".into(),
-            scope: TokenScope::Read,
+            role: Role::Viewer,
             created_at: NOW,
             expires_at: None,
             revoked_at: None,

@@ -21,7 +21,7 @@ use keyward_core::refusal::Refusal;
 use keyward_core::wire::entry::{Body, Entry, Frames, KeyRecord, OwnerRecord};
 use keyward_core::wire::verify::Answer;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 const KEY: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdef";
 const GUESS: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdeX";
@@ -141,7 +141,7 @@ impl Process {
     }
 
     /// Answers the verification that a request requires; returns the result that the request waited for.
-    fn ask(&mut self, worker: usize, credential: &str, outcome: Outcome) -> Rc<Ended> {
+    fn ask(&mut self, worker: usize, credential: &str, outcome: Outcome) -> Arc<Ended> {
         let Decision::Verify(what) = self.decide(worker, credential) else { panic!("expected a verification") };
         self.streams += 1;
         let (now_ms, stream) = (self.now.monotonic_ms, self.streams);

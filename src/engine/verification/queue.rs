@@ -21,7 +21,7 @@ use keyward_core::wire::verify::Answer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The pending verifications of one worker.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Verifier {
     asked: u64,
     /// Every waiting stream, including those that are ready.
     waiting: BTreeSet<u32>,
-    ready: VecDeque<(u32, Rc<Ended>)>,
+    ready: VecDeque<(u32, Arc<Ended>)>,
 }
 
 /// What must be verified before a request can be decided.
@@ -319,21 +319,21 @@ impl Verifier {
             }
             Outcome::Unavailable { .. } => {}
         }
-        let ended = Rc::new(Ended { digest: what.digest, outcome: outcome.bounded() });
-        self.ready.extend(question.waiters.iter().map(|waiter| (waiter.stream, Rc::clone(&ended))));
+        let ended = Arc::new(Ended { digest: what.digest, outcome: outcome.bounded() });
+        self.ready.extend(question.waiters.iter().map(|waiter| (waiter.stream, Arc::clone(&ended))));
     }
 
     /// Times out verifications and waiting requests.
     pub fn tick(&mut self, now_ms: u64) {
         let unavailable = Outcome::Unavailable { retry_after_s: RETRY_S };
         for question in self.questions.values_mut() {
-            let ended = Rc::new(Ended { digest: question.what.digest, outcome: unavailable.clone() });
+            let ended = Arc::new(Ended { digest: question.what.digest, outcome: unavailable.clone() });
             // Envoy may drop a call silently; the verification then times out like one without a response.
             let is_given_up = question.given_up_ms.is_some_and(|at| now_ms >= at);
             question.waiters.retain(|waiter| {
                 let stays = !is_given_up && now_ms < waiter.deadline_ms;
                 if !stays {
-                    self.ready.push_back((waiter.stream, Rc::clone(&ended)));
+                    self.ready.push_back((waiter.stream, Arc::clone(&ended)));
                 }
                 stays
             });
@@ -345,7 +345,7 @@ impl Verifier {
     }
 
     /// At most `most` streams whose verification is complete, each once; they no longer wait.
-    pub fn take_ready(&mut self, most: usize) -> Vec<(u32, Rc<Ended>)> {
+    pub fn take_ready(&mut self, most: usize) -> Vec<(u32, Arc<Ended>)> {
         let ready: Vec<_> = self.ready.drain(..most.min(self.ready.len())).collect();
         for (stream, _) in &ready {
             self.waiting.remove(stream);
@@ -772,7 +772,7 @@ mod tests {
             let mut fixture = if has_guessed { guessed_at() } else { Fixture::new() };
             let before = fixture.streams;
             let (mut waiting, mut now_ms) = (BTreeSet::new(), NOW);
-            let end = |taken: Vec<(u32, Rc<Ended>)>, waiting: &mut BTreeSet<u32>| {
+            let end = |taken: Vec<(u32, Arc<Ended>)>, waiting: &mut BTreeSet<u32>| {
                 for (stream, _) in taken {
                     prop_assert!(waiting.remove(&stream), "{} did not wait", stream);
                 }

@@ -48,11 +48,11 @@ fn a_long_poll_ends_with_a_token_that_another_server_has_revoked_and_an_import_t
     let url = postgres.database();
     let servers = [(); 2].map(|()| TestServer::start_on(dir.path(), &url));
     let [here, there] = [&servers[0], &servers[1]].map(TestServer::client);
-    let make = |scope: &str| here.ask("POST", "/v1/tokens", Some(json!({"name": "n", "scope": scope}))).expect(201);
+    let make = |role: &str| here.ask("POST", "/v1/tokens", Some(json!({"name": "n", "role": role}))).expect(201);
     let revoke = |made: &serde_json::Value| {
         here.ask("DELETE", &format!("/v1/tokens/{}", made["id"].as_str().unwrap()), None).expect(200);
     };
-    let (edge, operator) = (make("edge"), make("write"));
+    let (edge, operator) = (make("edge"), make("admin"));
     let mut reader = Reader::new(there.at(&there.url, edge["token"].as_str().unwrap()));
     reader.catch_up();
     let (position, polling) = (reader.position, reader.client.clone());

@@ -66,12 +66,12 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Creates a token: its plaintext, its digest, and its record.
 pub fn issue(new: NewToken, now: Timestamp) -> Result<(Secret, TokenDigest, Token), RngError> {
-    let plaintext = Secret::new(format!("{}{}", new.scope.prefix(), random::base62(RANDOM_LENGTH)?));
+    let plaintext = Secret::new(format!("{}{}", new.role.audience().prefix(), random::base62(RANDOM_LENGTH)?));
     let digest = digest(plaintext.expose().as_bytes());
     let token = Token {
         id: random::id("tok_")?,
         name: new.name,
-        scope: new.scope,
+        role: new.role,
         created_at: now,
         expires_at: new.expires_at,
         revoked_at: None,
@@ -172,7 +172,7 @@ pub(crate) fn is_well_formed(shown: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Actor, TokenScope};
+    use crate::model::{Actor, Role};
     use crate::store::Location;
     use futures_util::FutureExt;
 
@@ -194,8 +194,8 @@ mod tests {
 
     impl Fixture {
         /// Makes a token as another server would.
-        async fn make(&self, scope: TokenScope) -> (Secret, Token) {
-            let new = NewToken { name: "n".into(), scope, expires_at: None };
+        async fn make(&self, role: Role) -> (Secret, Token) {
+            let new = NewToken { name: "n".into(), role, expires_at: None };
             let (plaintext, digest, token) = issue(new, Timestamp::EXAMPLE).unwrap();
             self.store.create_token(Actor::server(), token.clone(), digest).await.unwrap();
             (plaintext, token)
@@ -209,8 +209,10 @@ mod tests {
     #[tokio::test]
     async fn a_token_has_the_form_of_those_of_the_files_and_is_found() {
         let fixture = fixture().await;
-        for (scope, prefix) in [(TokenScope::Read, "kwa_"), (TokenScope::Write, "kwa_"), (TokenScope::Edge, "kwe_")] {
-            let (plaintext, token) = fixture.make(scope).await;
+        for (role, prefix) in
+            [(Role::Viewer, "kwa_"), (Role::Operator, "kwa_"), (Role::Admin, "kwa_"), (Role::Edge, "kwe_")]
+        {
+            let (plaintext, token) = fixture.make(role).await;
             assert!(plaintext.expose().starts_with(prefix) && is_well_formed(plaintext.expose().as_bytes()));
             assert_eq!(fixture.find(&plaintext, false).await, Some(token));
         }
@@ -232,17 +234,17 @@ mod tests {
     #[tokio::test]
     async fn a_suspects_bad_token_costs_no_look_up_and_its_good_one_is_found() {
         let fixture = fixture().await;
-        let (plaintext, token) = fixture.make(TokenScope::Read).await;
+        let (plaintext, token) = fixture.make(Role::Viewer).await;
         let guess = Secret::new(format!("kwa_{}", "a".repeat(43)));
         assert_eq!(fixture.find(&guess, true).await, None);
         assert_eq!(fixture.find(&plaintext, true).await, Some(token));
 
         // Made at another server; the digests are as old as they may be at most.
-        let (later, later_token) = fixture.make(TokenScope::Read).await;
+        let (later, later_token) = fixture.make(Role::Viewer).await;
         assert_eq!(fixture.find(&later, true).await, None);
         fixture.now_ms.fetch_add(1000, Ordering::Relaxed);
         assert_eq!(fixture.find(&later, true).await, Some(later_token));
-        let (own, own_token) = fixture.make(TokenScope::Read).await;
+        let (own, own_token) = fixture.make(Role::Viewer).await;
         fixture.issued.forget_known().await;
         assert_eq!(fixture.find(&own, true).await, Some(own_token));
 
@@ -254,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_in_constant_use_is_noted_every_minute_though_a_note_was_lost() {
         let fixture = fixture().await;
-        let (_, token) = fixture.make(TokenScope::Read).await;
+        let (_, token) = fixture.make(Role::Viewer).await;
         let noted_at = |ms| Some(Timestamp::EXAMPLE.plus(Duration::from_millis(ms)));
         // The row that was read does not say so yet, and never will of the first note.
         for (advance_ms, noted) in [(0, noted_at(0)), (30_000, noted_at(0)), (30_000, noted_at(60_000))] {
@@ -269,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_revoked_is_not_found_though_its_digest_is_remembered() {
         let fixture = fixture().await;
-        let (plaintext, token) = fixture.make(TokenScope::Read).await;
+        let (plaintext, token) = fixture.make(Role::Viewer).await;
         assert!(fixture.find(&plaintext, true).await.is_some());
         fixture.store.revoke_token(Actor::server(), token.id, Timestamp::EXAMPLE).await.unwrap();
         for is_suspect in [false, true] {
@@ -280,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn who_come_together_share_a_look_up_and_who_comes_later_has_another() {
         let fixture = fixture().await;
-        let (plaintext, token) = fixture.make(TokenScope::Edge).await;
+        let (plaintext, token) = fixture.make(Role::Edge).await;
         let digest = digest(plaintext.expose().as_bytes());
         let look_ups = Arc::clone(fixture.issued.look_ups().entry(digest).or_default());
 

@@ -10,7 +10,7 @@ use crate::http::app::App;
 use crate::http::extract::{Document, Id};
 use crate::http::idempotency::{IdempotencyKey, Repeatable};
 use crate::http::openapi::Refused;
-use crate::http::parameters::KeyId;
+use crate::http::parameters::{KeyId, Parameters};
 use crate::http::precondition::IfMatch;
 use crate::http::problem::ApiError;
 use crate::keys::issue::{self, issue};
@@ -25,19 +25,21 @@ use axum::response::Response;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::key::secret::Secret as Plaintext;
+use std::borrow::Cow;
 
 /// In the response to a request that was carried out before.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Create a key
 ///
-/// The plaintext is in the response, and is shown only once.
+/// The plaintext is in the response, and is shown only once. A key without an owner, a kind or permissions is refused where the
+/// dialect requires them, since no gateway accepts it.
 #[utoipa::path(
     post,
     path = "/v1/keys",
     operation_id = "createKey",
     tag = "keys",
-    params(IdempotencyKey),
+    params(("force" = Option<bool>, Query, description = "Create the key although it lacks what the dialect requires"), IdempotencyKey),
     request_body(content = ref("#/components/schemas/KeyCreate"), content_type = "application/json"),
     responses((status = CREATED, description = "The key, with its plaintext", body = KeyResource, headers(("Location" = String, description = "The path of the key"), ("ETag" = String, description = "The version of the key"))))
 )]
@@ -45,16 +47,20 @@ pub(crate) async fn create(
     State(app): State<App>,
     Extension(by): Extension<Authorization>,
     IdempotencyKey(idempotency_key): IdempotencyKey,
+    mut parameters: Parameters,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
     let now = (app.clock)();
+    let is_forced = parameters.boolean("force").unwrap_or(false);
+    parameters.finish()?;
     let repeatable =
         idempotency_key.map(|key| Repeatable::new(&app, key, by.actor(), "POST /v1/keys", &document)).transpose()?;
     if let Some(response) = replayed(&app, &by, repeatable.as_ref(), now).await? {
         return Ok(response);
     }
     let no_plan = plan_problem(&app, &document).await?;
-    let new = with_further(NewKey::read(&document, &app.dialect, now), no_plan)?;
+    let dialect = if is_forced { Cow::Owned(app.dialect.without_requirements()) } else { Cow::Borrowed(&*app.dialect) };
+    let new = with_further(NewKey::read(&document, &dialect, now), no_plan)?;
     let (plaintext, secret) = new_secret(&app, &new.format, repeatable.as_ref(), now).await?;
     let key = Key { secrets: vec![secret], ..Key::with_fields(random::id("key_")?, new.fields, now) };
     let made = match &repeatable {

@@ -240,7 +240,24 @@ field_types! {
     }
 
     /// Permissions.
-    Scopes: Vec<String>, Vec<String>, |node: &Node<'_>| node.each(scope), |_| schema::list(schema::scope()), {}
+    Scopes: Vec<String>, Vec<String>, |node: &Node<'_>| node.each(scope), |_| schema::list(schema::scope()), {
+        fn read_new(given: &mut Fields<'_>, name: &'static str, context: &mut Context<'_>) -> Option<Vec<String>> {
+            let scopes = optional(given, name, Self::read)?.unwrap_or_default();
+            let is_new = context.created_at.is_some();
+            if is_new && scopes.is_empty() && context.dialect.scopes_required {
+                let format = context.choose_format(given)?;
+                if !format.has_owners_scopes {
+                    let name_of_dialect = &context.dialect.name;
+                    let message = format!(
+                        "is required: in the dialect {name_of_dialect} gateways refuse a key without permissions"
+                    );
+                    given.problem(name, message);
+                    return None;
+                }
+            }
+            Some(scopes)
+        }
+    }
 
     /// Client networks.
     Networks: Vec<IpNet>, Vec<IpNet>, |node: &Node<'_>| node.each(network), |_| schema::list(schema::network()), {}
@@ -306,6 +323,11 @@ fn choose_format<'d>(fields: &mut Fields<'_>, dialect: &'d Dialect) -> Option<&'
     let kind = optional(fields, "kind", |node| node.one_of(&kinds(dialect)));
     let environment = optional(fields, "environment", |node| Some((read_environment(node)?, node.clone())));
     let (kind, environment) = (kind?, environment?);
+    if kind.is_none() && dialect.kind_required {
+        let known: Vec<_> = kinds(dialect).into_iter().map(|(kind, _)| format!("{kind:?}")).collect();
+        fields.problem("kind", format!("is required in the dialect {}: one of {}", dialect.name, known.join(", ")));
+        return None;
+    }
     let kind = kind.or_else(|| dialect.formats.first().map(|format| format.kind.as_str()))?;
     let of_kind = || dialect.formats.iter().filter(|format| format.kind == kind);
     let of_environment = |environment| of_kind().find(|format| format.environment == Some(environment));

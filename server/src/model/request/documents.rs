@@ -11,7 +11,7 @@ use crate::model::reader::schema::{
     credits, described, id, insert, lifetime, limits, line, list, name, number, object, one_of, or_null, scope, text,
     time,
 };
-use crate::model::{FieldSpec, KeyFields, MAX_REPORTED_KEYS, OwnerKind, SelfService, TokenScope};
+use crate::model::{FieldSpec, KeyFields, MAX_REPORTED_KEYS, OwnerKind, Role, SelfService};
 use keyward_core::dialect::Dialect;
 use keyward_core::wire::usage::{MAX_COST, MAX_COUNT, MAX_ID_BYTES, MAX_KEYS, MAX_VERDICT_BYTES, MAX_VERDICTS};
 use serde_json::{Map, Value, json};
@@ -119,10 +119,16 @@ fn plan() -> Value {
 fn new_token() -> Value {
     let fields = [
         ("name", described("What its users call it.", name())),
-        ("scope", described("What it opens.", one_of(TokenScope::ALL.map(TokenScope::name)))),
+        (
+            "role",
+            described(
+                "What its holder may do; each role includes the ones before it, except `edge`.",
+                one_of(Role::ALL.map(Role::name)),
+            ),
+        ),
         ("expires_in_s", described("After how many seconds it ends by itself; absent: never.", or_null(lifetime()))),
     ];
-    object("A token that is to be made.", fields, &["name", "scope"])
+    object("A token that is to be made.", fields, &["name", "role"])
 }
 
 fn leak_report() -> Value {

@@ -114,6 +114,7 @@ mod tests {
     fn a_key_that_every_edge_would_refuse_is_not_made() {
         for name in Dialect::built_in_names() {
             let dialect = dialect(name);
+            let dialect = Dialect { scopes_required: false, ..dialect };
             for without in [json!({"name": "a"}), json!({"name": "a", "owner": null})] {
                 match told(NewKey::read(&without, &dialect, NOW)) {
                     Ok(key) => assert!(key.fields.owner.is_none() && !dialect.owner_required),
@@ -128,6 +129,29 @@ mod tests {
                 assert_eq!(problems.unwrap_err()[0].0, field, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn kind_and_permissions_are_required_by_the_dialect_only() {
+        let fields = |dialect: &Dialect, mut document: Value| {
+            document["name"] = "a".into();
+            let read = told(NewKey::read(&document, dialect, NOW));
+            read.map(|_| ()).map_err(|problems| problems.into_iter().map(|(field, _)| field).collect::<Vec<_>>())
+        };
+        let (auxot, ai_api) = (dialect("auxot"), dialect("ai-api"));
+        assert!(ai_api.scopes_required && !auxot.scopes_required && !auxot.kind_required);
+        for none in [json!({}), json!({"scopes": []}), json!({"scopes": null})] {
+            assert_eq!(fields(&ai_api, none.clone()).unwrap_err(), ["scopes"]);
+            assert_eq!(fields(&ai_api.without_requirements(), none), Ok(()));
+        }
+        assert_eq!(fields(&ai_api, json!({"scopes": ["read"]})), Ok(()));
+
+        let strict = Dialect { kind_required: true, scopes_required: true, ..auxot };
+        assert_eq!(fields(&strict, json!({"owner": "o"})).unwrap_err(), ["kind"]);
+        assert_eq!(fields(&strict, json!({})).unwrap_err(), ["owner", "kind"]);
+        assert_eq!(fields(&strict, json!({"owner": "o", "kind": "team"})).unwrap_err(), ["scopes"]);
+        assert_eq!(fields(&strict, json!({"owner": "o", "kind": "user"})), Ok(()), "it has its owner's permissions");
+        assert_eq!(fields(&strict.without_requirements(), json!({})), Ok(()));
     }
 
     #[test]
