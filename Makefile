@@ -108,9 +108,13 @@ plot-limits: build
 	done
 
 # Packs the artifacts of a release into target/dist: RELEASING.md. TAG=v1.2.3 checks the tag against the version.
-.PHONY: dist
-dist: build
-	KEYWARD_BIN="$(abspath $(OUT)/release/keyward)" tools/dist $(TAG)
+.PHONY: dist reproducible
+dist: $(if $(filter Linux,$(shell uname -s)),wasm,build)
+	tools/dist $(TAG)
+
+# Compares two builds from two copies of the sources: takes two full builds of the program.
+reproducible: cargo
+	tools/static-build check
 
 # Writes what is generated from the Helm chart: deploy/kubernetes and the table of its values.
 manifests:
@@ -155,6 +159,7 @@ help:
 	@echo 'make plot-limits   Run loads against limits on real Envoys, and plot docs/reference/limits-*.svg'
 	@echo 'make fmt           Format the code; fmt-check: only check it'
 	@echo 'make dist          Pack the artifacts of a release into target/dist: RELEASING.md'
+	@echo 'make reproducible  Build the program and the modules of a release twice, and compare the bytes'
 	@echo 'make images        Build the container images into target/images, or push them to REGISTRY'
 	@echo 'make manifests     Write deploy/kubernetes and the table of values from the Helm chart'
 	@echo 'make clean         Remove the output of Cargo; .keyward (keys, tokens, a downloaded Envoy) is kept'
