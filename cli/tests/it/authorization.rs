@@ -420,7 +420,7 @@ fn the_same_requests_are_carried_out_where_the_credential_stays() {
 
 /// The least role for an operation: everybody reads, operators change keys and owners, admins the rest.
 fn least_role(method: &str, path: &str) -> usize {
-    let of_admins = ["/v1/plans", "/v1/tokens", "/v1/usage/undo"];
+    let of_admins = ["/v1/plans", "/v1/sessions", "/v1/tokens", "/v1/usage/undo"];
     match method {
         "GET" => 0,
         _ if of_admins.iter().any(|prefix| path.starts_with(prefix)) => 2,

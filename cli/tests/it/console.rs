@@ -912,6 +912,7 @@ fn token_is_shown_once_and_revoked() {
     assert!(text(&sessions).contains(id) && text(&sessions).contains("this one"));
     assert_eq!(browser.submit(&format!("/console/tokens/{id}/revoke"), &[]).status, 303);
     assert!(is_signed_out(&mut other));
+    server.advance(1);
     let mut third = Browser::signed_in(&server.address, &client.admin);
     let session = client.get("/v1/sessions").expect(200)["sessions"][0]["id"].as_str().unwrap().to_owned();
     let end = [("form_token", hidden["form_token"].as_str())];

@@ -157,7 +157,10 @@ impl Api {
             failure.retry_after = parts.headers.get(RETRY_AFTER).cloned();
             return Err(failure);
         }
-        let document = serde_json::from_slice(&body).map_err(|_| Failure::internal("unreadable answer"))?;
+        let document = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body).map_err(|_| Failure::internal("unreadable answer"))?,
+        };
         Ok(Reply { headers: parts.headers, document })
     }
 }
