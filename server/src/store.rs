@@ -7,6 +7,7 @@
 mod audit;
 mod authorization;
 mod backup;
+mod counts;
 mod database;
 mod export;
 mod feed;
@@ -17,6 +18,7 @@ mod idempotency;
 mod import;
 mod key_changes;
 mod key_error;
+mod key_query;
 mod keys;
 mod leaks;
 mod maintenance;
@@ -46,6 +48,7 @@ mod writer_thread;
 pub use audit::AuditQuery;
 pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
+pub use counts::{CountQuery, KeyCounts};
 pub use database::{Location, RELAY_DATABASE_FILE};
 pub use export::Export;
 pub use feed::FeedRead;
@@ -53,7 +56,8 @@ pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
 pub use import::{Batch, Conflict, Imported};
 pub use key_changes::REVOKED_AT_ONCE;
 pub use key_error::KeyError;
-pub use keys::{KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS};
+pub use key_query::{KeyQuery, KeySort, SortKey};
+pub use keys::{MAX_KNOWN_SECRETS, MAX_VALID_SECRETS};
 pub use leaks::{FoundSecret, Leak, LeakOutcome};
 pub use owners::OwnerQuery;
 pub use plans::PlanDeleted;
@@ -111,6 +115,7 @@ pub struct Store {
     recorded: Arc<std::sync::Mutex<Option<Cursor>>>,
     /// Bounds the exports in progress.
     exports: Arc<Semaphore>,
+    counts: counts::Counts,
 }
 
 /// An error of the database, or of a request to it.
@@ -385,6 +390,7 @@ impl Store {
             freshness,
             writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
+            counts: counts::Counts::default(),
             health: Health::default(),
             has_state_file,
             recorded: Arc::default(),

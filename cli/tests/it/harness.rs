@@ -484,7 +484,7 @@ pub(crate) fn audited(data_dir: &Path) -> Vec<String> {
     };
     let entries = Runtime::new().unwrap().block_on(async {
         let store = Store::open(&location).await.unwrap();
-        store.audit(&AuditQuery { limit: 100, before: None, subject: None }).await.unwrap().items
+        store.audit(&AuditQuery { limit: 100, ..AuditQuery::default() }).await.unwrap().items
     });
     entries.iter().map(|entry| format!("{} {} {}", entry.actor, entry.action, entry.subject)).collect()
 }

@@ -42,7 +42,11 @@ mod keys;
 #[cfg(test)]
 mod leaks;
 #[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod load;
+#[cfg(test)]
+mod mcp;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]

@@ -22,6 +22,10 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
 
+/// The role of the token of the request.
+#[derive(Clone, Copy)]
+pub(super) struct HeldRole(pub(super) Role);
+
 /// When the token of the request expires.
 #[derive(Clone, Copy)]
 pub(super) struct TokenEnd(pub(super) Option<Timestamp>);
@@ -44,10 +48,12 @@ async fn require(app: &App, required: Role, request: Request, next: Next) -> Res
         None => credential(app, required.audience(), &parts).await?,
     };
     let by = credential.authorization(app, required)?;
+    let role = if required == Role::Edge { Role::Edge } else { credential.role() };
     parts.extensions.insert(token_reloads);
     // Held until the response is there. Exports continue in the background, and are bounded separately.
     let reads = required.audience() == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
     let _permit = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
+    parts.extensions.insert(HeldRole(role));
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
     parts.extensions.insert(by);
