@@ -26,11 +26,15 @@ mod request_log;
 mod roles;
 mod secret_in_url;
 mod self_service;
+mod sessions;
 mod tokens;
 mod usage;
 mod verify;
 
 pub use app::{App, Services};
+pub(crate) use auth::{Credential, authenticate};
+pub(crate) use keys::issue::IDEMPOTENT_REPLAYED;
+pub(crate) use problem::ApiError;
 pub use relay::{RelayApp, relay_router};
 
 use crate::model::precondition;
@@ -43,7 +47,6 @@ use body_budget::BodyBudget;
 use extract::MAX_BODY_BYTES;
 use keyward_core::dialect::Dialect;
 use openapi::{Caller, Description, called_by};
-use problem::ApiError;
 use serde_json::Value;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
@@ -132,6 +135,8 @@ impl Routes {
             .routes(routes!(plans::show, plans::put, plans::delete))
             .routes(routes!(tokens::list, tokens::create))
             .routes(routes!(tokens::show, tokens::revoke))
+            .routes(routes!(sessions::list))
+            .routes(routes!(sessions::end))
             .routes(routes!(leaks::report))
             .routes(routes!(usage::of_all))
             .routes(routes!(usage::reports))

@@ -9,7 +9,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::{Operation, PathItem};
 
 /// Method, path and required role.
-const TABLE: [(&str, &str, Role); 33] = [
+const TABLE: [(&str, &str, Role); 35] = [
     // Each tool requires the role of its operation.
     ("POST", mcp::PATH, Role::Viewer),
     ("GET", "/v1/keys", Role::Viewer),
@@ -39,6 +39,8 @@ const TABLE: [(&str, &str, Role); 33] = [
     ("POST", "/v1/tokens", Role::Admin),
     ("GET", "/v1/tokens/{id}", Role::Viewer),
     ("DELETE", "/v1/tokens/{id}", Role::Admin),
+    ("GET", "/v1/sessions", Role::Viewer),
+    ("DELETE", "/v1/sessions/{id}", Role::Admin),
     ("GET", "/v1/usage", Role::Viewer),
     ("GET", "/v1/keys/{id}/usage", Role::Viewer),
     ("GET", "/v1/usage/reports", Role::Viewer),

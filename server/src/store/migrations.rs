@@ -31,6 +31,7 @@ macro_rules! server_migrations {
             "0010_pause",
             "0011_roles",
             "0012_lists",
+            "0020_sessions",
         )
     };
 }
