@@ -3,10 +3,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: selftest build trial wasm wasm-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e deploy-check manifests images faults faults-brief test-mesh budget bench bench-million bench-edges bench-import plot-limits clean help cargo
+.PHONY: selftest build trial wasm wasm-fault native native-fault control-plane dev run test lint fmt fmt-check unit unit-postgres fuzz fuzz-brief schema clients e2e e2e-native deploy-check manifests images faults faults-brief test-mesh budget bench bench-million bench-edges bench-import plot-limits clean help cargo
 
 # Supports both `DIALECT=exona make run` and `make run DIALECT=exona`.
-export DIALECT SEED FAULT_SECONDS KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
+export DIALECT KEYWARD_HOST SEED FAULT_SECONDS KEYWARD_GATEWAY_PORT KEYWARD_CONTROL_PORT KEYWARD_ENVOY_ADMIN_PORT
 
 # Cargo's target directory.
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -15,7 +15,7 @@ BIN := $(or $(KEYWARD_BIN),$(abspath $(OUT)/release/keyward))
 WASM := $(or $(KEYWARD_WASM),$(abspath $(OUT)/wasm32-wasip1/release/keyward_filter.wasm))
 PRODUCT := KEYWARD_BIN="$(BIN)" KEYWARD_WASM="$(WASM)"
 
-build: wasm control-plane dev
+build: wasm native control-plane dev
 
 wasm: cargo
 	tools/wasm-build
@@ -24,6 +24,13 @@ wasm: cargo
 # The filter with fault injection, for the end-to-end tests; built in addition to the real one, never instead of it.
 wasm-fault: cargo
 	tools/wasm-build --features fault-injection --target-dir $(OUT)/fault
+
+# The filter as a dynamic module of Envoy. Left out on a system for which Envoy's are not built here.
+native: cargo
+	tools/native-build || [ $$? -eq 77 ]
+
+native-fault: cargo
+	tools/native-build --features fault-injection --target-dir $(OUT)/fault || [ $$? -eq 77 ]
 
 control-plane: cargo
 	cargo build --release -p keyward
@@ -38,7 +45,7 @@ run: cargo
 
 # Builds one module, and everything else unoptimized. A link stands in for the release until `make build` creates it.
 trial: cargo
-	tools/wasm-build
+	@if [ "$(KEYWARD_HOST)" = native ]; then tools/native-build; else tools/wasm-build; fi
 	cargo build -p keyward -p keyward-harness --bin keyward --bin keyward-dev
 	@mkdir -p $(OUT)/release && [ -e $(OUT)/release/keyward ] || ln -sf ../debug/keyward $(OUT)/release/keyward
 
@@ -46,11 +53,11 @@ trial: cargo
 test: cargo
 	@$(PRODUCT) tools/test all
 
-selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e deploy-check faults-brief: cargo
+selftest fmt-check lint unit unit-postgres fuzz-brief schema clients e2e e2e-native deploy-check faults-brief: cargo
 	@$(PRODUCT) tools/test $@
 
-# Runs envoy/envoy.yaml in func-e and envoy/mesh/envoy-gateway.yaml in Envoy Gateway, which are built as Go modules once,
-# in .keyward/tools: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
+# Runs envoy/envoy.yaml in func-e and the resources of envoy/mesh in Envoy Gateway and Istio, which are built as Go modules
+# once, in .keyward/tools: needs Go. KEYWARD_UPDATE_MESH=1 writes docs/reference/mesh-compatibility.md instead of comparing with it.
 test-mesh: cargo
 	@$(PRODUCT) tools/test mesh
 
@@ -109,7 +116,7 @@ plot-limits: build
 
 # Packs the artifacts of a release into target/dist: RELEASING.md. TAG=v1.2.3 checks the tag against the version.
 .PHONY: dist reproducible
-dist: $(if $(filter Linux,$(shell uname -s)),wasm,build)
+dist: $(if $(filter Linux,$(shell uname -s)),wasm native,build)
 	tools/dist $(TAG)
 
 # Compares two builds from two copies of the sources: takes two full builds of the program.
@@ -131,11 +138,11 @@ cargo:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
 help:
-	@echo 'make build         Build the filter (target/wasm32-wasip1/release/keyward_filter.wasm), the control plane'
-	@echo '                   (target/release/keyward) and keyward-dev'
+	@echo 'make build         Build the filter (target/wasm32-wasip1/release/keyward_filter.wasm, and the dynamic module in'
+	@echo '                   target/native), the control plane (target/release/keyward) and keyward-dev'
 	@echo 'make run           Run control plane, echo upstream and Envoy in the foreground; Ctrl-C stops all'
 	@echo 'make test          Run all test stages: selftest, fmt-check, lint, unit, unit-postgres, fuzz-brief, schema, clients,'
-	@echo '                   e2e, deploy-check, faults-brief; then report their times, skipped checks, and what to install'
+	@echo '                   e2e, e2e-native, deploy-check, faults-brief; then report their times, skipped checks, and what to install'
 	@echo '                   for those'
 	@echo 'make selftest      Test the build and the tests on a machine that lacks tools'
 	@echo 'make lint          Run clippy for this machine and for wasm32-wasip1, and cargo deny with deny.toml if installed'
@@ -144,10 +151,11 @@ help:
 	@echo 'make schema        Check the API against its own description, with schemathesis'
 	@echo 'make clients       Generate clients for Python, Go and TypeScript from the description, and run them against the API'
 	@echo 'make e2e           Run the tests with a real Envoy, and check the cost of requests'
+	@echo 'make e2e-native    Run the same tests with the filter as a dynamic module'
 	@echo 'make deploy-check  Check the Helm chart, the manifests, the container images and the archives of a release'
 	@echo 'make faults        Inject kills, full disks and network faults under load for FAULT_SECONDS (300), and check that no'
 	@echo '                   acknowledged change is lost; SEED=… repeats the same faults; faults-brief: each fault once'
-	@echo 'make test-mesh     Run Keyward in func-e and Envoy Gateway, which are built as Go modules (needs Go):'
+	@echo 'make test-mesh     Run Keyward in func-e, Envoy Gateway and Istio, which are built as Go modules (needs Go):'
 	@echo '                   docs/reference/mesh-compatibility.md'
 	@echo 'make budget        Write the current cost of requests to tests/host_calls/budget.json: host calls, callbacks,'
 	@echo '                   instructions'
@@ -166,6 +174,7 @@ help:
 	@echo
 	@echo 'Environment:'
 	@echo '  DIALECT                   The dialect of make run (keyward)'
+	@echo '  KEYWARD_HOST              wasm or native: the host of the filter in make run and in the tests (wasm)'
 	@echo '  KEYWARD_GATEWAY_PORT      The port of the gateway in make run (8080)'
 	@echo '  KEYWARD_CONTROL_PORT      The port of the control plane in make run (8081)'
 	@echo '  KEYWARD_ENVOY_ADMIN_PORT  The port of Envoy'"'"'s admin interface in make run (9901)'
@@ -173,6 +182,7 @@ help:
 	@echo '  KEYWARD_WASM_TOOLCHAIN    rustup or debian: the source of the wasm32-wasip1 target'
 	@echo '  KEYWARD_BIN               The path of the keyward binary to run; by default, the newest one built'
 	@echo '  KEYWARD_WASM              The path of the filter to run; by default, the one built'
+	@echo '  KEYWARD_NATIVE            The path of the dynamic module to run; by default, the one built'
 	@echo '  KEYWARD_TEST_POSTGRES_URL A PostgreSQL server on which the tests may create databases; by default, tools/postgres'
 	@echo '                            runs one'
 	@echo '  KEYWARD_TEST_RUNNER       cargo or nextest: the test runner; by default, cargo-nextest if installed'

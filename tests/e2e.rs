@@ -29,6 +29,8 @@ mod custom_dialect;
 mod dialects;
 #[path = "e2e/doctor.rs"]
 mod doctor;
+#[path = "e2e/dynamic_module.rs"]
+mod dynamic_module;
 #[path = "e2e/fails_closed.rs"]
 mod fails_closed;
 #[path = "e2e/feed_double.rs"]

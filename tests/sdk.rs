@@ -95,6 +95,20 @@ async fn mcp_client_with_a_bad_key_fails_with_401() {
     run(&mcp.gateway, "use_mcp.py", "bad", "/api/mcp", &unknown).await;
 }
 
+/// An agent that manages keys at the control plane, with a token of each role.
+#[tokio::test]
+async fn mcp_client_manages_keys_as_its_role_permits() {
+    let gateway = Gateway::start().await.unwrap();
+    let url = format!("http://{}/mcp", gateway.control_plane.address());
+    for role in ["operator", "viewer"] {
+        let new = json!({"name": role, "role": role});
+        let made = gateway.control_plane.api("POST", "/v1/tokens", Some(&new)).await.unwrap();
+        let token = made.json()["token"].as_str().unwrap().to_owned();
+        run_at(&gateway, "use_mcp_admin.py", role, &url, &token).await;
+    }
+    run_at(&gateway, "use_mcp_admin.py", "bad", &url, &gateway.control_plane.edge_token().unwrap()).await;
+}
+
 /// A gateway in front of an upstream that answers like both model APIs.
 struct Models {
     gateway: Gateway,
@@ -191,14 +205,15 @@ impl Mcp {
     }
 }
 
-/// Runs a script, which must succeed.
+/// Runs a script against the gateway, which must succeed.
 async fn run(gateway: &Gateway, script: &str, case: &str, api: &str, key: &str) {
+    run_at(gateway, script, case, &format!("http://{}{api}", gateway.envoy.gateway()), key).await;
+}
+
+async fn run_at(gateway: &Gateway, script: &str, case: &str, url: &str, key: &str) {
     let log = gateway.dir().path().join(format!("{script}.{case}.log"));
     let mut command = python(gateway, script);
-    command
-        .arg(case)
-        .env("KEYWARD_SDK_KEY", key)
-        .env("KEYWARD_SDK_URL", format!("http://{}{api}", gateway.envoy.gateway()));
+    command.arg(case).env("KEYWARD_SDK_KEY", key).env("KEYWARD_SDK_URL", url);
     let mut process = Process::spawn(script, &mut command, &log, &log).unwrap();
     let status = process.wait(SCRIPT).await.unwrap();
     assert!(status.success(), "{script} {case}: {status}\n{}", process.log().unwrap());

@@ -17,6 +17,7 @@ use super::plans::{self, PlansCommand};
 use super::prove::{self, ProveArguments};
 use super::relay::{self, RelayArguments};
 use super::serve::{self, ServeArguments};
+use super::sessions::{self, SessionsCommand};
 use super::tokens::{self, TokensCommand};
 use super::usage::{self, UsageArguments};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -69,6 +70,13 @@ pub(super) enum Command {
         server: ControlPlane,
         #[command(subcommand)]
         command: TokensCommand,
+    },
+    /// Manage sessions of the console
+    Sessions {
+        #[command(flatten)]
+        server: ControlPlane,
+        #[command(subcommand)]
+        command: SessionsCommand,
     },
     /// Manage plans
     Plans {
@@ -139,6 +147,7 @@ impl Arguments {
             Command::Keys { server, command } => keys::run(&server, command, output),
             Command::Owners { server, command } => owners::run(&server, command, output),
             Command::Tokens { server, command } => tokens::run(&server, command, output),
+            Command::Sessions { server, command } => sessions::run(&server, command, output),
             Command::Plans { server, command } => plans::run(&server, command, output),
             Command::Audit { server, arguments } => audit::run(&server, arguments, output),
             Command::Usage { server, arguments } => usage::run(&server, arguments, output),

@@ -66,9 +66,12 @@ pub(super) struct InitArguments {
     /// Certificates in PEM of the authorities to trust for an https control plane [default: those of the system]
     #[arg(long, value_name = "FILE")]
     control_plane_ca_file: Option<PathBuf>,
-    /// Module of the filter, as Envoy finds it [default: /etc/keyward/keyward_filter.wasm]
-    #[arg(long, value_name = "FILE")]
-    wasm: Option<PathBuf>,
+    /// Host of the filter: wasm, or native, a dynamic module for the Envoy that it is built for [default: wasm]
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Module of the filter, as Envoy finds it [default: keyward_filter.wasm or the dynamic module in /etc/keyward]
+    #[arg(long, value_name = "FILE", alias = "wasm")]
+    module: Option<PathBuf>,
     /// Envoy to validate the configuration with [default: the one in PATH]
     #[arg(long, value_name = "FILE")]
     envoy: Option<PathBuf>,

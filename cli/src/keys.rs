@@ -8,8 +8,9 @@ use super::report_leak::{self, ReportLeakArguments};
 use super::request::{check_key_id, document};
 use super::transfer::{self, ExportArguments, ImportArguments};
 use clap::{Args, Subcommand};
-use keyward_client::escape;
+use keyward_client::{escape, with_query};
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The commands on keys.
@@ -17,8 +18,17 @@ use std::time::Duration;
 pub(super) enum KeysCommand {
     /// Create a key and print it, once
     Create(CreateArguments),
-    /// List keys, newest first
-    List(ListArguments),
+    /// List keys
+    List(Box<ListArguments>),
+    /// Count keys by state, and those that need attention
+    Count {
+        /// Within which time active keys expire to be counted [default: 30d]
+        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
+        expiring_within: Option<Duration>,
+        /// For which time active keys were not used to be counted [default: 90d]
+        #[arg(long, value_parser = whole_seconds, value_name = "DURATION")]
+        unused_for: Option<Duration>,
+    },
     /// Show a key, without its secrets
     Show {
         /// Key's id
@@ -30,6 +40,20 @@ pub(super) enum KeysCommand {
     Revoke {
         /// Key's id
         id: String,
+    },
+    /// Explain whether a key is accepted, and why not
+    Why {
+        /// Key's id
+        id: String,
+        /// Permission that the route requires; repeatable
+        #[arg(long)]
+        scope: Vec<String>,
+        /// Kind that the route accepts; repeatable [default: all kinds]
+        #[arg(long)]
+        kind: Vec<String>,
+        /// Client's address
+        #[arg(long, value_name = "IP")]
+        client: Option<IpAddr>,
     },
     /// Pause a key: it is refused until it is resumed
     Pause {
@@ -141,6 +165,33 @@ pub(super) struct ListArguments {
     /// Only keys that expire before this time
     #[arg(long, value_name = "TIME")]
     expires_before: Option<String>,
+    /// Only keys that expire at this time or later
+    #[arg(long, value_name = "TIME")]
+    expires_after: Option<String>,
+    /// Only keys that were last used at this time or later
+    #[arg(long, value_name = "TIME")]
+    used_after: Option<String>,
+    /// Only keys that were created before this time, and not used since
+    #[arg(long, value_name = "TIME")]
+    unused_since: Option<String>,
+    /// Only keys that were never used
+    #[arg(long)]
+    never_used: bool,
+    /// Only keys with a leaked secret
+    #[arg(long)]
+    leaked: bool,
+    /// Only keys with a secret in its grace period
+    #[arg(long)]
+    in_rotation: bool,
+    /// Only keys that have spent at least nine tenths of their credits
+    #[arg(long)]
+    low_credits: bool,
+    /// Only keys whose id or hint begins with this text
+    #[arg(long, value_name = "BEGINNING")]
+    search: Option<String>,
+    /// Order, descending with a minus sign [default: -created]
+    #[arg(long, value_name = "[-]created|name|last_used|expires", allow_hyphen_values = true)]
+    sort: Option<String>,
 }
 
 /// What to change.
@@ -224,10 +275,26 @@ pub(super) fn run(server: &ControlPlane, command: KeysCommand, format: OutputFor
             let keys = client.list("/v1/keys", "keys", &arguments.filters())?;
             return format.print_list("keys", keys, output::keys);
         }
+        KeysCommand::Count { expiring_within, unused_for } => {
+            let seconds = |time: Option<Duration>| time.map(|time| time.as_secs().to_string());
+            let parameters = [("expiring_within_s", seconds(expiring_within)), ("unused_for_s", seconds(unused_for))];
+            let counts = client.get(&with_query("/v1/keys/counts".to_owned(), &parameters))?;
+            return format.print(&counts, |counts| output::fields(counts, &COUNTS));
+        }
         KeysCommand::Import(arguments) => return transfer::import(&client, &arguments, format),
         KeysCommand::Export(arguments) => return transfer::export(&client, &arguments),
         KeysCommand::ReportLeak(arguments) => return report_leak::run(&client, &arguments, format),
         KeysCommand::Show { id } => client.get(&path(&id))?,
+        KeysCommand::Why { id, scope, kind, client: address } => {
+            let list = |words: Vec<String>| (!words.is_empty()).then(|| words.join(" "));
+            let parameters = [
+                ("scopes", list(scope)),
+                ("kinds", list(kind)),
+                ("client", address.map(|address| address.to_string())),
+            ];
+            let decision = client.get(&with_query(format!("{}/why", path(&id)), &parameters))?;
+            return format.print(&decision, output::decision);
+        }
         KeysCommand::Change(arguments) => {
             let path = path(&arguments.id);
             client.patch(&path, &arguments.document())?
@@ -252,9 +319,15 @@ impl KeysCommand {
     /// The id of the key that the command is about.
     fn id(&self) -> Option<&str> {
         match self {
-            Self::Create(_) | Self::List(_) | Self::Import(_) | Self::Export(_) | Self::ReportLeak(_) => None,
+            Self::Create(_)
+            | Self::List(_)
+            | Self::Count { .. }
+            | Self::Import(_)
+            | Self::Export(_)
+            | Self::ReportLeak(_) => None,
             Self::Change(ChangeArguments { id, .. })
             | Self::Show { id }
+            | Self::Why { id, .. }
             | Self::Revoke { id }
             | Self::Pause { id }
             | Self::Resume { id }
@@ -284,7 +357,8 @@ impl CreateArguments {
 }
 
 impl ListArguments {
-    fn filters(self) -> [(&'static str, Option<String>); 10] {
+    fn filters(self) -> [(&'static str, Option<String>); 19] {
+        let flag = |is_set: bool, value: &str| is_set.then(|| value.to_owned());
         [
             ("owner", self.owner),
             ("member", self.member),
@@ -296,6 +370,15 @@ impl ListArguments {
             ("created_after", self.created_after),
             ("created_before", self.created_before),
             ("expires_before", self.expires_before),
+            ("expires_after", self.expires_after),
+            ("used_after", self.used_after),
+            ("unused_since", self.unused_since),
+            ("used", flag(self.never_used, "false")),
+            ("leaked", flag(self.leaked, "true")),
+            ("in_rotation", flag(self.in_rotation, "true")),
+            ("low_credits", flag(self.low_credits, "true")),
+            ("search", self.search),
+            ("sort", self.sort),
         ]
     }
 }
@@ -336,6 +419,21 @@ fn named_value(text: &str) -> Result<(String, String), &'static str> {
 fn path(id: &str) -> String {
     format!("/v1/keys/{}", escape(id))
 }
+
+const COUNTS: [&str; 12] = [
+    "total",
+    "active",
+    "paused",
+    "revoked",
+    "expired",
+    "expiring",
+    "unused",
+    "never_used",
+    "low_credits",
+    "in_rotation",
+    "leaked",
+    "counted_at",
+];
 
 const CREATED: Issued = Issued { field: "key", what: "", action: "created", remedy: "revoke it" };
 const ROTATED: Issued =

@@ -29,6 +29,7 @@ mod relay;
 mod report_leak;
 mod request;
 mod serve;
+mod sessions;
 mod tokens;
 mod transfer;
 mod typed_secrets;

@@ -194,6 +194,18 @@ pub(super) fn key(key: &Value) -> String {
     fields(key, &shown) + &secrets(key).iter().map(secret).collect::<String>()
 }
 
+/// Whether a key is accepted: the verdict, each check, and what limits the key.
+pub(super) fn decision(decision: &Value) -> String {
+    let limits = decision.get("limits").cloned().unwrap_or_default();
+    let checks = decision.get("checks").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let checks =
+        checks.iter().map(|check| field_line(&text(check, "refusal"), &text(check, "outcome").replace('_', " ")));
+    fields(decision, &["key_id", "verdict", "status", "missing_scope"])
+        + &checks.collect::<String>()
+        + &field_line("limits", &format!("{} (of the {})", text(&limits, "limits"), text(&limits, "from")))
+        + &fields(decision, &["credits_left"])
+}
+
 fn secret(secret: &Value) -> String {
     let after = |words: &str, field| match text(secret, field) {
         text if text.is_empty() => text,

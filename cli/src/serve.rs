@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use keyward_core::key::secret::Secret;
 use keyward_server::auth::tokens::file::Audience;
 use keyward_server::clock;
+use keyward_server::console::ConsoleConfig;
 use keyward_server::keys::github::GithubKeys;
 use keyward_server::keys::leaks::Leaks;
 use keyward_server::model::OnLeak;
@@ -62,6 +63,15 @@ pub(super) struct ServeArguments {
         value_name = "SCOPE"
     )]
     self_service_scope: Option<String>,
+    /// Do not serve the console at /console
+    #[arg(long, env = "KEYWARD_NO_CONSOLE", value_parser = FalseyValueParser::new())]
+    no_console: bool,
+    /// Serve the console on an address of its own [default: the address of the API]
+    #[arg(long, env = "KEYWARD_CONSOLE_LISTEN", value_parser = listen_address, conflicts_with = "no_console", value_name = "HOST:PORT")]
+    console_listen: Option<String>,
+    /// URL of the gateway, for the examples in the console
+    #[arg(long, env = "KEYWARD_GATEWAY_URL", value_parser = NonEmptyStringValueParser::new(), value_name = "URL")]
+    gateway_url: Option<String>,
     /// What happens to a leaked key: revoke or flag
     #[arg(long, env = "KEYWARD_ON_LEAK", default_value = "revoke", value_parser = on_leak, value_name = "revoke|flag")]
     on_leak: OnLeak,
@@ -114,6 +124,8 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), CliError> {
         max_verifications: arguments.max_verifications.unwrap_or_else(default_max_verifications),
         trusted_proxies: arguments.trusted_proxy,
         self_service: arguments.self_service.then_some(SelfService { scope: arguments.self_service_scope }),
+        console: (!arguments.no_console)
+            .then_some(ConsoleConfig { listen: arguments.console_listen, gateway_url: arguments.gateway_url }),
     })
     .await?;
     let (tokens, leaks) = (server.tokens(), server.leaks());

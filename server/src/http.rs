@@ -15,6 +15,7 @@ mod idempotency;
 mod import;
 mod keys;
 mod leaks;
+mod mcp;
 mod openapi;
 mod owners;
 mod parameters;
@@ -25,24 +26,29 @@ mod request_log;
 mod roles;
 mod secret_in_url;
 mod self_service;
+mod sessions;
 mod tokens;
 mod usage;
 mod verify;
 
 pub use app::{App, Services};
+pub(crate) use auth::{Credential, authenticate};
+pub(crate) use keys::issue::IDEMPOTENT_REPLAYED;
+pub(crate) use problem::ApiError;
 pub use relay::{RelayApp, relay_router};
 
 use crate::model::precondition;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::routing::post;
 use axum::{Extension, Router};
 use body_budget::BodyBudget;
 use extract::MAX_BODY_BYTES;
 use keyward_core::dialect::Dialect;
 use openapi::{Caller, Description, called_by};
-use problem::ApiError;
 use serde_json::Value;
+use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -65,14 +71,28 @@ pub fn router(app: App) -> Router {
         routes = routes.merge(for_webhooks.layer(DefaultBodyLimit::max(leaks::MAX_ALERT_BYTES)).route_layer(budget));
     }
     let described = Description(description(&app.dialect).to_string().into());
-    Router::from(routes)
+    let api = finished(Router::from(routes.clone()), described.clone(), &app);
+    let mcp = mcp_route(mcp::McpServer::new(api, Arc::clone(&app.dialect)));
+    let mcp = mcp.route_layer(from_fn_with_state(app.clone(), auth::require_admin));
+    finished(Router::from(routes).merge(mcp), described, &app)
+}
+
+/// Not described in OpenAPI: the protocol describes its tools itself.
+#[expect(clippy::disallowed_methods, reason = "the route has no description")]
+fn mcp_route(server: mcp::McpServer) -> Router<App> {
+    Router::new().route(mcp::PATH, post(mcp::serve)).layer(Extension(server))
+}
+
+/// The routes with what all of them have in common.
+fn finished(routes: Router<App>, described: Description, app: &App) -> Router {
+    routes
         .fallback(async |uri: Uri| ApiError::NoSuchPath { path: uri.path().to_owned() })
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed { method })
         .layer(Extension(described))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(app.clone(), secret_in_url::refuse))
         .layer(from_fn(request_log::log))
-        .with_state(app)
+        .with_state(app.clone())
 }
 
 /// The OpenAPI document of a server with that dialect, optional routes included.
@@ -98,10 +118,12 @@ impl Routes {
             .routes(routes!(openapi::show));
         let for_operators = OpenApiRouter::default()
             .routes(routes!(keys::list, keys::issue::create))
+            .routes(routes!(keys::counts))
             .routes(routes!(keys::show, keys::change, keys::revoke))
             .routes(routes!(import::import))
             .routes(routes!(export::export))
             .routes(routes!(keys::issue::rotate))
+            .routes(routes!(keys::why::why))
             .routes(routes!(keys::pause))
             .routes(routes!(keys::resume))
             .routes(routes!(keys::end_secret))
@@ -113,6 +135,8 @@ impl Routes {
             .routes(routes!(plans::show, plans::put, plans::delete))
             .routes(routes!(tokens::list, tokens::create))
             .routes(routes!(tokens::show, tokens::revoke))
+            .routes(routes!(sessions::list))
+            .routes(routes!(sessions::end))
             .routes(routes!(leaks::report))
             .routes(routes!(usage::of_all))
             .routes(routes!(usage::reports))

@@ -1,6 +1,7 @@
 //! The control plane of Keyward: creates, rotates and revokes API keys, and feeds every change to the edge.
 //!
-//! [`serve`] starts and stops a control plane or a relay, with the loops of [`jobs`]. [`http`] is the API. Behind it are the
+//! [`serve`] starts and stops a control plane or a relay, with the loops of [`jobs`]. [`console`] are web pages over the API, which
+//! is [`http`]. Behind it are the
 //! features: [`auth`], [`keys`], [`feed`] and [`relay`], which serves the feed of another control plane. [`store`] holds the
 //! state; it commits each change together with its feed entries, and keeps recent changes in its hub. Below are [`model`],
 //! [`net`], and the modules for clock, randomness, logs and text. Imports point down in this order. No plaintext key outlives the
@@ -8,6 +9,7 @@
 
 pub mod auth;
 pub mod clock;
+pub mod console;
 pub mod feed;
 pub mod http;
 mod jobs;

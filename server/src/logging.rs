@@ -20,6 +20,7 @@ fn may_be_shown(event: &Metadata<'_>) -> bool {
     let lowest = match event.target() {
         target if target.starts_with("keyward") => tracing::Level::TRACE,
         "sqlx::postgres::notice" => tracing::Level::WARN,
+        target if target.starts_with("rmcp") => tracing::Level::WARN,
         _ => tracing::Level::INFO,
     };
     *event.level() <= lowest

@@ -14,6 +14,7 @@ pub mod precondition;
 mod reader;
 mod request;
 mod role;
+mod session;
 mod token;
 
 pub use audit::{Actor, AuditEntry};
@@ -35,4 +36,5 @@ pub use request::{
     documents,
 };
 pub use role::Role;
+pub use session::{SESSION_IDLE, SESSION_LIFETIME, Session, SessionCredential};
 pub use token::{NewToken, Token};

@@ -10,12 +10,13 @@ use crate::auth::hash_pool::Verifier;
 use crate::auth::tokens::db::IssuedTokens;
 use crate::auth::tokens::file::{TokenError, Tokens};
 use crate::clock::Clock;
+use crate::console::{self, ConsoleConfig};
 use crate::feed::Feed;
-use crate::http::{Services, router};
+use crate::http::{App, Services, router};
 use crate::jobs::{retention, revocations};
 use crate::keys::leaks::Leaks;
 use crate::keys::replay_seed::{ReplaySeed, ReplaySeedError};
-use crate::net::listener::{self, serve_until};
+use crate::net::listener::{self, serve_console, serve_until};
 use crate::relay::upstream::UpstreamError;
 use crate::store::{self, DATABASE_FILE, Location, Store};
 use ipnet::IpNet;
@@ -60,12 +61,16 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Self-service; `None` turns it off.
     pub self_service: Option<SelfService>,
+    /// The console; `None` turns it off.
+    pub console: Option<ConsoleConfig>,
 }
 
 /// A started server, with its listener, database and tokens.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    /// The listener of the console, if it has one of its own.
+    console_listener: Option<(TcpListener, SocketAddr)>,
     tokens: Arc<Tokens>,
     pepper: Arc<ReplaySeed>,
     store: Store,
@@ -173,13 +178,22 @@ impl Server {
             Store::open(&location).await.map_err(|source| StartError::Store { place: place(&location), source })?;
         tracing::info!(location = location.described(), "database opened");
         let (listener, address) = listen(&config.listen).await?;
+        let console_listener = match config.console.as_ref().and_then(|console| console.listen.as_deref()) {
+            Some(on) => Some(listen(on).await?),
+            None => None,
+        };
         let leaks = Arc::new(std::mem::take(&mut config.leaks));
-        Ok(Self { listener, address, tokens, pepper, store, leaks, config })
+        Ok(Self { listener, address, console_listener, tokens, pepper, store, leaks, config })
     }
 
     /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the console's own listener, if it has one.
+    pub fn console_address(&self) -> Option<SocketAddr> {
+        self.console_listener.as_ref().map(|(_, address)| *address)
     }
 
     /// The tokens, to reload their files.
@@ -194,7 +208,7 @@ impl Server {
 
     /// Serves until `end` resolves, then answers open requests and closes the database.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let Self { listener, address, tokens, pepper, store, leaks, config } = self;
+        let Self { listener, address, console_listener, tokens, pepper, store, leaks, config } = self;
         let (shutdown, stopping) = watch::channel(false);
         let feed = Feed::new(store.clone(), stopping.clone());
         let following = store.clone();
@@ -231,9 +245,20 @@ impl Server {
             usage_interval: config.usage_interval,
             stopping: shutdown.subscribe(),
         };
-        let app = router(services.into());
+        let app = App::from(services);
+        let api = router(app.clone());
+        let served = match (&config.console, console_listener) {
+            (None, _) => api,
+            (Some(console), None) => api.clone().merge(console::router(app, api, console)),
+            (Some(console), Some((listener, address))) => {
+                tracing::info!(%address, "console served");
+                let pages = console::router_alone(app, api.clone(), console);
+                tokio::spawn(serve_console(listener, pages, stopping.clone()));
+                api
+            }
+        };
         tracing::info!(%address, "listening");
-        serve_until(end, shutdown, listener, app).await;
+        serve_until(end, shutdown, listener, served).await;
         retention.abort();
         if let Some(notifying) = notifying {
             notifying.abort();

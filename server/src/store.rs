@@ -7,6 +7,7 @@
 mod audit;
 mod authorization;
 mod backup;
+mod counts;
 mod database;
 mod export;
 mod feed;
@@ -17,6 +18,7 @@ mod idempotency;
 mod import;
 mod key_changes;
 mod key_error;
+mod key_query;
 mod keys;
 mod leaks;
 mod maintenance;
@@ -35,6 +37,7 @@ mod retention;
 mod rows;
 mod secrets;
 mod self_service;
+mod sessions;
 mod sqlite_files;
 mod summary;
 mod tail;
@@ -45,6 +48,7 @@ mod writer_thread;
 pub use audit::AuditQuery;
 pub use authorization::Authorization;
 pub use backup::{BackupError, back_up};
+pub use counts::{CountQuery, KeyCounts};
 pub use database::{Location, RELAY_DATABASE_FILE};
 pub use export::Export;
 pub use feed::FeedRead;
@@ -52,7 +56,8 @@ pub use idempotency::{Before, Made, Once, REPEATABLE_FOR};
 pub use import::{Batch, Conflict, Imported};
 pub use key_changes::REVOKED_AT_ONCE;
 pub use key_error::KeyError;
-pub use keys::{KeyQuery, MAX_KNOWN_SECRETS, MAX_VALID_SECRETS};
+pub use key_query::{KeyQuery, KeySort, SortKey};
+pub use keys::{MAX_KNOWN_SECRETS, MAX_VALID_SECRETS};
 pub use leaks::{FoundSecret, Leak, LeakOutcome};
 pub use owners::OwnerQuery;
 pub use plans::PlanDeleted;
@@ -61,6 +66,7 @@ pub use queues::QueuePermit;
 pub use relay::{ApplyError, Standing, WrongPage};
 pub use retention::{Purged, RETENTION};
 pub use self_service::{Asking, ISSUANCE_QUOTA, MAX_KEYS_BY_SELF_SERVICE, MAX_KNOWN_SECRETS_BY_SELF_SERVICE};
+pub use sessions::SessionQuery;
 pub use sqlite_files::{DATABASE_FILE, STATE_FILE};
 pub use tokens::TokenQuery;
 pub(crate) use usage::HOUR_MS;
@@ -109,6 +115,7 @@ pub struct Store {
     recorded: Arc<std::sync::Mutex<Option<Cursor>>>,
     /// Bounds the exports in progress.
     exports: Arc<Semaphore>,
+    counts: counts::Counts,
 }
 
 /// An error of the database, or of a request to it.
@@ -383,6 +390,7 @@ impl Store {
             freshness,
             writing: Writing::start().map_err(Error::Thread)?,
             exports: Arc::new(Semaphore::new(export::AT_ONCE)),
+            counts: counts::Counts::default(),
             health: Health::default(),
             has_state_file,
             recorded: Arc::default(),

@@ -117,12 +117,14 @@ impl Snapshot {
         self.polled_at_ms = Some(now_ms);
         // Once: from then on this worker is one of those who look after it.
         self.answered_since_ms.get_or_insert_with(|| continuous_since_ms(store, &self.names, now_ms));
-        if let Some(stored) = store.get(&self.names.status)
-            && self.status_tag != Some(stored.tag)
-        {
-            self.status = Status::decode(&stored.bytes);
-            self.status_tag = Some(stored.tag);
-        }
+        store.read(&self.names.status, |stored| {
+            if let Some((bytes, tag)) = stored
+                && self.status_tag != Some(tag)
+            {
+                self.status = Status::decode(bytes);
+                self.status_tag = Some(tag);
+            }
+        });
     }
 
     /// Reads the status if the last reading is too old to rely on.
@@ -229,18 +231,18 @@ impl Snapshot {
     ) -> Result<Option<Body>, Unreadable> {
         let stripe = Status::stripe_of_subject(subject, self.bucket_bits);
         read.push(StripeRead { stripe, count: self.status.stripes.get(stripe).copied().unwrap_or_default() });
-        let Some(stored) = store.get(&self.names.bucket(subject.leading_bits(self.bucket_bits))) else {
-            return Ok(None);
-        };
-        // An emptied value is a bucket that holds nothing; an older generation's was left behind by a stale fetcher.
-        if stored.bytes.is_empty() || bucket::stamp_of(&stored.bytes).generation < self.status.generation {
-            return Ok(None);
-        }
-        match bucket::find(&stored.bytes, subject) {
-            Ok(Some(frame)) => frame.decode().map(Some).map_err(|_| Unreadable),
-            Ok(None) => Ok(None),
-            Err(_) => Err(Unreadable),
-        }
+        store.read(&self.names.bucket(subject.leading_bits(self.bucket_bits)), |stored| {
+            let Some((bytes, _)) = stored else { return Ok(None) };
+            // An emptied value is a bucket that holds nothing; an older generation's was left behind by a stale fetcher.
+            if bytes.is_empty() || bucket::stamp_of(bytes).generation < self.status.generation {
+                return Ok(None);
+            }
+            match bucket::find(bytes, subject) {
+                Ok(Some(frame)) => frame.decode().map(Some).map_err(|_| Unreadable),
+                Ok(None) => Ok(None),
+                Err(_) => Err(Unreadable),
+            }
+        })
     }
 }
 

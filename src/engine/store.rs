@@ -10,6 +10,13 @@ pub trait SharedStore {
     /// The value and its tag; `None` if the name was never created.
     fn get(&self, name: &str) -> Option<Stored>;
 
+    /// Shows the value and its tag, which a store in the process's own memory need not copy for that. `see` must not call
+    /// the store.
+    fn read<T>(&self, name: &str, see: impl FnOnce(Option<(&[u8], u32)>) -> T) -> T {
+        let stored = self.get(name);
+        see(stored.as_ref().map(|stored| (stored.bytes.as_slice(), stored.tag)))
+    }
+
     /// Replaces the value if its tag is still `expected`, or creates the name if `expected` is `None`.
     ///
     /// # Errors

@@ -8,6 +8,8 @@ mod background;
 mod clock;
 mod configuration;
 mod control_plane;
+#[cfg(not(target_family = "wasm"))]
+mod dynamic_module;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod metrics;

@@ -24,6 +24,7 @@ BEYOND_SCHEMAS = [
     ("GET /v1/usage", r"from", r"expected a time .*"),  # one parameter depends on another
     ("GET /v1/keys/{id}/usage", r"from", r"expected a time .*"),
     ("GET /v1/usage/reports", r"from", r"expected a time .*"),
+    ("GET /v1/keys/{id}/why", r"client", r"expected an IP address"),  # no format for either version
     ("POST /v1/leaks", r"keys\[\d+\]", r"expected a string that is not empty"),  # only invisible characters
     ("POST /v1/keys/import", r".*", r".*"),  # the format of a whole file
 ]

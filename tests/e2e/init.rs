@@ -30,8 +30,9 @@ async fn start_and_prove(dir: TestDir, dialect: &str, more: &[&str], certificate
     let upstream = Echo::start("upstream", loopback(0)).await.unwrap();
     let ports = [ReservedPort::new().unwrap(), ReservedPort::new().unwrap()];
     let out = dir.path().join("out").display().to_string();
-    let (wasm, envoy) =
+    let (module, envoy) =
         (artifacts::filter().unwrap().display().to_string(), artifacts::envoy().unwrap().display().to_string());
+    let host = artifacts::host().unwrap().name();
     let [listen, admin] = [&ports[0], &ports[1]].map(|port| port.address().to_string());
     let [upstream_url, control_plane_url] =
         [upstream.address(), control_plane.address()].map(|at| format!("http://{at}"));
@@ -41,7 +42,8 @@ async fn start_and_prove(dir: TestDir, dialect: &str, more: &[&str], certificate
         ["--admin", &admin],
         ["--dialect", dialect],
         ["--control-plane", &control_plane_url],
-        ["--wasm", &wasm],
+        ["--host", host],
+        ["--module", &module],
         ["--envoy", &envoy],
         ["--output", &out],
     ];
@@ -117,8 +119,9 @@ async fn configuration_with_tls_is_valid() {
     let dir = TestDir::new().unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let [certificate, key] = certificate(dir.path());
-    let (wasm, envoy) =
+    let (module, envoy) =
         (artifacts::filter().unwrap().display().to_string(), artifacts::envoy().unwrap().display().to_string());
+    let host = artifacts::host().unwrap().name();
     let arguments = [
         ["--upstream", "https://api.example"],
         ["--upstream-ca-file", &certificate],
@@ -127,7 +130,8 @@ async fn configuration_with_tls_is_valid() {
         ["--tls-certificate", &certificate],
         ["--tls-private-key", &key],
         ["--listen", "127.0.0.1:8443"],
-        ["--wasm", &wasm],
+        ["--host", host],
+        ["--module", &module],
         ["--envoy", &envoy],
         ["--output", &file("out")],
     ];

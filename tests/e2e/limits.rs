@@ -104,7 +104,7 @@ async fn limit_holds_across_new_listeners_and_traps() {
     let dir = TestDir::new().unwrap();
     let file = dir.path().join("listeners.json");
     let mut gateway = Gateway::builder()
-        .wasm(artifacts::faulty_filter().unwrap())
+        .module(artifacts::faulty_filter().unwrap())
         .configure(replaceable(&file))
         .start()
         .await
@@ -217,7 +217,7 @@ async fn client_that_waits_for_retry_after_passes() {
 #[tokio::test]
 async fn configured_rate_limit_headers_replace_upstreams() {
     let gateway = Gateway::builder()
-        .wasm(artifacts::responding_filter().unwrap())
+        .module(artifacts::responding_filter().unwrap())
         .filter(|filter| filter["rate_limit_headers"] = json!({"standard": "always", "x": "always"}))
         .configure(|config| {
             let theirs = |name: &str| json!({"header": {"key": name, "value": "theirs"}});

@@ -16,12 +16,21 @@ pub(crate) struct FilterConfig {
     pub(crate) configuration: Result<Value, Problem>,
     /// Whether it is a Struct, which does not keep the order of fields.
     pub(crate) is_struct: bool,
-    /// The plugin's `config`, which has `vm_config`; absent if the configuration is alone.
-    pub(crate) plugin: Option<Value>,
+    /// What Envoy runs the filter as; absent if the configuration is alone.
+    pub(crate) plugin: Option<Plugin>,
     /// The HTTP filters behind it, if it is in a list of them.
     pub(crate) behind: Option<Vec<Value>>,
     /// The document around it.
     pub(crate) document: Value,
+}
+
+/// What Envoy runs the filter as.
+#[derive(Clone, Debug)]
+pub(crate) enum Plugin {
+    /// A Wasm plugin: its `config`, which has `vm_config`.
+    Wasm(Value),
+    /// A dynamic module.
+    DynamicModule,
 }
 
 impl FilterConfig {
@@ -59,8 +68,8 @@ pub(crate) fn find(text: &str) -> Result<Vec<FilterConfig>, String> {
     }
     if found.is_empty() {
         return Err(
-            "expected a configuration of Envoy with a Wasm filter whose configuration has `dialect` and `control_plane`, or that \
-             configuration alone; found neither"
+            "expected a configuration of Envoy with a Wasm filter or dynamic module whose configuration has `dialect` and \
+             `control_plane`, or that configuration alone; found neither"
                 .to_owned(),
         );
     }
@@ -76,12 +85,12 @@ fn is_bare(document: &Value) -> bool {
 fn walk(value: &Value, at: &str, behind: Option<&[Value]>, document: &Value, found: &mut Vec<FilterConfig>) {
     match value {
         Value::Object(fields) => {
-            if let Some((configuration, is_struct, path)) = configuration_of(value) {
+            if let Some((configuration, is_struct, path, plugin)) = configuration_of(value) {
                 found.push(FilterConfig {
                     at: format!("{at}{path}"),
                     configuration,
                     is_struct,
-                    plugin: Some(value.clone()),
+                    plugin: Some(plugin),
                     behind: behind.map(<[Value]>::to_vec),
                     document: document.clone(),
                 });
@@ -109,24 +118,35 @@ fn walk(value: &Value, at: &str, behind: Option<&[Value]>, document: &Value, fou
     }
 }
 
-/// The filter's configuration in a plugin's `config`, whether it is a Struct, and its path.
-fn configuration_of(plugin: &Value) -> Option<(Result<Value, Problem>, bool, &'static str)> {
-    let configuration = plugin.get("configuration")?;
+/// The filter's configuration in a Wasm plugin's `config` or in a dynamic module's `typed_config`, whether it is a Struct,
+/// its path, and the plugin.
+fn configuration_of(plugin: &Value) -> Option<(Result<Value, Problem>, bool, &'static str, Plugin)> {
+    if let Some(module) = plugin.get("dynamic_module_config") {
+        let (read, is_struct) = read_any(plugin.get("filter_config")?)?;
+        let texts = [plugin.get("filter_name"), module.get("name"), module.pointer("/module/local/filename")];
+        let names = texts.into_iter().flatten().filter_map(Value::as_str).any(|name| name.contains("keyward"));
+        let is_it = names || read.as_ref().is_ok_and(|value| value.get("control_plane").is_some());
+        return is_it.then_some((read, is_struct, ".filter_config.value", Plugin::DynamicModule));
+    }
     plugin.get("vm_config").or_else(|| plugin.get("root_id"))?;
+    let (read, is_struct) = read_any(plugin.get("configuration")?)?;
+    let names = |field| plugin.get(field).and_then(Value::as_str).is_some_and(|name| name.contains("keyward"));
+    let module = plugin.pointer("/vm_config/code/local/filename").and_then(Value::as_str).unwrap_or_default();
+    let looks_like_it = read.as_ref().is_ok_and(|value| value.get("control_plane").is_some());
+    let is_it = names("name") || names("root_id") || module.contains("keyward_filter") || looks_like_it;
+    is_it.then_some((read, is_struct, ".configuration.value", Plugin::Wasm(plugin.clone())))
+}
+
+/// Reads a `google.protobuf.Any` with a Struct, or with JSON in a StringValue, and whether it is a Struct.
+fn read_any(configuration: &Value) -> Option<(Result<Value, Problem>, bool)> {
     let type_url = configuration.get("@type").and_then(Value::as_str).unwrap_or_default();
-    let value = configuration.get("value")?;
-    let (read, is_struct) = match value {
+    Some(match configuration.get("value")? {
         Value::String(text) => {
             let not_json = |error: serde_json::Error| problem("", format!("expected JSON in the StringValue: {error}"));
             (serde_json::from_str::<Value>(text).map_err(not_json), false)
         }
         value => (Ok(value.clone()), type_url.ends_with("google.protobuf.Struct")),
-    };
-    let names = |field| plugin.get(field).and_then(Value::as_str).is_some_and(|name| name.contains("keyward"));
-    let module = plugin.pointer("/vm_config/code/local/filename").and_then(Value::as_str).unwrap_or_default();
-    let looks_like_it = read.as_ref().is_ok_and(|value| value.get("control_plane").is_some());
-    let is_it = names("name") || names("root_id") || module.contains("keyward_filter") || looks_like_it;
-    is_it.then_some((read, is_struct, ".configuration.value"))
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +160,9 @@ mod tests {
 
     #[test]
     fn filter_is_found_in_every_file_that_has_it() {
-        for (name, with_filters_behind) in [("envoy.yaml", true), ("fleet.yaml", true), ("mesh/istio.yaml", false)] {
+        for (name, with_filters_behind) in
+            [("envoy.yaml", true), ("envoy-native.yaml", true), ("fleet.yaml", true), ("mesh/istio.yaml", false)]
+        {
             let found = shipped(name);
             assert_eq!(found.len(), 1, "{name}");
             assert_eq!(found[0].configuration.as_ref().unwrap()["dialect"], "keyward");

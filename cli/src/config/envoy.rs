@@ -1,6 +1,6 @@
 //! What the filter needs around it in a configuration of Envoy: the guard, the clusters, the environment variables.
 
-use super::document::FilterConfig;
+use super::document::{FilterConfig, Plugin};
 use super::guard::{Guard, Policy};
 use super::report::{Report, problem};
 use keyward_filter::engine::rules::{Access, PathMatch, Rule};
@@ -9,9 +9,15 @@ use serde_json::Value;
 
 /// Checks what is around a configuration that has no mistakes itself.
 pub(super) fn check(config: &Config, filter: &FilterConfig, report: &mut Report) {
-    let Some(plugin) = &filter.plugin else { return };
-    check_environment(config, plugin, report);
-    check_module(config, plugin, report);
+    match &filter.plugin {
+        None => return,
+        Some(Plugin::Wasm(plugin)) => {
+            check_environment(config, plugin, report);
+            check_module(config, plugin, report);
+        }
+        // It has all of Envoy's environment, and one file for all configurations.
+        Some(Plugin::DynamicModule) => {}
+    }
     check_cluster(config, &filter.document, report);
     let configured = filter.configuration.as_ref().ok();
     if filter.is_struct && configured.is_some_and(|value| value.get("dialect").is_some_and(Value::is_object)) {

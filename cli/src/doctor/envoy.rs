@@ -56,8 +56,8 @@ fn live(check: &mut Check, admin: &EnvoyAdmin) -> Result<Vec<FilterConfig>, Stri
     } else if !filters.is_empty() {
         check.fail(
             "the module is not loaded: it reports no metrics",
-            "Envoy skips a filter that cannot start, and the guard refuses its requests: look for `wasm` in \
-             Envoy's log",
+            "Envoy skips a Wasm filter that cannot start, and the guard refuses its requests: look for `wasm` or \
+             `dynamic_modules` in Envoy's log",
         );
     }
     Ok(filters)

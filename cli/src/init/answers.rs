@@ -17,7 +17,8 @@ pub(super) struct Answers {
     pub(super) rules: Preset,
     pub(super) health_path: String,
     pub(super) control_plane: Server,
-    pub(super) wasm: PathBuf,
+    pub(super) host: Host,
+    pub(super) module: PathBuf,
 }
 
 /// A server that Envoy connects to.
@@ -35,6 +36,31 @@ pub(super) enum Preset {
     HealthPublic,
     AllKeys,
     ReadWrite,
+}
+
+/// What runs the filter in Envoy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    Wasm,
+    Native,
+}
+
+impl Host {
+    pub(super) const ALL: [(&'static str, Self); 2] = [("wasm", Self::Wasm), ("native", Self::Native)];
+
+    /// The name of the module's file. That of the dynamic module says for which versions it is, as in
+    /// `tools/native-build`.
+    pub(super) fn file_name(self) -> String {
+        match self {
+            Self::Wasm => "keyward_filter.wasm".to_owned(),
+            Self::Native => format!("libkeyward_{}_envoy1_40.so", env!("CARGO_PKG_VERSION").replace('.', "_")),
+        }
+    }
+
+    /// Where the module is by default.
+    pub(super) fn default_module(self) -> String {
+        format!("/etc/keyward/{}", self.file_name())
+    }
 }
 
 /// Where Debian, Ubuntu and Alpine keep the certificates of the system.
@@ -58,6 +84,14 @@ impl Answers {
                 .find(|(known, _)| *known == name)
                 .map(|(_, preset)| preset)
                 .ok_or(CliError::Usage("expected --rules health-public, all-keys or read-write"))?,
+        };
+        let host = match arguments.host.as_deref() {
+            None => Host::Wasm,
+            Some(name) => Host::ALL
+                .into_iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, host)| host)
+                .ok_or(CliError::Usage("expected --host wasm or native"))?,
         };
         let dialect = arguments.dialect.clone().unwrap_or_else(|| "keyward".to_owned());
         if !Dialect::built_in_names().any(|known| known == dialect) {
@@ -100,7 +134,8 @@ impl Answers {
                 arguments.control_plane_ca_file.clone(),
                 "expected --control-plane as http://HOST:PORT or https://HOST:PORT, without a path",
             )?,
-            wasm: arguments.wasm.clone().unwrap_or_else(|| PathBuf::from("/etc/keyward/keyward_filter.wasm")),
+            host,
+            module: arguments.module.clone().unwrap_or_else(|| PathBuf::from(host.default_module())),
         })
     }
 }

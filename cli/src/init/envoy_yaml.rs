@@ -3,10 +3,12 @@
 //! Each change names the text that it replaces. A text that is not there exactly as often as expected is an error, which the
 //! tests would find: the shipped file has then changed without this module.
 
-use super::answers::{Answers, Preset, Server};
+use super::answers::{Answers, Host, Preset, Server};
 use crate::CliError;
 
 const SHIPPED: &str = include_str!("../../../envoy/envoy.yaml");
+
+const SHIPPED_NATIVE: &str = include_str!("../../../envoy/envoy-native.yaml");
 
 /// The text, and the first change that found nothing.
 struct Template {
@@ -21,6 +23,16 @@ impl Template {
             self.lost.get_or_insert_with(|| old.to_owned());
         }
         self.text = self.text.replace(old, new);
+    }
+
+    /// Removes the line that consists of a text, however far it is indented.
+    fn remove_line(&mut self, line: &str) {
+        let before = self.text.lines().count();
+        let others: Vec<&str> = self.text.lines().filter(|other| other.trim_start() != line).collect();
+        if others.len() + 1 != before {
+            self.lost.get_or_insert_with(|| line.to_owned());
+        }
+        self.text = others.join("\n") + "\n";
     }
 
     /// Replaces everything from one text up to the next occurrence of another.
@@ -39,7 +51,11 @@ impl Template {
 
 /// The configuration.
 pub(super) fn render(answers: &Answers) -> Result<String, CliError> {
-    let mut template = Template { text: SHIPPED.to_owned(), lost: None };
+    let shipped = match answers.host {
+        Host::Wasm => SHIPPED,
+        Host::Native => SHIPPED_NATIVE,
+    };
+    let mut template = Template { text: shipped.to_owned(), lost: None };
     head(&mut template);
     listener(&mut template, answers);
     filter(&mut template, answers);
@@ -104,11 +120,11 @@ fn listener(template: &mut Template, answers: &Answers) {
 }
 
 fn filter(template: &mut Template, answers: &Answers) {
-    template.replace(
-        1,
-        "filename: target/wasm32-wasip1/release/keyward_filter.wasm",
-        &format!("filename: {}", quoted(&answers.wasm.display().to_string())),
-    );
+    let module = match answers.host {
+        Host::Wasm => "filename: target/wasm32-wasip1/release/keyward_filter.wasm".to_owned(),
+        Host::Native => format!("filename: target/native/{}", answers.host.file_name()),
+    };
+    template.replace(1, &module, &format!("filename: {}", quoted(&answers.module.display().to_string())));
     template.replace(1, "dialect: keyward\n", &format!("dialect: {}\n", answers.dialect));
     if answers.control_plane.ca_file.is_some() {
         let authority = format!("authority: {} }}", quoted(&answers.control_plane.host));
@@ -144,11 +160,7 @@ fn public_route(template: &mut Template, answers: &Answers) {
         "                        - match: { prefix: / }",
         "",
     );
-    template.replace_between(
-        "                              - { path: { exact: /health }, access: public }\n",
-        "                              - { path: { prefix: / }",
-        "",
-    );
+    template.remove_line("- { path: { exact: /health }, access: public }");
     template.replace_between(
         "                          # Only routes that the rules make `public`",
         "                          # A route that is delegated",
@@ -255,9 +267,24 @@ mod tests {
     }
 
     #[test]
+    fn native_host_gives_the_shipped_configuration() {
+        let (text, document) = rendered(|arguments| arguments.host = Some("native".to_owned()));
+        let filter = document.pointer(&format!("{HCM}/http_filters/0/typed_config")).unwrap();
+        assert_eq!(filter["dynamic_module_config"]["module"]["local"]["filename"], Host::Native.default_module());
+        assert!(!text.contains("vm_config") && !text.contains("make run"), "{text}");
+    }
+
+    #[test]
     fn every_combination_can_be_rendered() {
         for dialect in Dialect::built_in_names() {
             for rules in ["health-public", "all-keys", "read-write"] {
+                for host in Host::ALL.map(|(name, _)| name) {
+                    rendered(|arguments| {
+                        arguments.dialect = Some(dialect.to_owned());
+                        arguments.rules = Some(rules.to_owned());
+                        arguments.host = Some(host.to_owned());
+                    });
+                }
                 for upstream in
                     ["http://127.0.0.1:8090", "https://api.example", "http://[::1]:80", "https://10.0.0.1:8443"]
                 {

@@ -1,7 +1,7 @@
 //! Asks on a terminal for what no option gives.
 
 use super::InitArguments;
-use super::answers::Preset;
+use super::answers::{Host, Preset};
 use crate::CliError;
 use dialoguer::{Confirm, Input, Select};
 use keyward_core::dialect::Dialect;
@@ -73,12 +73,18 @@ pub(super) fn ask(mut arguments: InitArguments, questioner: &mut impl Questioner
     if arguments.control_plane.is_none() {
         arguments.control_plane = Some(questioner.text("URL of the control plane", Some("http://127.0.0.1:8081"))?);
     }
-    if arguments.wasm.is_none() {
-        arguments.wasm = Some(
-            questioner
-                .text("Module of the filter, as Envoy finds it", Some("/etc/keyward/keyward_filter.wasm"))?
-                .into(),
-        );
+    if arguments.host.is_none() && arguments.module.is_none() {
+        let meanings = [
+            "wasm: a Wasm module, for every supported Envoy",
+            "native: a dynamic module, which costs less, for the Envoy that it is built for",
+        ];
+        let chosen = questioner.choice("Host of the filter", &meanings)?;
+        arguments.host = Host::ALL.get(chosen).map(|(name, _)| (*name).to_owned());
+    }
+    if arguments.module.is_none() {
+        let host = Host::ALL.into_iter().find(|(name, _)| Some(*name) == arguments.host.as_deref());
+        let default = host.map_or(Host::Wasm, |(_, host)| host).default_module();
+        arguments.module = Some(questioner.text("Module of the filter, as Envoy finds it", Some(&default))?.into());
     }
     Ok(arguments)
 }
@@ -120,7 +126,8 @@ mod tests {
 
     #[test]
     fn answers_complete_the_arguments() {
-        let answers = ["https://api.example", "0.0.0.0:8443", "y", "/c", "/k", "exona", "read-write", "", "", ""];
+        let answers =
+            ["https://api.example", "0.0.0.0:8443", "y", "/c", "/k", "exona", "read-write", "", "", "native", ""];
         let mut script = Script { answers: answers.into(), asked: Vec::new() };
         let arguments = ask(InitArguments::default(), &mut script).unwrap();
         assert!(script.answers.is_empty());
@@ -131,6 +138,7 @@ mod tests {
         );
         assert_eq!((answers.rules, answers.health_path.as_str()), (Preset::ReadWrite, "/health"));
         assert!(answers.tls.is_some());
+        assert_eq!(answers.module.display().to_string(), Host::Native.default_module());
     }
 
     #[test]
@@ -141,7 +149,7 @@ mod tests {
             dialect: Some("keyward".to_owned()),
             rules: Some("all-keys".to_owned()),
             control_plane: Some("http://h:2".to_owned()),
-            wasm: Some("/w".into()),
+            module: Some("/w".into()),
             ..InitArguments::default()
         };
         let mut script = Script { answers: ["n"].into(), asked: Vec::new() };

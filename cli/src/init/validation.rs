@@ -45,7 +45,7 @@ pub(super) fn validate(file: &Path, answers: &Answers, envoy: Option<&Path>) -> 
 
 /// The files that Envoy opens, and that are not here.
 fn missing_files(answers: &Answers) -> Vec<String> {
-    let mut files = vec![&answers.wasm];
+    let mut files = vec![&answers.module];
     if let Some((certificate, key)) = &answers.tls {
         files.extend([certificate, key]);
     }

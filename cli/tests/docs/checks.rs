@@ -302,7 +302,7 @@ fn metrics_exist() {
 fn mesh_tables_have_the_pinned_versions() {
     let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
     let (tools, envoy) = (read("tools/go-tools.txt"), read("tools/envoy-requirements.txt"));
-    let pinned: BTreeSet<&str> = tools.split(['@', '\n']).chain(envoy.split(['=', '\n'])).collect();
+    let pinned: BTreeSet<&str> = tools.split(['@', ' ', '\n']).chain(envoy.split(['=', '\n'])).collect();
     let page = read("docs/reference/mesh-compatibility.md");
     let is_version = |word: &&str| {
         word.trim_start_matches('v').split('.').filter(|part| !part.is_empty()).count() > 2

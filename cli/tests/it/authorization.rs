@@ -1,5 +1,6 @@
 //! Credentials that end while a request is under way: revoked, removed from their file, or expired.
 
+use crate::console::Browser;
 use crate::database::{HeldWrites, numbers};
 use crate::harness::{Answer, Client, NOW_MS, TestServer, change_database, until};
 use crate::leaks::{Github, WEBHOOK};
@@ -64,6 +65,7 @@ const NUMBERS: &[&str] = &[
     "SELECT COUNT(*) FROM secrets",
     "SELECT COUNT(*) FROM secrets WHERE not_after IS NOT NULL",
     "SELECT COUNT(*) FROM tokens",
+    "SELECT COUNT(*) FROM sessions",
     "SELECT COUNT(*) FROM audit",
     "SELECT COUNT(*) FROM idempotency",
     "SELECT COUNT(*) FROM usage",
@@ -130,6 +132,11 @@ impl Fixture {
                 let rotate = json!({"grace_s": 80_000});
                 client.ask("POST", &format!("/v1/keys/{id}/rotate"), Some(rotate)).expect(201);
                 (format!("/v1/keys/{id}/secrets/{}", key["secrets"][0]["id"].as_str().unwrap()), None)
+            }
+            "endSession" => {
+                Browser::signed_in(&client.url, &client.admin);
+                let sessions = client.get("/v1/sessions").expect(200);
+                (format!("/v1/sessions/{}", sessions["sessions"][0]["id"].as_str().unwrap()), None)
             }
             "setOwner" => (format!("/v1/owners/of-{id}"), Some(json!({"disabled": true}))),
             "changeOwner" | "revokeKeysOfOwner" => {
@@ -413,7 +420,7 @@ fn the_same_requests_are_carried_out_where_the_credential_stays() {
 
 /// The least role for an operation: everybody reads, operators change keys and owners, admins the rest.
 fn least_role(method: &str, path: &str) -> usize {
-    let of_admins = ["/v1/plans", "/v1/tokens", "/v1/usage/undo"];
+    let of_admins = ["/v1/plans", "/v1/sessions", "/v1/tokens", "/v1/usage/undo"];
     match method {
         "GET" => 0,
         _ if of_admins.iter().any(|prefix| path.starts_with(prefix)) => 2,

@@ -10,6 +10,7 @@ use keyward_core::wire::page::{Extent, Page};
 use keyward_core::{FEED_MEDIA_TYPE, FEED_PATH, MAX_PAGE_BYTES};
 use keyward_server::auth::tokens::file::{Audience, Tokens};
 use keyward_server::clock::Timestamp;
+use keyward_server::console::ConsoleConfig;
 use keyward_server::keys::leaks::Leaks;
 use keyward_server::serve::{Config, RETENTION_INTERVAL, Server};
 use keyward_server::store::{AuditQuery, Location, RETENTION, Store};
@@ -96,6 +97,7 @@ impl TestServer {
             max_verifications: NonZeroUsize::MIN,
             trusted_proxies: Vec::new(),
             self_service: None,
+            console: Some(ConsoleConfig::default()),
         };
         change(&mut config);
         let server = runtime.block_on(Server::start(config)).unwrap();
@@ -482,7 +484,7 @@ pub(crate) fn audited(data_dir: &Path) -> Vec<String> {
     };
     let entries = Runtime::new().unwrap().block_on(async {
         let store = Store::open(&location).await.unwrap();
-        store.audit(&AuditQuery { limit: 100, before: None, subject: None }).await.unwrap().items
+        store.audit(&AuditQuery { limit: 100, ..AuditQuery::default() }).await.unwrap().items
     });
     entries.iter().map(|entry| format!("{} {} {}", entry.actor, entry.action, entry.subject)).collect()
 }

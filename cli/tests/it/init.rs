@@ -79,7 +79,7 @@ fn configuration_that_envoy_refuses_is_a_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let module = dir.path().join("keyward_filter.wasm");
     fs::write(&module, "").unwrap();
-    let arguments = [&UPSTREAM[..], &["--envoy", "/bin/false", "--wasm", module.to_str().unwrap()]].concat();
+    let arguments = [&UPSTREAM[..], &["--envoy", "/bin/false", "--module", module.to_str().unwrap()]].concat();
     let output = init(dir.path(), &arguments);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(stdout(&output).contains("error: /bin/false refuses the configuration"), "{output:?}");

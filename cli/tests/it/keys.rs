@@ -72,6 +72,50 @@ fn key_that_no_gateway_would_accept_is_created_only_by_force() {
 }
 
 #[test]
+fn decision_about_a_key_names_the_first_check_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    client.ask("PUT", "/v1/plans/pro", Some(json!({"limits": ["10/s"]}))).expect(201);
+    let new = json!({"name": "a", "owner": "acme", "scopes": ["read"], "allow_ip": ["10.0.0.0/8"], "credits": 5});
+    let key = client.create(new);
+    let why = |query: &str| client.get(&format!("{}/why{query}", path_of(&key))).expect(200);
+    let outcomes = |decision: &Value| {
+        let checks = decision["checks"].as_array().unwrap().iter();
+        checks.map(|check| check["outcome"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let allowed = why("?client=10.1.2.3&scopes=read&kinds=key+other");
+    assert_eq!(
+        (&allowed["verdict"], &allowed["status"], &allowed["credits_left"]),
+        (&json!("allow"), &Value::Null, &json!(5))
+    );
+    assert_eq!(outcomes(&allowed), ["passed"; 8]);
+    assert_eq!(allowed["limits"], json!({"limits": [], "from": "dialect"}));
+    let lacking = why("?client=10.1.2.3&scopes=read+write");
+    assert_eq!((&lacking["verdict"], &lacking["missing_scope"]), (&json!("insufficient_scope"), &json!("write")));
+    assert_eq!(why("?client=192.0.2.1")["verdict"], "forbidden_ip");
+    assert_eq!(why("")["verdict"], "forbidden_ip", "the address is unknown");
+    assert_eq!(why("?kinds=other")["verdict"], "wrong_kind");
+    client.ask("PATCH", &path_of(&key), Some(json!({"plan": "pro", "spent": 5}))).expect(200);
+    let spent = why("?client=10.1.2.3");
+    assert_eq!(
+        (&spent["verdict"], &spent["status"], &spent["credits_left"]),
+        (&json!("quota_exhausted"), &json!(402), &json!(0))
+    );
+    assert_eq!(spent["limits"], json!({"limits": ["10/s"], "from": "plan"}));
+    client.ask("POST", &format!("{}/pause", path_of(&key)), None).expect(200);
+    let paused = why("?client=10.1.2.3");
+    assert_eq!((&paused["verdict"], &paused["status"]), (&json!("paused"), &json!(401)));
+    let expected =
+        ["passed", "passed", "failed", "not_reached", "not_reached", "not_reached", "not_reached", "not_reached"];
+    assert_eq!(outcomes(&paused), expected);
+    client.ask("DELETE", &path_of(&key), None).expect(200);
+    assert_eq!(why("")["verdict"], "revoked");
+    client.get(&format!("{}/why?client=nobody&colour=red", path_of(&key))).expect(400);
+    client.get("/v1/keys/key_unknown/why").expect(404);
+}
+
+#[test]
 fn a_revoked_key_stays_revoked_as_it_was_first() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::start(dir.path());

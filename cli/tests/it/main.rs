@@ -10,6 +10,8 @@ mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod console;
+#[cfg(test)]
 mod database;
 #[cfg(test)]
 mod description;
@@ -40,7 +42,11 @@ mod keys;
 #[cfg(test)]
 mod leaks;
 #[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod load;
+#[cfg(test)]
+mod mcp;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]

@@ -51,7 +51,7 @@ schema!(Sequence, "The position of an entry in the audit log", number(0, u64::MA
     path = "/v1/audit",
     operation_id = "listAudit",
     tag = "audit",
-    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("before" = inline(Option<Sequence>), Query, description = "Continue after this: the `next` of the previous page"), ("subject" = inline(Option<Words>), Query, description = "Only entries about the resource with this id")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("before" = inline(Option<Sequence>), Query, description = "Continue after this: the `next` of the previous page"), ("subject" = inline(Option<Words>), Query, description = "Only entries about the resource with this id"), ("actor" = inline(Option<Words>), Query, description = "Only entries of this actor, such as `token:tok_…`"), ("action" = inline(Option<Words>), Query, description = "Only entries of this action, such as `key.revoked`"), ("since" = inline(Option<Timestamp>), Query, description = "Only entries of this time or later"), ("until" = inline(Option<Timestamp>), Query, description = "Only entries before this time")),
     responses((status = OK, description = "The entries", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
@@ -59,6 +59,10 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
         limit: parameters.limit(),
         before: parameters.number("before", 0..=u64::MAX),
         subject: parameters.text("subject", "the id of a key, an owner or a plan"),
+        actor: parameters.text("actor", "the actor of an entry"),
+        action: parameters.text("action", "the action of an entry"),
+        since: parameters.time("since"),
+        until: parameters.time("until"),
     };
     parameters.finish()?;
     let page = app.store.audit(&query).await?;

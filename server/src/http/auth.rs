@@ -5,14 +5,14 @@
 use super::app::App;
 use super::problem::ApiError;
 use super::roles;
-use crate::auth::tokens::file::Audience;
+use crate::auth::tokens::file::{self, Audience, TokenDigest};
 use crate::clock::Timestamp;
-use crate::model::Role;
+use crate::model::{Role, Token};
 use crate::store::Authorization;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method};
+use axum::http::{Extensions, HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use keyward_core::dialect::Dialect;
@@ -21,6 +21,10 @@ use tokio::sync::watch;
 /// Notifies when the token of the request may have been revoked.
 #[derive(Clone)]
 pub(super) struct TokenReloads(pub(super) watch::Receiver<()>);
+
+/// The role of the token of the request.
+#[derive(Clone, Copy)]
+pub(super) struct HeldRole(pub(super) Role);
 
 /// When the token of the request expires.
 #[derive(Clone, Copy)]
@@ -39,48 +43,98 @@ pub(super) async fn require_edge(State(app): State<App>, request: Request, next:
 async fn require(app: &App, required: Role, request: Request, next: Next) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let token_reloads = TokenReloads(app.tokens.reloads());
-    let by = authorization(app, required, &parts).await?;
+    let credential = match parts.extensions.remove::<Credential>() {
+        Some(signed_in) => signed_in,
+        None => credential(app, required.audience(), &parts).await?,
+    };
+    let by = credential.authorization(app, required)?;
+    let role = if required == Role::Edge { Role::Edge } else { credential.role() };
     parts.extensions.insert(token_reloads);
     // Held until the response is there. Exports continue in the background, and are bounded separately.
     let reads = required.audience() == Audience::Admin && matches!(parts.method, Method::GET | Method::HEAD);
     let _permit = if reads { Some(app.store.operator_read_permit(by.actor()).await?) } else { None };
+    parts.extensions.insert(HeldRole(role));
     parts.extensions.insert(TokenEnd(by.expires_at()));
     parts.extensions.insert(by.actor().clone());
     parts.extensions.insert(by);
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
-/// Authenticates the bearer token. Transactions that write check the authorization again.
-async fn authorization(app: &App, required: Role, request: &Parts) -> Result<Authorization, ApiError> {
-    let audience = required.audience();
+/// A valid token. The console puts that of a session into the extensions of the requests that it makes; a client cannot.
+#[derive(Clone, Debug)]
+pub(crate) enum Credential {
+    /// A line of a token file, by its digest.
+    FileToken(TokenDigest),
+    /// A token of the database.
+    Issued(Token),
+}
+
+impl Credential {
+    /// The authorization for a request that requires this role. Transactions that write check it again.
+    pub(crate) fn authorization(&self, app: &App, required: Role) -> Result<Authorization, ApiError> {
+        let audience = required.audience();
+        let token = match self {
+            Self::FileToken(digest) => {
+                let by = Authorization::of_file_token_digest(&app.tokens, audience, *digest, &app.clock);
+                return by.ok_or(ApiError::Unauthorized { shown: true });
+            }
+            Self::Issued(token) => token,
+        };
+        if token.role.audience() != audience {
+            let (expected, found) = (token_name(audience), token_name(token.role.audience()));
+            return Err(ApiError::WrongCredential { expected, found });
+        }
+        if !token.role.includes(required) {
+            return Err(ApiError::InsufficientRole { role: token.role, required });
+        }
+        app.issued_tokens.note_use(token);
+        Ok(Authorization::of_issued_token(&app.tokens, required, token, &app.clock))
+    }
+
+    /// The role of the token.
+    pub(crate) fn role(&self) -> Role {
+        match self {
+            Self::FileToken(_) => Role::Admin,
+            Self::Issued(token) => token.role,
+        }
+    }
+}
+
+/// Authenticates the bearer token.
+async fn credential(app: &App, audience: Audience, request: &Parts) -> Result<Credential, ApiError> {
     let shown = request.headers.contains_key(AUTHORIZATION);
     let Some(token) = bearer(&request.headers) else { return Err(ApiError::Unauthorized { shown }) };
-    if let Some(by) = Authorization::of_file_token(&app.tokens, audience, token, &app.clock) {
-        return Ok(by);
+    authenticate(app, audience, token, &request.extensions, &request.headers).await
+}
+
+/// Finds the token that a client has shown, and counts a failure.
+pub(crate) async fn authenticate(
+    app: &App,
+    audience: Audience,
+    token: &[u8],
+    extensions: &Extensions,
+    headers: &HeaderMap,
+) -> Result<Credential, ApiError> {
+    let digest = file::digest(token);
+    if app.tokens.accept_digest(audience, &digest) {
+        return Ok(Credential::FileToken(digest));
     }
     // Told by its prefix, which reveals nothing that its sender does not know.
     let refused = || match other_credential(audience, token, &app.dialect) {
         Some(found) => ApiError::WrongCredential { expected: token_name(audience), found },
-        None => ApiError::Unauthorized { shown },
+        None => ApiError::Unauthorized { shown: true },
     };
     // A token of the other file does not count as a guess.
     if Audience::ALL.into_iter().any(|other| app.tokens.accept(other, token)) {
         return Err(refused());
     }
-    let client = app.proxies.counted(&request.extensions, &request.headers);
+    let client = app.proxies.counted(extensions, headers);
     let is_suspect = client.is_some_and(|client| app.auth_throttle.is_suspect(client, (app.clock)()));
     let Some(token) = app.issued_tokens.find(token, is_suspect).await? else {
         let wait = client.and_then(|client| app.auth_throttle.failed(client, (app.clock)()));
         return Err(wait.map_or_else(refused, |retry_after_s| ApiError::TooManyFailures { retry_after_s }));
     };
-    if token.role.audience() != audience {
-        return Err(refused());
-    }
-    if !token.role.includes(required) {
-        return Err(ApiError::InsufficientRole { role: token.role, required });
-    }
-    app.issued_tokens.note_use(&token);
-    Ok(Authorization::of_issued_token(&app.tokens, required, &token, &app.clock))
+    Ok(Credential::Issued(token))
 }
 
 fn token_name(audience: Audience) -> &'static str {

@@ -2,36 +2,39 @@
 
 pub(super) mod issue;
 mod resource;
+pub(super) mod why;
 
 use super::answer::{json, unless_known, versioned};
 use super::app::App;
 use super::extract::{Document, Id, TwoIds};
-use super::openapi::Refused;
+use super::openapi::{Refused, number, schema, text};
 use super::parameters::{EnvironmentName, KeyId, Name, PageSize, Parameters, Words};
 use super::precondition::{IfMatch, Known};
 use super::problem::{ApiError, problem};
 use crate::clock::Timestamp;
 use crate::model::{KeyChange, MAX_METADATA, State as KeyState, Target};
-use crate::store::{Authorization, KeyError, KeyQuery};
+use crate::store::{Authorization, CountQuery, KeyError, KeyQuery, KeySort};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use keyward_core::document::{Problem, Problems};
 use keyward_core::key::environment::Environment;
-use resource::{KeyResource, ListResource, resource};
+use resource::{CountsResource, KeyResource, ListResource, resource};
 use serde_json::Value;
+use std::time::Duration;
 
-/// List keys, newest first
+/// List keys, newest first unless sorted otherwise
 #[utoipa::path(
     get,
     path = "/v1/keys",
     operation_id = "listKeys",
     tag = "keys",
-    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<KeyId>, Query, description = "Continue after this: the `next` of the previous page"), ("owner" = Option<Name>, Query, description = "Only keys of this owner"), ("member" = Option<Name>, Query, description = "Only keys for this member"), ("plan" = Option<Name>, Query, description = "Only keys on this plan"), ("kind" = inline(Option<Words>), Query, description = "Only keys of this kind"), ("environment" = inline(Option<EnvironmentName>), Query, description = "Only keys of this environment"), ("state" = Option<KeyState>, Query, description = "Only keys in this state"), ("name" = inline(Option<Words>), Query, description = "Only keys whose name contains this, regardless of case"), ("created_after" = inline(Option<Timestamp>), Query, description = "Only keys created at this time or later"), ("created_before" = inline(Option<Timestamp>), Query, description = "Only keys created before this time"), ("expires_before" = inline(Option<Timestamp>), Query, description = "Only keys that expire before this time")),
+    params(("limit" = inline(Option<PageSize>), Query, description = "The maximum number of results; 100 by default"), ("after" = Option<KeyId>, Query, description = "Continue after this: the `next` of the previous page"), ("owner" = Option<Name>, Query, description = "Only keys of this owner"), ("member" = Option<Name>, Query, description = "Only keys for this member"), ("plan" = Option<Name>, Query, description = "Only keys on this plan"), ("kind" = inline(Option<Words>), Query, description = "Only keys of this kind"), ("environment" = inline(Option<EnvironmentName>), Query, description = "Only keys of this environment"), ("state" = Option<KeyState>, Query, description = "Only keys in this state"), ("name" = inline(Option<Words>), Query, description = "Only keys whose name contains this, regardless of case"), ("created_after" = inline(Option<Timestamp>), Query, description = "Only keys created at this time or later"), ("created_before" = inline(Option<Timestamp>), Query, description = "Only keys created before this time"), ("expires_before" = inline(Option<Timestamp>), Query, description = "Only keys that expire before this time"), ("expires_after" = inline(Option<Timestamp>), Query, description = "Only keys that expire at this time or later"), ("used_after" = inline(Option<Timestamp>), Query, description = "Only keys that were last used at this time or later"), ("unused_since" = inline(Option<Timestamp>), Query, description = "Only keys that were created before this time, and not used since"), ("used" = Option<bool>, Query, description = "Only keys that were used, or only keys that never were"), ("leaked" = Option<bool>, Query, description = "Only keys with a leaked secret, or only keys without"), ("in_rotation" = Option<bool>, Query, description = "Only keys with a secret in its grace period, or only keys without"), ("low_credits" = Option<bool>, Query, description = "Only keys that have spent at least nine tenths of their credits, or only others"), ("search" = inline(Option<Words>), Query, description = "Only keys whose id, or the hint of one of whose secrets, begins with this, and the key with the secret of this id"), ("sort" = inline(Option<SortName>), Query, description = "The order, descending with `-`; `-created` by default. Keys without an expiry sort after, never used ones before all others")),
     responses((status = OK, description = "The keys", body = ListResource))
 )]
 pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
+    let sorts = format!("one of {}", KeySort::NAMES.join(", "));
     let query = KeyQuery {
         limit: parameters.limit(),
         after: parameters.text("after", "the id of a key"),
@@ -45,6 +48,15 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
         created_after: parameters.time("created_after"),
         created_before: parameters.time("created_before"),
         expires_before: parameters.time("expires_before"),
+        expires_after: parameters.time("expires_after"),
+        used_after: parameters.time("used_after"),
+        unused_since: parameters.time("unused_since"),
+        was_used: parameters.boolean("used"),
+        leaked: parameters.boolean("leaked"),
+        in_rotation: parameters.boolean("in_rotation"),
+        low_credits: parameters.boolean("low_credits"),
+        search: parameters.text("search", "the beginning of an id or a hint"),
+        sort: parameters.take("sort", &sorts, KeySort::from_name).unwrap_or_default(),
     };
     parameters.finish()?;
     let now = (app.clock)();
@@ -53,6 +65,35 @@ pub(super) async fn list(State(app): State<App>, mut parameters: Parameters) -> 
     let keys = page.items.iter().map(|key| resource(key, None, now)).collect();
     json(StatusCode::OK, &ListResource { keys, next: page.next.as_deref() })
 }
+
+schema!(SortName, "An order of keys", text("-?(created|name|last_used|expires)"));
+
+/// Count the keys by state, and those that need attention
+///
+/// The counts of a large database can be some seconds old, see `counted_at`.
+#[utoipa::path(
+    get,
+    path = "/v1/keys/counts",
+    operation_id = "countKeys",
+    tag = "keys",
+    params(("expiring_within_s" = inline(Option<Seconds>), Query, description = "Within how many seconds a key expires to be counted as expiring; 30 days by default"), ("unused_for_s" = inline(Option<Seconds>), Query, description = "For how many seconds a key was not used to be counted as unused; 90 days by default")),
+    responses((status = OK, description = "The counts", body = CountsResource))
+)]
+pub(super) async fn counts(State(app): State<App>, mut parameters: Parameters) -> Result<Response, ApiError> {
+    let mut seconds =
+        |name: &str, default: u64| Duration::from_secs(parameters.number(name, 1..=MAX_SPAN_S).unwrap_or(default));
+    let query = CountQuery {
+        expiring_within: seconds("expiring_within_s", 30 * DAY_S),
+        unused_for: seconds("unused_for_s", 90 * DAY_S),
+    };
+    parameters.finish()?;
+    let counts = app.store.key_counts(query, (app.clock)()).await?;
+    json(StatusCode::OK, &CountsResource::from(counts))
+}
+
+const DAY_S: u64 = 86_400;
+const MAX_SPAN_S: u64 = 100 * 365 * DAY_S;
+schema!(Seconds, "A number of seconds", number(1, MAX_SPAN_S));
 
 /// Show a key
 #[utoipa::path(

@@ -201,6 +201,7 @@ fn tags() -> Vec<Tag> {
             "tokens",
             "Tokens of operators and edges. A plaintext token is only in the response to the request that issued it.",
         ),
+        ("sessions", "Sessions of the console."),
         ("leaks", "Reports of leaked keys."),
         ("usage", "Usage of keys."),
         ("audit", "The audit log."),

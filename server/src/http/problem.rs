@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 /// Why a request is refused or fails.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ApiError {
+pub(crate) enum ApiError {
     #[error("{}", if *shown { "invalid token: unknown, revoked or expired" } else { "expected Authorization: Bearer <token>, got none" })]
     Unauthorized { shown: bool },
     #[error("expected {expected}, got {found}")]

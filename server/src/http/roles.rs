@@ -1,6 +1,7 @@
 //! Which role each operation of the operators' API requires: one table over all of its routes. An operation that is missing
 //! in it requires the role admin, and fails a test.
 
+use super::mcp;
 use super::openapi::Caller;
 use crate::model::Role;
 use axum::http::Method;
@@ -8,12 +9,16 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::{Operation, PathItem};
 
 /// Method, path and required role.
-const TABLE: [(&str, &str, Role); 30] = [
+const TABLE: [(&str, &str, Role); 35] = [
+    // Each tool requires the role of its operation.
+    ("POST", mcp::PATH, Role::Viewer),
     ("GET", "/v1/keys", Role::Viewer),
     ("POST", "/v1/keys", Role::Operator),
+    ("GET", "/v1/keys/counts", Role::Viewer),
     ("GET", "/v1/keys/{id}", Role::Viewer),
     ("PATCH", "/v1/keys/{id}", Role::Operator),
     ("DELETE", "/v1/keys/{id}", Role::Operator),
+    ("GET", "/v1/keys/{id}/why", Role::Viewer),
     ("POST", "/v1/keys/{id}/rotate", Role::Operator),
     ("POST", "/v1/keys/{id}/pause", Role::Operator),
     ("POST", "/v1/keys/{id}/resume", Role::Operator),
@@ -34,6 +39,8 @@ const TABLE: [(&str, &str, Role); 30] = [
     ("POST", "/v1/tokens", Role::Admin),
     ("GET", "/v1/tokens/{id}", Role::Viewer),
     ("DELETE", "/v1/tokens/{id}", Role::Admin),
+    ("GET", "/v1/sessions", Role::Viewer),
+    ("DELETE", "/v1/sessions/{id}", Role::Admin),
     ("GET", "/v1/usage", Role::Viewer),
     ("GET", "/v1/keys/{id}/usage", Role::Viewer),
     ("GET", "/v1/usage/reports", Role::Viewer),
@@ -78,7 +85,7 @@ mod tests {
     #[test]
     fn table_has_every_operation_once() {
         let mut api = Routes::new().for_operators.into_openapi();
-        let mut described = Vec::new();
+        let mut described = vec![format!("POST {}", mcp::PATH)];
         for (path, item) in &mut api.paths.paths {
             described.extend(operations(item).map(|(method, _)| format!("{method} {path}")));
         }

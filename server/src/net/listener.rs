@@ -55,6 +55,14 @@ pub(crate) async fn serve_until(
     }
 }
 
+/// Serves a further listener until the shutdown.
+pub(crate) async fn serve_console(listener: TcpListener, app: Router, stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        () = connections::serve(listener, app, stopping.clone(), Timeouts::default()) => {}
+        () = overdue(stopping) => {}
+    }
+}
+
 /// Resolves when the shutdown has taken too long.
 async fn overdue(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|is_stopping| *is_stopping).await;

@@ -12,12 +12,20 @@ use std::iter;
 use std::time::Duration;
 
 /// A query for audit log entries.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AuditQuery {
     /// The maximum number of results.
     pub limit: u32,
     /// Only entries before this one.
     pub before: Option<u64>,
+    /// Only those of this actor.
+    pub actor: Option<String>,
+    /// Only those of this action.
+    pub action: Option<String>,
+    /// Only those of this time or later.
+    pub since: Option<Timestamp>,
+    /// Only those before this time.
+    pub until: Option<Timestamp>,
     /// Only those about what has this id, or, of a key, about the series of an import to which its id belongs.
     pub subject: Option<String>,
 }
@@ -45,6 +53,16 @@ impl Store {
                     .push(" AND subject IN (")
                     .bind_all(iter::once(subject.clone()).chain(series_of(subject)))
                     .push(")");
+            }
+            for (column, value) in [("actor", &wanted.actor), ("action", &wanted.action)] {
+                if let Some(value) = value {
+                    query.push(" AND ").push(column).push(" = ").bind(value.as_str());
+                }
+            }
+            for (bound, time) in [(" AND at >= ", wanted.since), (" AND at < ", wanted.until)] {
+                if let Some(time) = time {
+                    query.push(bound).bind(time.as_stored());
+                }
             }
             let next = |entry: &AuditRow| entry.sequence.unsigned_abs();
             Page::of_rows(
@@ -165,7 +183,7 @@ mod tests {
             });
             append.await.unwrap();
         }
-        let entries = store.audit(&AuditQuery { limit: 9, before: None, subject: None }).await.unwrap().items;
+        let entries = store.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).await.unwrap().items;
         let times: Vec<_> = entries.iter().rev().map(|entry| entry.at).collect();
         assert_eq!(times, [30, 30, 31, 500, 0, 1].map(second));
     }

@@ -66,9 +66,13 @@ pub(super) trait StoredCredential: Send + Sync {
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Authorization {
-    /// By a token of the files; `None` if the token is not among them.
-    pub fn of_file_token(tokens: &Arc<Tokens>, audience: Audience, shown: &[u8], clock: &Clock) -> Option<Self> {
-        let digest = crate::auth::tokens::file::digest(shown);
+    /// By a token of the files, whose digest this is; `None` if the token is not among them.
+    pub fn of_file_token_digest(
+        tokens: &Arc<Tokens>,
+        audience: Audience,
+        digest: TokenDigest,
+        clock: &Clock,
+    ) -> Option<Self> {
         if !tokens.accept_digest(audience, &digest) {
             return None;
         }
@@ -88,6 +92,11 @@ impl Authorization {
     /// Of the server itself, for its own jobs.
     pub(super) fn server() -> Self {
         Self { actor: Actor::server(), basis: Basis::Server }
+    }
+
+    /// To begin or end a session of the console, which changes nothing else. Whatever the session does is authorized by its token.
+    pub(super) fn of_session(actor: Actor) -> Self {
+        Self { actor, basis: Basis::Server }
     }
 
     /// By a credential in the database; `revocations` notifies of its revocation.

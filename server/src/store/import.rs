@@ -240,7 +240,7 @@ mod tests {
     }
 
     async fn audit(store: &Store) -> Vec<AuditEntry> {
-        store.audit(&AuditQuery { limit: 10, before: None, subject: None }).await.unwrap().items
+        store.audit(&AuditQuery { limit: 10, ..AuditQuery::default() }).await.unwrap().items
     }
 
     #[tokio::test]

@@ -217,7 +217,7 @@ mod tests {
         let active = KeyQuery { limit: 100, state: Some(State::Active), ..KeyQuery::default() };
         let left = store.keys(&active, NOW).await.unwrap().unwrap();
         assert_eq!(left.items.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["key_6"]);
-        let of_the_owner = AuditQuery { limit: 100, before: None, subject: Some("acme".to_owned()) };
+        let of_the_owner = AuditQuery { limit: 100, subject: Some("acme".to_owned()), ..AuditQuery::default() };
         let batches = store.audit(&of_the_owner).await.unwrap().items;
         let batches: Vec<_> = batches.iter().filter_map(|entry| entry.details.get("revoked")?.as_u64()).collect();
         assert_eq!(batches, [2, 2, 2]);

@@ -2,48 +2,19 @@
 
 use super::audit::details;
 use super::folding::folded;
+use super::key_query::KeyQuery;
 use super::mutation::Mutation;
 use super::query_builder::{Page, ROWS_OF_A_STATEMENT, Sql, keep};
 use super::rows::{KeyRow, SECRET_COLUMNS, SecretRow, select_keys, stored_amount};
 use super::{Authorization, Error, KeyError, QueuePermit, READ_PATIENCE, Store, owners, plans, secrets, within};
 use crate::clock::Timestamp;
-use crate::model::{Key, KeyFields, Owner, PasswordHash, Secret, State, Target};
+use crate::model::{Key, KeyFields, Owner, PasswordHash, Secret, Target};
 use keyward_core::key::digest::Digest;
-use keyward_core::key::environment::Environment;
 use keyward_core::wire::entry::Body;
 use serde_json::{Map, json};
 use sqlx::AnyConnection;
 use std::collections::HashMap;
 use std::time::Duration;
-
-/// Which keys are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct KeyQuery {
-    /// The most of them.
-    pub limit: u32,
-    /// The id of the key after which to go on.
-    pub after: Option<String>,
-    /// Only those of this owner.
-    pub owner: Option<String>,
-    /// Only those for this member.
-    pub member: Option<String>,
-    /// Only those of this plan.
-    pub plan: Option<String>,
-    /// Only those of these kinds; none means any.
-    pub kinds: Vec<String>,
-    /// Only those of this environment.
-    pub environment: Option<Environment>,
-    /// Only those in this state.
-    pub state: Option<State>,
-    /// Only those with this in their name, ASCII letters in either case.
-    pub name: Option<String>,
-    /// Only those made at this time or later.
-    pub created_after: Option<Timestamp>,
-    /// Only those made before this time.
-    pub created_before: Option<Timestamp>,
-    /// Only those that end by themselves before this time.
-    pub expires_before: Option<Timestamp>,
-}
 
 /// The most secrets of a key that are valid at a time.
 pub const MAX_VALID_SECRETS: usize = 5;
@@ -376,68 +347,15 @@ pub(super) async fn find_expected(mutation: &mut Mutation, target: &Target) -> R
 async fn list(connection: &mut AnyConnection, wanted: &KeyQuery, now: Timestamp) -> Result<Option<Page<Key>>, Error> {
     let mut query = select_keys();
     query.push(" WHERE 1 = 1");
-    if let Some(after) = &wanted.after {
-        let created_at: Option<i64> = sqlx::query_scalar("SELECT created_at FROM keys WHERE id = $1")
-            .bind(after)
-            .fetch_optional(&mut *connection)
-            .await?;
-        let Some(created_at) = created_at else { return Ok(None) };
-        query.push(" AND (created_at, id) < (").bind(created_at).push(", ").bind(after.as_str()).push(")");
+    if let Some(after) = &wanted.after
+        && !wanted.sort.go_on(&mut *connection, &mut query, after).await?
+    {
+        return Ok(None);
     }
-    for (column, value) in [
-        ("owner", wanted.owner.as_deref()),
-        ("member", wanted.member.as_deref()),
-        ("plan", wanted.plan.as_deref()),
-        ("environment", wanted.environment.map(Environment::name)),
-    ] {
-        if let Some(value) = value {
-            query.push(" AND ").push(column).push(" = ").bind(value);
-        }
-    }
-    if !wanted.kinds.is_empty() {
-        query.push(" AND kind IN (").bind_all(wanted.kinds.iter().map(String::as_str)).push(")");
-    }
-    if let Some(part) = &wanted.name {
-        query.push(" AND name_folded LIKE ").bind(pattern(&folded(part))).push(" ESCAPE '!'");
-    }
-    for (bound, time) in [
-        ("created_at >= ", wanted.created_after),
-        ("created_at < ", wanted.created_before),
-        ("expires_at < ", wanted.expires_before),
-    ] {
-        if let Some(time) = time {
-            query.push(" AND ").push(bound).bind(time.as_stored());
-        }
-    }
-    let now = now.as_stored();
-    match wanted.state {
-        None => {}
-        Some(State::Revoked) => {
-            query.push(" AND revoked_at IS NOT NULL");
-        }
-        Some(State::Expired) => {
-            query.push(" AND revoked_at IS NULL AND expires_at <= ").bind(now);
-        }
-        Some(state @ (State::Active | State::Paused)) => {
-            query.push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ").bind(now).push(")");
-            query.push(if state == State::Paused { " AND paused_at IS NOT NULL" } else { " AND paused_at IS NULL" });
-        }
-    }
+    wanted.restrict(&mut *connection, &mut query, now).await?;
     let next = |row: &KeyRow| row.id().to_owned();
-    let rows = query.fetch_page("created_at DESC, id DESC", wanted.limit, &mut *connection, next).await?;
+    let rows = query.fetch_page(&wanted.sort.order(), wanted.limit, &mut *connection, next).await?;
     Ok(Some(Page { items: with_secrets(connection, rows.items, Excluded::None).await?, next: rows.next }))
-}
-
-/// What LIKE finds the text by, anywhere, with nothing in it that means more than itself.
-fn pattern(text: &str) -> String {
-    let mut pattern = "%".to_owned();
-    for c in text.chars() {
-        if matches!(c, '%' | '_' | '!') {
-            pattern.push('!');
-        }
-        pattern.push(c);
-    }
-    pattern + "%"
 }
 
 pub(super) async fn with_secrets(

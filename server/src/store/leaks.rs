@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(key.secrets[0].leaked_at, Some(NOW.plus(Duration::from_secs(1))));
             assert_eq!((key.revoked_at.is_some(), key.version), (seconds > 1, version));
         }
-        let query = AuditQuery { limit: 10, before: None, subject: Some("key_1".into()) };
+        let query = AuditQuery { limit: 10, subject: Some("key_1".into()), ..AuditQuery::default() };
         let entries = store.audit(&query).await.unwrap().items;
         let actions: Vec<_> = entries.iter().map(|entry| entry.action.as_str()).collect();
         assert_eq!(actions, ["key.leaked", "key.revoked", "key.leaked", "key.leaked", "key.created"]);

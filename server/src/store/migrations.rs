@@ -30,6 +30,8 @@ macro_rules! server_migrations {
             "0009_name_folded",
             "0010_pause",
             "0011_roles",
+            "0012_lists",
+            "0020_sessions",
         )
     };
 }

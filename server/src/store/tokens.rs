@@ -211,7 +211,7 @@ async fn revoke(mutation: &mut Mutation, id: String) -> Result<Option<Token>, Er
     Ok(Some(token))
 }
 
-async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
+pub(super) async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<Token>, Error> {
     let mut query = Sql::new("SELECT ");
     query.push(TOKEN_COLUMNS).push(" FROM tokens WHERE id = ").bind(id);
     let row: Option<TokenRow> = query.build_as()?.fetch_optional(connection).await?;

@@ -16,19 +16,88 @@ pub fn target_dir() -> PathBuf {
     root.join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }
 
-/// The filter: `KEYWARD_WASM`, or the one built.
+/// The host of the filter that is under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// proxy-wasm.
+    Wasm,
+    /// A dynamic module.
+    Native,
+}
+
+impl Host {
+    /// The name in `KEYWARD_HOST` and in commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wasm => "wasm",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// The host that `KEYWARD_HOST` names, `wasm` or `native`; by default proxy-wasm.
+pub fn host() -> Result<Host> {
+    match env::var("KEYWARD_HOST").unwrap_or_default().as_str() {
+        "" | "wasm" => Ok(Host::Wasm),
+        "native" => Ok(Host::Native),
+        other => Err(Failure::new(format!("KEYWARD_HOST: expected wasm or native, got {other:?}"))),
+    }
+}
+
+/// The filter for the host: `KEYWARD_WASM` or `KEYWARD_NATIVE`, or the one built.
 pub fn filter() -> Result<PathBuf> {
+    match host()? {
+        Host::Wasm => wasm_filter(),
+        Host::Native => native_filter(),
+    }
+}
+
+/// The filter as a dynamic module: `KEYWARD_NATIVE`, or the one built.
+pub fn native_filter() -> Result<PathBuf> {
+    let built = target_dir().join(format!("native/lib{}.so", native_name()?));
+    named("KEYWARD_NATIVE", built, "make native")
+}
+
+/// Whether the dynamic module works in the Envoy at hand.
+pub fn envoy_runs_native() -> Result<bool> {
+    let said = |path: &Path, argument: &str| {
+        let output = Command::new(path).arg(argument).stderr(Stdio::inherit()).output();
+        let output = output.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+        Ok::<_, Failure>(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let version = said(&envoy()?, "--version")?;
+    let versions = said(&root().join("tools/native-build"), "--envoys")?;
+    Ok(versions.split_whitespace().any(|of| version.contains(&format!("/{of}."))))
+}
+
+/// The name of the dynamic module, which says for which version of Envoy it is.
+pub fn native_name() -> Result<String> {
+    let path = root().join("tools/native-build");
+    let output = Command::new(&path).arg("--name").output();
+    let output = output.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The filter for proxy-wasm: `KEYWARD_WASM`, or the one built.
+pub fn wasm_filter() -> Result<PathBuf> {
     named("KEYWARD_WASM", target_dir().join("wasm32-wasip1/release/keyward_filter.wasm"), "make wasm")
 }
 
-/// The filter with fault injection: `KEYWARD_FAULT_WASM`, or the one built.
+/// The filter with fault injection for the host: `KEYWARD_FAULT_WASM` or `KEYWARD_FAULT_NATIVE`, or the one built.
 pub fn faulty_filter() -> Result<PathBuf> {
+    if host()? == Host::Native {
+        let built = target_dir().join(format!("fault/native/lib{}.so", native_name()?));
+        return named("KEYWARD_FAULT_NATIVE", built, "make native-fault");
+    }
     let built = target_dir().join("fault/wasm32-wasip1/release/keyward_filter.wasm");
     named("KEYWARD_FAULT_WASM", built, "make wasm-fault")
 }
 
-/// The filter that can change responses, located beside the other.
+/// The filter that can change responses. For proxy-wasm it is beside the other; every dynamic module can.
 pub fn responding_filter() -> Result<PathBuf> {
+    if host()? == Host::Native {
+        return native_filter();
+    }
     existing(filter()?.with_file_name("keyward_filter_response_headers.wasm"), "`make wasm` builds it")
 }
 

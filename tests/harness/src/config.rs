@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
 
+const DYNAMIC_MODULE: &str = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter";
+
+/// The runtime feature by which metrics of a dynamic module have the names of a Wasm filter's.
+const STRIP_PREFIX: &str = "envoy.reloadable_features.dynamic_modules_strip_custom_stat_prefix";
+
 const STRING_VALUE: &str = "type.googleapis.com/google.protobuf.StringValue";
 
 /// The filter's configuration within a Wasm filter's `typed_config`.
@@ -57,6 +62,11 @@ impl EnvoyConfig {
             return Err(Failure::new(format!("{}: no lines with {mark:?}", file.display())));
         }
         Self::parse(&text.replace(&mark, ""), &file)
+    }
+
+    /// The shipped `envoy/envoy-native.yaml`.
+    pub fn shipped_native() -> Result<Self> {
+        Self::read(&artifacts::root().join("envoy/envoy-native.yaml"))
     }
 
     /// The shipped `envoy/fleet.yaml`.
@@ -126,9 +136,10 @@ impl EnvoyConfig {
         clusters.extend(variant.clusters);
     }
 
-    /// Writes the configuration as JSON, which Envoy recognizes by the file's extension.
+    /// Writes the configuration as JSON, which Envoy recognizes by the file's extension. A filter whose module is a shared
+    /// library is written as a dynamic module.
     pub fn write(&self, file: &Path) -> Result<()> {
-        let mut config = self.clone();
+        let (mut config, mut is_native) = (self.clone(), false);
         for filter in config.wasm_filters() {
             let is_text = filter.pointer_mut("/config/configuration/@type").is_some_and(|of| *of == STRING_VALUE);
             if let Some(value) = filter.pointer_mut(FILTER_CONFIGURATION)
@@ -136,6 +147,11 @@ impl EnvoyConfig {
             {
                 *value = value.to_string().into();
             }
+            is_native |= use_dynamic_module(filter);
+        }
+        if is_native {
+            config.tree["layered_runtime"] =
+                json!({"layers": [{"name": "keyward", "static_layer": {STRIP_PREFIX: true}}]});
         }
         if let Some(listener_file) = &self.listener_file {
             let listeners = config.tree["static_resources"]["listeners"].take();
@@ -251,9 +267,9 @@ impl EnvoyConfig {
         self.every_wasm_filter("/config/configuration/value/dialect", dialect)
     }
 
-    /// Sets the module of every Wasm filter.
+    /// Sets the module of every filter.
     #[track_caller]
-    pub fn set_wasm(&mut self, module: &Path) -> &mut Self {
+    pub fn set_module(&mut self, module: &Path) -> &mut Self {
         self.every_wasm_filter("/config/vm_config/code/local/filename", &module.to_string_lossy().into())
     }
 
@@ -392,6 +408,30 @@ impl EnvoyConfig {
     fn describe(&self, problem: &str) -> String {
         format!("{}: {problem}", self.file.display())
     }
+}
+
+/// Turns a Wasm filter whose module is a shared library into the same filter as a dynamic module. It finds all of Envoy's
+/// environment, and shares its memory with all filters of its process. Returns whether it is one.
+fn use_dynamic_module(filter: &mut Map<String, Value>) -> bool {
+    let module = filter.pointer_mut("/config/vm_config/code/local/filename").cloned();
+    let Some(module) = module.filter(|module| module.as_str().is_some_and(|module| module.ends_with(".so"))) else {
+        return false;
+    };
+    let configuration = filter.pointer_mut("/config/configuration").map(Value::take);
+    let dynamic = json!({
+        "@type": DYNAMIC_MODULE,
+        "dynamic_module_config": {
+            "module": {"local": {"filename": module}},
+            "do_not_close": true,
+            "metrics_namespace": "wasmcustom",
+        },
+        "filter_name": "keyward",
+        "filter_config": configuration,
+    });
+    if let Value::Object(dynamic) = dynamic {
+        *filter = dynamic;
+    }
+    true
 }
 
 /// Writes listeners in the format of listener discovery; the file is replaced atomically, as Envoy requires.
@@ -563,7 +603,7 @@ mod tests {
             .set_admin(loopback(2))
             .set_cluster("upstream", loopback(3))
             .set_cluster(CONTROL_PLANE, loopback(4))
-            .set_wasm(Path::new("/filter.wasm"))
+            .set_module(Path::new("/filter.wasm"))
             .set_dialect(&"exona".into());
         assert_eq!((config.gateway(), config.admin()), (loopback(1), loopback(2)));
         assert_eq!(config.upstreams(), [("upstream".to_owned(), loopback(3))]);
@@ -603,6 +643,16 @@ mod tests {
                 assert_eq!(cluster["name"] == "upstream_public", is_public, "{route}");
             }
         }
+    }
+
+    #[test]
+    fn native_file_is_the_shipped_one_with_the_module() {
+        let module = format!("target/native/lib{}.so", artifacts::native_name().unwrap());
+        let file = std::env::temp_dir().join(format!("keyward-native-{}.json", std::process::id()));
+        EnvoyConfig::shipped().unwrap().set_module(Path::new(&module)).write(&file).unwrap();
+        let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        fs::remove_file(&file).unwrap();
+        assert_eq!(EnvoyConfig::shipped_native().unwrap().tree, written);
     }
 
     #[test]
@@ -647,6 +697,28 @@ mod tests {
             assert_eq!(filter, expected);
             assert_eq!(patched.next(), None);
         }
+    }
+
+    /// Guard and settings of the TrafficExtension's file equal those of Istio's other file, and its filter the shipped one.
+    #[test]
+    fn istio_traffic_extension_matches_the_envoy_filter() {
+        let read = |name: &str| -> Vec<Value> {
+            let text = fs::read_to_string(artifacts::root().join("envoy/mesh").join(name)).unwrap();
+            serde_saphyr::from_multiple(&text).unwrap()
+        };
+        let patches = |resource: &Value| -> Vec<(Value, Value)> {
+            let patches = resource["spec"]["configPatches"].as_array().unwrap().iter();
+            patches.map(|patch| (patch["applyTo"].clone(), patch["patch"]["value"].clone())).collect()
+        };
+        let (filter, extension) = (read("istio.yaml"), read("istio-traffic-extension.yaml"));
+        let mut expected = patches(&filter[0]);
+        expected.retain(|(_, value)| value["name"] != "keyward");
+        assert_eq!(patches(&extension[0]), expected);
+        assert_eq!(extension[1]["kind"], "TrafficExtension");
+        let mut configuration = extension[1].pointer("/spec/wasm/pluginConfig").unwrap().clone();
+        let mut shipped = EnvoyConfig::shipped().unwrap();
+        configuration["control_plane"]["cluster"] = shipped.filter()["control_plane"]["cluster"].clone();
+        assert_eq!(&configuration, shipped.filter());
     }
 
     /// Filter, guard and cluster of Envoy Gateway equal the shipped ones except for the module and the cluster's address.

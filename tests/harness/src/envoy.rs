@@ -50,7 +50,7 @@ impl Default for Options {
             environment: Vec::new(),
             arguments: Vec::new(),
             // At info, `main` lists every extension in hundreds of lines.
-            log_levels: "wasm:debug,main:warning".to_owned(),
+            log_levels: "wasm:debug,dynamic_modules:debug,main:warning".to_owned(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Gateway {
 pub struct Builder {
     dialect: String,
     config: Result<EnvoyConfig>,
-    wasm: Option<PathBuf>,
+    module: Option<PathBuf>,
     options: Options,
     control_plane_arguments: Vec<String>,
     control_plane_environment: Vec<(String, String)>,
@@ -53,7 +53,7 @@ impl Gateway {
         Builder {
             dialect: "keyward".to_owned(),
             config: EnvoyConfig::shipped(),
-            wasm: None,
+            module: None,
             options: Options::default(),
             control_plane_arguments: Vec::new(),
             control_plane_environment: Vec::new(),
@@ -114,8 +114,8 @@ impl Builder {
 
     /// Uses another module than the built filter.
     #[must_use]
-    pub fn wasm(mut self, module: PathBuf) -> Self {
-        self.wasm = Some(module);
+    pub fn module(mut self, module: PathBuf) -> Self {
+        self.module = Some(module);
         self
     }
 
@@ -207,12 +207,12 @@ impl Builder {
         }
 
         let ports = [ReservedPort::new()?, ReservedPort::new()?];
-        let wasm = self.wasm.map_or_else(artifacts::filter, Ok)?;
+        let module = self.module.map_or_else(artifacts::filter, Ok)?;
         config
             .set_gateway(ports[0].address())
             .set_admin(ports[1].address())
             .set_cluster(CONTROL_PLANE, self.feed.unwrap_or(control_plane.address()))
-            .set_wasm(&wasm);
+            .set_module(&module);
         let mut options = self.options;
         options.environment.insert(0, ("KEYWARD_EDGE_TOKEN".to_owned(), token));
         let mut envoy = Envoy::start(&config, dir.path(), &options).await?;

@@ -1,12 +1,11 @@
-//! A real registry of images on loopback, and a client that pushes the filter to it.
+//! A real registry of images on loopback, with the images of the filter as `tools/images` pushes them.
 
 use crate::tools::Tool;
 use keyward_harness::http::{self, Request};
 use keyward_harness::ports::ReservedPort;
 use keyward_harness::process::Process;
-use keyward_harness::{Failure, Response, Result, until};
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use keyward_harness::{Failure, Response, Result, artifacts, until};
+use serde_json::json;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,17 +19,25 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Registry {
     port: ReservedPort,
-    dir: std::path::PathBuf,
     _process: Process,
 }
 
-/// What an image of the filter looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// An OCI artifact: the module as it is, in a layer of its own media type, and a layer of metadata.
-    Artifact,
-    /// A Docker image of one layer, with the module as `plugin.wasm`.
-    Docker,
+/// An image in the registry.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The registry, the repository and the tag.
+    pub reference: String,
+    /// The SHA-256 of the manifest, in hexadecimal.
+    pub digest: String,
+}
+
+/// The images of the filter.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// The OCI artifact.
+    pub artifact: Image,
+    /// The image in Docker's format.
+    pub docker: Image,
 }
 
 impl Registry {
@@ -58,7 +65,7 @@ impl Registry {
             if answer.status == 200 { Ok(()) } else { Err(unexpected("GET /v2/", &answer)) }
         })
         .await?;
-        Ok(Self { port, dir, _process: process })
+        Ok(Self { port, _process: process })
     }
 
     /// The address, which is the first part of an image's name.
@@ -66,62 +73,33 @@ impl Registry {
         self.port.address()
     }
 
-    /// Pushes a module as `repository:tag`; returns the manifest's SHA-256 in hexadecimal.
-    pub async fn push(&self, repository: &str, tag: &str, format: Format, module: &[u8]) -> Result<String> {
-        let (of_manifest, of_config, layers) = match format {
-            Format::Artifact => (
-                "application/vnd.oci.image.manifest.v1+json",
-                "application/vnd.oci.image.config.v1+json",
-                vec![
-                    ("application/vnd.module.wasm.content.layer.v1+wasm", module.to_vec()),
-                    ("application/vnd.module.wasm.config.v1+json", b"{}".to_vec()),
-                ],
-            ),
-            Format::Docker => (
-                "application/vnd.docker.distribution.manifest.v2+json",
-                "application/vnd.docker.container.image.v1+json",
-                vec![("application/vnd.docker.image.rootfs.diff.tar.gzip", self.archive(module)?)],
-            ),
-        };
-        let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}});
-        let config = self.blob(repository, of_config, config.to_string().into_bytes()).await?;
-        let mut blobs = Vec::new();
-        for (media_type, content) in layers {
-            blobs.push(self.blob(repository, media_type, content).await?);
+    /// Pushes the images of the filter that a release has: `tools/images push REGISTRY --modules`.
+    pub fn push_filter(&self) -> Result<Images> {
+        let mut command = Command::new(artifacts::root().join("tools/images"));
+        // The network namespace has no way to what could be installed.
+        command.args(["push", &self.address().to_string(), "--modules"]).env("KEYWARD_INSTALL", "no");
+        command.env("KEYWARD_WASM", artifacts::filter()?);
+        let output = command.output().map_err(|error| Failure::new(format!("tools/images (with python3): {error}")))?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(Failure::new(format!("tools/images: {}: {reason}", output.status)));
         }
-        let manifest = json!({"schemaVersion": 2, "mediaType": of_manifest, "config": config, "layers": blobs});
-        let manifest = manifest.to_string().into_bytes();
-        let digest = hex::encode(Sha256::digest(&manifest));
-        let path = format!("/v2/{repository}/manifests/{tag}");
-        let request = Request::new("PUT", &path).header("content-type", of_manifest).body(manifest);
-        let answer = http::send(self.address(), &request).await?;
-        if answer.status == 201 { Ok(digest) } else { Err(unexpected(&format!("PUT {path}"), &answer)) }
-    }
-
-    /// Uploads a blob; returns its descriptor.
-    async fn blob(&self, repository: &str, media_type: &str, content: Vec<u8>) -> Result<Value> {
-        let digest = format!("sha256:{}", hex::encode(Sha256::digest(&content)));
-        let descriptor = json!({"mediaType": media_type, "size": content.len(), "digest": digest});
-        let path = format!("/v2/{repository}/blobs/uploads/");
-        let answer = http::send(self.address(), &Request::new("POST", &path)).await?;
-        let Some(location) = answer.header("location") else {
-            return Err(unexpected(&format!("POST {path}"), &answer));
+        // REGISTRY/NAME:TAG@sha256:DIGEST
+        let pushed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let image = |is_docker: bool| {
+            let images = pushed.lines().filter_map(|line| line.split_once("@sha256:"));
+            let mut of_filter = images.filter(|(reference, _)| reference.contains("/keyward-filter:"));
+            let found = of_filter.find(|(reference, _)| reference.ends_with("-docker") == is_docker);
+            let (reference, digest) =
+                found.ok_or_else(|| Failure::new(format!("tools/images did not push the filter: {pushed}")))?;
+            Ok::<_, Failure>(Image { reference: reference.to_owned(), digest: digest.to_owned() })
         };
-        // An absolute URL of this registry.
-        let path = location.find("/v2/").map_or(location.as_str(), |start| &location[start..]);
-        let path = format!("{path}{}digest={digest}", if path.contains('?') { '&' } else { '?' });
-        let request = Request::new("PUT", &path).header("content-type", "application/octet-stream").body(content);
-        let answer = http::send(self.address(), &request).await?;
-        if answer.status == 201 { Ok(descriptor) } else { Err(unexpected("PUT of a blob", &answer)) }
+        Ok(Images { artifact: image(false)?, docker: image(true)? })
     }
 
-    /// The layer of a Docker image: a compressed archive of `plugin.wasm`.
-    fn archive(&self, module: &[u8]) -> Result<Vec<u8>> {
-        let failed = |error: std::io::Error| Failure::new(format!("the archive of plugin.wasm: {error}"));
-        fs::write(self.dir.join("plugin.wasm"), module).map_err(failed)?;
-        let output =
-            Command::new("tar").arg("-C").arg(&self.dir).args(["-czf", "-", "plugin.wasm"]).output().map_err(failed)?;
-        if output.status.success() { Ok(output.stdout) } else { Err(Failure::new("tar failed")) }
+    /// An image that does not exist.
+    pub fn missing_image(&self) -> String {
+        format!("{}/keyward-filter:missing", self.address())
     }
 }
 

@@ -51,6 +51,24 @@ impl Resources {
         Ok(())
     }
 
+    /// Replaces a text in every string of every resource.
+    ///
+    /// # Panics
+    /// If no string has it: the shipped file has then changed without the tests.
+    #[track_caller]
+    pub fn replace(&mut self, from: &str, to: &str) {
+        let mut count = 0;
+        for resource in &mut self.0 {
+            each_string(resource, &mut |text| {
+                if text.contains(from) {
+                    *text = text.replace(from, to);
+                    count += 1;
+                }
+            });
+        }
+        assert!(count > 0, "no string has {from:?}");
+    }
+
     /// Writes all resources into one file, which a watching program never sees half-written.
     pub fn write(&self, path: &Path) -> Result<()> {
         // JSON is YAML.
@@ -67,4 +85,13 @@ impl Resources {
 pub fn at<'a>(value: &'a mut Value, pointer: &str) -> &'a mut Value {
     let shown = value["kind"].clone();
     value.pointer_mut(pointer).unwrap_or_else(|| panic!("{shown} has no {pointer}"))
+}
+
+fn each_string(value: &mut Value, change: &mut impl FnMut(&mut String)) {
+    match value {
+        Value::String(text) => change(text),
+        Value::Array(values) => values.iter_mut().for_each(|value| each_string(value, change)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| each_string(value, change)),
+        _ => {}
+    }
 }

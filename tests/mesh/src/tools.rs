@@ -19,19 +19,32 @@ pub struct Tool {
 /// # Panics
 /// If `tools/go-tool` cannot be run, or does not know the program.
 pub fn tool(name: &str, check: &str) -> Option<Tool> {
+    let path = installed(&[name], check)?;
+    let version = go_tool(&["version", name]).unwrap_or_else(|reason| panic!("tools/go-tool version {name}: {reason}"));
+    Some(Tool { path, version })
+}
+
+/// The directory of a module's source, or `None` after a note of what is left out.
+///
+/// # Panics
+/// If `tools/go-tool` cannot be run, or does not know the module.
+pub fn source(name: &str, check: &str) -> Option<PathBuf> {
+    installed(&["source", name], check)
+}
+
+/// The path that `tools/go-tool` prints, or `None` after a note of what is left out.
+fn installed(arguments: &[&str], check: &str) -> Option<PathBuf> {
     if std::env::var_os("KEYWARD_MESH_SANDBOX").is_none() {
         left_out(check, "run by `make test-mesh`, in a network namespace of its own");
         return None;
     }
-    let path = match go_tool(&[name]) {
-        Ok(path) => PathBuf::from(path),
+    match go_tool(arguments) {
+        Ok(path) => Some(PathBuf::from(path)),
         Err(reason) => {
             left_out(check, &reason);
-            return None;
+            None
         }
-    };
-    let version = go_tool(&["version", name]).unwrap_or_else(|reason| panic!("tools/go-tool version {name}: {reason}"));
-    Some(Tool { path, version })
+    }
 }
 
 /// What `tools/go-tool` prints; why not, where it says that the machine cannot have the program.

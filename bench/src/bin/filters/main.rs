@@ -15,7 +15,7 @@ use crate::scenarios::Scenario;
 use clap::{Parser, Subcommand};
 use keyward_bench::load::Protocol;
 use keyward_bench::results;
-use keyward_harness::Result;
+use keyward_harness::{Result, artifacts};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +26,8 @@ struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
     /// Only these scenarios: a (no filter), b (Envoy's own), c (Keyward), d (with many keys), d2 (the same, with caches
-    /// for all of them), e (ext_authz), e2 (over gRPC), f (Keyward with unknown keys)
+    /// for all of them), e (ext_authz), e2 (over gRPC), f (Keyward with unknown keys), g (Keyward as a dynamic module),
+    /// g2 (the same without the guard), h (the same with many keys)
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scenario>,
     /// Only this protocol
@@ -47,7 +48,7 @@ struct Arguments {
     /// The number of keys in `d` and `d2`
     #[arg(long, default_value_t = 100_000)]
     many: usize,
-    /// The filter [default: KEYWARD_WASM, or the one built]
+    /// The Wasm filter [default: KEYWARD_WASM, or the one built]
     #[arg(long)]
     wasm: Option<PathBuf>,
     /// The name of the results file, `.keyward/bench/NAME.json` [default: filters, or filters-part for a partial run]
@@ -77,8 +78,13 @@ async fn main() -> Result<()> {
     }
     let chosen_all = arguments.only.is_empty() && arguments.protocol.is_none() && arguments.upstream.is_none();
     let as_usual = arguments.rounds.is_none() && arguments.round_ms.is_none() && !arguments.quick;
+    let mut usual = Scenario::ALL.to_vec();
+    if !artifacts::envoy_runs_native()? {
+        println!("left out: the dynamic module, which this Envoy does not run (docs/reference/hosts.md)");
+        usual.retain(|scenario| !scenario.is_native());
+    }
     let plan = Plan {
-        scenarios: chosen(arguments.only, &Scenario::ALL),
+        scenarios: chosen(arguments.only, &usual),
         protocols: chosen(arguments.protocol.into_iter().collect(), &[Protocol::Http1, Protocol::Http2]),
         upstreams: chosen(arguments.upstream.into_iter().collect(), &[Upstream::Direct, Upstream::Real]),
         rounds: arguments.rounds.unwrap_or(if arguments.quick { 3 } else { 20 }),

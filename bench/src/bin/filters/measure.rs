@@ -53,6 +53,8 @@ pub(crate) struct Found {
 /// Keyward compared with Envoy's own filters, with one protocol and one upstream.
 #[derive(Serialize)]
 struct Ratio {
+    /// The host of Keyward.
+    scenario: Scenario,
     protocol: Protocol,
     upstream: Upstream,
     /// The processor time added by Keyward, divided by that added by Envoy's own filters.
@@ -128,7 +130,7 @@ pub(crate) async fn run(plan: &Plan, wasm: Option<PathBuf>) -> Result<Found> {
             let open = |&scenario: &Scenario| {
                 let keys = match scenario {
                     Scenario::KeywardUnknown => &unknown,
-                    Scenario::KeywardMany | Scenario::KeywardManyCached => &known.many,
+                    scenario if scenario.has_many_keys() => &known.many,
                     _ => &known.hot,
                 };
                 Bench::open(&mut testbed, scenario, protocol, upstream, keys)
@@ -179,7 +181,7 @@ impl Bench {
         let requests: Vec<Get> = keys.iter().map(|key| Get { path, authorization: format!("Bearer {key}") }).collect();
         let load = Load::open(envoy.gateway(), protocol, &requests, scenario.status())?;
         let order = match scenario {
-            Scenario::KeywardMany | Scenario::KeywardManyCached => Order::Uniform,
+            scenario if scenario.has_many_keys() => Order::Uniform,
             _ => Order::InTurn,
         };
         let envoy = Observed::new(envoy.process().id());
@@ -283,8 +285,11 @@ impl fmt::Display for Found {
             writeln!(f, "{:6.2}{:6.2}{:6.2}", cell.load_us.min, cell.upstream_us.min, cell.authorizer_us.min)?;
         }
         for ratio in &self.ratios {
-            let Ratio { protocol, upstream, added, per_second } = ratio;
-            write!(f, "{protocol:?} {upstream:?}, Keyward by Envoy's own filters: requests in a second {per_second}")?;
+            let Ratio { scenario, protocol, upstream, added, per_second } = ratio;
+            write!(
+                f,
+                "{protocol:?} {upstream:?}, {scenario:?} by Envoy's own filters: requests in a second {per_second}"
+            )?;
             writeln!(f, "{}", added.map_or_else(String::new, |added| format!("; added processor time {added}")))?;
         }
         Ok(())
@@ -304,6 +309,7 @@ fn ratios(cells: &[Cell]) -> Vec<Ratio> {
     let ratio = |keyward: &Cell| {
         let native = of(Scenario::Native, keyward.protocol, keyward.upstream)?;
         Some(Ratio {
+            scenario: keyward.scenario,
             protocol: keyward.protocol,
             upstream: keyward.upstream,
             added: keyward.added_us.zip(native.added_us).map(|(keyward, native)| Statistics {
@@ -318,5 +324,8 @@ fn ratios(cells: &[Cell]) -> Vec<Ratio> {
             },
         })
     };
-    cells.iter().filter(|cell| cell.scenario == Scenario::Keyward).filter_map(ratio).collect()
+    let is_compared = |cell: &&Cell| {
+        matches!(cell.scenario, Scenario::Keyward | Scenario::KeywardNative | Scenario::KeywardNativeUnguarded)
+    };
+    cells.iter().filter(is_compared).filter_map(ratio).collect()
 }

@@ -34,6 +34,15 @@ pub(crate) enum Scenario {
     /// Keyward with unknown keys.
     #[value(name = "f")]
     KeywardUnknown,
+    /// Keyward as a dynamic module, with a few keys in constant use.
+    #[value(name = "g")]
+    KeywardNative,
+    /// The same without the guard behind it, as the other filters have none.
+    #[value(name = "g2")]
+    KeywardNativeUnguarded,
+    /// The same as `d`, as a dynamic module.
+    #[value(name = "h")]
+    KeywardNativeMany,
 }
 
 /// The Envoys. Scenarios that differ only in their requests share one.
@@ -46,6 +55,9 @@ pub(crate) enum Filters {
     KeywardManyCached,
     ExtAuthz,
     ExtAuthzGrpc,
+    KeywardNative,
+    KeywardNativeUnguarded,
+    KeywardNativeMany,
 }
 
 /// The addresses that all configurations contain.
@@ -77,7 +89,7 @@ pub(crate) const LARGE_CACHE: u64 = 131_072;
 
 impl Scenario {
     /// All scenarios.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::None,
         Self::Native,
         Self::Keyward,
@@ -86,7 +98,20 @@ impl Scenario {
         Self::ExtAuthz,
         Self::ExtAuthzGrpc,
         Self::KeywardUnknown,
+        Self::KeywardNative,
+        Self::KeywardNativeUnguarded,
+        Self::KeywardNativeMany,
     ];
+
+    /// Whether the filter is a dynamic module, which some versions of Envoy do not run.
+    pub(crate) fn is_native(self) -> bool {
+        self.filters().is_native()
+    }
+
+    /// Whether the keys are many, uniformly used.
+    pub(crate) fn has_many_keys(self) -> bool {
+        self.filters().control_plane() == Some(Keys::Many)
+    }
 
     /// The filters of the scenario.
     pub(crate) fn filters(self) -> Filters {
@@ -98,6 +123,9 @@ impl Scenario {
             Self::KeywardManyCached => Filters::KeywardManyCached,
             Self::ExtAuthz => Filters::ExtAuthz,
             Self::ExtAuthzGrpc => Filters::ExtAuthzGrpc,
+            Self::KeywardNative => Filters::KeywardNative,
+            Self::KeywardNativeUnguarded => Filters::KeywardNativeUnguarded,
+            Self::KeywardNativeMany => Filters::KeywardNativeMany,
         }
     }
 
@@ -112,18 +140,29 @@ impl Filters {
     pub(crate) fn control_plane(self) -> Option<Keys> {
         match self {
             Self::None | Self::Native | Self::ExtAuthz | Self::ExtAuthzGrpc => None,
-            Self::Keyward => Some(Keys::Hot),
-            Self::KeywardMany | Self::KeywardManyCached => Some(Keys::Many),
+            Self::Keyward | Self::KeywardNative | Self::KeywardNativeUnguarded => Some(Keys::Hot),
+            Self::KeywardMany | Self::KeywardManyCached | Self::KeywardNativeMany => Some(Keys::Many),
         }
     }
 
+    /// Whether the filter is a dynamic module.
+    pub(crate) fn is_native(self) -> bool {
+        matches!(self, Self::KeywardNative | Self::KeywardNativeUnguarded | Self::KeywardNativeMany)
+    }
+
     /// The shipped configuration with these filters, except for the ports of the gateway and its admin interface.
-    pub(crate) fn config(self, places: &Places, hot: &[HotKey], wasm: &Path, feed: SocketAddr) -> Result<EnvoyConfig> {
+    pub(crate) fn config(
+        self,
+        places: &Places,
+        hot: &[HotKey],
+        module: &Path,
+        feed: SocketAddr,
+    ) -> Result<EnvoyConfig> {
         let mut config = common(places, feed)?;
-        config.set_wasm(wasm);
+        config.set_module(module);
         let snapshot = match self {
             // About one bucket per 16 keys, as in docs/reference/rate-limits.md.
-            Self::KeywardMany => json!({ "limit_buckets": 8192 }),
+            Self::KeywardMany | Self::KeywardNativeMany => json!({ "limit_buckets": 8192 }),
             Self::KeywardManyCached => json!({ "limit_buckets": 8192, "cache_records": LARGE_CACHE }),
             _ => json!({}),
         };
@@ -133,7 +172,15 @@ impl Filters {
         }
         filter["rules"][1] = json!({ "path": { "prefix": "/" }, "access": "key", "scopes": [SCOPE] });
         let instead = match self {
-            Self::Keyward | Self::KeywardMany | Self::KeywardManyCached => return Ok(config),
+            Self::Keyward
+            | Self::KeywardMany
+            | Self::KeywardManyCached
+            | Self::KeywardNative
+            | Self::KeywardNativeMany => return Ok(config),
+            Self::KeywardNativeUnguarded => {
+                config.remove_guard();
+                return Ok(config);
+            }
             Self::None => Vec::new(),
             Self::Native => native(hot),
             Self::ExtAuthz => vec![ext_authz(&json!({

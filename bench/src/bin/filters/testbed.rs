@@ -52,7 +52,7 @@ impl Known {
 impl Testbed {
     /// Starts what these filters need and waits until each gateway is ready.
     pub(crate) async fn start(filters: &[Filters], known: &Known, wasm: Option<PathBuf>) -> Result<Self> {
-        let wasm = wasm.map_or_else(artifacts::filter, Ok)?;
+        let wasm = wasm.map_or_else(artifacts::wasm_filter, Ok)?;
         let wasm = wasm.canonicalize().map_err(|error| Failure::new(format!("{}: {error}", wasm.display())))?;
         let processors = Processors::share()?;
         let dir = TestDir::new()?;
@@ -83,7 +83,8 @@ impl Testbed {
                 (feed, records) = (control_plane.address(), known.of(kind).len() as u64);
             }
             let own = [ReservedPort::new()?, ReservedPort::new()?];
-            let mut config = of.config(&places, &hot, &wasm, feed)?;
+            let module = if of.is_native() { artifacts::native_filter()? } else { wasm.clone() };
+            let mut config = of.config(&places, &hot, &module, feed)?;
             config.set_gateway(own[0].address()).set_admin(own[1].address());
             ports.extend(own);
             let dir = TestDir::new()?;

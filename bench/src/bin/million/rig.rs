@@ -35,7 +35,7 @@ impl Rig {
             .set_gateway(ports[0].address())
             .set_admin(ports[1].address())
             .set_cluster(CONTROL_PLANE, ports[2].address())
-            .set_wasm(&artifacts::filter()?);
+            .set_module(&artifacts::filter()?);
         // Envoy itself answers: only the gateway is measured.
         *config.routes() = vec![json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}})];
         // Histograms are reported as of the last flush.

@@ -20,12 +20,15 @@ use crate::store::{Authorization, Before, Made};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use keyward_core::dialect::Dialect;
 use keyward_core::dialect::key_format::KeyFormat;
 use keyward_core::key::secret::Secret as Plaintext;
 use std::borrow::Cow;
+
+/// In the response to a request that was carried out before.
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Create a key
 ///
@@ -174,7 +177,12 @@ fn show_again(app: &App, repeatable: &Repeatable, before: &Before, now: Timestam
     let plaintext = draw(format, repeatable, &before.salt)?;
     let secret = before.key.secrets.iter().find(|secret| secret.id == before.secret_id);
     let is_the_same = secret.is_some_and(|secret| issue::address(format, &plaintext).as_ref() == Some(&secret.digest));
-    if is_the_same { show_once(&before.key, &plaintext, now) } else { Err(ApiError::CannotRepeat) }
+    if !is_the_same {
+        return Err(ApiError::CannotRepeat);
+    }
+    let mut response = show_once(&before.key, &plaintext, now)?;
+    response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    Ok(response)
 }
 
 fn show_once(key: &Key, plaintext: &Plaintext, now: Timestamp) -> Result<Response, ApiError> {

@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::http::parameters::KeyId;
 use crate::model::{Key, PausedBy, Secret, State as KeyState};
+use crate::store::KeyCounts;
 use keyward_core::key::secret::Secret as Plaintext;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -62,7 +63,7 @@ struct SecretResource<'a> {
     leaked_at: Option<Timestamp>,
 }
 
-/// A page of keys, newest first.
+/// A page of keys.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Keys)]
 pub(super) struct ListResource<'a> {
@@ -70,6 +71,63 @@ pub(super) struct ListResource<'a> {
     /// The `after` of the next page; null on the last page.
     #[schema(required)]
     pub(super) next: Option<&'a str>,
+}
+
+/// The numbers of keys by state, and of those that need attention.
+#[derive(Serialize, ToSchema)]
+#[schema(as = KeyCounts)]
+pub(super) struct CountsResource {
+    total: u64,
+    active: u64,
+    paused: u64,
+    revoked: u64,
+    expired: u64,
+    /// Active keys that expire soon.
+    expiring: u64,
+    /// Active keys that have not been used for a while, or never since they were created.
+    unused: u64,
+    /// Active keys that were never used.
+    never_used: u64,
+    /// Active keys that have spent at least nine tenths of their credits.
+    low_credits: u64,
+    /// Active keys with a secret in its grace period.
+    in_rotation: u64,
+    /// Keys in any state with a leaked secret.
+    leaked: u64,
+    counted_at: Timestamp,
+}
+
+impl From<KeyCounts> for CountsResource {
+    fn from(counts: KeyCounts) -> Self {
+        let KeyCounts {
+            total,
+            active,
+            paused,
+            revoked,
+            expired,
+            expiring,
+            unused,
+            never_used,
+            low_credits,
+            in_rotation,
+            leaked,
+            counted_at,
+        } = counts;
+        Self {
+            total,
+            active,
+            paused,
+            revoked,
+            expired,
+            expiring,
+            unused,
+            never_used,
+            low_credits,
+            in_rotation,
+            leaked,
+            counted_at,
+        }
+    }
 }
 
 /// The key as of `now`, with the plaintext of its new secret if one was issued.

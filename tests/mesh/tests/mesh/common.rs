@@ -3,7 +3,8 @@
 use keyward_harness::http::{self, Request};
 use keyward_harness::ports::loopback;
 use keyward_harness::{ControlPlane, CreatedKey, Echo, Failure, Result, TestDir, artifacts, until};
-use keyward_mesh::registry::{Format, Registry};
+use keyward_mesh::load::Load;
+use keyward_mesh::registry::{Images, Registry};
 use keyward_mesh::tools::Tool;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -16,10 +17,7 @@ pub(crate) const CHANGE: Duration = Duration::from_secs(90);
 const REVOCATION: Duration = Duration::from_secs(10);
 
 /// The number of connections that reach all workers: of two, with a probability of all but 10⁻⁹.
-const CONNECTIONS: usize = 30;
-
-/// The repository of the filter's images.
-pub(crate) const REPOSITORY: &str = "keyward-filter";
+pub(crate) const CONNECTIONS: usize = 30;
 
 /// Everything around a mesh's proxy.
 pub(crate) struct World {
@@ -28,15 +26,14 @@ pub(crate) struct World {
     pub(crate) registry: Registry,
     /// The filter.
     pub(crate) module: Vec<u8>,
-    /// The manifests' digests of `artifact` and `docker`, the tags of the filter's images.
-    pub(crate) artifact: String,
-    pub(crate) docker: String,
+    /// Its images.
+    pub(crate) images: Images,
     // Last, so that the logs outlive the processes.
     pub(crate) dir: TestDir,
 }
 
 impl World {
-    /// Starts it all, and pushes the filter to the registry in both formats.
+    /// Starts it all, and pushes the images of the filter to the registry.
     pub(crate) async fn start(registry: &Tool) -> Result<Self> {
         let dir = TestDir::new()?;
         let mut control_plane = ControlPlane::new(dir.path(), "keyward")?;
@@ -44,14 +41,8 @@ impl World {
         let upstream = Echo::start("upstream", loopback(0)).await?;
         let registry = Registry::start(registry, dir.path()).await?;
         let module = std::fs::read(artifacts::filter()?).map_err(|error| Failure::new(error.to_string()))?;
-        let artifact = registry.push(REPOSITORY, "artifact", Format::Artifact, &module).await?;
-        let docker = registry.push(REPOSITORY, "docker", Format::Docker, &module).await?;
-        Ok(Self { control_plane, upstream, registry, module, artifact, docker, dir })
-    }
-
-    /// An image of the filter: `artifact`, `docker`, or a tag that does not exist.
-    pub(crate) fn image(&self, tag: &str) -> String {
-        format!("{}/{REPOSITORY}:{tag}", self.registry.address())
+        let images = registry.push_filter()?;
+        Ok(Self { control_plane, upstream, registry, module, images, dir })
     }
 
     /// A key with this owner.
@@ -154,4 +145,14 @@ pub(crate) async fn refused_by(to: SocketAddr) -> Result<&'static str> {
         401 if text.starts_with("Jwt") => Ok("jwt_authn"),
         status => Err(Failure::new(format!("{status} {text}"))),
     }
+}
+
+/// Waits until the load has sent this many more requests.
+pub(crate) async fn until_sent(load: &Load, more: usize) {
+    let goal = load.sent() + more;
+    until("the load continues", CHANGE, async || {
+        if load.sent() >= goal { Ok(()) } else { Err(Failure::new(format!("{} requests", load.sent()))) }
+    })
+    .await
+    .unwrap();
 }

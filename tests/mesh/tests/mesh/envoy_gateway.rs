@@ -1,11 +1,14 @@
 //! Envoy Gateway in standalone mode: resources from files, Envoy as its child.
 
-use crate::common::{CHANGE, REQUESTS, World, check_refused, check_requests, refused_by, status, until_status};
+use crate::common::{
+    CHANGE, REQUESTS, World, check_refused, check_requests, refused_by, status, until_sent, until_status,
+};
 use keyward_harness::http::Request;
 use keyward_harness::ports::{ReservedPort, loopback};
 use keyward_harness::process::Process;
 use keyward_harness::{CreatedKey, Echo, Failure, Result, artifacts, until};
 use keyward_mesh::load::Load;
+use keyward_mesh::registry::Image;
 use keyward_mesh::report::Section;
 use keyward_mesh::resources::{Resources, at};
 use keyward_mesh::tools::{Tool, envoy_version, tool};
@@ -48,8 +51,8 @@ impl EnvoyGateway {
         *at(cluster, &format!("{address}/socket_address")) =
             json!({"address": "127.0.0.1", "port_value": world.control_plane.address().port()});
         let image = resources.find("EnvoyExtensionPolicy", "keyward");
-        *at(image, "/spec/wasm/0/code/image/url") = world.image("artifact").into();
-        *at(image, "/spec/wasm/0/code/image/sha256") = world.artifact.clone().into();
+        *at(image, "/spec/wasm/0/code/image/url") = world.images.artifact.reference.clone().into();
+        *at(image, "/spec/wasm/0/code/image/sha256") = world.images.artifact.digest.clone().into();
         resources.add(&format!(
             r#"
 apiVersion: gateway.networking.k8s.io/v1
@@ -202,6 +205,10 @@ fn image(url: &str, sha256: &str) -> Value {
     json!({"type": "Image", "image": {"url": url, "sha256": sha256}})
 }
 
+fn of(pushed: &Image) -> Value {
+    image(&pushed.reference, &pushed.digest)
+}
+
 /// The programs, the world, and an Envoy Gateway that is not started yet.
 struct Setup {
     gateway: Tool,
@@ -215,6 +222,7 @@ struct Setup {
 async fn setup(section: &str) -> Option<Setup> {
     let check = "Envoy Gateway (test-mesh)";
     let (gateway, registry) = (tool("envoy-gateway", check)?, tool("registry", check)?);
+    tool("crane", check)?;
     let version = envoy_version(&artifacts::envoy().unwrap()).unwrap();
     let versions = format!(
         "Envoy Gateway {} in standalone mode, Envoy {version}, registry {}.",
@@ -243,9 +251,9 @@ async fn envoy_gateway_stays_closed_without_the_filter() {
 
     gateway.resources.add(&policy.to_string()).unwrap();
     let wrong = "1".repeat(64);
-    gateway.check_no_module(&world, &key, image(&world.image("artifact"), &wrong)).await.unwrap();
+    gateway.check_no_module(&world, &key, image(&world.images.artifact.reference, &wrong)).await.unwrap();
     section.row("image with another digest than `sha256`", "403");
-    gateway.check_no_module(&world, &key, image(&world.image("missing"), &"2".repeat(64))).await.unwrap();
+    gateway.check_no_module(&world, &key, image(&world.registry.missing_image(), &"2".repeat(64))).await.unwrap();
     section.row("image that the registry does not have", "403");
     let modules = {
         let module = world.module.clone();
@@ -267,8 +275,8 @@ async fn envoy_gateway_stays_closed_without_the_filter() {
 
     let ready = Request::get("/keyward/ready");
     for (format, code) in [
-        ("image as an OCI artifact, pulled by Envoy Gateway", image(&world.image("artifact"), &world.artifact)),
-        ("image in Docker's format, pulled by Envoy Gateway", image(&world.image("docker"), &world.docker)),
+        ("image as an OCI artifact, pulled by Envoy Gateway", of(&world.images.artifact)),
+        ("image in Docker's format, pulled by Envoy Gateway", of(&world.images.docker)),
         ("module over HTTP, downloaded by Envoy Gateway", http("keyward_filter.wasm", &sha256)),
     ] {
         gateway.set_code(code).unwrap();
@@ -388,8 +396,8 @@ async fn envoy_gateway_update_under_load_stays_closed() {
 
     let load = Load::start(address, with_key.clone(), Request::get("/hello"));
     let wrong = "1".repeat(64);
-    gateway.check_no_module(&world, &key, image(&world.image("artifact"), &wrong)).await.unwrap();
-    gateway.set_code(image(&world.image("docker"), &world.docker)).unwrap();
+    gateway.check_no_module(&world, &key, image(&world.images.artifact.reference, &wrong)).await.unwrap();
+    gateway.set_code(of(&world.images.docker)).unwrap();
     until_status(address, &with_key, 200).await.unwrap();
     until_sent(&load, 200).await;
     let (with, without) = load.stop().await;
@@ -402,16 +410,6 @@ async fn envoy_gateway_update_under_load_stays_closed() {
     section.row("the policy is refused under load, and comes back: requests without a key", "only 401, 403 and 503");
     gateway.stop().await.unwrap();
     section.finish();
-}
-
-/// Waits until the load has sent this many more requests.
-async fn until_sent(load: &Load, more: usize) {
-    let goal = load.sent() + more;
-    until("the load continues", CHANGE, async || {
-        if load.sent() >= goal { Ok(()) } else { Err(Failure::new(format!("{} requests", load.sent()))) }
-    })
-    .await
-    .unwrap();
 }
 
 /// A policy that has nothing to do with keys.

@@ -65,7 +65,7 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
     }
 
     let mut config = EnvoyConfig::variant(&settings.dialect)?;
-    let wasm = artifacts::filter()?;
+    let module = artifacts::filter()?;
     let mut control_plane = ControlPlane::on(settings.control, &data_dir, &settings.dialect, &control_plane_log)?
         .arguments(&config.serve_arguments());
     control_plane.start().await?;
@@ -85,7 +85,7 @@ async fn start(settings: &Settings, root: &Path) -> Result<Parts> {
         .set_gateway(loopback(settings.gateway))
         .set_admin(loopback(settings.admin))
         .set_cluster(CONTROL_PLANE, control_plane.address())
-        .set_wasm(&wasm);
+        .set_module(&module);
     let token = ("KEYWARD_EDGE_TOKEN".to_owned(), control_plane.edge_token()?);
     let options = Options { environment: vec![token], ..Options::default() };
     let mut envoy = Envoy::start(&config, &run_dir, &options).await?;
