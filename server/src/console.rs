@@ -58,6 +58,8 @@ impl Deref for Console {
 const EXAMPLE_GATEWAY: &str = "https://gateway.example";
 /// The longest form, in bytes.
 const MAX_FORM_BYTES: usize = 256 << 10;
+/// The longest form to sign in, which anybody can send, in bytes.
+const MAX_SIGN_IN_BYTES: usize = 8 << 10;
 
 /// The router of a listener for the console alone.
 pub(crate) fn router_alone(app: App, api: Router, config: &ConsoleConfig) -> Router {
@@ -72,7 +74,10 @@ pub(crate) fn router(app: App, api: Router, config: &ConsoleConfig) -> Router {
     Router::new()
         .route("/console", get(pages::overview::show))
         .route("/console/", get(async || Redirect::permanent("/console")))
-        .route("/console/sign-in", get(session::form).post(session::sign_in))
+        .route(
+            "/console/sign-in",
+            get(session::form).post(session::sign_in).layer(DefaultBodyLimit::max(MAX_SIGN_IN_BYTES)),
+        )
         .route("/console/sign-out", post(session::sign_out))
         .route("/console/keys", get(pages::keys::list))
         .route("/console/keys/new", get(pages::new_key::form).post(pages::new_key::create))

@@ -4,7 +4,10 @@ use crate::database::stored;
 use crate::harness::{Answer, Client, Process, Reader, TestServer, audited, contains, seconds, until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 use ureq::http::Request;
 
 /// A browser that keeps cookies and follows no redirects.
@@ -39,7 +42,7 @@ impl Browser {
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Answer {
-        self.send("GET", path, &[], None)
+        self.send("GET", path, &[("sec-fetch-site", "same-origin")], None)
     }
 
     /// Sends a form as a page of the console does.
@@ -343,10 +346,87 @@ fn cookie_from_before_the_sign_in_is_not_the_session() {
     let mut attacker = Browser::new(&server.address);
     attacker.cookies.insert("keyward-session".to_owned(), chosen);
     assert!(is_signed_out(&mut attacker));
-    // A second sign-in has another cookie again.
+    // A second sign-in has another cookie again, and ends the session of the first.
     let before = victim.cookies["keyward-session"].clone();
     assert_eq!(victim.sign_in(&client.admin, "/console").status, 303);
     assert_ne!(victim.cookies["keyward-session"], before);
+    attacker.cookies.insert("keyward-session".to_owned(), before);
+    assert!(is_signed_out(&mut attacker));
+    assert!(!is_signed_out(&mut victim));
+}
+
+#[test]
+fn form_whose_session_ends_while_it_is_sent_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, client, mut browser) = started(dir.path());
+    let hidden = hidden_fields(&browser.get("/console/tokens"));
+    let pairs = hidden.iter().map(|(name, value)| format!("{name}={}", escape(value)));
+    let body = pairs.chain(["name=late".to_owned(), "role=admin".to_owned()]).collect::<Vec<_>>().join("&");
+    let host = server.address.strip_prefix("http://").unwrap();
+    let cookie = &browser.cookies["keyward-session"];
+    let head = format!(
+        "POST /console/tokens HTTP/1.1\r\nhost: {host}\r\norigin: {}\r\ncookie: keyward-session={cookie}\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\
+         connection: close\r\n\r\n",
+        server.address,
+        body.len()
+    );
+    let mut connection = TcpStream::connect(host).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    connection.write_all(head.as_bytes()).unwrap();
+    // The server asks for the body once it has found the session.
+    let mut interim = [0; 25];
+    connection.read_exact(&mut interim).unwrap();
+    assert_eq!(interim, *b"HTTP/1.1 100 Continue\r\n\r\n");
+    let (begun, rest) = body.split_at(body.len() - 1);
+    connection.write_all(begun.as_bytes()).unwrap();
+    let id = client.get("/v1/sessions").expect(200)["sessions"][0]["id"].as_str().unwrap().to_owned();
+    client.ask("DELETE", &format!("/v1/sessions/{id}"), None).expect(200);
+    connection.write_all(rest.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 303 ") && answer.contains("location: /console/sign-in"), "{answer}");
+    assert_eq!(client.get("/v1/tokens").expect(200)["tokens"], json!([]));
+}
+
+#[test]
+fn guessed_cookies_are_throttled_as_guessed_tokens_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let client = server.client();
+    let mut browser = Browser::new(&server.address);
+    for n in 0..10 {
+        browser.cookies.insert("keyward-session".to_owned(), format!("{n:043}"));
+        assert!(is_signed_out(&mut browser));
+    }
+    assert_eq!(client.send("GET", "/v1/keys", Some("kwa_x"), None).status, 429);
+    // One that cannot be a cookie of the server's is not looked up, and counts nothing.
+    let other = TestServer::start(tempfile::tempdir().unwrap().path());
+    let mut browser = Browser::new(&other.address);
+    for n in 0..20 {
+        browser.cookies.insert("keyward-session".to_owned(), format!("{n}"));
+        assert!(is_signed_out(&mut browser));
+    }
+    assert_eq!(other.client().send("GET", "/v1/keys", Some("kwa_x"), None).status, 401);
+}
+
+#[test]
+fn sign_in_is_not_offered_where_its_form_would_be_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::start(dir.path());
+    let mut browser = Browser::new(&server.address);
+    let answer = browser.send("GET", "/console/sign-in", &[], None);
+    assert_eq!(answer.status, 403);
+    assert!(text(&answer).contains("Open the console over HTTPS") && !text(&answer).contains("<input"));
+}
+
+#[test]
+fn names_of_routes_are_no_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, _client, mut browser) = started(dir.path());
+    for path in ["/console/keys/export", "/console/keys/counts", "/console/keys/import/edit"] {
+        assert_eq!(browser.get(path).status, 404, "{path}");
+    }
 }
 
 #[test]
@@ -831,6 +911,8 @@ fn owner_is_created_bounded_disabled_and_offboarded() {
     for (name, member) in [("one", "bob"), ("two", "bob"), ("three", "eve")] {
         client.create(json!({"name": name, "owner": "a/b", "member": member}));
     }
+    let paused = client.create(json!({"name": "paused", "owner": "a/b", "member": "bob"}));
+    client.ask("POST", &format!("/v1/keys/{}/pause", paused["id"].as_str().unwrap()), None).expect(200);
     let path = "/console/owners/a%2Fb";
     let shown = || client.get("/v1/owners/a%2Fb").expect(200);
     let version = field(&browser.get(path), "version");
@@ -854,7 +936,7 @@ fn owner_is_created_bounded_disabled_and_offboarded() {
         assert_eq!(shown()["disabled"], disabled);
     }
     let page = browser.get(&format!("{path}/revoke-keys?member=bob"));
-    assert!(text(&page).contains("<strong>2</strong> active keys"), "{}", text(&page));
+    assert!(text(&page).contains("<strong>2</strong> active and <strong>1</strong> paused keys"), "{}", text(&page));
     let revoke = format!("{path}/revoke-keys");
     let unconfirmed = post(&mut browser, &revoke, &with(&[("member", "bob"), ("confirmation", "a/b")]));
     assert_eq!(unconfirmed.status, 422);

@@ -55,12 +55,17 @@ impl Cookie {
     }
 }
 
+/// What proxies add to requests.
+const PROXY_FIELDS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+
 /// Whether the browser speaks TLS. A proxy that terminates TLS says so, and a host that is not this machine is expected to be
 /// behind one: a header that claims TLS only makes the cookie stricter, and a browser without TLS drops a `Secure` cookie.
 pub(super) fn is_secure(headers: &HeaderMap, uri: &Uri) -> bool {
     let forwarded =
         headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-    forwarded || !is_this_machine(host(headers, uri))
+    // A proxy may have replaced the host by that of this machine.
+    let is_proxied = PROXY_FIELDS.iter().any(|name| headers.contains_key(*name));
+    forwarded || is_proxied || !is_this_machine(host(headers, uri))
 }
 
 /// The host and port that the browser asked.
@@ -114,6 +119,10 @@ mod tests {
             let prefix = if expected { "__Host-" } else { "" };
             let end = if expected { "; Secure" } else { "" };
             assert_eq!(set, format!("{prefix}keyward-session=v; Path=/; HttpOnly; SameSite=Strict{end}"), "{host}");
+        }
+        for field in PROXY_FIELDS {
+            let headers = headers(&[("host", "127.0.0.1:8081"), (field, "192.0.2.1")]);
+            assert!(is_secure(&headers, &Uri::default()), "{field}");
         }
     }
 

@@ -7,6 +7,8 @@ use super::session::Session;
 use axum::extract::{Form, FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The fields of a form, or of the query of a page.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +19,9 @@ pub(super) struct SignedForm {
     pub(super) session: Session,
     pub(super) fields: Fields,
 }
+
+/// How long the body of a form may take.
+const FORM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The name of the field with the anti-CSRF token.
 const FORM_TOKEN: &str = "form_token";
@@ -55,9 +60,9 @@ impl FromRequest<Console> for Fields {
     type Rejection = Response;
 
     async fn from_request(request: Request, console: &Console) -> Result<Self, Response> {
-        match Form::<Vec<(String, String)>>::from_request(request, console).await {
-            Ok(Form(fields)) => Ok(Self(fields)),
-            Err(_) => Err(Failure::bad_request("The form is not complete, or too long.").into_response()),
+        match timeout(FORM_TIMEOUT, Form::<Vec<(String, String)>>::from_request(request, console)).await {
+            Ok(Ok(Form(fields))) => Ok(Self(fields)),
+            _ => Err(Failure::bad_request("The form is not complete, or too long.").into_response()),
         }
     }
 }
@@ -67,8 +72,12 @@ impl FromRequest<Console> for SignedForm {
 
     async fn from_request(request: Request, console: &Console) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let session = Session::from_request_parts(&mut parts, console).await?;
+        // Without a session no body is read.
+        Session::from_request_parts(&mut parts, console).await?;
+        let mut head = parts.clone();
         let fields = Fields::from_request(Request::from_parts(parts, body), console).await?;
+        // The session or its token may have ended while the body was on its way.
+        let session = Session::from_request_parts(&mut head, console).await?;
         fields.check(session.cookie()).map_err(IntoResponse::into_response)?;
         Ok(Self { session, fields })
     }

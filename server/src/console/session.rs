@@ -116,9 +116,29 @@ impl FromRequestParts<Console> for Session {
 async fn find(parts: &Parts, console: &Console) -> Result<Option<Session>, Failure> {
     let app = &console.app;
     let Some(cookie) = Cookie::Session.read(&parts.headers, &parts.uri) else { return Ok(None) };
+    if cookie.len() != RANDOM_LENGTH || !cookie.bytes().all(|c| c.is_ascii_alphanumeric()) {
+        return Ok(None);
+    }
     let now = (app.clock)();
+    // Guessed cookies are throttled as keys are: of a client with many failures, a cookie that was bad a moment ago is not looked
+    // up, and one that is not known as good waits for a permit.
+    let (throttle, client) = (&app.auth_throttle, app.proxies.counted(&parts.extensions, &parts.headers));
+    if throttle.was_bad(cookie.as_bytes(), now) {
+        return Ok(None);
+    }
+    let _permit = match client.filter(|client| throttle.is_suspect(*client, now)) {
+        Some(client) if !throttle.was_good(cookie.as_bytes()) => match throttle.permit(client).await {
+            Some(permit) => Some(permit),
+            None => return Ok(None),
+        },
+        _ => None,
+    };
     let found = app.store.session_by_digest(&digest(cookie), now).await.map_err(|error| failed(error.into()))?;
-    let Some((stored, token)) = found else { return Ok(None) };
+    throttle.note(cookie.as_bytes(), found.is_some(), now);
+    let Some((stored, token)) = found else {
+        client.and_then(|client| throttle.failed(client, now));
+        return Ok(None);
+    };
     let (credential, token_name) = match (&stored.credential, token) {
         (SessionCredential::FileToken(digest), _) if app.tokens.accept_digest(Audience::Admin, digest) => {
             (Credential::FileToken(*digest), "admin-token".to_owned())
@@ -154,6 +174,11 @@ fn sign_in_first(parts: &Parts) -> Response {
 
 /// The page to sign in.
 pub(super) async fn form(parts: Parts, fields: Fields) -> Response {
+    // Browsers send this over TLS and to this machine alone. Without it the form would be refused, but after the token was sent.
+    if !parts.headers.contains_key("sec-fetch-site") {
+        let detail = "Open the console over HTTPS, or on this machine at localhost, in a current browser.";
+        return Failure::forbidden(detail).into_response();
+    }
     sign_in_page(&parts, fields.get("next"), None, StatusCode::OK)
 }
 
@@ -193,12 +218,22 @@ pub(super) async fn sign_in(State(console): State<Console>, parts: Parts, fields
     };
     match begin(&console, &parts, credential, by.actor()).await {
         Ok(cookie) => {
+            end_previous(&parts, &console).await;
             let mut response = see_other(next_page(next));
             append(response.headers_mut(), Cookie::Session.set(cookie.expose(), &parts.headers, &parts.uri));
             append(response.headers_mut(), Cookie::SignIn.removed(&parts.headers, &parts.uri));
             response
         }
         Err(failure) => failure.into_response(),
+    }
+}
+
+/// Ends the session that the browser had, whose cookie the new one replaces.
+async fn end_previous(parts: &Parts, console: &Console) {
+    let Ok(Some(before)) = find(parts, console).await else { return };
+    let id = before.stored.id.clone();
+    if let Err(error) = console.app.store.sign_out(&before.actor(), id, before.now).await {
+        tracing::warn!(%error, session = before.stored.id, "failed to end the previous session of a browser");
     }
 }
 

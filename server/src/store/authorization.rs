@@ -27,6 +27,8 @@ pub struct Authorization {
 enum Basis {
     /// The server itself.
     Server,
+    /// An operator who begins or ends a session of the console.
+    Session,
     /// A credential.
     Shown { credential: Credential, clock: Clock },
 }
@@ -96,7 +98,7 @@ impl Authorization {
 
     /// To begin or end a session of the console, which changes nothing else. Whatever the session does is authorized by its token.
     pub(super) fn of_session(actor: Actor) -> Self {
-        Self { actor, basis: Basis::Server }
+        Self { actor, basis: Basis::Session }
     }
 
     /// By a credential in the database; `revocations` notifies of its revocation.
@@ -120,7 +122,12 @@ impl Authorization {
 
     /// Whether it is that of an operator or webhook.
     pub(super) fn is_operators(&self) -> bool {
-        let Basis::Shown { credential, .. } = &self.basis else { return false };
+        let credential = match &self.basis {
+            Basis::Server => return false,
+            // Signing in waits its turn like a change.
+            Basis::Session => return true,
+            Basis::Shown { credential, .. } => credential,
+        };
         match credential {
             Credential::FileToken { audience, .. } => *audience == Audience::Admin,
             Credential::Stored { credential, .. } => credential.is_operators(),
@@ -132,7 +139,7 @@ impl Authorization {
     pub fn expires_at(&self) -> Option<Timestamp> {
         match &self.basis {
             Basis::Shown { credential: Credential::Stored { credential, .. }, .. } => credential.expires_at(),
-            Basis::Shown { .. } | Basis::Server => None,
+            Basis::Shown { .. } | Basis::Session | Basis::Server => None,
         }
     }
 
@@ -140,7 +147,7 @@ impl Authorization {
     pub(super) fn now(&self, started_at: Timestamp) -> Timestamp {
         match &self.basis {
             Basis::Shown { clock, .. } => clock(),
-            Basis::Server => started_at,
+            Basis::Session | Basis::Server => started_at,
         }
     }
 
@@ -189,7 +196,7 @@ impl Store {
         let mut revocations = match &by.basis {
             Basis::Shown { credential: Credential::FileToken { tokens, .. }, .. }
             | Basis::Shown { credential: Credential::Stored { revocations: Some(tokens), .. }, .. } => tokens.reloads(),
-            Basis::Shown { .. } | Basis::Server => return std::future::pending().await,
+            Basis::Shown { .. } | Basis::Session | Basis::Server => return std::future::pending().await,
         };
         // Revocations from here on notify.
         while !matches!(self.check_authorization(by).await, Err(Error::NotAuthorized)) {

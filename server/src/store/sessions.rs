@@ -38,6 +38,9 @@ row! {
 
 const SESSION_COLUMNS: &str = "id, token, file_token, user_agent, created_at, last_seen_at, expires_at";
 
+/// The maximum number of sessions of one token.
+const MAX_SESSIONS_OF_TOKEN: i64 = 100;
+
 /// The minimum interval between notes of a session's use.
 const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -127,12 +130,23 @@ async fn begin(mutation: &mut Mutation, session: Session, digest: [u8; 32]) -> R
     )
     .bind(&session.id)
     .bind(digest.as_slice())
-    .bind(token)
-    .bind(file_token)
+    .bind(token.clone())
+    .bind(file_token.clone())
     .bind(&session.user_agent)
     .bind(session.created_at.as_stored())
     .bind(session.last_seen_at.as_stored())
     .bind(session.expires_at.as_stored())
+    .execute(mutation.connection())
+    .await?;
+    // The oldest sessions of the token end where there are too many.
+    sqlx::query(
+        "DELETE FROM sessions WHERE id IN (
+             SELECT id FROM sessions WHERE token = $1 OR file_token = $2
+             ORDER BY created_at DESC, id DESC LIMIT 1000 OFFSET $3)",
+    )
+    .bind(token)
+    .bind(file_token)
+    .bind(MAX_SESSIONS_OF_TOKEN)
     .execute(mutation.connection())
     .await?;
     let details = [("expires_at".to_owned(), json!(session.expires_at))];

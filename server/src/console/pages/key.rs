@@ -11,6 +11,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use keyward_core::key::id::is_key_id;
 use std::fmt::Write;
 
 #[derive(Template)]
@@ -86,6 +87,10 @@ impl KeyPage {
 
 /// The key of that id, as the API shows it.
 pub(in crate::console) async fn key(session: &Session, id: &str) -> Result<(KeyView, Reply), Failure> {
+    // The names of other routes below /v1/keys are no ids.
+    if !is_key_id(id) {
+        return Err(Failure::not_found());
+    }
     let reply = session.api().get(&format!("/v1/keys/{}", escape(id))).await?;
     Ok((read(reply.document.clone())?, reply))
 }

@@ -47,6 +47,8 @@ struct RevokePage {
     member: String,
     /// The active keys that would be revoked, at most a thousand.
     keys: Keys,
+    /// The paused keys that would be revoked too, at most a thousand.
+    paused: Keys,
     mistakes: Mistakes,
     commands: Commands,
 }
@@ -186,11 +188,20 @@ pub(in crate::console) async fn revoke_form(
 async fn revoke_page(session: &Session, id: &str, member: &str, mistakes: Mistakes) -> Result<RevokePage, Failure> {
     let api = session.api();
     let owner: OwnerView = api.read(&path_of(id)).await?;
-    let of_owner = [("owner", id), ("member", member), ("state", "active"), ("limit", "1000")];
-    let keys = api.read(&format!("/v1/keys{}", query(of_owner))).await?;
+    let of_state = |state| query([("owner", id), ("member", member), ("state", state), ("limit", "1000")]);
+    let keys = api.read(&format!("/v1/keys{}", of_state("active"))).await?;
+    let paused = api.read(&format!("/v1/keys{}", of_state("paused"))).await?;
     let cli = Cli::new("owners revoke-keys").argument(id).option("--member", member);
     let commands = Commands::new(cli, &revocation(id, member));
-    Ok(RevokePage { shell: session.shell("owners"), owner, member: member.to_owned(), keys, mistakes, commands })
+    Ok(RevokePage {
+        shell: session.shell("owners"),
+        owner,
+        member: member.to_owned(),
+        keys,
+        paused,
+        mistakes,
+        commands,
+    })
 }
 
 fn revocation(id: &str, member: &str) -> ApiRequest {
