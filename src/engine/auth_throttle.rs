@@ -84,7 +84,10 @@ impl AuthThrottle {
     /// Adds what this worker has counted to what all share; two calls for each bucket that is concerned.
     pub fn tick(&self, store: &impl SharedStore, now_ms: u64) {
         let mut by_bucket: BTreeMap<String, Vec<(Client, Failures)>> = BTreeMap::new();
-        for (client, failures) in std::mem::take(&mut *self.pending.borrow_mut()) {
+        let mut pending = std::mem::take(&mut *self.pending.borrow_mut());
+        // A worker without requests may not have been here for longer than a window.
+        pending.retain(|_, failures| self.is_live(failures, now_ms));
+        for (client, failures) in pending {
             by_bucket.entry(self.bucket_name(client)).or_default().push((client, failures));
         }
         for (name, counted) in by_bucket {

@@ -92,6 +92,15 @@ impl Background {
         self.record(gateway, began_us);
     }
 
+    /// Drops what was being done after a panic, and follows the feed again after a pause.
+    #[cfg_attr(target_family = "wasm", expect(dead_code, reason = "a VM does not outlive a panic"))]
+    pub(super) fn start_over<G: Gateway>(&mut self, _gateway: &G) {
+        let now_ms = clock::monotonic_ms::<G::Host>();
+        self.callout = None;
+        self.fetcher.release(G::Host::STORE, now_ms);
+        let _ = self.fetcher.not_sent(now_ms);
+    }
+
     /// Handles the end of the configuration. Its callouts are dropped silently, so another fetcher should follow at once.
     pub(super) fn release<G: Gateway>(&mut self, gateway: &G) {
         self.fetcher.release(G::Host::STORE, clock::monotonic_ms::<G::Host>());

@@ -4,6 +4,7 @@
 
 use crate::engine::credential::Header;
 use crate::engine::decide::{self, Authorizer, Decision, Refused};
+use crate::engine::feed::Now;
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::{ProtectedResource, Strip};
 use crate::engine::upstream_headers;
@@ -50,6 +51,33 @@ impl Worker {
     /// any.
     fn handle<S: Stream>(&self, stream: &S, headers: &[Header<'_>], ended: Option<&Ended>) -> Action {
         let now = self.clock.now::<S::Host>();
+        let decision = self.decide(stream, headers, ended, now);
+        let Some(decision) = decision else {
+            remove_key_id(stream, headers);
+            return Action::Wait;
+        };
+        if let Decision::Allow { windows, .. } = &decision
+            && !windows.is_empty()
+        {
+            stream.keep_windows(windows);
+        }
+        match self.pass(stream, &decision, headers) {
+            Some(action) => action,
+            // The guard behind this filter would stop a request that cannot be marked as allowed; this refusal states
+            // the reason.
+            None => self.refuse(stream, Refusal::Unavailable.into(), headers),
+        }
+    }
+
+    /// The decision; `None` if the request waits for a verification. What it borrows is free again before the host is asked to
+    /// answer, which can have it handle another request of this thread first.
+    fn decide<S: Stream>(
+        &self,
+        stream: &S,
+        headers: &[Header<'_>],
+        ended: Option<&Ended>,
+        now: Now,
+    ) -> Option<Decision> {
         let client_address = || stream.client_address();
         let mut edge = Authorizer {
             policy: &self.config.policy,
@@ -63,24 +91,13 @@ impl Worker {
         let mut decision = edge.decide_after(headers, now, client_address, ended);
         if let Decision::Verify(what) = &decision {
             let Err(Busy { retry_after_s }) = stream.wait(what, client_address(), now.monotonic_ms) else {
-                remove_key_id(stream, headers);
-                return Action::Wait;
+                return None;
             };
             // Refused like every other request, so that the response has the shape of the route.
             let ended = Ended { digest: what.digest, outcome: Outcome::Unavailable { retry_after_s } };
             decision = edge.decide_after(headers, now, client_address, Some(&ended));
         }
-        if let Decision::Allow { windows, .. } = &decision
-            && !windows.is_empty()
-        {
-            stream.keep_windows(windows);
-        }
-        match self.pass(stream, &decision, headers) {
-            Some(action) => action,
-            // The guard behind this filter would stop a request that cannot be marked as allowed; this refusal states
-            // the reason.
-            None => self.refuse(stream, Refusal::Unavailable.into(), headers),
-        }
+        Some(decision)
     }
 
     /// Applies a decision; `None` if Envoy rejects the changes.

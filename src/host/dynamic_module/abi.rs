@@ -19,7 +19,8 @@ use crate::host::dynamic_module::stream::StreamContext;
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::ptr::{self, NonNull, null, null_mut};
+use std::ptr::{NonNull, null};
+use std::rc::Rc;
 use std::slice;
 use std::sync::Arc;
 
@@ -596,21 +597,21 @@ pub(super) unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_http_
 pub(super) unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(
     gateway: *const ProcessGateway,
     _filter: Raw,
-) -> *mut StreamContext {
+) -> *const StreamContext {
     if gateway.is_null() {
-        return null_mut();
+        return null();
     }
     // SAFETY: Envoy keeps the configuration longer than its streams; the count of owners is left as it is.
     let gateway = ManuallyDrop::new(unsafe { Arc::from_raw(gateway) });
-    let stream = guard("filter_new", || StreamContext::new(&gateway).map(Box::new), || None);
-    stream.map_or(null_mut(), Box::into_raw)
+    let stream = guard("filter_new", || StreamContext::new(&gateway).map(Rc::new), || None);
+    stream.map_or(null(), Rc::into_raw)
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn envoy_dynamic_module_on_http_filter_destroy(stream: *mut StreamContext) {
+pub(super) unsafe extern "C" fn envoy_dynamic_module_on_http_filter_destroy(stream: *const StreamContext) {
     if !stream.is_null() {
-        // SAFETY: Envoy gives back what `filter_new` has returned, once.
-        let stream = unsafe { Box::from_raw(stream) };
+        // SAFETY: Envoy gives back what `filter_new` has returned, once. A hook that is running has an owner of its own.
+        let stream = unsafe { Rc::from_raw(stream) };
         guard("destroy", || drop(stream), || ());
     }
 }
@@ -628,18 +629,36 @@ unsafe fn on_stream<T>(
     refused: T,
 ) -> T {
     let filter = Filter(filter);
-    // SAFETY: Envoy keeps the stream during the hook.
-    let stream = unsafe { ptr::NonNull::new(stream.cast_mut()).map(|stream| stream.as_ref()) };
-    let Some(stream) = stream else {
+    // SAFETY: Envoy has not destroyed the stream yet.
+    let Some(stream) = (unsafe { owner_of(stream) }) else {
         guard(name, || StreamContext::refuse_all(&filter), || ());
         return refused;
     };
-    match guard(name, || Some(hook(stream, &filter)), || None) {
+    let result = match guard(name, || Some(hook(&stream, &filter)), || None) {
         Some(result) => result,
         None => {
             guard(name, || stream.on_panic(&filter), || ());
             refused
         }
+    };
+    guard(name, || drop(stream), || ());
+    result
+}
+
+/// An owner of a stream for the time of a hook: a response that is sent outside of decoding has Envoy destroy the stream before
+/// the hook returns. `None` for null.
+///
+/// # Safety
+///
+/// The pointer must be one that `filter_new` has returned and Envoy has not destroyed.
+unsafe fn owner_of(stream: *const StreamContext) -> Option<Rc<StreamContext>> {
+    if stream.is_null() {
+        return None;
+    }
+    // SAFETY: Envoy's own count keeps it, to which this adds one.
+    unsafe {
+        Rc::increment_strong_count(stream);
+        Some(Rc::from_raw(stream))
     }
 }
 
@@ -687,10 +706,11 @@ pub(super) unsafe extern "C" fn envoy_dynamic_module_on_http_filter_response_hea
     stream: *const StreamContext,
     _end_of_stream: bool,
 ) -> u32 {
-    // SAFETY: Envoy keeps the stream during the hook.
-    if let Some(stream) = unsafe { stream.as_ref() } {
+    // SAFETY: Envoy has not destroyed the stream yet.
+    if let Some(stream) = unsafe { owner_of(stream) } {
         // The response is not the filter's: a panic leaves it as it is.
         guard("response_headers", || stream.on_response_headers(&Filter(filter)), || ());
+        guard("response_headers", || drop(stream), || ());
     }
     HeadersStatus::Continue as u32
 }

@@ -15,6 +15,7 @@ use crate::host::{Gateway, Host as _, Level, NotDone};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,14 +161,21 @@ impl ProcessGateway {
         waiting.streams.remove(&stream);
     }
 
-    fn with_background(&self, work: impl FnOnce(&mut Background, &Surroundings)) {
+    pub(super) fn with_background(&self, work: impl FnOnce(&mut Background, &Surroundings)) {
         let Some(main) = MAIN.with_borrow(|open| open.get(&self.id).cloned()) else { return };
         // Borrowed if Envoy answers a callout while it is being sent, which then has failed.
         let Ok(mut background) = main.background.try_borrow_mut() else { return };
-        work(&mut background, &main.surroundings);
+        let result = catch_unwind(AssertUnwindSafe(|| work(&mut background, &main.surroundings)));
+        if result.is_err() {
+            background.start_over(&main.surroundings);
+        }
+        // After a panic too: nothing else has the thread call again, and edges would follow no change any more.
         let period = background.period();
         if let Some(ticker) = &*lock(&self.ticker) {
             ticker.done(period);
+        }
+        if let Err(panic) = result {
+            resume_unwind(panic);
         }
     }
 }
@@ -179,7 +187,7 @@ struct Main {
 }
 
 /// What surrounds the background work.
-struct Surroundings {
+pub(super) struct Surroundings {
     envoy: Config,
     /// Serves no requests, and does the upkeep of what workers share.
     worker: Worker,
@@ -220,8 +228,13 @@ impl Gateway for Surroundings {
         self.gateway.reported_to.as_ref().map(reporters_to).unwrap_or_default()
     }
 
-    fn counts(&self, see: impl FnMut(&Counts)) {
-        lock(&self.gateway.counts).iter().map(|counts| &**counts).for_each(see);
+    fn counts(&self, mut see: impl FnMut(&Counts)) {
+        lock(&self.gateway.counts).retain(|counts| {
+            // Looked at first: what has no worker counts no more, and is flushed for the last time.
+            let has_worker = Arc::strong_count(counts) > 1;
+            see(counts);
+            has_worker
+        });
     }
 
     fn define(&self, kind: Kind, name: &str) -> Option<Id> {

@@ -51,6 +51,7 @@ impl StreamContext {
             Action::Wait => HeadersStatus::StopAllIterationAndWatermark,
             Action::End => {
                 self.has_ended.set(true);
+                self.worker.share_failures();
                 HeadersStatus::StopIteration
             }
         }
@@ -95,18 +96,26 @@ impl StreamContext {
 
     /// Decides again after a verification.
     pub(super) fn on_scheduled(&self, filter: &Filter) {
+        if self.has_ended.get() {
+            return;
+        }
         let Some(ended) = self.waiting.get().and_then(|number| self.worker.gateway.take_ended(number)) else { return };
         self.waiting.set(None);
-        self.worker.catch_up();
+        // A panic may have discarded the worker with which the stream began.
+        let Some(worker) = ThreadWorker::of(&self.worker.gateway) else { return self.on_panic(filter) };
+        worker.catch_up();
         let stream = Active { filter, context: self };
         let action = with_fields(filter, FieldMap::RequestHeaders, |fields| {
             let headers = fields.and_then(Fields::get);
-            self.worker.worker.on_resumed(&stream, headers.as_deref(), &ended)
+            worker.worker.on_resumed(&stream, headers.as_deref(), &ended)
         });
         match action {
             Action::Continue => filter.continue_decoding(),
             Action::Wait => {}
-            Action::End => self.has_ended.set(true),
+            Action::End => {
+                self.has_ended.set(true);
+                worker.share_failures();
+            }
         }
     }
 
@@ -129,7 +138,15 @@ impl Drop for StreamContext {
         if let Some(number) = self.waiting.get() {
             self.worker.gateway.leave(number);
         }
+        #[cfg(test)]
+        DROPPED.set(DROPPED.get() + 1);
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many streams of this thread were dropped.
+    pub(super) static DROPPED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Reads header fields into this thread's memory for them.

@@ -3,11 +3,13 @@
 
 mod envoy;
 
+use crate::host::dynamic_module::stream::DROPPED;
 use envoy::{Gateway, Outcome, Stream};
 use keyward_core::key::digest::Digest;
 use keyward_core::wire::cursor::{Cursor, Position};
 use keyward_core::wire::entry::{Body, Entry, KeyRecord, OwnerRecord};
 use keyward_core::wire::page::{Extent, Page};
+use std::time::{Duration, Instant};
 
 const KEY: &str = "exo_live_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 const HASHED_KEY: &str = "team.0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZabcdef";
@@ -153,6 +155,37 @@ fn request_waits_for_its_verification() {
     assert_eq!(stream.body(), 0);
     let (_stream, next) = request(&gateway, Some(&bearer));
     assert_eq!(next.status, 0, "the next request with the key does not wait");
+}
+
+/// A response after a verification ends the stream within the hook.
+#[test]
+fn stream_lives_until_the_hook_that_refuses_it_returns() {
+    let text = r#"{"dialect": "auxot", "control_plane": {"cluster": "refused-late", "token_env": null}}"#;
+    let address = Digest::of_selector(&HASHED_KEY.as_bytes()[..5 + 16]);
+    let gateway = ready_with(text, address, |key| key.needs_verification = true);
+    let (stream, _) = request(&gateway, Some(&format!("Bearer {HASHED_KEY}")));
+    gateway.tick();
+    let question = gateway.take_callouts().into_iter().find(|callout| callout.path() == "/v1/edge/verify").unwrap();
+    gateway.respond(&question, "200", br#"{"verified": false}"#);
+    let dropped = DROPPED.get();
+    let refused = stream.wake_up_and_end();
+    assert_eq!(refused.answer.unwrap().status, 401);
+    assert_eq!(DROPPED.get(), dropped + 1, "and is dropped then");
+}
+
+/// Whatever goes wrong in the background, the control plane is asked again.
+#[test]
+fn background_goes_on_after_a_panic() {
+    let gateway = ready("panicking");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    gateway.panic_in_background();
+    assert!(envoy::logs().iter().any(|line| line.contains("keyward: hook panicked")), "{:?}", envoy::logs());
+    let mut has_asked = false;
+    while !has_asked {
+        assert!(Instant::now() < deadline, "the control plane was not asked again");
+        gateway.tick();
+        has_asked = gateway.take_callouts().iter().any(|callout| callout.path().starts_with("/v1/edge/feed?"));
+    }
 }
 
 /// The end of a stream that waits leaves nothing that could be woken up.

@@ -42,13 +42,7 @@ impl ThreadWorker {
             if let Some(worker) = workers.iter().find(|worker| Arc::ptr_eq(&worker.gateway, gateway)) {
                 return Some(Rc::clone(worker));
             }
-            workers.retain(|worker| {
-                let stays = worker.gateway.is_open();
-                if !stays {
-                    worker.worker.release::<Process>();
-                }
-                stays
-            });
+            Self::release_ended(workers);
             let worker = Rc::new(Self::new(gateway)?);
             workers.push(Rc::clone(&worker));
             Some(worker)
@@ -87,6 +81,25 @@ impl ThreadWorker {
             self.settled_ms.set(now_ms);
             self.worker.clock.read_wall::<Process>();
             self.worker.settle(Process::STORE, now_ms);
+            WORKERS.with_borrow_mut(Self::release_ended);
+        }
+    }
+
+    /// Lets go of the workers whose configuration has ended.
+    fn release_ended(workers: &mut Vec<Rc<Self>>) {
+        workers.retain(|worker| {
+            let stays = worker.gateway.is_open();
+            if !stays {
+                worker.worker.release::<Process>();
+            }
+            stays
+        });
+    }
+
+    /// Has all workers know of bad keys that this one has counted: it has no tick that would do it without a next request.
+    pub(super) fn share_failures(&self) {
+        if let Some(guessing) = &self.worker.guessing {
+            guessing.tick(Process::STORE, self.worker.clock.now::<Process>().monotonic_ms);
         }
     }
 }

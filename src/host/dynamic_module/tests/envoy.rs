@@ -4,6 +4,8 @@
 #![expect(unsafe_code, reason = "the other side of a C interface")]
 
 use crate::host::dynamic_module::abi::{self, Buffer, Field, Raw};
+use crate::host::dynamic_module::panics::guard;
+use crate::host::dynamic_module::stream::{DROPPED, StreamContext};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ptr::{null, null_mut};
@@ -23,6 +25,8 @@ struct Double {
     wake_ups: usize,
     is_continued: bool,
     is_reset: bool,
+    /// The stream that the next response ends, as one outside of decoding does.
+    ends_with_response: Option<*const StreamContext>,
 }
 
 /// A local reply.
@@ -83,7 +87,7 @@ impl Outcome {
 }
 
 /// A stream that is open.
-pub(super) struct Stream(*mut crate::host::dynamic_module::stream::StreamContext);
+pub(super) struct Stream(*const StreamContext);
 
 impl Gateway {
     /// `None` if the module refuses the configuration.
@@ -98,6 +102,13 @@ impl Gateway {
     pub(super) fn tick(&self) {
         // SAFETY: the configuration is open.
         unsafe { abi::envoy_dynamic_module_on_http_filter_config_scheduled(SOME, self.0, 0) }
+    }
+
+    /// Panics in the background work.
+    pub(super) fn panic_in_background(&self) {
+        // SAFETY: the configuration is open.
+        let gateway = unsafe { &*self.0 };
+        guard("test", || gateway.with_background(|_, _| panic!("as the test wants")), || ());
     }
 
     /// The requests to the control plane since the last call.
@@ -160,6 +171,13 @@ impl Stream {
     /// How often the module wants the stream to be woken up.
     pub(super) fn wake_ups(&self) -> usize {
         DOUBLE.with_borrow(|double| double.wake_ups)
+    }
+
+    /// Wakes the stream up as Envoy does outside of decoding: a response ends the stream before the hook returns.
+    pub(super) fn wake_up_and_end(self) -> Outcome {
+        let stream = std::mem::ManuallyDrop::new(self);
+        DOUBLE.with_borrow_mut(|double| double.ends_with_response = Some(stream.0));
+        stream.wake_up()
     }
 
     pub(super) fn wake_up(&self) -> Outcome {
@@ -424,10 +442,17 @@ unsafe extern "C" fn envoy_dynamic_module_callback_http_send_response(
     body: Buffer<'_>,
     _details: Buffer<'_>,
 ) {
-    called("send_response", |double| {
+    let ending = called("send_response", |double| {
         // SAFETY: what the module passes lives during the call.
         double.answer = Some(Answer { status, fields: unsafe { pairs(fields, count) }, body: text(body) });
+        double.ends_with_response.take()
     });
+    if let Some(stream) = ending {
+        let dropped = DROPPED.get();
+        // SAFETY: the stream is open, and destroyed once.
+        unsafe { abi::envoy_dynamic_module_on_http_filter_destroy(stream) };
+        assert_eq!(DROPPED.get(), dropped, "the stream lives until its hook has returned");
+    }
 }
 
 #[unsafe(no_mangle)]
