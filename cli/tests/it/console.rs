@@ -401,7 +401,8 @@ fn guessed_cookies_are_throttled_as_guessed_tokens_are() {
     }
     assert_eq!(client.send("GET", "/v1/keys", Some("kwa_x"), None).status, 429);
     // One that cannot be a cookie of the server's is not looked up, and counts nothing.
-    let other = TestServer::start(tempfile::tempdir().unwrap().path());
+    let dir = tempfile::tempdir().unwrap();
+    let other = TestServer::start(dir.path());
     let mut browser = Browser::new(&other.address);
     for n in 0..20 {
         browser.cookies.insert("keyward-session".to_owned(), format!("{n}"));

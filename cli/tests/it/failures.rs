@@ -1,6 +1,6 @@
 //! What becomes of those who show bad tokens.
 
-use crate::harness::{Answer, Client, NOW_MS, Process, TestServer, drop_tokens, seconds};
+use crate::harness::{Answer, Client, NOW_MS, Process, TestServer, hide_tokens, seconds};
 use keyward_core::FEED_PATH;
 use serde_json::json;
 
@@ -47,7 +47,7 @@ fn the_bad_tokens_of_a_suspect_are_not_looked_up() {
     for n in 0..9 {
         assert_eq!(guess(&client, n).status, 401);
     }
-    drop_tokens(dir.path());
+    hide_tokens(dir.path());
     assert_eq!(guess(&client, 9).status, 500, "this one was looked up");
     assert_eq!(client.send("GET", "/v1/keys", Some("garbage"), None).status, 401, "the tenth");
     assert_eq!(guess(&client, 10).status, 429);

@@ -490,7 +490,7 @@ pub(crate) fn audited(data_dir: &Path) -> Vec<String> {
 }
 
 /// Makes every look-up of a token fail.
-pub(crate) fn drop_tokens(data_dir: &Path) {
+pub(crate) fn hide_tokens(data_dir: &Path) {
     change_database(data_dir, "ALTER TABLE tokens RENAME TO tokens_away");
 }
 

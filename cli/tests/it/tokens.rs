@@ -2,7 +2,7 @@
 
 use crate::database::stored;
 use crate::harness::{
-    Client, Process, Reader, TestServer, audited, contains, drop_tokens, program, seconds, stderr, stdout, until,
+    Client, Process, Reader, TestServer, audited, contains, hide_tokens, program, seconds, stderr, stdout, until,
 };
 use keyward_core::FEED_PATH;
 use keyward_core::wire::page::Page;
@@ -200,7 +200,7 @@ fn tokens_of_the_files_work_where_the_database_cannot_be_read() {
     let issued = token(&client, "edge");
     let mut reader = Reader::new(client.clone());
     reader.catch_up();
-    drop_tokens(dir.path());
+    hide_tokens(dir.path());
     assert_eq!(client.send("GET", FEED_PATH, Some(&issued), None).status, 500);
     assert!(!reader.read(0), "the feed is read as before");
     client.get("/v1/keys").expect(200);
