@@ -173,16 +173,25 @@ fn stream_lives_until_the_hook_that_refuses_it_returns() {
     assert_eq!(DROPPED.get(), dropped + 1, "and is dropped then");
 }
 
-/// Whatever goes wrong in the background, the control plane is asked again.
+/// Whatever goes wrong in the background, the thread calls again, and the control plane is asked again.
 #[test]
 fn background_goes_on_after_a_panic() {
-    let gateway = ready("panicking");
+    let gateway = Gateway::open_with_ticker(&configuration("panicking", "")).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
+    let wait_until_called = |before| {
+        while envoy::commits() == before {
+            assert!(Instant::now() < deadline, "the thread does not call");
+            std::thread::yield_now();
+        }
+    };
+    wait_until_called(0);
+    // The thread does not call again before this call was followed.
     gateway.panic_in_background();
     assert!(envoy::logs().iter().any(|line| line.contains("keyward: hook panicked")), "{:?}", envoy::logs());
+    wait_until_called(1);
     let mut has_asked = false;
     while !has_asked {
-        assert!(Instant::now() < deadline, "the control plane was not asked again");
+        assert!(Instant::now() < deadline, "the control plane was not asked");
         gateway.tick();
         has_asked = gateway.take_callouts().iter().any(|callout| callout.path().starts_with("/v1/edge/feed?"));
     }

@@ -1,14 +1,15 @@
 //! A double of Envoy for this thread: it implements the functions that the module calls, and calls the module's hooks. It
-//! says that it only validates, so that no thread ticks in between.
+//! says that it only validates, so that no thread ticks in between, unless [`Gateway::open_with_ticker`] opens the configuration.
 
 #![expect(unsafe_code, reason = "the other side of a C interface")]
 
 use crate::host::dynamic_module::abi::{self, Buffer, Field, Raw};
 use crate::host::dynamic_module::panics::guard;
 use crate::host::dynamic_module::stream::{DROPPED, StreamContext};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What one thread's Envoy has seen.
 #[derive(Default)]
@@ -62,6 +63,14 @@ fn called<T>(name: &'static str, act: impl FnOnce(&mut Double) -> T) -> T {
     })
 }
 
+thread_local! {
+    /// Whether the next configuration has a thread that calls the main thread.
+    static HAS_TICKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How often the thread of the only configuration that has one has called the main thread.
+static COMMITS: AtomicUsize = AtomicUsize::new(0);
+
 /// Any pointer will do, as the module only passes it back.
 const SOME: Raw = 8 as Raw;
 
@@ -97,6 +106,14 @@ impl Gateway {
             abi::envoy_dynamic_module_on_http_filter_config_new(SOME, Buffer::NONE, Buffer::new(text.as_bytes()))
         };
         (!gateway.is_null()).then_some(Self(gateway))
+    }
+
+    /// One whose thread calls the main thread; for one test, since [`commits`] counts for all.
+    pub(super) fn open_with_ticker(text: &str) -> Option<Self> {
+        HAS_TICKER.set(true);
+        let gateway = Self::open(text);
+        HAS_TICKER.set(false);
+        gateway
     }
 
     pub(super) fn tick(&self) {
@@ -231,6 +248,11 @@ pub(super) fn accepts_route_configuration() -> bool {
     !abi::envoy_dynamic_module_on_http_filter_per_route_config_new(Buffer::NONE, Buffer::NONE).is_null()
 }
 
+/// How often the thread of the only configuration that has one has called the main thread.
+pub(super) fn commits() -> usize {
+    COMMITS.load(Ordering::Relaxed)
+}
+
 /// What was logged since the last request.
 pub(super) fn logs() -> Vec<String> {
     DOUBLE.with_borrow(|double| double.logs.clone())
@@ -278,7 +300,7 @@ extern "C" fn envoy_dynamic_module_callback_log_v2(_level: u32, message: Buffer<
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_is_validation_mode() -> bool {
-    true
+    !HAS_TICKER.get()
 }
 
 fn define(name: Buffer<'_>, id: *mut usize) -> u32 {
@@ -369,7 +391,9 @@ extern "C" fn envoy_dynamic_module_callback_http_filter_config_scheduler_new(_co
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_callback_http_filter_config_scheduler_commit(_scheduler: Raw, _event: u64) {}
+extern "C" fn envoy_dynamic_module_callback_http_filter_config_scheduler_commit(_scheduler: Raw, _event: u64) {
+    COMMITS.fetch_add(1, Ordering::Relaxed);
+}
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_callback_http_filter_config_scheduler_delete(_scheduler: Raw) {}
