@@ -20,6 +20,7 @@ BEYOND_SCHEMAS = [
     ("GET /v1/keys", r"after", r"key not found"),  # depends on the state
     ("GET /api-keys", r"after", r"key not found"),
     ("GET /v1/tokens", r"after", r"token not found"),
+    ("GET /v1/sessions", r"after", r"session not found"),
     ("PATCH /v1/keys/{id}", r"metadata", r"the key would have more than .*"),
     ("GET /v1/usage", r"from", r"expected a time .*"),  # one parameter depends on another
     ("GET /v1/keys/{id}/usage", r"from", r"expected a time .*"),
