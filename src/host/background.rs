@@ -94,10 +94,10 @@ impl Background {
 
     /// Drops what was being done after a panic, and follows the feed again after a pause.
     #[cfg_attr(target_family = "wasm", expect(dead_code, reason = "a VM does not outlive a panic"))]
-    pub(super) fn start_over<G: Gateway>(&mut self, _gateway: &G) {
-        let now_ms = clock::monotonic_ms::<G::Host>();
+    pub(super) fn start_over<H: Host>(&mut self) {
+        let now_ms = clock::monotonic_ms::<H>();
         self.callout = None;
-        self.fetcher.release(G::Host::STORE, now_ms);
+        self.fetcher.release(H::STORE, now_ms);
         let _ = self.fetcher.not_sent(now_ms);
     }
 

@@ -4,7 +4,6 @@
 
 use crate::engine::credential::Header;
 use crate::engine::decide::{self, Authorizer, Decision, Refused};
-use crate::engine::feed::Now;
 use crate::engine::readiness::Readiness;
 use crate::engine::rules::{ProtectedResource, Strip};
 use crate::engine::upstream_headers;
@@ -50,9 +49,7 @@ impl Worker {
     /// Decides on a request, and applies the decision. `ended` is the result of the verification that it waited for, if
     /// any.
     fn handle<S: Stream>(&self, stream: &S, headers: &[Header<'_>], ended: Option<&Ended>) -> Action {
-        let now = self.clock.now::<S::Host>();
-        let decision = self.decide(stream, headers, ended, now);
-        let Some(decision) = decision else {
+        let Some(decision) = self.decide(stream, headers, ended) else {
             remove_key_id(stream, headers);
             return Action::Wait;
         };
@@ -71,13 +68,8 @@ impl Worker {
 
     /// The decision; `None` if the request waits for a verification. What it borrows is free again before the host is asked to
     /// answer, which can have it handle another request of this thread first.
-    fn decide<S: Stream>(
-        &self,
-        stream: &S,
-        headers: &[Header<'_>],
-        ended: Option<&Ended>,
-        now: Now,
-    ) -> Option<Decision> {
+    fn decide<S: Stream>(&self, stream: &S, headers: &[Header<'_>], ended: Option<&Ended>) -> Option<Decision> {
+        let now = self.clock.now::<S::Host>();
         let client_address = || stream.client_address();
         let mut edge = Authorizer {
             policy: &self.config.policy,

@@ -5,7 +5,7 @@
 //! not load, since [`envoy_dynamic_module_callback_log_v2`] is new in 1.40.
 //!
 //! The handles here are safe to use as long as Envoy keeps its promises: a [`Filter`] is borrowed for the duration of a
-//! hook, a [`Config`] is dropped by the hook that ends it, and schedulers are freed by whoever owns them.
+//! hook, a [`Config`] is dropped by the hook that ends it, and a scheduler is freed by its owner.
 //!
 //! Every hook catches panics, since none may unwind into Envoy. What panicked refuses.
 
@@ -314,52 +314,40 @@ impl Config {
     }
 
     /// A scheduler that wakes up the main thread.
-    pub(super) fn scheduler(&self) -> Option<ConfigScheduler> {
+    pub(super) fn scheduler(&self) -> Option<Scheduler> {
         // SAFETY: the configuration lives.
         let scheduler = unsafe { envoy_dynamic_module_callback_http_filter_config_scheduler_new(self.0) };
-        NonNull::new(scheduler).map(ConfigScheduler)
+        NonNull::new(scheduler).map(|of_envoy| Scheduler {
+            of_envoy,
+            commit: envoy_dynamic_module_callback_http_filter_config_scheduler_commit,
+            delete: envoy_dynamic_module_callback_http_filter_config_scheduler_delete,
+        })
     }
 }
 
-/// Wakes up the main thread, where the configuration's tick follows. It must not outlive the configuration.
+/// Wakes up the main thread, where the tick of a configuration follows, or a stream on its worker. That of a configuration must
+/// not outlive it; that of a stream is ignored once the stream has ended.
 #[derive(Debug)]
-pub(super) struct ConfigScheduler(NonNull<c_void>);
+pub(super) struct Scheduler {
+    of_envoy: NonNull<c_void>,
+    commit: unsafe extern "C" fn(Raw, u64),
+    delete: unsafe extern "C" fn(Raw),
+}
 
-// SAFETY: Envoy allows a commit from any thread, and whoever owns the scheduler frees it once.
-unsafe impl Send for ConfigScheduler {}
+// SAFETY: Envoy allows a commit from any thread, and the owner frees the scheduler once.
+unsafe impl Send for Scheduler {}
 
-impl ConfigScheduler {
+impl Scheduler {
     pub(super) fn commit(&self) {
         // SAFETY: the scheduler is freed on drop only.
-        unsafe { envoy_dynamic_module_callback_http_filter_config_scheduler_commit(self.0.as_ptr(), 0) }
+        unsafe { (self.commit)(self.of_envoy.as_ptr(), 0) }
     }
 }
 
-impl Drop for ConfigScheduler {
+impl Drop for Scheduler {
     fn drop(&mut self) {
         // SAFETY: this is the only owner.
-        unsafe { envoy_dynamic_module_callback_http_filter_config_scheduler_delete(self.0.as_ptr()) }
-    }
-}
-
-/// Wakes up a stream on its worker. Envoy ignores it if the stream has ended.
-#[derive(Debug)]
-pub(super) struct StreamScheduler(NonNull<c_void>);
-
-// SAFETY: Envoy allows a commit from any thread, and whoever owns the scheduler frees it once.
-unsafe impl Send for StreamScheduler {}
-
-impl StreamScheduler {
-    pub(super) fn commit(&self) {
-        // SAFETY: the scheduler is freed on drop only.
-        unsafe { envoy_dynamic_module_callback_http_filter_scheduler_commit(self.0.as_ptr(), 0) }
-    }
-}
-
-impl Drop for StreamScheduler {
-    fn drop(&mut self) {
-        // SAFETY: this is the only owner.
-        unsafe { envoy_dynamic_module_callback_http_filter_scheduler_delete(self.0.as_ptr()) }
+        unsafe { (self.delete)(self.of_envoy.as_ptr()) }
     }
 }
 
@@ -498,10 +486,14 @@ impl Filter {
     }
 
     /// A scheduler that wakes up the stream.
-    pub(super) fn scheduler(&self) -> Option<StreamScheduler> {
+    pub(super) fn scheduler(&self) -> Option<Scheduler> {
         // SAFETY: the stream lives during the hook.
         let scheduler = unsafe { envoy_dynamic_module_callback_http_filter_scheduler_new(self.0) };
-        NonNull::new(scheduler).map(StreamScheduler)
+        NonNull::new(scheduler).map(|of_envoy| Scheduler {
+            of_envoy,
+            commit: envoy_dynamic_module_callback_http_filter_scheduler_commit,
+            delete: envoy_dynamic_module_callback_http_filter_scheduler_delete,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use crate::host::background::Background;
 use crate::host::configuration::Configuration;
 use crate::host::control_plane::{Call, Response};
 use crate::host::dynamic_module::Process;
-use crate::host::dynamic_module::abi::{self, Config, Filter, Metric, StreamScheduler};
+use crate::host::dynamic_module::abi::{self, Config, Filter, Metric, Scheduler};
 use crate::host::dynamic_module::ticker::Ticker;
 use crate::host::dynamic_module::worker::{reporters_to, seed};
 use crate::host::metrics::{Counts, Id, Kind};
@@ -43,7 +43,7 @@ struct Waiting {
 
 #[derive(Debug)]
 struct WaitingStream {
-    scheduler: StreamScheduler,
+    scheduler: Scheduler,
     /// The result, once the stream was woken up.
     ended: Option<Arc<Ended>>,
 }
@@ -167,7 +167,7 @@ impl ProcessGateway {
         let Ok(mut background) = main.background.try_borrow_mut() else { return };
         let result = catch_unwind(AssertUnwindSafe(|| work(&mut background, &main.surroundings)));
         if result.is_err() {
-            background.start_over(&main.surroundings);
+            background.start_over::<Process>();
         }
         // After a panic too: nothing else has the thread call again, and edges would follow no change any more.
         let period = background.period();

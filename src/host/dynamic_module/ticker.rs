@@ -1,6 +1,6 @@
 //! The thread that wakes up the main thread, as Envoy offers modules no timers.
 
-use crate::host::dynamic_module::abi::ConfigScheduler;
+use crate::host::dynamic_module::abi::Scheduler;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,7 +27,7 @@ struct Pace {
 }
 
 impl Ticker {
-    pub(super) fn start(scheduler: ConfigScheduler, period: Duration) -> Result<Self, String> {
+    pub(super) fn start(scheduler: Scheduler, period: Duration) -> Result<Self, String> {
         let pace = Pace { period, is_pending: false, has_ended: false };
         let shared = Arc::new(Shared { pace: Mutex::new(pace), changed: Condvar::new() });
         let of_thread = Arc::clone(&shared);
@@ -52,7 +52,7 @@ impl Shared {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, scheduler: &ConfigScheduler) {
+    fn run(&self, scheduler: &Scheduler) {
         let mut pace = self.lock();
         while !pace.has_ended {
             let period = pace.period;
