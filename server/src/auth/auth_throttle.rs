@@ -32,6 +32,10 @@ pub struct AuthThrottle {
     bad: RecentCredentials,
 }
 
+/// Too many look-ups of suspects wait already.
+#[derive(Clone, Copy, Debug)]
+pub struct TooManyWaiting;
+
 /// Permits a suspect one look-up.
 #[derive(Debug)]
 pub struct Permit<'a> {
@@ -121,6 +125,22 @@ impl AuthThrottle {
         }
         let left_ms = slot.since.plus(WINDOW).as_ms().saturating_sub(now.as_ms());
         (slot.failures > THRESHOLD).then_some(left_ms.div_ceil(1000))
+    }
+
+    /// Waits until a client may look up a credential: for the permit, if the client is a suspect and the credential is not known
+    /// as good. `Err` if too many wait already.
+    pub async fn admit(
+        &self,
+        client: Option<IpAddr>,
+        credential: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<Permit<'_>>, TooManyWaiting> {
+        match client {
+            Some(client) if self.is_suspect(client, now) && !self.was_good(credential) => {
+                self.permit(client).await.map(Some).ok_or(TooManyWaiting)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Waits for the permit to look up a credential of a suspect: all suspects together have one look-up at a time. `None` if

@@ -126,13 +126,7 @@ async fn find(parts: &Parts, console: &Console) -> Result<Option<Session>, Failu
     if throttle.was_bad(cookie.as_bytes(), now) {
         return Ok(None);
     }
-    let _permit = match client.filter(|client| throttle.is_suspect(*client, now)) {
-        Some(client) if !throttle.was_good(cookie.as_bytes()) => match throttle.permit(client).await {
-            Some(permit) => Some(permit),
-            None => return Ok(None),
-        },
-        _ => None,
-    };
+    let Ok(_permit) = throttle.admit(client, cookie.as_bytes(), now).await else { return Ok(None) };
     let found = app.store.session_by_digest(&digest(cookie), now).await.map_err(|error| failed(error.into()))?;
     throttle.note(cookie.as_bytes(), found.is_some(), now);
     let Some((stored, token)) = found else {

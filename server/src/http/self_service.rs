@@ -11,7 +11,7 @@ use super::keys::issue::format_of;
 use super::openapi::Refused as Refuses;
 use super::parameters::{KeyId, PageSize, Parameters};
 use super::problem::{ApiError, problem};
-use crate::auth::auth_throttle;
+use crate::auth::auth_throttle::{self, TooManyWaiting};
 use crate::auth::key_auth::{Refused, Verified, counts_as_failure, verify_key};
 use crate::clock::Timestamp;
 use crate::keys::issue::issue;
@@ -380,14 +380,13 @@ async fn verify(parts: &Parts, app: &App, credential: &[u8]) -> Result<Result<Ve
     let now = (app.clock)();
     let client = app.proxies.counted(&parts.extensions, &parts.headers);
     let can_be_a_key = app.dialect.format_of(credential).is_some();
-    let suspect = client.filter(|client| can_be_a_key && app.auth_throttle.is_suspect(*client, now));
-    let _permit = match suspect {
-        Some(_) if app.auth_throttle.was_bad(credential, now) => return Ok(Err(Refusal::Unknown.into())),
-        Some(client) if !app.auth_throttle.was_good(credential) => {
-            Some(app.auth_throttle.permit(client).await.ok_or_else(|| throttled(UNAVAILABLE_RETRY_S))?)
-        }
-        _ => None,
-    };
+    let client = client.filter(|_| can_be_a_key);
+    let is_suspect = client.is_some_and(|client| app.auth_throttle.is_suspect(client, now));
+    if is_suspect && app.auth_throttle.was_bad(credential, now) {
+        return Ok(Err(Refusal::Unknown.into()));
+    }
+    let permit = app.auth_throttle.admit(client, credential, now).await;
+    let _permit = permit.map_err(|TooManyWaiting| throttled(UNAVAILABLE_RETRY_S))?;
     let hmac_pepper = app.leaks.hmac_pepper.as_ref();
     let verified = verify_key(&app.store, &app.verifier, &app.dialect, hmac_pepper, credential, now).await;
     match &verified {
