@@ -597,7 +597,7 @@ fn users_resume_what_users_paused_and_no_more_than_they_may_issue() {
     let rotated = fixture.ask(&key, "POST", &(path(&key) + "/rotate"), None).expect(201);
     assert_eq!(post(&key, &stronger, "resume", 403)["type"], "urn:keyward:problem:secret_replaced");
     assert!(rotated["key"].is_string());
-    // Whoever pauses its own key is out.
+    // A user who pauses the calling key is refused from then on.
     post(&rotated, &rotated, "pause", 200);
     assert_refused(fixture.ask(&rotated, "GET", "/api-keys", None), "a key that has paused itself");
     let id = key["id"].as_str().unwrap();

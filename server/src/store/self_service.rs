@@ -123,7 +123,7 @@ impl Store {
     /// Stores a new key that the other one has asked for.
     ///
     /// # Errors
-    /// If it cannot be stored, or the one that asks was changed meanwhile.
+    /// If it cannot be stored, or the calling key was changed since it was authenticated.
     pub async fn create_key_by(&self, asking: Asking, key: Key, clock: &Clock) -> Result<Key, KeyError> {
         let (by, begun) = (Authorization::of_key(asking.clone(), clock), key.created_at);
         self.mutate_keys(by, begun, |mutation| Box::pin(create(mutation, asking, key))).await
@@ -132,7 +132,7 @@ impl Store {
     /// Revokes a key that the calling key may see; `None` if there is none.
     ///
     /// # Errors
-    /// If it cannot be stored, or the one that asks was changed meanwhile.
+    /// If it cannot be stored, or the calling key was changed since it was authenticated.
     pub async fn revoke_key_by(&self, asking: Asking, id: String, clock: &Clock) -> Result<Option<Key>, Error> {
         let by = Authorization::of_key(asking.clone(), clock);
         self.mutate(by, clock(), |mutation| Box::pin(revoke(mutation, asking, id))).await
@@ -141,7 +141,7 @@ impl Store {
     /// Pauses a key that the calling key may see.
     ///
     /// # Errors
-    /// If it cannot be stored, or the one that asks was changed meanwhile; if there is no such key, or it has ended.
+    /// If it cannot be stored, or the calling key was changed since it was authenticated; if there is no such key, or it has ended.
     pub async fn pause_key_by(&self, asking: Asking, id: String, clock: &Clock) -> Result<Key, KeyError> {
         let by = Authorization::of_key(asking.clone(), clock);
         self.mutate_keys(by, clock(), |mutation| Box::pin(pause(mutation, asking, id))).await
@@ -150,7 +150,7 @@ impl Store {
     /// Resumes a key, as it was when this was decided.
     ///
     /// # Errors
-    /// If it cannot be stored, or one of the keys was changed meanwhile; if it has ended, or an operator paused it.
+    /// If it cannot be stored, or one of the keys was changed since; if it has ended, or an operator paused it.
     pub async fn resume_key_by(&self, asking: Asking, key: Key, clock: &Clock) -> Result<Key, KeyError> {
         let by = Authorization::of_key(asking, clock);
         self.mutate_keys(by, clock(), |mutation| Box::pin(resume(mutation, key))).await
@@ -159,7 +159,7 @@ impl Store {
     /// Gives a key, as it was when this was decided, a further secret, and ends those it has after the grace.
     ///
     /// # Errors
-    /// If it cannot be stored, or one of the keys was changed meanwhile.
+    /// If it cannot be stored, or one of the keys was changed since.
     pub async fn rotate_key_by(
         &self,
         asking: Asking,

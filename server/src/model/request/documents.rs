@@ -35,7 +35,7 @@ pub fn all(dialect: &Dialect) -> [(&'static str, Value); 12] {
 }
 
 fn new_key(dialect: &Dialect) -> Value {
-    key("A key that is to be made.", dialect, |spec| Some(spec.schema(dialect)))
+    key("A new key.", dialect, |spec| Some(spec.schema(dialect)))
 }
 
 fn key_change(dialect: &Dialect) -> Value {
@@ -128,7 +128,7 @@ fn new_token() -> Value {
         ),
         ("expires_in_s", described("After how many seconds it ends by itself; absent: never.", or_null(lifetime()))),
     ];
-    object("A token that is to be made.", fields, &["name", "role"])
+    object("A new token.", fields, &["name", "role"])
 }
 
 fn leak_report() -> Value {
